@@ -1,0 +1,5 @@
+"""`python -m tunelift`."""
+
+from tunelift.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""PEFT methods: build, save, load, switch off."""

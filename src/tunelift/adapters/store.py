@@ -1,0 +1,105 @@
+"""An adapter on disk: the stock PEFT layout, the tokenizer beside it, and what it was made on in a file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError
+
+LINEAGE = "tunelift.json"
+"""Our own file beside adapter_config.json, since peft warns about keys it does not know."""
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, Any]) -> Path:
+    """Write the adapter, and nothing of the base's weights, to `folder`, whole or not at all; no network is touched.
+
+    `lineage` says what it was made on: "base" (name, path, revision, weights_sha256), "task" and "labels".
+    """
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = lineage["base"]["path"]
+
+    def fill(staging: Path) -> None:
+        model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=_embeddings_targeted(model))
+        (staging / "README.md").unlink(
+            missing_ok=True
+        )  # peft's card is a form to fill in; ours is written with results
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+        files.write_json(staging / LINEAGE, {"format": 1, **lineage})
+
+    files.write_folder(folder, fill)
+    return folder
+
+
+def read_adapter_config(folder: str | Path) -> dict[str, Any]:
+    """Return adapter_config.json of a folder; raise InputError where it is no adapter."""
+    folder = Path(folder)
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        inside = folder / "adapter" / "adapter_config.json"
+        hint = (
+            f"Did you mean {inside.parent}?" if inside.is_file() else "Give a folder that peft's save_pretrained wrote."
+        )
+        raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
+    config: dict[str, Any] = files.read_json(file)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"{folder} has no adapter_model.safetensors.",
+            fix="Weights are read from safetensors only; save it again so.",
+        )
+    return config
+
+
+def read_lineage(folder: str | Path) -> dict[str, Any]:
+    """Return what the adapter was made on, or an empty mapping for a stock adapter, which does not say."""
+    file = Path(folder) / LINEAGE
+    return dict(files.read_json(file)) if file.is_file() else {}
+
+
+def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:
+    """Return peft's own model: `model` with the adapter of `folder` on it.
+
+    Raises InputError where the adapter was made on other weights than `weights_sha256`, or does not fit the model.
+    """
+    from peft import PeftModel
+
+    read_adapter_config(folder)
+    made_on = read_lineage(folder).get("base", {})
+    if weights_sha256 and made_on.get("weights_sha256") not in (None, weights_sha256):
+        raise InputError(
+            f"The adapter {folder} was made on {made_on.get('name')} (weights {made_on['weights_sha256'][:12]}), "
+            f"not on this model (weights {weights_sha256[:12]}).",
+            fix="Name the model that it was made on.",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (RuntimeError, ValueError, UserWarning) as error:
+        base = made_on.get("name") or read_adapter_config(folder).get("base_model_name_or_path")
+        raise InputError(
+            f"The adapter {folder} does not fit this model: {str(error).splitlines()[0]}",
+            fix=f"It was made on {base}.",
+        ) from error
+
+
+def adapter_hash(folder: str | Path) -> str:
+    """Return the SHA-256 of the adapter's weights and config, in hex."""
+    folder = Path(folder)
+    both = files.sha256(folder / "adapter_model.safetensors") + files.sha256(folder / "adapter_config.json")
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+def _embeddings_targeted(model: Any) -> bool:
+    """Say it ourselves: peft's own "auto" asks the Hub whether the vocabulary was resized."""
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+    targets = [
+        config.target_modules or [] for config in model.peft_config.values() if hasattr(config, "target_modules")
+    ]
+    return any(name in ([t] if isinstance(t, str) else t) for t in targets for name in EMBEDDING_LAYER_NAMES)

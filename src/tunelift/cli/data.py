@@ -1,0 +1,72 @@
+"""`tunelift data`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tunelift.cli.command import KeyCommand, config_arguments, config_of
+from tunelift.cli.output import on_terminal
+
+if TYPE_CHECKING:
+    from tunelift.core.records import Example
+    from tunelift.data.render import Renderer, Tokens
+
+KEYS = ("task", "model.name", "model.revision", "data", "train.max_length")
+
+
+@click.command("data", cls=KeyCommand, keys=KEYS)
+@config_arguments
+@click.option("--rows", default=3, show_default=True, metavar="NUMBER", help="Rows of each split to show.")
+@click.pass_context
+def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
+    """Show the rows as the model gets them: what each split holds, and the first rows as tokens with the loss mask.
+
+    Only the tokenizer is loaded. Tokens in the loss are green on a terminal and in [brackets] otherwise.
+
+    \b
+    Examples:
+      tunelift data --model gpt2 --data rows.csv --prompt "Message: {text}\\nIntent:" --completion " {category}"
+      tunelift data config.yaml --rows 10
+    """
+    config = config_of(ctx, arguments, needs=("model.name",))
+    from tunelift.data.render import Renderer
+    from tunelift.data.splits import ROLES, load_splits
+    from tunelift.models import load_tokenizer, natural_task
+
+    task = config.task or natural_task(config.model.name, config.model.revision)
+    splits = load_splits(config.data, task=task, roles=ROLES if config.data.train is not None else ("test",))
+    for line in splits.report.lines():
+        click.echo(line)
+    renderer = Renderer(load_tokenizer(config.model.name, config.model.revision), config.train.max_length)
+    for role in ROLES:
+        _show_split(role, getattr(splits, role), renderer, task, rows)
+
+
+def _show_split(role: str, examples: list[Example], renderer: Renderer, task: str, rows: int) -> None:
+    if not examples:
+        return
+    if task == "sequence-classification":
+        lines: list[str] = []
+        shown = [(renderer.head_tokens(example), f" -> {example.completion}") for example in examples[:rows]]
+    else:
+        kept, report = renderer.render_rows(examples)
+        lines, shown = report.lines(), [(tokens, "") for tokens in kept[:rows]]
+    click.echo()
+    for line in [role, *lines]:
+        click.echo(line)
+    for tokens, label in shown:
+        _show_row(tokens, label, renderer.tokenizer)
+
+
+def _show_row(tokens: Tokens, label: str, tokenizer: Any) -> None:
+    from tunelift.data.show import plain, show
+
+    click.echo()
+    if on_terminal():
+        from rich.console import Console
+
+        Console(highlight=False).print(show(tokens, tokenizer).append(label))
+    else:
+        click.echo(plain(tokens, tokenizer) + label)

@@ -1,0 +1,39 @@
+"""`tunelift evaluate`."""
+
+from __future__ import annotations
+
+import click
+
+from tunelift.cli.command import KeyCommand, config_arguments, config_of
+from tunelift.cli.output import table
+from tunelift.core.records import Scores
+
+KEYS = ("task", "output", "model", "data", "train.max_length", "evaluate")
+
+
+@click.command("evaluate", cls=KeyCommand, keys=KEYS, stage="evaluate")
+@config_arguments
+@click.option("--adapter", metavar="FOLDER", help="Measure the model with this adapter on it.")
+@click.pass_context
+def command(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) -> None:
+    """Measure a model, or a model with an adapter, on test rows; one row of scores per item.
+
+    \b
+    Examples:
+      tunelift evaluate --model gpt2 --data test.jsonl
+      tunelift evaluate --adapter runs/gpt2-train/adapter --data test.jsonl --metrics accuracy,loss
+      tunelift evaluate config.yaml data.max_test=100
+    """
+    config = config_of(ctx, arguments, needs=() if adapter else ("model.name",))
+    from tunelift.pipeline.stages import evaluate_stage
+
+    click.echo(_metrics(evaluate_stage(config, adapter)))
+
+
+def _metrics(scores: Scores) -> str:
+    entries = scores.info.get("metrics", {}).items()
+    rows = [
+        (name, f"{entry['value']:.4g}", str(entry["items"]), "higher" if entry["higher_is_better"] else "lower")
+        for name, entry in entries
+    ]
+    return table(("metric", "value", "items", "better"), rows)

@@ -1,0 +1,83 @@
+"""`tunelift generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from tunelift.cli.command import KeyCommand, config_of
+from tunelift.cli.output import on_terminal
+
+if TYPE_CHECKING:
+    from tunelift.config.schema import Config
+
+KEYS = ("model", "evaluate.max_new_tokens", "evaluate.stop", "evaluate.batch_size")
+
+
+@click.command("generate", cls=KeyCommand, keys=KEYS, stage="evaluate")
+@click.argument("arguments", nargs=-1, metavar="[RUN_FOLDER | CONFIG.yaml] [KEY=VALUE]...")
+@click.option("--adapter", metavar="FOLDER", help="Answer with this adapter as well.")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
+@click.option("--file", type=click.File(encoding="utf-8"), help="A file with a prompt per line; - is standard input.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    arguments: tuple[str, ...],
+    adapter: str | None,
+    prompts: tuple[str, ...],
+    file: IO[str] | None,
+) -> None:
+    """Show the answers of the base and the tuned model to given prompts, side by side.
+
+    \b
+    Examples:
+      tunelift generate runs/gpt2-rows --prompt "Message: my card is lost\\nIntent:"
+      tunelift generate --adapter my-adapter --file prompts.txt
+      echo "Once upon a time" | tunelift generate --model gpt2 --file -
+    """
+    asked = [prompt.replace("\\n", "\n") for prompt in [*prompts, *_lines(file)]]
+    if not asked:
+        raise click.UsageError("Give --prompt TEXT or --file FILE.", ctx)
+    config, adapter = _model(ctx, arguments, adapter)
+    from tunelift.pipeline.stages import generate_stage
+
+    _show(generate_stage(config, adapter, asked))
+
+
+def _model(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) -> tuple[Config, str | None]:
+    """Return the config and the adapter: those of a run folder, with what the command line says on top."""
+    if not arguments or not Path(arguments[0]).is_dir():
+        return config_of(ctx, arguments, needs=() if adapter else ("model.name",)), adapter
+    from tunelift.pipeline.stages import from_run_folder
+
+    found = str(from_run_folder(arguments[0])[1])
+    return config_of(ctx, (str(Path(arguments[0], "config.yaml")), *arguments[1:])), adapter or found
+
+
+def _lines(file: IO[str] | None) -> list[str]:
+    return [line.rstrip("\r\n") for line in file if line.strip()] if file else []
+
+
+def _show(answers: Sequence[dict[str, str]]) -> None:
+    sides = [side for side in ("base", "tuned") if any(side in answer for answer in answers)]
+    if on_terminal():
+        _show_table(answers, sides)
+        return
+    for answer in answers:
+        for name in ("prompt", *sides):
+            click.echo(f"{name}: {answer[name]}")
+        click.echo()
+
+
+def _show_table(answers: Sequence[dict[str, str]], sides: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table("prompt", *sides, show_lines=True)
+    for answer in answers:
+        shown.add_row(*(Text(answer[name]) for name in ("prompt", *sides)))
+    Console().print(shown)

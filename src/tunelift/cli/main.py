@@ -1,0 +1,75 @@
+"""The table of commands. Importing this costs no more than click, so that help comes at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+import tunelift
+from tunelift.cli import failures
+from tunelift.cli.command import SETTINGS, common_options
+from tunelift.core import progress
+from tunelift.core.errors import did_you_mean, listed
+
+COMMANDS = {
+    "run": "Measure, tune, measure again, compare, and write a report.",
+    "evaluate": "Measure a model, or a model with an adapter, on test rows.",
+    "tune": "Train an adapter and save it in the PEFT layout.",
+    "compare": "Say whether the tuned model is better, with honest statistics.",
+    "generate": "Show the answers of the base and the tuned model side by side.",
+    "data": "Show the rows as the model gets them: splits, tokens, loss mask.",
+    "demo": "See it all on a small model and real data, nothing to prepare.",
+    "doctor": "Show versions, device, precision, cache and what is installed.",
+}
+
+
+class Tunelift(click.Group):
+    """The commands of COMMANDS, each imported from the file of its name when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"tunelift.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS)
+            raise click.UsageError(f'There is no command "{args[0]}".{hint} Commands: {listed(COMMANDS)}.', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*common_options(), *super().get_params(ctx)]
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
+        """Run the command line and exit with the code of `failures`."""
+        args = sys.argv[1:] if args is None else list(args)
+        debug = "--debug" in args or os.environ.get("TUNELIFT_DEBUG", "0") not in ("", "0")
+        progress.quiet = False
+        run = super().main
+        sys.exit(failures.exit_code_of(lambda: run(args, prog_name="tunelift", standalone_mode=False), debug))
+
+
+@click.group(cls=Tunelift, context_settings=SETTINGS, epilog="tunelift COMMAND --help shows examples and every option.")
+@click.version_option(tunelift.__version__, message="tunelift %(version)s")
+def cli() -> None:
+    """Measure a pre-trained model, fine-tune it with PEFT, measure it again, and know whether it got better."""
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main()

@@ -1,0 +1,88 @@
+"""Options made from the schema: dashed names, the key's sentence, its default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from tunelift.cli.command import FLAGS
+from tunelift.config.keywords import Stage, places
+from tunelift.config.schema import Config
+from tunelift.config.settings import SECTIONS, SHORT, members
+
+METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
+
+
+class KeyOption(click.Option):
+    """The option of a key; its value goes to the flags of the context, under every dotted name it stands for."""
+
+    def __init__(self, declaration: str, heading: str, names: Sequence[str], **settings: Any) -> None:
+        super().__init__([declaration], expose_value=False, callback=self._keep, **settings)
+        self.heading = heading
+        self.names_set = names
+
+    def _keep(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta.setdefault(FLAGS, {}).update(dict.fromkeys(self.names_set, value))
+
+
+def key_options(keys: Sequence[str], stage: Stage) -> list[click.Option]:
+    """Return an option for each key: `keys` are sections, dotted names, or top-level keys.
+
+    A name that two sections have is made once; `places` says what it stands for. Its heading is the first section.
+    """
+    options: dict[str, click.Option] = {}
+    for section, key, field in _fields(keys):
+        name = _flag(section, key, stage)
+        if name is not None and name not in options:
+            options[name] = _option(name, section, field, places(name, stage))
+    return list(options.values())
+
+
+def _fields(keys: Sequence[str]) -> Iterator[tuple[str, str, FieldInfo]]:
+    for name in keys:
+        section, _, key = name.partition(".")
+        if section not in SECTIONS:
+            yield "", section, Config.model_fields[section]
+            continue
+        for field_name, field in SECTIONS[section].model_fields.items():
+            if key in ("", field_name):
+                yield section, field_name, field
+
+
+def _flag(section: str, key: str, stage: Stage) -> str | None:
+    """Return the option's name: that of the section for its short key; none for the rows of another stage."""
+    if section == "data" and key in ("train", "test"):
+        own = "test" if stage == "evaluate" else "train"
+        return "data" if key == own else ("test" if stage == "train" else None)
+    return "model" if (section, key) == ("model", SHORT["model"]) else key
+
+
+def _option(name: str, section: str, field: FieldInfo, names: Sequence[str]) -> KeyOption:
+    flag = name.replace("_", "-")
+    if field.annotation is bool:
+        return KeyOption(f"--{flag}/--no-{flag}", _heading(section), names, default=None, help=_help(field))
+    return KeyOption(f"--{flag}", _heading(section), names, metavar=_metavar(name, field), help=_help(field))
+
+
+def _heading(section: str) -> str:
+    return section.capitalize() if section else "Run"
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default if field.default_factory is None else None
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    return f"{field.description}  [default: {default}]" if default not in (None, "") else str(field.description)
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    if name in ("data", "test"):
+        return "FILE"
+    part = next(part for part in members(field.annotation) if part is not type(None))
+    if get_origin(part) is Literal:
+        return f"[{'|'.join(map(str, get_args(part)))}]"
+    return METAVARS.get(get_origin(part) or part, "VALUE")

@@ -1,0 +1,32 @@
+"""`tunelift run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
+
+KEYS = ("task", "output", "model", "data", "adapter", "train", "evaluate")
+
+
+@click.command("run", cls=KeyCommand, keys=KEYS)
+@config_arguments
+@click.pass_context
+def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Measure a model, tune it, measure it again on the same items, compare, and write a report.
+
+    \b
+    Examples:
+      tunelift run --model gemma3-270m --data bbc-news
+      tunelift run --model gpt2 --data rows.csv --prompt "Message: {text}\\nIntent:" --completion " {category}"
+      tunelift run config.yaml
+      tunelift run config.yaml train.learning_rate=1e-4 adapter.r=16 --output runs/second
+    """
+    config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
+    from tunelift.config.load import default_output
+    from tunelift.pipeline.run import run
+
+    click.echo(str(run(config)))
+    click.echo(f"Report: {Path(config.output or default_output(config)) / 'report.html'}")

@@ -1,0 +1,178 @@
+"""Two files of rows become pairs: the same items, answered by both sides, or a refusal that says why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Scores, content_hash
+
+Row = Mapping[str, Any]
+Source = str | Path | Scores | Sequence[Row]
+
+MUST_AGREE = ("task", "prompt", "decoding", "label_scoring", "max_length")
+"""Keys of "made_with" that change what a score means. Model and adapter may differ: that is the comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side's rows by id, in file order, and how they were made; `name` is "base" or "tuned"."""
+
+    name: str
+    rows: dict[str, Row]
+    info: Mapping[str, Any]
+
+
+class Pair(NamedTuple):
+    """One item answered by both sides."""
+
+    id: str
+    base: Row
+    tuned: Row
+
+    @property
+    def cluster(self) -> str | None:
+        """The source the item comes from, where either side names it."""
+        named = next((row["cluster"] for row in (self.base, self.tuned) if row.get("cluster") is not None), None)
+        return None if named is None else str(named)
+
+
+class LeftOut(NamedTuple):
+    """An item that is not compared, and why."""
+
+    id: str
+    reason: str
+
+
+def read_side(source: Source, name: str) -> Side:
+    """Read one side: a scores file, a folder that holds one, a run folder (its tuned/), rows, or `Scores`.
+
+    Raises InputError for rows that do not follow the scores.jsonl contract and for ids that occur twice.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        inner = path / "tuned"
+        source = Scores.read(inner if not (path / "scores.jsonl").exists() and inner.is_dir() else path)
+    elif not isinstance(source, Scores):
+        source = Scores(list(map(dict, source)))
+    if not source.rows:
+        raise InputError(f"The {name} side has no rows.", fix="Give one row per item.")
+    rows: dict[str, Row] = {}
+    repeated: list[str] = []
+    for number, row in enumerate(source.rows, start=1):
+        _check_row(row, number, name)
+        key = str(row["id"])
+        if key in rows:
+            repeated.append(key)
+        rows[key] = row
+    if repeated:
+        raise InputError(
+            f"The {name} side has ids that occur more than once: {listed(dict.fromkeys(repeated), 5)}.",
+            fix="Each item must have an id of its own and one row.",
+        )
+    return Side(name, rows, source.info)
+
+
+def pair(base: Side, tuned: Side) -> tuple[list[Pair], list[LeftOut]]:
+    """Join two sides by id and content; return the pairs scored on both, and the items left out.
+
+    Raises InputError, with every reason found, where the sides do not answer the same items or were not made alike.
+    """
+    problems = [*_different_items(base, tuned), *_made_differently(base, tuned)]
+    if problems:
+        raise InputError(*problems, fix="Base and tuned must be evaluated on the same items and in the same way.")
+    pairs, left_out = [], []
+    for key, base_row in base.rows.items():
+        tuned_row = tuned.rows[key]
+        reasons = [
+            f"{name}: {why}" for name, row in (("base", base_row), ("tuned", tuned_row)) if (why := _unscored(row))
+        ]
+        if reasons:
+            left_out.append(LeftOut(key, "unscored, " + "; ".join(reasons)))
+        else:
+            pairs.append(Pair(key, base_row, tuned_row))
+    if not pairs:
+        raise InputError("No item is scored on both sides.", fix='See "unscored" in the rows for the reasons.')
+    return pairs, left_out
+
+
+def clusters_of(pairs: Sequence[Pair]) -> list[str] | None:
+    """Return each pair's cluster, or None where no two items share one: items are then independent.
+
+    An item without a cluster is a cluster of its own. Raises InputError where the sides name different clusters.
+    """
+    for item in pairs:
+        named = {str(row["cluster"]) for row in (item.base, item.tuned) if row.get("cluster") is not None}
+        if len(named) > 1:
+            raise InputError(f'The item "{item.id}" is in different clusters: {listed(sorted(named))}.')
+    clusters = [f"item {item.id}" if item.cluster is None else f"cluster {item.cluster}" for item in pairs]
+    return clusters if len(set(clusters)) < len(clusters) else None
+
+
+def _check_row(row: Row, number: int, name: str) -> None:
+    missing = [key for key in ("id", "input", "reference") if row.get(key) is None]
+    if missing:
+        raise InputError(
+            f"Row {number} of the {name} side lacks {listed(missing)}.",
+            fix="A row needs id, input, reference, prediction and metrics (or unscored, with the reason).",
+        )
+    metrics = row.get("metrics")
+    if not isinstance(metrics, Mapping | None):
+        raise InputError(
+            f'Row {number} of the {name} side has "metrics" that are no object of names and numbers.',
+            fix='Write them as {"accuracy": 1, "loss": 0.3}.',
+        )
+    if not metrics and not row.get("unscored"):
+        raise InputError(
+            f"Row {number} of the {name} side (id {row['id']}) has neither metrics nor a reason why it is unscored.",
+            fix='Add "metrics": {...}, or "unscored": "the reason".',
+        )
+
+
+def _different_items(base: Side, tuned: Side) -> list[str]:
+    shared = base.rows.keys() & tuned.rows.keys()
+    if not shared:
+        return [f"The sides have no item in common: {_some(base.rows)} in base, {_some(tuned.rows)} in tuned."]
+    problems = []
+    for one, other in ((base, tuned), (tuned, base)):
+        alone = [key for key in one.rows if key not in other.rows]
+        if alone:
+            share = f"{len(alone)} of the {len(one.rows)} items in {one.name}"
+            problems.append(f"{share} are not in {other.name}: id {listed(alone, 3)}.")
+    changed = [key for key in base.rows if key in shared and _content(base.rows[key]) != _content(tuned.rows[key])]
+    if changed:
+        problems.append(
+            f"{len(changed)} items have another input or reference in tuned than in base: id {listed(changed, 3)}."
+        )
+    return problems
+
+
+def _made_differently(base: Side, tuned: Side) -> list[str]:
+    """Say which keys of "made_with" differ; a key only one side knows is no difference."""
+    one, other = (side.info.get("made_with") or {} for side in (base, tuned))
+    return [
+        f"{key} differs: {json.dumps(one[key])} for base, {json.dumps(other[key])} for tuned."
+        for key in MUST_AGREE
+        if one.get(key) is not None and other.get(key) is not None and one[key] != other[key]
+    ]
+
+
+def _content(row: Row) -> str:
+    return content_hash(_text(row["input"]), _text(row["reference"]))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _unscored(row: Row) -> str | None:
+    reason = row.get("unscored")
+    return str(reason) if reason else None
+
+
+def _some(rows: Mapping[str, Row]) -> str:
+    return f"id {listed(rows, 3)}"

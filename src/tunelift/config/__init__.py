@@ -1,0 +1,1 @@
+"""One declaration per key; load, override, check."""

@@ -1,0 +1,137 @@
+"""A config file, `key=value` overrides and flags -> one checked Config, or every problem at once."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunelift.config import yaml_text
+from tunelift.config.problems import sentences
+from tunelift.config.schema import Config
+from tunelift.config.settings import Setting, assemble, flatten, parse_assignment, translate
+from tunelift.core.errors import InputError
+
+Check = Callable[[Config], list[str]]
+"""Looks at a whole config and returns what is wrong with it, one sentence each."""
+
+
+def load_config(
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    checks: Sequence[Check] = (),
+) -> Config:
+    """Return the config of a YAML file with overrides and flags on top (flags win).
+
+    `overrides` are `train.learning_rate=1e-4`; `flags` map dotted names to values, where text is read as in an
+    override. Raises InputError with every problem: unknown keys, wrong values, and what other rooms' `checks` say.
+    """
+    problems: list[str] = []
+    layers = [_file_settings(Path(path))] if path is not None else []
+    layers.append(_override_settings(overrides, problems))
+    layers.append([_flag_setting(name, value) for name, value in (flags or {}).items()])
+    return build([setting for layer in layers for setting in translate(layer, problems)], problems, checks)
+
+
+def build(settings: Sequence[Setting], problems: Sequence[str] = (), checks: Sequence[Check] = ()) -> Config:
+    """Check settings (later ones win) and return the Config; raise InputError with `problems` and all that is found."""
+    problems = list(problems)
+    tree, origins = assemble(settings)
+    config = _validated(tree, origins, problems)
+    if config is not None:
+        problems += [problem for check in checks for problem in check(config)]
+    if problems or config is None:
+        fix = "Correct the config or the command." if len(problems) > 1 else None
+        raise InputError(*problems, fix=fix)
+    return config
+
+
+def dump(config: Config) -> str:
+    """Return the whole config as YAML that loads back equal; objects given in Python are described in words."""
+    tree = config.model_dump()
+    # A source's own validation split goes before the default fraction, so a fraction nobody asked for is not written.
+    if "validation" not in config.data.model_fields_set:
+        del tree["data"]["validation"]
+    return yaml_text.dump(_writable(tree))
+
+
+def default_output(config: Config) -> Path:
+    """Return the run folder where none was named: runs/MODEL-DATA."""
+    source = config.data.train if config.data.train is not None else config.data.test
+    names = [config.model.name or "model", source if isinstance(source, str) else "data"]
+    return Path("runs") / "-".join(_short_name(name) for name in names)
+
+
+def _file_settings(path: Path) -> list[Setting]:
+    tree, lines = yaml_text.read_mapping(path)
+    return flatten(tree, {key: f"{path}, line {line}" for key, line in lines.items()})
+
+
+def _override_settings(overrides: Sequence[str], problems: list[str]) -> list[Setting]:
+    settings: dict[str, Setting] = {}
+    for text in overrides:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            problems.append(f'"{text}" is not an override. Write key=value, such as train.learning_rate=1e-4.')
+            continue
+        key = tuple(name.strip().split("."))
+        settings[name.strip()] = Setting(key, parse_assignment(key, value))
+    return list(settings.values())
+
+
+def _flag_setting(name: str, value: Any) -> Setting:
+    key = tuple(name.split("."))
+    return Setting(key, parse_assignment(key, value) if isinstance(value, str) else value)
+
+
+def _validated(tree: dict[str, Any], origins: Mapping[str, str], problems: list[str]) -> Config | None:
+    """Return the Config; add wrong keys to `problems` and return what the other keys give, for the checks."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems += sentences(error, origins)
+        rest = _without(tree, [entry["loc"][:2] for entry in error.errors()])
+    try:
+        return Config.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _without(tree: dict[str, Any], wrong: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    tree = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for location in wrong:
+        if len(location) == 1:
+            tree.pop(location[0], None)
+        else:
+            tree[location[0]].pop(location[1], None)
+    return tree
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _writable(entry) for key, entry in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(str(entry) for entry in value)
+    if isinstance(value, (list, tuple)):
+        return _writable_list(value)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return f"<{getattr(value, '__name__', type(value).__name__)}, given in Python>"
+
+
+def _writable_list(values: Sequence[Any]) -> Any:
+    if values and isinstance(values[0], Mapping):
+        return f"<{len(values)} rows, given in Python>"
+    return [_writable(value) for value in values]
+
+
+def _short_name(name: str) -> str:
+    """Return the last part of a Hub id or a path without its suffix, in characters that suit a folder's name."""
+    last = name.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
+    stem = re.sub(r"\.(csv|tsv|jsonl|json|parquet|txt|gguf)$", "", last)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "data"

@@ -1,0 +1,166 @@
+"""Every setting, declared once: its type, its default and one sentence. Help, checks and docs are made from this."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+
+def _listed(value: Any) -> Any:
+    """Let one name, or names with commas between, stand for a list: `--metrics accuracy,loss`."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _named(value: Any) -> Any:
+    """Let numbers stand for names, as labels such as 0 and 1 do."""
+    is_list = isinstance(value, (list, tuple))
+    return [str(part) if type(part) in (int, float) else part for part in value] if is_list else value
+
+
+def _alone(value: Any) -> Any:
+    """Let one string stand for a list of one, blanks and commas included."""
+    return [value] if isinstance(value, str) else value
+
+
+def _source_or_fraction(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not 0 < value < 1:
+        raise ValueError("a fraction is above 0 and below 1")
+    return value
+
+
+# Python functions pass lists of rows and Dataset objects where a file would name a source.
+Source = Any
+Split = Annotated[Any, BeforeValidator(_source_or_fraction)]
+Names = Annotated[list[str], BeforeValidator(_named), BeforeValidator(_listed)]
+Texts = Annotated[list[str], BeforeValidator(_alone)]
+Metrics = Annotated[list[Any], BeforeValidator(_listed)]
+
+
+class Section(BaseModel):
+    """A section of the configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=False, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is wanted: pydantic would read them as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are not allowed here")
+        return value
+
+
+class ModelSection(Section):
+    """Which model, and how it is held in memory."""
+
+    name: str = Field(
+        default="", description="Hub id, local folder, .gguf file, or a bundled name (gemma3-270m, all-minilm-l6-v2)."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of the Hub repository.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Precision of the base model; auto measures what is fast here."
+    )
+    device: str = Field(default="auto", description="cuda, cuda:1, mps or cpu; auto takes the first there is.")
+
+
+class DataSection(Section):
+    """Which rows, and how they become prompts and completions."""
+
+    train: Source = Field(
+        default=None, description="File, folder, Hub id or bundled name (bbc-news); csv tsv jsonl json parquet txt."
+    )
+    validation: Split = Field(
+        default=0.1, description="A file, or a fraction taken from train; all selection happens here."
+    )
+    test: Split = Field(default=None, description="A file, or a fraction split off train by seed; never read by tune.")
+    subset: str | None = Field(default=None, description="Configuration name of a Hub data set.")
+    columns: Names | None = Field(default=None, description="Column names for files without a header.")
+    id: str | None = Field(default=None, description="Column that identifies a row; the row's number otherwise.")
+    group: str | None = Field(
+        default=None, description="Column whose equal values stay in one split and form one cluster."
+    )
+    prompt: str | None = Field(
+        default=None, description='Template over the columns, such as "Message: {text}\\nIntent:".'
+    )
+    completion: str | None = Field(default=None, description='Template of the answer, such as " {category}".')
+    text: str | None = Field(
+        default=None, description="Column or template of the text, for plain text and for a classification head."
+    )
+    label: str | None = Field(default=None, description="Column of the label, for a classification head.")
+    labels: Names | None = Field(default=None, description="All labels, where the data does not show every one.")
+    deduplicate: bool = Field(
+        default=True, description="Keep one of equal rows in train, and none that stands in test."
+    )
+    max_train: int | None = Field(default=None, gt=0, description="At most so many training rows, drawn by seed.")
+    max_validation: int | None = Field(default=200, gt=0, description="At most so many validation rows, drawn by seed.")
+    max_test: int | None = Field(default=None, gt=0, description="At most so many test rows, drawn by seed.")
+    seed: int = Field(default=0, description="Seed of the splits and of the rows drawn.")
+
+
+class AdapterSection(BaseModel):
+    """The PEFT method; every other key goes to that method's own PEFT config."""
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+    method: str = Field(default="lora", description="PEFT method.")
+    start_from: str | None = Field(default=None, description="Folder of an adapter to go on from.")
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    epochs: float = Field(default=1, gt=0, description="Passes over the training rows; fractions are allowed.")
+    steps: int | None = Field(default=None, gt=0, description="Optimiser steps, instead of epochs.")
+    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Learning rate after the warm-up."
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="Fraction of the steps over which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    batch_size: int = Field(default=8, gt=0, description="Rows per optimiser step.")
+    micro_batch_tokens: int = Field(
+        default=1024,
+        gt=0,
+        description="Tokens computed at once; a step is split into micro-batches of so many, with equal gradients.",
+    )
+    max_length: int = Field(default=1024, gt=1, description="Longer rows are cut, counted and shown (tokens).")
+    evaluate_every: int | None = Field(
+        default=None, gt=0, description="Steps between looks at validation; four looks an epoch otherwise."
+    )
+    patience: int | None = Field(
+        default=None, gt=0, description="Stop after so many looks at validation without improvement."
+    )
+    seed: int = Field(default=0, description="Seed of the adapter, of dropout and of the order of rows.")
+
+
+class EvaluateSection(Section):
+    """What is measured, and how."""
+
+    metrics: Metrics | None = Field(
+        default=None,
+        description="accuracy exact_match f1 numeric_match loss perplexity bits_per_byte; by the data otherwise.",
+    )
+    max_new_tokens: int = Field(default=128, gt=0, description="Longest generated answer (tokens).")
+    stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
+    label_score: Literal["sum", "mean"] = Field(
+        default="sum", description="Rank labels by summed or by mean token log-likelihood."
+    )
+    batch_size: int = Field(default=16, gt=0, description="Items computed at once.")
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelSection = Field(default_factory=ModelSection, description="The pre-trained model.")
+    task: Literal["causal-lm", "sequence-classification"] | None = Field(
+        default=None, description="causal-lm or sequence-classification; follows from the data and model otherwise."
+    )
+    data: DataSection = Field(default_factory=DataSection, description="The data.")
+    adapter: AdapterSection = Field(default_factory=AdapterSection, description="The adapter.")
+    train: TrainSection = Field(default_factory=TrainSection, description="The training.")
+    evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
+    output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")

@@ -1,0 +1,1 @@
+"""Errors with remedies, records that cross rooms, the registry, files written whole, provenance, progress."""

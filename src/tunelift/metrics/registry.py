@@ -1,0 +1,158 @@
+"""The table of metrics: one function each, with its direction and what it needs of the model.
+
+To add a metric, write a function from `Answer` to a number and give it a line in `METRICS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunelift.core.errors import InputError
+from tunelift.core.registry import Registry
+from tunelift.metrics import likelihood, text
+from tunelift.metrics.answer import Answer
+
+Row = Mapping[str, Any]
+UserMetric = Callable[..., float]
+
+__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is measured on each item.
+
+    `needs` says what the model must do for it: "label" ranks the labels, "text" generates (where a task ranks labels,
+    the label ranked first is the text), "likelihood" scores the reference's tokens. A "binary" metric is 0 or 1 per
+    item. `pooled` makes the aggregate from the scored rows where that is not the mean of the items' values.
+    """
+
+    name: str
+    score: Callable[[Answer], float]
+    needs: Literal["label", "text", "likelihood"]
+    kind: Literal["binary", "graded"] = "graded"
+    higher_is_better: bool = True
+    pooled: Callable[[Sequence[Row]], float] | None = None
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+for _metric in (
+    Metric("accuracy", text.accuracy, "label", kind="binary"),
+    Metric("exact_match", text.exact_match, "text", kind="binary"),
+    Metric("numeric_match", text.numeric_match, "text", kind="binary"),
+    Metric("f1", text.f1, "text"),
+    Metric("loss", likelihood.loss, "likelihood", higher_is_better=False, pooled=likelihood.pooled_loss),
+    Metric(
+        "perplexity", likelihood.perplexity, "likelihood", higher_is_better=False, pooled=likelihood.pooled_perplexity
+    ),
+    Metric(
+        "bits_per_byte",
+        likelihood.bits_per_byte,
+        "likelihood",
+        higher_is_better=False,
+        pooled=likelihood.pooled_bits_per_byte,
+    ),
+):
+    METRICS.add(_metric.name, _metric)
+
+
+def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
+    """Return the metrics for names of the table and for Python functions of the user's.
+
+    A function takes `(prediction, reference)` or `(prediction, reference, row)`, the row being the item's columns, and
+    returns a number; its own name is the metric's, and higher is better. Raises InputError that lists every problem:
+    unknown names, functions that do not fit, names given twice.
+    """
+    found: list[Metric] = []
+    problems: list[str] = []
+    fixes: list[str] = []
+    for name in names:
+        try:
+            metric = METRICS.get(name) if isinstance(name, str) else _from_function(name)
+        except InputError as error:
+            problems.extend(error.problems)
+            fixes.append(error.fix or "")
+            continue
+        if any(metric.name == other.name for other in found):
+            problems.append(f'The metric "{metric.name}" is given twice.')
+            fixes.append("Give each metric once, and functions names of their own.")
+        found.append(metric)
+    if problems:
+        raise InputError(*problems, fix=" ".join(dict.fromkeys(fixes)))
+    return found
+
+
+def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
+    """Return the metric's value over all scored rows (of the scores.jsonl contract).
+
+    It is the mean of the items' values, but for loss, perplexity and bits per byte, which weigh by tokens and bytes.
+    Raises InputError where no row is scored.
+    """
+    scored = [row for row in rows if (row.get("metrics") or {}).get(metric.name) is not None]
+    if not scored:
+        raise InputError(
+            f'No item has a value of "{metric.name}".', fix='See "unscored" in the rows for why they were left out.'
+        )
+    if metric.pooled is not None:
+        return metric.pooled(scored)
+    return math.fsum(row["metrics"][metric.name] for row in scored) / len(scored)
+
+
+def direction(name: str) -> bool:
+    """Return whether higher is better: as the table says for a known name, True otherwise."""
+    return METRICS.get(name).higher_is_better if name in METRICS else True
+
+
+def _from_function(function: UserMetric) -> Metric:
+    name = getattr(function, "__name__", None)
+    if not callable(function) or name is None or not name.isidentifier():
+        raise InputError(
+            f"{function!r} cannot be a metric: a name, or a function with a name of its own, is expected.",
+            fix="Write def my_metric(prediction, reference): ... and pass my_metric.",
+        )
+    if name in METRICS:
+        raise InputError(f'The function "{name}" has the name of a built-in metric.', fix="Rename the function.")
+    takes_row = _parameters(function, name) == 3
+
+    def score(answer: Answer) -> float:
+        given = (answer.prediction, answer.reference, answer.row)
+        return _number(function(*given) if takes_row else function(*given[:2]), name)
+
+    return Metric(name, score, "text")
+
+
+def _parameters(function: UserMetric, name: str) -> int:
+    """Return 2 or 3: how many arguments the function is to be called with."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError as error:  # some functions written in C do not tell
+        raise InputError(
+            f'The parameters of "{name}" are not known.', fix="Wrap it in a function of your own."
+        ) from error
+    for arguments in (2, 3):
+        try:
+            signature.bind(*[None] * arguments)
+        except TypeError:
+            continue
+        return arguments
+    raise InputError(
+        f'The metric "{name}" takes {signature}.',
+        fix="It must take (prediction, reference) or (prediction, reference, row).",
+    )
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(
+            f'The metric "{name}" returned {value!r}.', fix="It must return a finite number for each item."
+        )
+    return number

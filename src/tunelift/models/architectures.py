@@ -1,0 +1,152 @@
+"""What a GGUF file's metadata means for transformers: the config, and what llama.cpp changed in the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunelift.core.errors import InputError, listed
+from tunelift.models.gguf import GgufFile
+
+Floats = npt.NDArray[np.float32]
+Change = Callable[[str, Floats, dict[str, Any]], Floats]
+"""(name in the GGUF, weights, transformers config) to the weights as transformers has them."""
+
+SIZES = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+HEAD = {"attention.key_length": "head_dim"}
+GPT2_SIZES = {
+    "context_length": "n_positions",
+    "block_count": "n_layer",
+    "embedding_length": "n_embd",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}
+GEMMA3_27B_LAYERS = 62
+
+
+def _as_stored(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+    return weights
+
+
+def _norms_less_one(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+    """Gemma multiplies by 1 + weight; llama.cpp stores the sum."""
+    return weights - 1 if name.endswith("norm.weight") else weights
+
+
+def _rotary_halves(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+    """llama.cpp interleaves the two halves of each rotary pair in Llama's queries and keys; take that back."""
+    heads = {".attn_q.": "num_attention_heads", ".attn_k.": "num_key_value_heads"}
+    for part, key in heads.items():
+        if part in name:
+            pairs = weights.reshape(config[key], -1, 2, *weights.shape[1:])
+            return pairs.swapaxes(1, 2).reshape(weights.shape)
+    return weights
+
+
+def _transposed(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+    """GPT-2 in transformers keeps its linear weights as (inputs, outputs)."""
+    layers = ("attn_qkv.weight", "attn_output.weight", "ffn_up.weight", "ffn_down.weight")
+    return weights.T if name.endswith(layers) else weights
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture: its model type in transformers, its keys in metadata and config, the change to its weights.
+
+    `tokenizer` is the transformers class; the general one takes a tokenizer.json as it is, which fits every file.
+    """
+
+    model_type: str
+    keys: dict[str, str]
+    change: Change = _as_stored
+    tokenizer: str = "PreTrainedTokenizerFast"
+
+
+ARCHITECTURES = {
+    "gemma3": Architecture(
+        "gemma3_text", SIZES | HEAD | {"attention.sliding_window": "sliding_window"}, _norms_less_one, "GemmaTokenizer"
+    ),
+    "gpt2": Architecture("gpt2", GPT2_SIZES, _transposed),
+    "llama": Architecture("llama", SIZES, _rotary_halves),
+    "qwen2": Architecture("qwen2", SIZES),
+    "qwen3": Architecture("qwen3", SIZES | HEAD),
+}
+
+
+def architecture(file: GgufFile) -> tuple[str, Architecture]:
+    """Return the architecture the file states; raise InputError for one that is not carried over."""
+    name = file.metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise InputError(
+            f"{file.path} holds a model of the architecture {name!r}, which cannot be converted yet.",
+            fix=f"Supported: {listed(ARCHITECTURES)}. Or use the model's safetensors from the Hub.",
+        )
+    if any(key.startswith(f"{name}.expert_") for key in file.metadata):
+        raise InputError(f"{file.path} holds a mixture of experts, which cannot be converted yet.")
+    return name, ARCHITECTURES[name]
+
+
+def config_values(file: GgufFile) -> dict[str, Any]:
+    """Return the keyword arguments of the transformers config class that the metadata stands for."""
+    name, kind = architecture(file)
+    values: dict[str, Any] = {ours: _number(file, f"{name}.{theirs}") for theirs, ours in kind.keys.items()}
+    if file.metadata[f"{name}.block_count"] > len(file.tensors):
+        raise InputError(f"{file.path}: {name}.block_count is larger than the number of tensors.")
+    values["vocab_size"] = len(_tokens(file))
+    values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    for part, key in {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}.items():
+        values[f"{part}_token_id"] = token_id(file, key)
+    if name != "gpt2":
+        values["rope_parameters"] = _rope(file, name)
+    if name == "gemma3" and values["num_hidden_layers"] == GEMMA3_27B_LAYERS:
+        # The one Gemma 3 that scales attention by hidden_size / heads; the file does not say so.
+        values["query_pre_attn_scalar"] = values["hidden_size"] // values["num_attention_heads"]
+    return values
+
+
+def token_id(file: GgufFile, key: str) -> int | None:
+    """Return the id under tokenizer.ggml.KEY, None where there is none; raise InputError for one out of range."""
+    value = file.metadata.get(f"tokenizer.ggml.{key}")
+    if value is not None and (type(value) is not int or not 0 <= value < len(_tokens(file))):
+        raise InputError(f"{file.path}: tokenizer.ggml.{key} is {value!r}, not the id of a token.")
+    return value
+
+
+def _tokens(file: GgufFile) -> list[str]:
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
+        raise InputError(f"{file.path} has no vocabulary (tokenizer.ggml.tokens).")
+    return tokens
+
+
+def _rope(file: GgufFile, name: str) -> dict[str, Any]:
+    """Return the rotary settings: base frequency, and linear scaling where there is one."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": float(_number(file, f"{name}.rope.freq_base"))}
+    scaling = file.metadata.get(f"{name}.rope.scaling.type", "none")
+    if scaling == "linear":
+        rope |= {"rope_type": "linear", "factor": float(_number(file, f"{name}.rope.scaling.factor"))}
+    elif scaling != "none" or "rope_freqs.weight" in file.tensors:
+        raise InputError(
+            f"{file.path} scales its rotary frequencies in a way that cannot be converted yet ({scaling})."
+        )
+    return {"full_attention": rope} if name == "gemma3" else rope
+
+
+def _number(file: GgufFile, key: str) -> int | float:
+    value = file.metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**31:
+        raise InputError(f"{file.path}: {key} is {value!r}, where a positive number is needed.")
+    return value

@@ -1,0 +1,41 @@
+"""Which tasks a model can be loaded for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunelift.core.errors import InputError
+from tunelift.models import sources
+
+CAUSAL, CLASSIFICATION = "causal-lm", "sequence-classification"
+
+
+def fitting_tasks(config: Any) -> list[str]:
+    """Return the tasks that a model with this transformers config fits, the most natural first; maybe none."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config.model_type
+    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _encoder(config)
+    fits = {CAUSAL: causal, CLASSIFICATION: kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES}
+    return [task for task, fit in fits.items() if fit]
+
+
+def _encoder(config: Any) -> bool:
+    """Tell whether a model reads both ways, though transformers has a causal head for its type (BERT and its kin)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if config.is_encoder_decoder:
+        return True
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+
+
+def natural_task(name: str, revision: str | None = None) -> str:
+    """Return the task that suits a model best; raise InputError where the model does not exist or fits none."""
+    from transformers import AutoConfig
+
+    identity = sources.resolve(name, revision)
+    config = AutoConfig.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+    fitting = fitting_tasks(config)
+    if not fitting:
+        raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")
+    return fitting[0]

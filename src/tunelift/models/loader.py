@@ -1,0 +1,174 @@
+"""Loads a model and its tokenizer: transformers' own classes, in evaluation mode, on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunelift.config.schema import ModelSection
+from tunelift.core.errors import InputError, listed
+from tunelift.models import allocator, hub, precision, sources, weights
+from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks
+from tunelift.models.sources import ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A stock transformers model in evaluation mode, its stock tokenizer, and what they are."""
+
+    model: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    dtype: torch.dtype
+    device: torch.device
+    dtype_reason: str
+
+
+def load(
+    model: ModelSection | str | Path,
+    *,
+    task: str = CAUSAL,
+    labels: Sequence[str] | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device and revision.
+
+    For classification `labels` names the classes of a new head, drawn by `seed`; without them the head that the
+    checkpoint has is kept. Raises InputError for a model that does not exist, cannot be read or does not fit the task.
+    """
+    section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
+    identity = sources.resolve(section.name, section.revision)
+    chosen = precision.choose(section.device, section.dtype)
+    if chosen.device.type == "cpu":
+        allocator.keep_freed_memory()
+    config = _config(identity, task, labels)
+    loaded = _weights(identity, config, task, chosen.dtype, seed)
+    tokenizer = _tokenizer(identity)
+    if task == CLASSIFICATION:
+        _name_padding(loaded, tokenizer)
+    identity = dataclasses.replace(identity, weights_sha256=weights.sha256(_folder(identity)))
+    return LoadedModel(loaded.to(chosen.device).eval(), tokenizer, identity, chosen.dtype, chosen.device, chosen.reason)
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """Load the stock tokenizer of a model, named as for `load`, without the weights; raises InputError as it does."""
+    return _tokenizer(sources.resolve(name, revision))
+
+
+def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelSection:
+    return ModelSection.model_validate({"name": name, "dtype": dtype, "device": device, "revision": revision})
+
+
+def _folder(identity: ModelIdentity) -> Path:
+    """Return the folder that the files lie in: for a Hub model its snapshot in the Hub's cache."""
+    if identity.kind != "hub":
+        return Path(identity.path)
+    from huggingface_hub import hf_hub_download
+
+    return hub.snapshot(hf_hub_download(identity.path, "config.json", revision=identity.commit))
+
+
+def _config(identity: ModelIdentity, task: str, labels: Sequence[str] | None) -> Any:
+    """Read the model's config, refuse a model that does not fit the task, and write the labels into it."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
+    _check_fit(identity, config, task)
+    if task == CLASSIFICATION and labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    return config
+
+
+def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
+    if task not in (CAUSAL, CLASSIFICATION):
+        raise InputError(f'There is no task "{task}".', fix=f"Known: {CAUSAL}, {CLASSIFICATION}.")
+    fitting = fitting_tasks(config)
+    if task not in fitting:
+        raise InputError(
+            f"{identity.name} (model type {config.model_type}) does not fit the task {task}.",
+            fix=f"It fits: {listed(fitting)}." if fitting else "Choose another model.",
+        )
+
+
+def _weights(identity: ModelIdentity, config: Any, task: str, dtype: torch.dtype, seed: int) -> Any:
+    """Load the weights, drawing a head that the checkpoint lacks by `seed`."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    with torch.random.fork_rng(devices=[]), _quiet(bar=identity.kind == "hub"):
+        torch.manual_seed(seed)
+        try:
+            model, info = auto.from_pretrained(
+                identity.path,
+                config=config,
+                revision=identity.commit,
+                ignore_mismatched_sizes=task != CAUSAL,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise InputError(
+                f"The weights of {identity.name} cannot be loaded: {error}",
+                fix="Weights are read only from safetensors, never from formats that can run code.",
+            ) from error
+    _check_complete(identity, model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])], task)
+    return model
+
+
+def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: str) -> None:
+    """Refuse weights that lack more than a head for classification."""
+    body = f"{model.base_model_prefix}."
+    lacking = [key for key in fresh if task == CAUSAL or (key.startswith(body) and "pooler" not in key)]
+    if lacking:
+        raise InputError(
+            f"The weights of {identity.name} lack {listed(sorted(lacking), 5)}, so it cannot be used for {task}."
+        )
+
+
+@contextmanager
+def _quiet(bar: bool) -> Iterator[None]:
+    """Silence transformers' report on a head drawn anew, which is expected, and the bar unless something is fetched."""
+    from transformers.utils import logging
+
+    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not bar:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+def _tokenizer(identity: ModelIdentity) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"The tokenizer of {identity.name} cannot be loaded: {error}") from error
+
+
+def _name_padding(model: Any, tokenizer: Any) -> None:
+    """Give the config a padding token: decoders find a row's last real token by it, and refuse batches without one."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -1,0 +1,171 @@
+"""On which device and in which precision a model runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.models import cache
+
+if TYPE_CHECKING:
+    import torch
+
+ENOUGH = 1.3
+"""bfloat16 must be so much faster than float32, in both directions, before a CPU runs in it."""
+
+ROWS, INPUTS, OUTPUTS = 256, 640, 2048
+REPEATS = 5
+PRODUCT_SECONDS = 0.1
+"""No more repeats of one product begin after so long."""
+
+CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables that forbid instructions, and so change what is fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The device, the dtype, and a sentence on why this dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Precision:
+    """Choose the device (the first of cuda, mps, cpu unless named) and the dtype (what suits the device unless named).
+
+    Raises InputError for a device that is not here.
+    """
+    import torch
+
+    place = _device(device)
+    if dtype != "auto":
+        return Precision(place, getattr(torch, dtype), "asked for")
+    suited: dict[str, Callable[[], tuple[torch.dtype, str]]] = {"cuda": _cuda, "mps": _mps, "cpu": _cpu}
+    kind, reason = suited[place.type]()
+    return Precision(place, kind, reason)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if name == "auto":
+        return torch.device(next(kind for kind, count in here.items() if count))
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f'model.device is "{name}", which is no device.', fix="Allowed: auto, cuda, cuda:1, mps, cpu."
+        ) from error
+    if (device.index or 0) >= here.get(device.type, 0):
+        found = ", ".join(kind for kind, count in here.items() if count)
+        raise InputError(f'model.device is "{name}", which is not here.', fix=f"Found: {found}. auto takes the first.")
+    return device
+
+
+def _cuda() -> tuple[torch.dtype, str]:
+    import torch
+
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16, "the GPU computes in bfloat16"
+    return torch.float16, "the GPU has no bfloat16"
+
+
+def _mps() -> tuple[torch.dtype, str]:
+    import torch
+
+    if torch.backends.mps.is_macos_or_newer(14, 0):
+        return torch.bfloat16, "bfloat16 on Apple's GPU (not tested by us)"
+    return torch.float16, "before macOS 14 Apple's GPU has no bfloat16 (not tested by us)"
+
+
+def _cpu() -> tuple[torch.dtype, str]:
+    """Choose by a measurement, kept for this machine: which precision is fast differs by a hundred times among CPUs."""
+    import torch
+
+    gains = _measured()
+    shown = " and ".join(f"{gain:.1f} times ({name})" for name, gain in gains.items())
+    chosen = torch.bfloat16 if all(gain >= ENOUGH for gain in gains.values()) else torch.float32
+    return chosen, f"measured on this CPU: bfloat16 reaches {shown} the speed of float32"
+
+
+def _measured() -> dict[str, float]:
+    """Return how many times as fast as float32 bfloat16 is, by product; a lost first one spares the second."""
+    known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(_machine()).encode()).hexdigest()[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: float(gain) for name, gain in json.loads(known.read_text(encoding="utf-8"))["gains"].items()}
+    gains = probe()
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
+        files.write_json(known, {"machine": _machine(), "gains": gains})
+    return gains
+
+
+def _machine() -> list[Any]:
+    """Return what the measurement depends on."""
+    import torch
+
+    caps = [os.environ.get(name) for name in CAPS]
+    return [_cpu_model(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), torch.__version__, *caps]
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def probe() -> dict[str, float]:
+    """Time the two products of a linear layer in both precisions (under half a second) and return bfloat16's gain."""
+    import torch
+
+    own = torch.Generator().manual_seed(0)  # the user's seed must give the same numbers whether or not we measure
+    shapes = (ROWS, INPUTS), (OUTPUTS, INPUTS), (ROWS, OUTPUTS)
+    inputs, weight, gradient = (torch.randn(shape, generator=own) for shape in shapes)
+    products: dict[str, Callable[[torch.dtype], Callable[[], Any]]] = {
+        "forward": lambda kind: _product(inputs.to(kind), weight.to(kind).T),
+        "gradient": lambda kind: _product(gradient.to(kind), weight.to(kind)),
+    }
+    gains: dict[str, float] = {}
+    for name, product in products.items():
+        gains[name] = round(_seconds(product(torch.float32)) / _seconds(product(torch.bfloat16)), 3)
+        if gains[name] < ENOUGH:
+            break
+    return gains
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
+    import torch
+
+    def multiply() -> torch.Tensor:
+        with torch.no_grad():
+            return left @ right
+
+    return multiply
+
+
+def _seconds(product: Callable[[], Any]) -> float:
+    """Return the shortest time of a few runs, after one that warms up."""
+    product()
+    best = float("inf")
+    begun = time.perf_counter()
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        product()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now - begun > PRODUCT_SECONDS:
+            break
+    return best

@@ -1,0 +1,105 @@
+"""From what a user calls a model to what stock transformers loads: Hub id, folder, .gguf file or bundled name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tunelift.core import files
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.models import bundled, convert, hub, weights
+
+HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model it is.
+
+    `name` is what the user calls it, `path` what stock transformers loads (Hub id or local folder), `commit` the Hub's,
+    and `weights_sha256` the hash of the safetensors file (where there are several, of the list of their hashes).
+    """
+
+    name: str
+    kind: Literal["hub", "folder", "gguf", "bundled"]
+    path: str
+    commit: str | None = None
+    weights_sha256: str | None = None
+    note: str = ""
+
+
+def resolve(name: str, revision: str | None = None) -> ModelIdentity:
+    """Find the model, converting a GGUF file where it is one; its weights are not hashed yet.
+
+    Raises InputError for a model that does not exist, cannot be read or is gated.
+    """
+    if not name:
+        raise InputError(
+            "No model is named.", fix=f"Give a Hub id, a folder, a .gguf file, or one of {listed(bundled.MODELS)}."
+        )
+    path = Path(name).expanduser()
+    at_hand = name in bundled.MODELS or path.exists()
+    if not at_hand and not _local_looking(name):
+        return ModelIdentity(name, "hub", name, hub.commit_of(name, revision))
+    if revision is not None:
+        raise InputError(
+            f'model.revision is "{revision}", but {name} is not on the Hub.', fix="Leave the revision out."
+        )
+    if not at_hand:
+        raise _missing(path)
+    if name in bundled.MODELS:
+        folder, note = bundled.folder(name)
+        return ModelIdentity(name, "bundled", str(folder), note=note)
+    return _from_disk(name, path)
+
+
+def _from_disk(name: str, path: Path) -> ModelIdentity:
+    if path.is_dir():
+        _check_folder(path)
+        return ModelIdentity(name, "folder", str(path))
+    if path.suffix.lower() != ".gguf":
+        raise InputError(
+            f"{path} is a file, but no .gguf file.", fix="Give the folder that holds config.json, or a .gguf file."
+        )
+    folder = convert.converted(path.stem, weights.file_sha256(path), path)
+    return ModelIdentity(name, "gguf", str(folder), note=f"weights of {path.name}, dequantised")
+
+
+def _check_folder(path: Path) -> None:
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise InputError(
+            f"{path} holds an adapter, not a model.",
+            fix="Name its base as the model and give this folder as the adapter.",
+        )
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path} has no config.json, so it is no model folder.{_inside(path)}")
+    if not isinstance(files.read_json(path / "config.json"), dict):
+        raise InputError(f"{path / 'config.json'} is not a JSON object.")
+    if not weights.safetensors(path):
+        raise InputError(
+            f"{path} has no model.safetensors.",
+            fix="Weights are read only from safetensors: other formats can run code when they are opened. "
+            "Save the model again with model.save_pretrained(folder).",
+        )
+
+
+def _inside(path: Path) -> str:
+    found = sorted(child.name for child in path.iterdir())
+    return f" It holds: {listed(found, 8)}." if found else " It is empty."
+
+
+def _local_looking(name: str) -> bool:
+    """Tell whether a name that is no file here can only have been meant as one."""
+    suffix = Path(name).suffix.lower() in {".gguf", ".safetensors", ".bin"}
+    return suffix or name.startswith((".", "~", "/")) or not HUB_ID.fullmatch(name)
+
+
+def _missing(path: Path) -> InputError:
+    parent = path.parent
+    near = [str(parent / child.name) for child in parent.iterdir()] if parent.is_dir() else []
+    return InputError(
+        f"The model {path} does not exist.{did_you_mean(str(path), near)}",
+        fix=f"Give a folder, a .gguf file, a Hub id such as Qwen/Qwen3-0.6B, or one of {listed(bundled.MODELS)}.",
+    )

@@ -1,0 +1,1 @@
+"""The whole run: measure, tune, measure again, compare, report; and each stage alone."""

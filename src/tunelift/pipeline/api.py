@@ -1,0 +1,131 @@
+"""The Python functions: stock transformers and peft objects in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.comparison import Comparison
+from tunelift.config.keywords import from_keywords
+from tunelift.config.load import load_config
+from tunelift.config.schema import Config, ModelSection
+from tunelift.core.errors import InputError
+from tunelift.core.records import Scores
+from tunelift.data.splits import load_splits
+from tunelift.pipeline import stages
+from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.run import run as run_config
+from tunelift.pipeline.session import Session, adapter_facts
+from tunelift.tasks.base import TASKS
+from tunelift.training.events import EventLog
+from tunelift.training.run import train
+
+
+def load(
+    name: str,
+    *,
+    adapter: str | Path | None = None,
+    task: str = "causal-lm",
+    labels: Sequence[str] | None = None,
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """Load a model and its tokenizer, transformers' own classes; with `adapter`, peft's own model around it.
+
+    `name` is a Hub id, a folder, a .gguf file or a bundled name; `settings` are revision, dtype and device. `labels` name
+    the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
+    """
+    labels = labels or (adapter_facts(adapter)["labels"] if adapter else [])
+    session = Session.open(ModelSection(name=name, **settings), task, labels)
+    if adapter:
+        session.load_adapter(adapter)
+    return session.model, session.tokenizer
+
+
+def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, **settings: Any) -> Scores:
+    """Measure a model as it is, an adapter included if one is on, on every row of `data`.
+
+    `data` is a path, a list of rows, a `datasets.Dataset`, or the mapping of the config's data section (its `test`). Other
+    keywords are the config's keys: `prompt`, `completion`, `metrics`, `max_new_tokens`, ... Returns the scores, one row
+    per item. Raises InputError for data or settings that do not fit.
+    """
+    config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
+    task = config.task or _task_of(model)
+    examples = load_splits(config.data, task=task, roles=("test",)).test
+    labels = _head_of(model) if task == "sequence-classification" else label_texts(task, examples, config.data)
+    metrics = metrics_for(config.evaluate.metrics, task, examples)
+    plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
+    return Session.of(model, tokenizer, task, labels).score(examples, plan, "evaluate")
+
+
+def tune(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    *,
+    adapter: Any = None,
+    output: str | Path | None = None,
+    task: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Train an adapter and return peft's own model; with `output`, save the adapter and its events.jsonl there.
+
+    `model` is a PEFT model, which is trained in place, or a plain one, which gets `adapter`: a ready peft config, a
+    mapping such as {"r": 8}, or by default LoRA on all linear layers. `data` is as for `evaluate` (its `train`);
+    validation rows are taken from it. Raises InputError for data or settings that do not fit.
+    """
+    given = {"adapter": adapter} if isinstance(adapter, (Mapping, str)) else {}
+    config = from_keywords("train", data=_as_section(data, "train"), task=task, **given, **settings)
+    task = config.task or _task_of(model)
+    splits = load_splits(config.data, task=task, roles=("train", "validation"))
+    labels = _head_of(model) if task == "sequence-classification" else []
+    session = Session.of(model, tokenizer, task, labels)
+    if not is_adapted(model):
+        ready = adapter is not None and not given
+        session.attach(adapter if ready else stages.adapter_keys(config), config.train.seed)
+    elif adapter is not None:
+        raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
+    listeners = [EventLog(Path(output) / "events.jsonl")] if output else []
+    examples = {"train": splits.train, "validation": splits.validation}
+    train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels, listeners=listeners)
+    if output:
+        session.save_adapter(Path(output) / "adapter")
+    return session.model
+
+
+def generate(model: Any, tokenizer: Any, prompts: str | Sequence[str], **settings: Any) -> list[dict[str, str]]:
+    """Return greedy answers, one {"prompt", "base", "tuned"} per prompt; without an adapter only "base".
+
+    `settings` are max_new_tokens, stop and batch_size.
+    """
+    config = from_keywords("evaluate", **settings)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    session = Session.of(model, tokenizer, "causal-lm")
+    return stages.side_by_side(session, config, prompts)
+
+
+def run(config: str | Path | Config | None = None, **settings: Any) -> Comparison:
+    """Do the whole run: measure, tune, measure again, compare, report; return the comparison.
+
+    `config` is a YAML file or a Config; or give the config's keys as keywords: `run(model="gpt2", data="train.csv")`.
+    """
+    if config is None:
+        return run_config(from_keywords("train", **settings))
+    if settings:
+        raise InputError("Give a config or keywords, not both.")
+    return run_config(config if isinstance(config, Config) else load_config(config))
+
+
+def _as_section(data: Any, role: str) -> dict[str, Any]:
+    return dict(data) if isinstance(data, Mapping) else {role: data}
+
+
+def _task_of(model: Any) -> str:
+    base = model.get_base_model() if is_adapted(model) else model
+    return "sequence-classification" if type(base).__name__.endswith("ForSequenceClassification") else "causal-lm"
+
+
+def _head_of(model: Any) -> list[str]:
+    """Return the class names of a classification head, in its order."""
+    return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]

@@ -1,0 +1,89 @@
+"""What follows from the data and the model where the user named nothing: task, labels, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunelift.config.schema import Config, DataSection, EvaluateSection
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Example
+from tunelift.data.examples import unseen_labels
+from tunelift.data.template import Template
+from tunelift.evaluation.run import Plan
+from tunelift.metrics import Metric, resolve
+
+MOST_LABELS = 200
+"""More distinct completions than this are answers, not labels."""
+
+
+def metrics_for(named: Sequence[Any] | None, task: str, examples: Sequence[Example]) -> list[Metric]:
+    """Return the metrics named, or those that suit: accuracy for labels, bits per byte for plain text, else loss."""
+    if named:
+        return resolve(list(named))
+    if task == "sequence-classification" or looks_like_labels(examples):
+        return resolve(["accuracy", "loss"])
+    if all(not example.prompt for example in examples):
+        return resolve(["bits_per_byte", "perplexity"])
+    return resolve(["loss", "perplexity"])
+
+
+def looks_like_labels(examples: Sequence[Example]) -> bool:
+    """Return whether the completions are few and come again and again: three times each on average."""
+    distinct = {example.completion for example in examples}
+    chat = any(example.messages for example in examples)
+    return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
+
+
+def label_texts(task: str, examples: Sequence[Example], data: DataSection) -> list[str]:
+    """Return the labels in order: those in the data and those that data.labels names, as the model is to write them."""
+    found = {example.completion for example in examples}
+    for name in data.labels or []:
+        found.add(name if task == "sequence-classification" else _as_completion(name, found, data))
+    numeric = all(label.strip().lstrip("-").isdigit() for label in found)
+    return sorted(found, key=int if numeric else None)
+
+
+def evaluation_plan(
+    settings: EvaluateSection, metrics: Sequence[Metric], task: str, labels: Sequence[str], max_length: int
+) -> Plan:
+    """Return the plan of an evaluation; labels that no metric needs are left out."""
+    needed = task == "sequence-classification" or any(metric.needs == "label" for metric in metrics)
+    return Plan(
+        metrics=metrics,
+        task=task,
+        labels=list(labels) if needed else [],
+        label_score=settings.label_score,
+        max_new_tokens=settings.max_new_tokens,
+        stop=settings.stop,
+        rows_at_once=settings.batch_size,
+        max_length=max_length,
+    )
+
+
+def check_labels(
+    train: Sequence[Example], test: Sequence[Example], data: DataSection, metrics: Sequence[Metric]
+) -> None:
+    """Raise InputError where test has labels that train lacks and that data.labels does not name."""
+    if data.labels or not any(metric.needs == "label" for metric in metrics):
+        return
+    if unseen := unseen_labels(train, test):
+        raise InputError(
+            f"The test rows have labels that no training row has: {listed(repr(label) for label in unseen)}.",
+            fix="Add training rows with them, take those test rows out, or name every label with data.labels.",
+        )
+
+
+def adapter_keys(config: Config) -> Mapping[str, Any]:
+    """Return the adapter section as one mapping: the method and the fields for peft's config."""
+    return config.adapter.model_dump()
+
+
+def _as_completion(name: str, known: set[str], data: DataSection) -> str:
+    """Write a label's bare name as a completion: through the template where it has one column, else as its kin are."""
+    if name in known:
+        return name
+    template = Template(data.completion, "data.completion") if data.completion else None
+    if template is not None and len(template.columns) == 1:
+        return template.fill({template.columns[0]: name}, "data.labels")
+    return f" {name}" if known and all(label.startswith(" ") for label in known) else name

@@ -1,0 +1,234 @@
+"""Each stage alone, as the commands call it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.comparison import Comparison, compare
+from tunelift.config.load import default_output, load_config
+from tunelift.config.schema import Config
+from tunelift.core import files, progress, provenance
+from tunelift.core.errors import InputError
+from tunelift.core.records import Example, Scores
+from tunelift.data.render import Renderer
+from tunelift.data.splits import Splits, load_splits
+from tunelift.evaluation.generation import end_ids, generate_greedily
+from tunelift.models import natural_task
+from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.folder import RunFolder, free_folder
+from tunelift.pipeline.proofs import ITEMS, likelihoods, prove
+from tunelift.pipeline.session import Session, adapter_facts
+from tunelift.reporting import write_card, write_report
+from tunelift.tasks.base import TASKS
+from tunelift.training.events import EventLog
+from tunelift.training.run import train
+
+
+def tune_stage(config: Config) -> Path:
+    """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read."""
+    task = config.task or natural_task(config.model.name, config.model.revision)
+    splits = load_splits(config.data, task=task, roles=("train", "validation"))
+    say_data(splits)
+    folder = RunFolder.open(config)
+    if folder.complete:
+        progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
+        return folder.adapter
+    labels = label_texts(task, [*splits.train, *splits.validation], config.data)
+    session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)
+    tune(folder, session, splits, config)
+    folder.finish()
+    return folder.adapter
+
+
+def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
+    """Measure the model, with the adapter if one is given, on data.test; the scores are written to the output folder.
+
+    The folder is noted on standard error; an existing one is not written over.
+    """
+    config, facts = with_adapter_facts(config, adapter)
+    session, examples, plan = _to_measure(config, facts)
+    if adapter is not None:
+        session.load_adapter(adapter)
+    scores = session.score(examples, plan, "evaluate")
+    folder = Path(config.output) if config.output else free_folder(_beside(config, "scores"))
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} exists and is not empty.", fix="Name another folder with output.")
+    scores.save(folder)
+    progress.note(f"scores: {folder / 'scores.jsonl'}")
+    return scores
+
+
+def compare_adapter(config: Config, adapter: str) -> Comparison:
+    """Measure base and tuned on data.test from one load of the base, compare them, and write both with the report."""
+    config, facts = with_adapter_facts(config, adapter)
+    session, examples, plan = _to_measure(config, facts)
+    folder = RunFolder.open(config if config.output else _with_output(config, free_folder(_beside(config, "compared"))))
+    base = measured(folder, "base", session, examples, plan)
+    session.load_adapter(adapter)
+    tuned = measured(folder, "tuned", session, examples, plan)
+    folder.note(adapter=session.adapter, **model_facts(session))
+    return concluded(folder, base, tuned)
+
+
+def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
+    """Return the greedy answers of the base and, with an adapter, of the tuned model, to prompts taken as they are."""
+    config, _ = with_adapter_facts(config, adapter)
+    session = Session.open(config.model, "causal-lm")
+    if adapter is not None:
+        session.load_adapter(adapter)
+    return side_by_side(session, config, prompts)
+
+
+def side_by_side(session: Session, config: Config, prompts: Sequence[str]) -> list[dict[str, str]]:
+    """Return {"prompt", "base"} for each prompt, and "tuned" where an adapter is on."""
+    with switched_off(session.model):
+        found = [{"prompt": p, "base": b} for p, b in zip(prompts, answers(session, config, prompts), strict=True)]
+    if is_adapted(session.model):
+        for row, tuned in zip(found, answers(session, config, prompts), strict=True):
+            row["tuned"] = tuned
+    return found
+
+
+def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
+    """Return the config and the adapter's folder of a run; raise InputError where there is none (yet)."""
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file() or not (folder / "adapter").is_dir():
+        raise InputError(
+            f"{folder} is no run folder with an adapter.", fix="Give the output folder of tunelift run or tune."
+        )
+    return load_config(folder / "config.yaml"), folder / "adapter"
+
+
+def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) -> None:
+    """Put an adapter on, train it, save it, and prove that what was saved is what was trained."""
+    some, max_length = splits.train[:ITEMS], config.train.max_length
+    before = likelihoods(session, some, max_length) if not config.adapter.start_from else []
+    session.attach(adapter_keys(config), config.train.seed)
+    parameters = session.parameters()
+    progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))
+    events, began = EventLog(folder.path / "events.jsonl"), time.monotonic()
+    examples = {"train": splits.train, "validation": splits.validation}
+    try:
+        trained = train(
+            session.model, session.tokenizer, TASKS.get(session.task), examples, config.train,
+            labels=session.labels, listeners=[events],
+        )  # fmt: skip
+    finally:
+        events.close()
+    folder.took("train", time.monotonic() - began)
+    session.save_adapter(folder.adapter)
+    keys = {k: v for k, v in adapter_keys(config).items() if k != "method"}
+    data = {"splits": {}, "sources": {}, **splits.report.to_dict(), "rendering": _rendering(trained.rows)}
+    folder.note(
+        data=data,
+        adapter={"method": config.adapter.method, **parameters, "config": keys, **(session.adapter or {})},
+        train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()},
+        fast_paths=trained.fast_paths,
+        **model_facts(session),
+    )
+    folder.note(proofs=prove(session, folder.adapter, some, before, max_length))
+
+
+def measured(folder: RunFolder, side: str, session: Session, examples: Sequence[Example], plan: Any) -> Scores:
+    """Return the scores of one side, measured now, or read where this run measured them before it was cut off."""
+    if (folder.path / side / "metrics.json").is_file():
+        return Scores.read(folder.path / side)
+    began = time.monotonic()
+    scores = session.score(examples, plan, side)
+    scores.save(folder.path / side)
+    folder.took(side, time.monotonic() - began)
+    progress.note(f"{side}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
+    return scores
+
+
+def concluded(folder: RunFolder, base: Scores, tuned: Scores) -> Comparison:
+    """Compare, and write comparison.json, the report and the model card."""
+    comparison = compare(base, tuned)
+    files.write_json(folder.path / "comparison.json", comparison.to_dict())
+    folder.finish()
+    write_report(folder.path)
+    card = write_card(folder.path)
+    if folder.adapter.is_dir():
+        files.write_text(folder.adapter / "README.md", card.read_text(encoding="utf-8"))
+    return comparison
+
+
+def say_data(splits: Splits) -> None:
+    """Tell what became of the rows."""
+    for line in splits.report.lines():
+        progress.note(f"data: {line}")
+
+
+def model_facts(session: Session) -> dict[str, Any]:
+    """Return the manifest's facts of the model."""
+    identity = session.identity
+    return {
+        "model": {
+            "name": identity.name, "kind": identity.kind, "path": identity.path, "revision": identity.commit,
+            "weights_sha256": identity.weights_sha256, "note": identity.note,
+        },
+        "task": session.task,
+        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "dtype_reason": session.dtype_reason,
+    }  # fmt: skip
+
+
+def head_labels(task: str, labels: Sequence[str]) -> Sequence[str]:
+    """Return the labels where they are the classes of a head."""
+    return labels if task == "sequence-classification" else []
+
+
+def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[str]:
+    """Return the greedy answers of the session's model as it is now."""
+    renderer = Renderer(session.tokenizer, config.train.max_length)
+    examples = [Example(str(i), prompt, "") for i, prompt in enumerate(prompts)]
+    with progress.bar("generate", len(prompts)) as advance:
+        return generate_greedily(
+            session.model,
+            session.tokenizer,
+            [renderer.prompt_ids(example) for example in examples],
+            stop_ids=set(renderer.end) | end_ids(session.model),
+            stop_strings=config.evaluate.stop,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            rows_at_once=config.evaluate.batch_size,
+            advance=advance,
+        )
+
+
+def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dict[str, Any]]:
+    """Fill in what an adapter's folder knows: the base, where no model is named, and the task."""
+    if adapter is None:
+        return config, {}
+    facts = adapter_facts(adapter)
+    model = config.model
+    if not model.name:
+        model = model.model_copy(update={"name": facts["base"], "revision": model.revision or facts["revision"]})
+    return config.model_copy(update={"model": model, "task": config.task or facts["task"]}), facts
+
+
+def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, list[Example], Any]:
+    """Load the test rows and the model, and plan the evaluation."""
+    task = config.task or natural_task(config.model.name, config.model.revision)
+    splits = load_splits(config.data, task=task, roles=("test",))
+    say_data(splits)
+    labels = facts.get("labels") or label_texts(task, splits.test, config.data)
+    metrics = metrics_for(config.evaluate.metrics, task, splits.test)
+    session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)
+    return session, splits.test, evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
+
+
+def _rendering(report: Any) -> dict[str, Any]:
+    return {name: getattr(report, name) for name in ("rows", "truncated", "dropped", "tokens", "tokens_in_loss")}
+
+
+def _beside(config: Config, what: str) -> Path:
+    path = default_output(config)
+    return path.with_name(f"{path.name}-{what}")
+
+
+def _with_output(config: Config, output: Path) -> Config:
+    return config.model_copy(update={"output": str(output)})

@@ -1,0 +1,123 @@
+"""The items whose answer changed, and those left out, joined from the two scores files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunelift.core.records import Scores
+from tunelift.reporting.run_files import RunFiles
+from tunelift.reporting.wording import headline
+
+MOST_SHOWN = 100
+"""Items of each kind, so that the page opens at once and stays small."""
+
+TEXT_BYTES = 500_000
+"""All texts of the changed items together; beyond it each is cut to an equal share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One item: what it asked, what was right, and what either model answered."""
+
+    id: str
+    input: str
+    reference: str
+    base: str
+    tuned: str
+    base_value: float | None
+    """The headline metric's value of this item."""
+    tuned_value: float | None
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """What is shown of the item, and may have to be cut."""
+        return self.input, self.reference, self.base, self.tuned
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Items of one direction, worst first: those shown and how many there are in all."""
+
+    shown: list[Change]
+    total: int
+
+    @property
+    def graded(self) -> bool:
+        """Whether the headline metric has values besides right and wrong."""
+        return any(value not in (None, 0, 1) for item in self.shown for value in (item.base_value, item.tuned_value))
+
+
+def changes(run: RunFiles) -> tuple[Changes, Changes]:
+    """Return the items that were lost (right to wrong, or a worse value) and those that were gained."""
+    flips = run.comparison.get("flips") or {}
+    base, tuned = _by_id(run.base), _by_id(run.tuned)
+    metric, _ = headline(run.comparison)
+    lost, gained = (_joined(flips.get(kind) or [], base, tuned, metric) for kind in ("lost", "gained"))
+    limit = _share([*lost.shown, *gained.shown])
+    return _cut(lost, limit), _cut(gained, limit)
+
+
+def left_out(run: RunFiles) -> list[tuple[str, list[str]]]:
+    """Return (reason, ids) of the items that either side could not score, most frequent reason first."""
+    reasons: dict[str, dict[str, None]] = {}
+    for row in [*run.base.rows, *run.tuned.rows]:
+        if row.get("unscored"):
+            reasons.setdefault(str(row["unscored"]), {})[str(row["id"])] = None
+    return sorted(((reason, list(ids)) for reason, ids in reasons.items()), key=lambda entry: -len(entry[1]))
+
+
+def _by_id(scores: Scores) -> dict[str, Mapping[str, Any]]:
+    return {str(row["id"]): row for row in scores.rows}
+
+
+def _joined(ids: Sequence[Any], base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Changes:
+    known = [str(item) for item in ids if str(item) in base and str(item) in tuned]
+    return Changes([_change(item, base[item], tuned[item], metric) for item in known[:MOST_SHOWN]], len(ids))
+
+
+def _change(item: str, base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Change:
+    return Change(
+        id=item,
+        input=_readable(base.get("input")),
+        reference=_readable(base.get("reference")),
+        base=_readable(base.get("prediction")),
+        tuned=_readable(tuned.get("prediction")),
+        base_value=(base.get("metrics") or {}).get(metric),
+        tuned_value=(tuned.get("metrics") or {}).get(metric),
+    )
+
+
+def _readable(text: Any) -> str:
+    """Return the text without blanks around it, and without half characters that no file can hold."""
+    return "" if text is None else str(text).strip().encode(errors="replace").decode()
+
+
+def _share(shown: Sequence[Change]) -> int | None:
+    """Return how many bytes each text may have; None where all of them fit."""
+    texts = [text for change in shown for text in change.texts]
+    fits = sum(len(text.encode()) for text in texts) <= TEXT_BYTES
+    return None if fits else TEXT_BYTES // len(texts)
+
+
+def _cut(side: Changes, limit: int | None) -> Changes:
+    if limit is None:
+        return side
+    return Changes([_cut_item(item, limit) for item in side.shown], side.total)
+
+
+def _cut_item(item: Change, limit: int) -> Change:
+    given, reference, base, tuned = (_shortened(text, limit) for text in item.texts)
+    return replace(item, input=given, reference=reference, base=base, tuned=tuned)
+
+
+def _shortened(text: str, limit: int) -> str:
+    """Cut the middle out: an answer's beginning and its end say most."""
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    head = encoded[: limit // 2].decode(errors="ignore")
+    tail = encoded[-(limit // 2) :].decode(errors="ignore")
+    left = len(text) - len(head) - len(tail)
+    return f"{head} \N{HORIZONTAL ELLIPSIS} ({left:,} more characters in scores.jsonl) \N{HORIZONTAL ELLIPSIS} {tail}"

@@ -1,0 +1,92 @@
+"""The files of a run folder, read once for the page and the card; whatever is missing is left empty."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.core.records import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """What stands in a run folder: the files' contents as they are, empty where a file is not there."""
+
+    folder: Path
+    config: str = ""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    base: Scores = field(default_factory=lambda: Scores([]))
+    tuned: Scores = field(default_factory=lambda: Scores([]))
+    comparison: dict[str, Any] = field(default_factory=dict)
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """Return a section of manifest.json; empty where the run has not come that far."""
+        return self.manifest.get(name) or {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return config.yaml as nested mappings; empty where it is no mapping."""
+        import yaml
+
+        try:
+            settings = yaml.safe_load(self.config)
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.folder / 'config.yaml'} is not valid YAML: {error}.") from error
+        return settings if isinstance(settings, dict) else {}
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Say whether small values of `metric` are the good ones, as comparison.json or metrics.json has it."""
+        sources = (self.comparison, self.tuned.info, self.base.info)
+        entries = [(source.get("metrics") or {}).get(metric, {}) for source in sources]
+        return any(entry.get("higher_is_better") is False for entry in entries)
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder; raise InputError where it holds nothing to report, or a file that is broken."""
+    run = RunFiles(
+        folder,
+        _text(folder / "config.yaml"),
+        _object(folder / "manifest.json"),
+        _events(folder / "events.jsonl"),
+        _scores(folder / "base"),
+        _scores(folder / "tuned"),
+        _object(folder / "comparison.json"),
+    )
+    if not (run.manifest or run.events or run.base.rows or run.tuned.rows or run.comparison):
+        raise InputError(
+            f"{folder} holds no run.",
+            fix="Give the output folder of `tunelift run`: it has manifest.json, base/, tuned/ and comparison.json.",
+        )
+    return run
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = files.read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object is expected, not {type(value).__name__}.")
+    return value
+
+
+def _scores(folder: Path) -> Scores:
+    return Scores.read(folder) if (folder / "scores.jsonl").is_file() else Scores([])
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """Read events.jsonl up to the first line that was cut off: a run that was killed may leave one at the end."""
+    events: list[dict[str, Any]] = []
+    for line in _text(path).splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if isinstance(event, dict):
+            events.append(event)
+    return events

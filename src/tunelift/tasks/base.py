@@ -1,0 +1,84 @@
+"""What a task tells the rooms above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tunelift.core.records import Example
+from tunelift.core.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One rendered example: token ids (T,), and labels: one per token (IGNORED outside the loss) or one class index."""
+
+    ids: Sequence[int]
+    labels: Sequence[int] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows padded on the right. `inputs` are forward's tensors (B, T); `targets` is what the loss is divided by."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    rows: int
+    tokens: int
+    targets: int
+
+
+@dataclass(slots=True)
+class RowReport:
+    """What became of the rows on their way into tokens."""
+
+    rows: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    tokens: int = 0
+    tokens_in_loss: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+Loss = Callable[[Batch], Tensor]
+"""Differentiable sum of the loss over a batch's targets, in nats."""
+
+
+class Task(Protocol):
+    """A kind of work. `labels` are the class names of a task with a head, empty otherwise."""
+
+    name: str
+    peft_type: str
+
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
+    ) -> tuple[list[Row], RowReport]:
+        """Render examples for training; raise InputError if no row is left."""
+        ...
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
+        """Pad rows to one batch on `device`."""
+        ...
+
+    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
+        """Return the loss of this model, and the fast paths it takes ("on" or "off: reason", by name)."""
+        ...
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+def pad_inputs(rows: Sequence[Row], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask, each (B, T), padded on the right; the mask alone says what is padding."""
+    width = max(len(row.ids) for row in rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.as_tensor(row.ids)
+        mask[i, : len(row.ids)] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

@@ -1,0 +1,49 @@
+"""Causal language modelling: the next token of each completion, EOS included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tunelift.core.records import Example
+from tunelift.data.render import Renderer
+from tunelift.fast.targets import IGNORED, target_model
+from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
+
+
+class CausalLM:
+    name = "causal-lm"
+    peft_type = "CAUSAL_LM"
+
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
+    ) -> tuple[list[Row], RowReport]:
+        tokens, report = Renderer(tokenizer, max_length).render_rows(examples)
+        rows = [Row(t.ids, [i if kept else IGNORED for i, kept in zip(t.ids, t.in_loss, strict=True)]) for t in tokens]
+        return rows, RowReport(
+            rows=report.rows,
+            truncated=report.truncated,
+            dropped=report.dropped,
+            tokens=report.tokens,
+            tokens_in_loss=report.tokens_in_loss,
+            reasons=dict(report.dropped_reasons),
+        )
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
+        inputs = pad_inputs(rows, tokenizer, device)
+        labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
+        for i, row in enumerate(rows):
+            assert not isinstance(row.labels, int)
+            labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
+        # The first token of a row is predicted by nothing, so it is never a target.
+        targets = int((labels[:, 1:] != IGNORED).sum())
+        return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), targets)
+
+    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
+        view, state = target_model(model)
+        return lambda batch: view.loss_sum(batch.inputs, batch.labels), {"target_only_head": state}
+
+
+TASKS.add("causal-lm", CausalLM())

@@ -1,0 +1,53 @@
+"""Classification with a head on an encoder or a decoder: one label per text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Example
+from tunelift.data.render import Renderer
+from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
+
+
+class SequenceClassification:
+    name = "sequence-classification"
+    peft_type = "SEQ_CLS"
+
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
+    ) -> tuple[list[Row], RowReport]:
+        index = {label: i for i, label in enumerate(labels)}
+        unknown = sorted({e.completion for e in examples} - index.keys())
+        if unknown:
+            raise InputError(
+                f"The data has labels that the model's head has not: {listed(unknown)}.",
+                fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
+            )
+        report, renderer = RowReport(rows=len(examples)), Renderer(tokenizer, max_length)
+        rows = []
+        for example in examples:
+            tokens = renderer.head_tokens(example)
+            report.truncated += tokens.truncated
+            report.tokens += len(tokens.ids)
+            rows.append(Row(tokens.ids, index[example.completion]))
+        report.tokens_in_loss = len(rows)
+        return rows, report
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
+        labels = torch.tensor([row.labels for row in rows], device=device)
+        tokens = sum(len(row.ids) for row in rows)
+        return Batch(pad_inputs(rows, tokenizer, device), labels, len(rows), tokens, len(rows))
+
+    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
+        def loss(batch: Batch) -> torch.Tensor:
+            return F.cross_entropy(model(**batch.inputs).logits.float(), batch.labels, reduction="sum")
+
+        return loss, {}
+
+
+TASKS.add("sequence-classification", SequenceClassification())

@@ -1,0 +1,39 @@
+"""Listeners of the loop: the events file, and the progress a person sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunelift.core.progress import Advance, note
+from tunelift.core.records import FORMAT
+
+
+class EventLog:
+    """Writes each event as a line of events.jsonl as it happens; the first line names the format."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w", encoding="utf-8", buffering=1)
+        self("start", format=FORMAT)
+
+    def __call__(self, event: str, **figures: Any) -> None:
+        self.file.write(json.dumps({"event": event, **figures}) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class ProgressBar:
+    """Moves a bar one step at a time, with loss and tokens per second beside it."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def __call__(self, event: str, **figures: Any) -> None:
+        if event == "train":
+            self.advance(1, note=f"loss {figures['loss']:.3f}, {figures['tokens_per_second']:.0f} tokens/s")
+        elif event == "validation":
+            best = ", best so far" if figures["best"] else ""
+            note(f"validation after step {figures['step']}: loss {figures['loss']:.4f}{best}")

