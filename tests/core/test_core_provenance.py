@@ -24,7 +24,10 @@ def test_the_machine_has_cores_and_memory() -> None:
 
 
 def test_peak_memory_is_in_bytes_and_grows() -> None:
-    code = "from tunelift.core.provenance import peak_bytes; before = peak_bytes(); x = b'1' * 2**26; print(peak_bytes() - before)"
+    code = (
+        "from tunelift.core.provenance import peak_bytes\n"
+        "before = peak_bytes(); block = b'1' * 2**26; print(peak_bytes() - before)"
+    )
     grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 2**25 < grown < 2**27
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from data_tokenizers import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiny_tokenizers import (
     CHAT,
     CHAT_WITH_BOS,
     FORGETFUL,
@@ -14,9 +17,6 @@ from data_tokenizers import (
     byte_level,
     merging,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.render import NOTHING_TO_LEARN, PROMPT_TOO_LONG, Renderer, Tokens

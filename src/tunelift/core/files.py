@@ -25,7 +25,7 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         # mkstemp makes private files; a result is to be shared like any other file the user writes.
         Path(name).chmod(0o666 & ~_umask())
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -55,8 +55,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         _sync_folder(staging)
         old = _set_aside(path)
         if path.exists():
-            os.rename(path, old)
-        os.rename(staging, path)
+            path.rename(old)
+        staging.rename(path)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         recover_folder(path)
@@ -69,7 +69,7 @@ def recover_folder(path: Path) -> None:
     """Finish or take back a `write_folder` that was cut off between its two renames."""
     old = _set_aside(path)
     if old.exists() and not path.exists():
-        os.rename(old, path)
+        old.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
 

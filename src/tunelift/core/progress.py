@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 PLAIN_SECONDS = 15.0
 
@@ -27,12 +26,27 @@ def note(text: str) -> None:
 def bar(description: str, total: int) -> Iterator[Advance]:
     """Show progress over `total` units; yields the function that moves it on."""
     if quiet:
-        yield lambda amount=1, note="": None
+        yield _silent
     elif sys.stderr.isatty():
         with _terminal_bar(description, total) as advance:
             yield advance
     else:
-        yield _plain_bar(description, total)
+        yield _PlainBar(description, total)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Show nothing for a while."""
+    global quiet  # noqa: PLW0603  the one switch that --quiet sets
+    was, quiet = quiet, True
+    try:
+        yield
+    finally:
+        quiet = was
+
+
+def _silent(amount: int = 1, note: str = "") -> None:
+    """Progress that nobody wants to see."""
 
 
 @contextmanager
@@ -40,32 +54,37 @@ def _terminal_bar(description: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    text = TextColumn("{task.description}")
-    note_column = TextColumn("{task.fields[note]}", style="dim")
-    with Progress(
-        text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note_column, console=Console(stderr=True)
-    ) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:
-            progress.update(task, advance=amount, **({"note": note} if note else {}))
+            progress.advance(task, amount)
+            if note:
+                progress.update(task, note=note)
 
         yield advance
 
 
-def _plain_bar(description: str, total: int) -> Advance:
-    state: dict[str, Any] = {"done": 0, "said": time.monotonic(), "start": time.monotonic()}
+class _PlainBar:
+    """A line every PLAIN_SECONDS, and one at the end."""
 
-    def advance(amount: int = 1, note: str = "") -> None:
-        state["done"] += amount
+    def __init__(self, description: str, total: int) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self.began = self.said = time.monotonic()
+
+    def __call__(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
         now = time.monotonic()
-        finished = state["done"] >= total
-        if not finished and now - state["said"] < PLAIN_SECONDS:
+        if amount == 0 or (self.done < self.total and now - self.said < PLAIN_SECONDS):
             return
-        state["said"] = now
-        elapsed = now - state["start"]
-        left = "" if finished else f", {elapsed / state['done'] * (total - state['done']):.0f} s left"
+        self.said, elapsed = now, now - self.began
+        left = f", {elapsed / self.done * (self.total - self.done):.0f} s left" if self.done < self.total else ""
         tail = f" ({note})" if note else ""
-        print(f"{description}: {state['done']}/{total}, {elapsed:.0f} s{left}{tail}", file=sys.stderr, flush=True)
-
-    return advance
+        print(f"{self.description}: {self.done}/{self.total}, {elapsed:.0f} s{left}{tail}", file=sys.stderr, flush=True)

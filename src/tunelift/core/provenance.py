@@ -72,12 +72,26 @@ def peak_bytes() -> int | None:
     torch = sys.modules.get("torch")  # never imported for this: without it nothing was on a GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
+    return _linux_peak_bytes() or _posix_peak_bytes()
+
+
+def _linux_peak_bytes() -> int | None:
+    """Return the high-water mark of this program; getrusage's would include that of the one that started it."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    marks = [line.split()[1] for line in text.splitlines() if line.startswith("VmHWM:")]
+    return int(marks[0]) * 1024 if marks else None
+
+
+def _posix_peak_bytes() -> int | None:
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) if sys.platform == "darwin" else int(peak) * 1024  # Linux counts in kilobytes
+    peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kilobytes
 
 
 def _first_processor() -> dict[str, str]:

@@ -8,20 +8,28 @@ from tunelift.core.errors import InputError, did_you_mean
 from tunelift.models import bundled
 
 
-def commit_of(name: str, revision: str | None) -> str:
-    """Fetch config.json of a Hub model (or find it in the Hub's cache) and return the commit it belongs to.
+def locate(name: str, revision: str | None) -> tuple[str, bool]:
+    """Return the commit that a Hub model stands for, and whether the Hub answered (otherwise only the cache is left).
 
     Raises InputError for a model that does not exist, is gated, or is not cached while the Hub cannot be reached.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    answered = True
     try:
-        return snapshot(hf_hub_download(name, "config.json", revision=revision)).name
+        try:
+            get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except Exception:  # the client's library for HTTP changes, and its errors with it; retrying would take minutes
+            answered = False
+        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=not answered)
     except HFValidationError as error:
         raise InputError(f'"{name}" is neither a file here nor a possible name on the Hub.') from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise explained(name, revision, error) from error
+    return snapshot(file).name, answered
 
 
 def snapshot(file: str) -> Path:

@@ -46,14 +46,18 @@ def load(
     For classification `labels` names the classes of a new head, drawn by `seed`; without them the head that the
     checkpoint has is kept. Raises InputError for a model that does not exist, cannot be read or does not fit the task.
     """
+    import torch
+
     section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
-    identity = sources.resolve(section.name, section.revision)
+    identity, options = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
     if chosen.device.type == "cpu":
         allocator.keep_freed_memory()
-    config = _config(identity, task, labels)
-    loaded = _weights(identity, config, task, chosen.dtype, seed)
-    tokenizer = _tokenizer(identity)
+    config = _config(identity, options, task, labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = _weights(identity, options | {"config": config, "dtype": chosen.dtype}, task)
+    tokenizer = _tokenizer(identity, options)
     if task == CLASSIFICATION:
         _name_padding(loaded, tokenizer)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(_folder(identity)))
@@ -62,7 +66,7 @@ def load(
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the stock tokenizer of a model, named as for `load`, without the weights; raises InputError as it does."""
-    return _tokenizer(sources.resolve(name, revision))
+    return _tokenizer(*sources.resolve(name, revision))
 
 
 def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelSection:
@@ -75,15 +79,15 @@ def _folder(identity: ModelIdentity) -> Path:
         return Path(identity.path)
     from huggingface_hub import hf_hub_download
 
-    return hub.snapshot(hf_hub_download(identity.path, "config.json", revision=identity.commit))
+    return hub.snapshot(hf_hub_download(identity.path, "config.json", revision=identity.commit, local_files_only=True))
 
 
-def _config(identity: ModelIdentity, task: str, labels: Sequence[str] | None) -> Any:
+def _config(identity: ModelIdentity, options: dict[str, Any], task: str, labels: Sequence[str] | None) -> Any:
     """Read the model's config, refuse a model that does not fit the task, and write the labels into it."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(identity.path, **options)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
     _check_fit(identity, config, task)
@@ -104,24 +108,16 @@ def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
         )
 
 
-def _weights(identity: ModelIdentity, config: Any, task: str, dtype: torch.dtype, seed: int) -> Any:
-    """Load the weights, drawing a head that the checkpoint lacks by `seed`."""
-    import torch
+def _weights(identity: ModelIdentity, options: dict[str, Any], task: str) -> Any:
+    """Load the weights; a head that the checkpoint lacks is drawn from torch's random numbers."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-    with torch.random.fork_rng(devices=[]), _quiet(bar=identity.kind == "hub"):
-        torch.manual_seed(seed)
+    more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task != CAUSAL}
+    with _quiet(bar=identity.kind == "hub"):
         try:
-            model, info = auto.from_pretrained(
-                identity.path,
-                config=config,
-                revision=identity.commit,
-                ignore_mismatched_sizes=task != CAUSAL,
-                **options,
-            )
+            model, info = auto.from_pretrained(identity.path, **options, **more)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(
                 f"The weights of {identity.name} cannot be loaded: {error}",
@@ -158,11 +154,11 @@ def _quiet(bar: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(identity: ModelIdentity) -> Any:
+def _tokenizer(identity: ModelIdentity, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(identity.path, **options)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"The tokenizer of {identity.name} cannot be loaded: {error}") from error
 

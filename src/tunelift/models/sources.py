@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, did_you_mean, listed
@@ -30,10 +30,10 @@ class ModelIdentity:
     note: str = ""
 
 
-def resolve(name: str, revision: str | None = None) -> ModelIdentity:
+def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, dict[str, Any]]:
     """Find the model, converting a GGUF file where it is one; its weights are not hashed yet.
 
-    Raises InputError for a model that does not exist, cannot be read or is gated.
+    The second value is what every `from_pretrained` needs besides the path. Raises InputError for a model that does not exist, cannot be read or is gated.
     """
     if not name:
         raise InputError(
@@ -42,17 +42,26 @@ def resolve(name: str, revision: str | None = None) -> ModelIdentity:
     path = Path(name).expanduser()
     at_hand = name in bundled.MODELS or path.exists()
     if not at_hand and not _local_looking(name):
-        return ModelIdentity(name, "hub", name, hub.commit_of(name, revision))
+        commit, answered = hub.locate(name, revision)
+        return ModelIdentity(name, "hub", name, commit), _options(commit, local=not answered)
     if revision is not None:
         raise InputError(
             f'model.revision is "{revision}", but {name} is not on the Hub.', fix="Leave the revision out."
         )
     if not at_hand:
         raise _missing(path)
-    if name in bundled.MODELS:
-        folder, note = bundled.folder(name)
-        return ModelIdentity(name, "bundled", str(folder), note=note)
-    return _from_disk(name, path)
+    return _at_hand(name, path), _options(None, local=True)
+
+
+def _options(commit: str | None, local: bool) -> dict[str, Any]:
+    return {"revision": commit, "local_files_only": local, "trust_remote_code": False}
+
+
+def _at_hand(name: str, path: Path) -> ModelIdentity:
+    if name not in bundled.MODELS:
+        return _from_disk(name, path)
+    folder, note = bundled.folder(name)
+    return ModelIdentity(name, "bundled", str(folder), note=note)
 
 
 def _from_disk(name: str, path: Path) -> ModelIdentity:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.adapters.build import is_adapted
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
@@ -15,7 +15,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.data.splits import load_splits
 from tunelift.pipeline import stages
-from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.tasks.base import TASKS
@@ -33,8 +33,8 @@ def load(
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, transformers' own classes; with `adapter`, peft's own model around it.
 
-    `name` is a Hub id, a folder, a .gguf file or a bundled name; `settings` are revision, dtype and device. `labels` name
-    the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
+    `name` is a Hub id, a folder, a .gguf file or a bundled name; `settings` are revision, dtype and device. `labels`
+    name the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
     """
     labels = labels or (adapter_facts(adapter)["labels"] if adapter else [])
     session = Session.open(ModelSection(name=name, **settings), task, labels)
@@ -46,9 +46,9 @@ def load(
 def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, **settings: Any) -> Scores:
     """Measure a model as it is, an adapter included if one is on, on every row of `data`.
 
-    `data` is a path, a list of rows, a `datasets.Dataset`, or the mapping of the config's data section (its `test`). Other
-    keywords are the config's keys: `prompt`, `completion`, `metrics`, `max_new_tokens`, ... Returns the scores, one row
-    per item. Raises InputError for data or settings that do not fit.
+    `data` is a path, a list of rows, a `datasets.Dataset`, or the mapping of the config's data section (its `test`).
+    Other keywords are the config's keys: `prompt`, `completion`, `metrics`, `max_new_tokens`, ... Returns the scores,
+    one row per item. Raises InputError for data or settings that do not fit.
     """
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
     task = config.task or _task_of(model)
@@ -75,15 +75,16 @@ def tune(
     mapping such as {"r": 8}, or by default LoRA on all linear layers. `data` is as for `evaluate` (its `train`);
     validation rows are taken from it. Raises InputError for data or settings that do not fit.
     """
-    given = {"adapter": adapter} if isinstance(adapter, (Mapping, str)) else {}
-    config = from_keywords("train", data=_as_section(data, "train"), task=task, **given, **settings)
+    ready = adapter is not None and not isinstance(adapter, (Mapping, str))
+    if adapter is not None and not ready:
+        settings["adapter"] = adapter
+    config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
     task = config.task or _task_of(model)
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
     labels = _head_of(model) if task == "sequence-classification" else []
     session = Session.of(model, tokenizer, task, labels)
     if not is_adapted(model):
-        ready = adapter is not None and not given
-        session.attach(adapter if ready else stages.adapter_keys(config), config.train.seed)
+        session.attach(adapter if ready else adapter_keys(config), config.train.seed)
     elif adapter is not None:
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     listeners = [EventLog(Path(output) / "events.jsonl")] if output else []

@@ -9,7 +9,7 @@ from typing import Any
 from tunelift.adapters.build import switched_off
 from tunelift.core import progress
 from tunelift.core.errors import TuneliftError
-from tunelift.core.records import Example, Scores
+from tunelift.core.records import Example
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
 from tunelift.pipeline.session import Session
@@ -21,11 +21,8 @@ ITEMS = 8
 def likelihoods(session: Session, examples: Sequence[Example], max_length: int) -> list[float]:
     """Return the log-likelihood (nats) of each reference, as the session's model gives it now."""
     plan = Plan(resolve(["loss"]), task=session.task, labels=session.labels, max_length=max_length)
-    was, progress.quiet = progress.quiet, True
-    try:
-        scores: Scores = session.score(examples, plan, "prove")
-    finally:
-        progress.quiet = was
+    with progress.silenced():
+        scores = session.score(examples, plan, "prove")
     return [row.get("log_likelihood") or 0.0 for row in scores.rows]
 
 

@@ -44,7 +44,7 @@ class Fit:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     best_step: int | None = None
-    best_loss: float = math.inf
+    best_loss: float | None = None
     stopped: str = "all steps done"
 
 
@@ -130,7 +130,7 @@ def _look(
     model.eval()
     loss = validate()
     model.train()
-    improved = loss < result.best_loss
+    improved = result.best_loss is None or loss < result.best_loss
     if improved:
         result.best_loss, result.best_step = loss, result.steps
         best.keep()

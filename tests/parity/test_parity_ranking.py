@@ -1,0 +1,60 @@
+"""Labels in one tree score as labels in rows of their own, for every architecture that takes a tree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny_models
+from tunelift.evaluation.ranking import Plain, Tree, ranker
+from tunelift.fast.targets import TargetOnly
+
+CPU = torch.device("cpu")
+PROMPTS = [[5, 6, 7, 8], [9], [4] * 11]
+LABELS = [[10, 11, 1], [10, 1], [10, 11, 12, 1], [20, 1]]  # the second begins the first, which begins the third
+
+TAKES_A_TREE = {
+    "llama": "on", "gemma2": "on", "gemma3_text": "on", "qwen3": "on", "phi3": "on", "gpt2": "on", "gpt_neox": "on",
+    "cohere": "on", "opt": "on", "bloom": "off",
+}  # fmt: skip
+
+
+def silent(amount: int = 1, note: str = "") -> None:
+    """No progress is shown."""
+
+
+@pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
+def test_tree_equals_rows(kind: str) -> None:
+    model = tiny_models.causal(kind)
+    view = TargetOnly(model)
+    rank, state = ranker(model, view, CPU, 8, (PROMPTS[0], LABELS))
+    assert state.split(":")[0] == TAKES_A_TREE[kind], state
+    found = rank.rank(PROMPTS, [LABELS] * 3, silent)
+    plain = Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, silent)
+    assert torch.allclose(torch.tensor(found), torch.tensor(plain), rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(3, 8), min_size=1, max_size=4), min_size=1, max_size=6),
+    st.lists(st.lists(st.integers(3, 99), min_size=1, max_size=9), min_size=1, max_size=4),
+)
+def test_any_labels_behind_any_prompts(labels: list[list[int]], prompts: list[list[int]]) -> None:
+    view = TargetOnly(tiny_models.causal("llama").double())
+    closed = [[*label, 1] for label in labels]
+    found = Tree(view, CPU, window=128).rank(prompts, [closed] * len(prompts), silent)
+    plain = Plain(view, CPU, 3).rank(prompts, [closed] * len(prompts), silent)
+    assert torch.allclose(torch.tensor(found), torch.tensor(plain), rtol=1e-9)
+
+
+def test_rows_longer_than_the_window_are_scored_plainly() -> None:
+    model = tiny_models.causal("gemma2", sliding_window=8)
+    view = TargetOnly(model)
+    rank, state = ranker(model, view, CPU, 8, (PROMPTS[1], LABELS))
+    assert state == "on"
+    found = rank.rank(PROMPTS, [LABELS] * 3, silent)
+    assert torch.allclose(torch.tensor(found), torch.tensor(Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, silent)))
+    _, state = ranker(model, view, CPU, 8, (PROMPTS[2], LABELS))
+    assert state == "off: the prompts are longer than the sliding window (8)"
