@@ -19,8 +19,8 @@ def options(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="gemma3-270m", help="bundled name, Hub id or local folder")
     parser.add_argument("--data", default="bbc-news", help="bundled name, or a table with columns headline and topic")
-    parser.add_argument("--train-rows", type=int, default=240, help="at most so many rows to train on")
-    parser.add_argument("--test-rows", type=int, default=100, help="at most so many rows to measure on")
+    parser.add_argument("--train-rows", type=int, default=160, help="at most so many rows to train on")
+    parser.add_argument("--test-rows", type=int, default=200, help="at most so many rows to measure on")
     parser.add_argument("--output", default="runs/example", help="folder for the adapter")
     return parser.parse_args()
 

@@ -17,11 +17,14 @@ def train(model: Any, batches: DataLoader[Any]) -> None:
     """Go once through the batches."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=5e-4)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(batches))
     model.train()
     for step, batch in enumerate(batches, start=1):
         loss = model(**batch.to(model.device)).loss
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         if step % 10 == 0:
             print(f"step {step} of {len(batches)}: loss {loss.item():.3f}")
@@ -42,7 +45,7 @@ def main() -> None:
     )
     model.print_trainable_parameters()
     rows = news.tokenized(tokenizer, train_rows)
-    train(model, DataLoader(rows, batch_size=8, shuffle=True, collate_fn=DataCollatorForSeq2Seq(tokenizer)))
+    train(model, DataLoader(rows, batch_size=4, shuffle=True, collate_fn=DataCollatorForSeq2Seq(tokenizer)))
     model.save_pretrained(options.output)
 
     tuned = tunelift.evaluate(model, tokenizer, data=test_rows, metrics=["accuracy", "loss"])

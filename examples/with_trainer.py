@@ -25,7 +25,7 @@ def main() -> None:
     arguments = TrainingArguments(
         output_dir=options.output,
         num_train_epochs=1,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=4,
         learning_rate=5e-4,
         logging_steps=10,
         save_strategy="no",

@@ -23,11 +23,13 @@ def main() -> None:
     arguments = SFTConfig(
         output_dir=options.output,
         num_train_epochs=1,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=4,
         learning_rate=5e-4,
         logging_steps=10,
         save_strategy="no",
         report_to="none",
+        bf16=False,  # the model keeps the precision it was loaded in; TRL's own default needs a GPU
+        gradient_checkpointing=False,  # a small model fits without
     )
     trainer = SFTTrainer(
         model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gguf.quants import dequantize, quantize
 
 from tunelift.core.errors import InputError
 from tunelift.models import convert, load, tokenizers
+from tunelift.models.gguf import read
 
 BYTE_TEXTS = ["the cat", " the  cat\n\nsat", "naïve 日本 😀", "12345 it's"]
 COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -283,9 +285,25 @@ def test_a_file_that_is_not_wholly_understood_is_refused(
     path = write_gguf(tmp_path / "tiny.gguf", "llama", random_model(llama()), spoil)
     with pytest.raises(InputError, match=message):
         load(path)
-    assert not convert.place("tiny", "0" * 64).parent.exists() or not list(
-        convert.place("t", "0").parent.glob("tiny-*")
-    )
+    assert not list(convert.place("tiny", "0" * 64).parent.glob("*tiny-*v1/*"))  # nothing half made is left
+
+
+def test_damaged_files_are_converted_or_refused_and_never_crash(tmp_path: Path) -> None:
+    raw = write_gguf(tmp_path / "tiny.gguf", "gemma3", random_model(gemma3())).read_bytes()
+    head = min(tensor.start for tensor in read(tmp_path / "tiny.gguf").tensors.values())
+    rng = random.Random(0)
+    refused = 0
+    for attempt in range(150):
+        spoilt = bytearray(raw)
+        spoilt[rng.randrange(rng.choice([900, head]))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF])
+        (tmp_path / "spoilt.gguf").write_bytes(spoilt)
+        folder = tmp_path / f"spoilt{attempt}"
+        folder.mkdir()
+        try:
+            convert.write(read(tmp_path / "spoilt.gguf"), folder)
+        except InputError:
+            refused += 1
+    assert refused > 50
 
 
 def test_an_unknown_architecture_lists_the_known_ones(tmp_path: Path) -> None:

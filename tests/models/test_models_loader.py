@@ -122,6 +122,8 @@ def test_paths_that_are_no_model(saved: Saved, tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     refused(tmp_path / "adapter", "holds an adapter")
+    (tmp_path / "llama" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/other"}')
+    refused(tmp_path / "llama", "holds an adapter")
     (tmp_path / "notes.txt").write_text("hello")
     refused(tmp_path / "notes.txt", "no .gguf file")
     with pytest.raises(InputError, match="not on the Hub"):

@@ -39,7 +39,8 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
         return []
     fields = {field.name for field in dataclasses.fields(_peft_class(method)) if field.init}
     return [
-        f"adapter.{key}: peft's {METHODS.get(method).peft_class} has no such key.{did_you_mean(key, fields)}"
+        f"adapter.{key}: peft's {METHODS.get(method).peft_class} has no such key."
+        + (did_you_mean(key, fields) or f" Its keys: {listed(sorted(fields), 99)}.")
         for key in sorted(extra - fields)
     ]
 

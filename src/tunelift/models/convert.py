@@ -33,7 +33,12 @@ def converted(name: str, sha256: str, source: Path) -> Path:
     from filelock import FileLock
 
     folder = place(name, sha256)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The cache folder {folder.parent} cannot be made: {error}.", fix="Set TUNELIFT_CACHE to one that can."
+        ) from error
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         files.recover_folder(folder)
         if not folder.exists():

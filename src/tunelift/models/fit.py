@@ -6,8 +6,19 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.models import sources
+from tunelift.models.sources import ModelIdentity
 
 CAUSAL, CLASSIFICATION = "causal-lm", "sequence-classification"
+
+
+def read_config(identity: ModelIdentity, options: dict[str, Any]) -> Any:
+    """Return the model's transformers config; raise InputError for one that transformers cannot use."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(identity.path, **options)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
 
 
 def fitting_tasks(config: Any) -> list[str]:
@@ -31,10 +42,7 @@ def _encoder(config: Any) -> bool:
 
 def natural_task(name: str, revision: str | None = None) -> str:
     """Return the task that suits a model best; raise InputError where the model does not exist or fits none."""
-    from transformers import AutoConfig
-
-    identity = sources.resolve(name, revision)
-    config = AutoConfig.from_pretrained(identity.path, revision=identity.commit, trust_remote_code=False)
+    config = read_config(*sources.resolve(name, revision))
     fitting = fitting_tasks(config)
     if not fitting:
         raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")

@@ -68,7 +68,7 @@ def explained(name: str, revision: str | None, error: Exception) -> InputError:
         (
             errors.EntryNotFoundError,
             f'"{name}"{at} on the Hub has no config.json, so transformers cannot load it.',
-            "Give the id of a transformers model.",
+            "Give the id of a transformers model; for an adapter, that of its base.",
         ),
     ]
     for kind, problem, fix in cases:

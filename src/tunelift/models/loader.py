@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tunelift.config.schema import ModelSection
 from tunelift.core.errors import InputError, listed
 from tunelift.models import allocator, hub, precision, sources, weights
-from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks
+from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, read_config
 from tunelift.models.sources import ModelIdentity
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ def _folder(identity: ModelIdentity) -> Path:
 
 def _config(identity: ModelIdentity, options: dict[str, Any], task: str, labels: Sequence[str] | None) -> Any:
     """Read the model's config, refuse a model that does not fit the task, and write the labels into it."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(identity.path, **options)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
+    config = read_config(identity, options)
     _check_fit(identity, config, task)
     if task == CLASSIFICATION and labels is not None:
         config.id2label = dict(enumerate(labels))

@@ -33,7 +33,8 @@ class ModelIdentity:
 def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, dict[str, Any]]:
     """Find the model, converting a GGUF file where it is one; its weights are not hashed yet.
 
-    The second value is what every `from_pretrained` needs besides the path. Raises InputError for a model that does not exist, cannot be read or is gated.
+    The second value is what every `from_pretrained` needs besides the path. Raises InputError for a model that does not
+    exist, cannot be read or is gated.
     """
     if not name:
         raise InputError(
@@ -77,7 +78,7 @@ def _from_disk(name: str, path: Path) -> ModelIdentity:
 
 
 def _check_folder(path: Path) -> None:
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+    if (path / "adapter_config.json").is_file():  # transformers would load the base that it names, whatever that is
         raise InputError(
             f"{path} holds an adapter, not a model.",
             fix="Name its base as the model and give this folder as the adapter.",

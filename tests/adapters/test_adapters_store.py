@@ -1,0 +1,141 @@
+"""Adapters on disk: read by stock peft in a process of its own, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import tiny_models
+from tunelift.adapters.store import load_adapter, read_adapter_config, save_adapter
+from tunelift.core.errors import InputError
+
+STOCK = """
+import sys, json, torch
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+kind, folder, out, ids = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+ids = torch.tensor(ids)
+if kind == "causal":
+    model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    new = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)
+    assert new.shape[1] > ids.shape[1]
+else:
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3, dtype=torch.float32)
+torch.save(model.eval()(input_ids=ids).logits, out)
+assert not any(name.startswith("tunelift") for name in sys.modules)
+"""
+IDS = [[5, 6, 7, 8, 9]]
+
+
+def lineage(path: Path, sha: str = "abc") -> dict[str, Any]:
+    return {"base": {"name": "tiny", "path": str(path), "weights_sha256": sha}, "task": "causal-lm", "labels": []}
+
+
+def by_stock_peft(kind: str, adapter: Path, out: Path) -> tuple[torch.Tensor, str]:
+    """Return the logits that stock peft gives in a fresh process, and what it printed on standard error."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "warning"}
+    command = [sys.executable, "-c", STOCK, kind, str(adapter), str(out), json.dumps(IDS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return torch.load(out), done.stderr
+
+
+def noises(stderr: str, *paths: Path) -> set[str]:
+    """Return the warnings, without the folders that differ and the progress bars."""
+    for path in paths:
+        stderr = stderr.replace(str(path), "FOLDER")
+    return {line for line in stderr.splitlines() if "arn" in line}
+
+
+def saved_base(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_stock_peft_reads_ours_without_another_warning(tmp_path: Path) -> None:
+    base = saved_base(tiny_models.causal("llama"), tmp_path / "base")
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    memory = model(input_ids=torch.tensor(IDS)).logits
+    ours = save_adapter(model, tiny_models.tokenizer(), tmp_path / "ours", lineage(base))
+    model.save_pretrained(tmp_path / "stock")
+    logits, printed = by_stock_peft("causal", ours, tmp_path / "a.pt")
+    _, printed_for_stock = by_stock_peft("causal", tmp_path / "stock", tmp_path / "b.pt")
+    assert torch.allclose(logits, memory, atol=1e-5)
+    assert noises(printed, ours) <= noises(printed_for_stock, tmp_path / "stock")
+
+
+def test_stock_peft_reads_a_head_of_ours(tmp_path: Path) -> None:
+    labels = ["bad", "good", "so-so"]
+    tiny_models.classifier(labels).base_model.save_pretrained(tmp_path / "base")  # an encoder without a head
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="SEQ_CLS")
+    model = get_peft_model(tiny_models.classifier(labels), config).eval()
+    memory = model(input_ids=torch.tensor(IDS)).logits
+    ours = save_adapter(model, None, tmp_path / "ours", lineage(tmp_path / "base"))
+    logits, _ = by_stock_peft("classifier", ours, tmp_path / "a.pt")
+    assert torch.allclose(logits, memory, atol=1e-5)
+
+
+def test_ours_reads_stock_pefts(tmp_path: Path) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    memory = model(input_ids=torch.tensor(IDS)).logits
+    model.save_pretrained(tmp_path)
+    read = load_adapter(tiny_models.causal("llama"), tmp_path, "any")
+    assert torch.allclose(read(input_ids=torch.tensor(IDS)).logits, memory, atol=1e-6)
+
+
+def test_nothing_of_the_base_is_saved(tmp_path: Path) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    folder = save_adapter(model, tiny_models.tokenizer(), tmp_path / "adapter", lineage(tmp_path))
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        assert all("lora_" in key for key in weights.keys())  # noqa: SIM118  safe_open is no mapping
+    names = {path.name for path in folder.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tunelift.json"} <= names
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path, sha="a" * 64))
+    with pytest.raises(InputError, match=r"was made on tiny \(weights aaaaaaaaaaaa\), not on this model"):
+        load_adapter(tiny_models.causal("llama"), tmp_path / "adapter", "b" * 64)
+    with pytest.raises(InputError, match="does not fit this model") as error:
+        load_adapter(tiny_models.causal("gpt2"), tmp_path / "adapter", None)
+    assert "It was made on tiny." in str(error.value)
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_adapter(tiny_models.causal("llama", hidden_size=16), tmp_path / "adapter", None)
+
+
+def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not an adapter: it has no adapter_config\.json"):
+        read_adapter_config(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=f"Did you mean {tmp_path / 'adapter'}"):
+        read_adapter_config(tmp_path)
+    with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
+        read_adapter_config(tmp_path / "adapter")
+
+
+def test_a_crash_while_saving_leaves_the_old_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    folder = save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path))
+    before = (folder / "adapter_model.safetensors").read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tunelift.core.files.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        save_adapter(model, None, folder, lineage(tmp_path))
+    assert (folder / "adapter_model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

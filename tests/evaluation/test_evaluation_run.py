@@ -1,0 +1,144 @@
+"""Scores of tiny models: rows, invariance, generation, heads, refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+from tunelift.core.errors import InputError
+from tunelift.core.records import Example, Scores
+from tunelift.data.render import Renderer
+from tunelift.evaluation.generation import generate_greedily
+from tunelift.evaluation.run import Plan, score
+from tunelift.metrics import resolve
+
+LABELS = [" cat", " cats", " the mat"]
+EXAMPLES = [
+    Example(str(i), "the cat sat on " * (1 + i % 4) + "a" * i, LABELS[i % 3], cluster=f"c{i % 2}", row={"n": i})
+    for i in range(7)
+]
+
+
+def measure(model: Any, examples: list[Example] = EXAMPLES, **plan: Any) -> Scores:
+    metrics = resolve(plan.pop("metrics", ["accuracy", "loss"]))
+    return score(model, tiny_models.tokenizer(), examples, Plan(metrics, **plan), {"model": {}, "adapter": None})
+
+
+def test_rows_follow_the_contract() -> None:
+    scores = measure(tiny_models.causal("llama"), labels=LABELS)
+    row = scores.rows[4]
+    assert (row["id"], row["input"], row["reference"], row["cluster"]) == (
+        "4", EXAMPLES[4].prompt, EXAMPLES[4].completion, "c0",
+    )  # fmt: skip
+    assert row["prediction"] == max(row["label_scores"], key=row["label_scores"].get)
+    assert row["log_likelihood"] == row["label_scores"][row["reference"]]
+    assert row["metrics"]["loss"] == pytest.approx(-row["log_likelihood"] / row["tokens"])
+    assert scores.metrics["accuracy"] == sum(r["metrics"]["accuracy"] for r in scores.rows) / 7
+    assert scores.info["made_with"]["fast_paths"] == {"target_only_head": "on", "label_tree": "on"}
+
+
+@pytest.mark.parametrize("plan", [{"labels": LABELS}, {"metrics": ["loss"]}, {"metrics": ["exact_match", "loss"]}])
+def test_batch_size_changes_no_score(plan: dict[str, Any]) -> None:
+    model = tiny_models.causal("gemma3_text").double()
+    one, many = (measure(model, **plan, rows_at_once=size, max_new_tokens=6) for size in (1, 7))
+    for a, b in zip(one.rows, many.rows, strict=True):
+        assert a["log_likelihood"] == pytest.approx(b["log_likelihood"], rel=1e-9)
+        assert a.get("prediction") == b.get("prediction")
+
+
+def test_padding_side_changes_no_score() -> None:
+    model = tiny_models.causal("llama").double()
+    left, right = tiny_models.byte_level.__wrapped__(), tiny_models.byte_level.__wrapped__()
+    left.padding_side = "left"
+    found = [score(model, t, EXAMPLES, Plan(resolve(["accuracy"]), labels=LABELS), {}).rows for t in (left, right)]
+    assert found[0] == found[1]
+
+
+def test_generation_equals_transformers_own() -> None:
+    model, tokenizer = tiny_models.causal("gemma3_text"), tiny_models.tokenizer()
+    renderer = Renderer(tokenizer, 128)
+    prompts = [renderer.prompt_ids(example) for example in EXAMPLES]
+    ours = generate_greedily(
+        model, tokenizer, prompts, stop_ids={1}, stop_strings=[], max_new_tokens=12, rows_at_once=3,
+        advance=lambda amount=1, note="": None,
+    )  # fmt: skip
+    for prompt, answer in zip(prompts, ours, strict=True):
+        stock = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=1
+        )
+        assert answer == tokenizer.decode(stock[0, len(prompt) :], skip_special_tokens=True)
+
+
+def test_answers_end_before_a_stop_string() -> None:
+    model, tokenizer = tiny_models.causal("llama"), tiny_models.tokenizer()
+    settings: Any = {"stop_ids": set(), "max_new_tokens": 12, "rows_at_once": 4, "advance": lambda *a, **k: None}
+    prompts = [[0, token] for token in range(40, 60)]
+    wholes = generate_greedily(model, tokenizer, prompts, stop_strings=[], **settings)
+    prompt, whole = next((p, w) for p, w in zip(prompts, wholes, strict=True) if len(w) > 6 and w.isascii())
+    stop = whole[4:6]
+    (cut,) = generate_greedily(model, tokenizer, [prompt], stop_strings=[stop], **settings)
+    assert cut == whole[: whole.index(stop)] != whole
+
+
+def test_items_beyond_the_context_are_unscored_with_the_reason() -> None:
+    long = Example("long", "the cat " * 200, " cat")
+    scores = measure(tiny_models.causal("llama"), [*EXAMPLES, long], metrics=["loss"])
+    assert scores.rows[-1]["unscored"] == "longer than the context"
+    assert scores.rows[-1]["metrics"] == {}
+    assert scores.info["unscored"] == 1
+    with pytest.raises(InputError, match="Every item is longer than the model's context of 128 tokens"):
+        measure(tiny_models.causal("llama"), [long], metrics=["loss"])
+
+
+def test_a_reference_that_is_no_label_is_unscored() -> None:
+    scores = measure(tiny_models.causal("llama"), labels=LABELS[:2])
+    assert scores.rows[2]["unscored"] == "the reference ' the mat' is not among the labels"
+    assert scores.info["unscored"] == 2
+
+
+def test_ranking_needs_labels() -> None:
+    with pytest.raises(InputError, match="ranks the labels, and there are 1"):
+        measure(tiny_models.causal("llama"), labels=LABELS[:1])
+
+
+def test_mean_score_ranks_by_token() -> None:
+    model = tiny_models.causal("llama")
+    by_sum, by_mean = (measure(model, labels=LABELS, label_score=how).rows for how in ("sum", "mean"))
+    renderer = Renderer(tiny_models.tokenizer(), 128)
+    for example, summed, mean in zip(EXAMPLES, by_sum, by_mean, strict=True):
+        lengths = dict(zip(LABELS, map(len, renderer.candidate_ids(example, LABELS)), strict=True))
+        per_token = {label: total / lengths[label] for label, total in summed["label_scores"].items()}
+        assert mean["prediction"] == max(per_token, key=per_token.get)
+
+
+def test_a_users_function_is_a_metric() -> None:
+    def shorter(prediction: str, reference: str, row: dict[str, Any]) -> float:
+        return float(row["n"])
+
+    scores = measure(tiny_models.causal("llama"), metrics=[shorter], max_new_tokens=3)
+    assert scores.metrics == {"shorter": 3.0}
+    assert scores.info["made_with"]["decoding"] == {"method": "greedy", "max_new_tokens": 3, "stop": []}
+
+
+def test_heads_give_log_probabilities() -> None:
+    model = tiny_models.classifier(["bad", "good"])
+    examples = [Example(str(i), "the cat " * (i + 1), ["bad", "good"][i % 2]) for i in range(5)]
+    one, many = (
+        measure(model, examples, task="sequence-classification", labels=["bad", "good"], rows_at_once=n) for n in (1, 5)
+    )
+    for a, b in zip(one.rows, many.rows, strict=True):
+        assert math.fsum(math.exp(v) for v in a["label_scores"].values()) == pytest.approx(1)
+        assert a["log_likelihood"] == pytest.approx(b["log_likelihood"], rel=1e-5)
+
+
+def test_plain_text_without_bos_counts_all_but_the_first_token() -> None:
+    tokenizer = tiny_models.byte_level(bos=False)
+    examples = [Example("0", "", "the cat sat")]
+    scores = score(tiny_models.causal("llama"), tokenizer, examples, Plan(resolve(["bits_per_byte"])), {})
+    ids = tokenizer("the cat sat")["input_ids"]
+    assert scores.rows[0]["tokens"] == len(ids)  # all but the first, and EOS
+    assert scores.metrics["bits_per_byte"] == pytest.approx(-scores.rows[0]["log_likelihood"] / math.log(2) / 11)

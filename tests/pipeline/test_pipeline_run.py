@@ -1,0 +1,195 @@
+"""Whole runs on a tiny model: what is written, what is refused, what is not done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+
+import tunelift
+from small_rows import write_rows
+from tunelift.config.keywords import from_keywords
+from tunelift.core.errors import InputError
+from tunelift.pipeline import stages
+from tunelift.pipeline.run import run
+
+
+def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
+    comparison = run(from_keywords("train", **tiny))
+    out = Path(tiny["output"])
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml", "manifest.json", "events.jsonl", "comparison.json", "report.html", "README.md",
+        "base/scores.jsonl", "base/metrics.json", "tuned/scores.jsonl", "tuned/metrics.json",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/tokenizer.json", "adapter/README.md",
+    } <= names  # fmt: skip
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert [proof["passed"] for proof in manifest["proofs"]] == [True, True, True]
+    assert manifest["adapter"]["trainable"] > 0
+    assert {"tokens", "seconds", "peak_bytes", "steps"} <= manifest["train"].keys()
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    assert events[0] == {"event": "start", "format": 1}
+    assert [e["step"] for e in events if e["event"] == "train"] == [1, 2, 3]
+    assert json.loads((out / "comparison.json").read_text()) == comparison.to_dict()
+    assert comparison.to_dict()["items"] == 20
+    base = tunelift.Scores.read(out / "base")
+    assert base.info["made_with"]["adapter"] is None
+    assert list(base.metrics) == ["accuracy", "loss"]
+
+
+def test_a_finished_run_does_nothing_and_another_is_refused(
+    tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(from_keywords("train", **tiny))
+    before = {p: p.stat().st_mtime_ns for p in Path(tiny["output"]).rglob("*")}
+    again = run(from_keywords("train", **tiny))
+    assert again.to_dict() == first.to_dict()
+    assert "complete; nothing to do" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"holds another run: adapter\.r, train\.learning_rate differ"):
+        run(from_keywords("train", **{**tiny, "train": {"steps": 3, "learning_rate": 0.02}, "adapter": {"r": 2}}))
+    assert {p: p.stat().st_mtime_ns for p in Path(tiny["output"]).rglob("*")} == before
+
+
+def test_an_interrupted_run_goes_on_with_what_is_complete(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tunelift.pipeline.run.concluded", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(from_keywords("train", **tiny))
+    monkeypatch.undo()
+    monkeypatch.setenv("TUNELIFT_CACHE", str(Path(tiny["output"]).parent / "cache"))
+    monkeypatch.setattr("tunelift.pipeline.stages.train", interrupted)  # nothing is trained again
+    assert run(from_keywords("train", **tiny)).to_dict()["items"] == 20
+
+
+def test_a_folder_of_other_files_is_left_alone(tiny: dict[str, Any]) -> None:
+    out = Path(tiny["output"])
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no run folder of ours"):
+        run(from_keywords("train", **tiny))
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+
+
+def test_labels_that_train_lacks_are_refused_before_anything_is_written(tiny: dict[str, Any]) -> None:
+    with Path(tiny["data"]["test"]).open("a") as file:
+        file.write("new,politics\n")
+    with pytest.raises(InputError, match="labels that no training row has: ' politics'"):
+        run(from_keywords("train", **tiny))
+    assert not Path(tiny["output"]).exists()
+
+
+def test_tune_given_a_test_set_never_reads_it(tiny: dict[str, Any]) -> None:
+    Path(tiny["data"]["test"]).unlink()
+    adapter = stages.tune_stage(from_keywords("train", **tiny))
+    assert (adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_test_fraction_is_the_same_rows_for_tune_and_run(tiny: dict[str, Any]) -> None:
+    """The rows that `run` tests on are none of those that `tune` trains on."""
+    from tunelift.data.splits import load_splits
+
+    section = from_keywords("train", **{**tiny, "data": {"train": tiny["data"]["train"], "test": 0.3}}).data
+    tuned = load_splits(section, task="causal-lm", roles=("train", "validation"))
+    tested = load_splits(section, task="causal-lm", roles=("test",)).test
+    assert tested
+    assert not {e.id for e in tested} & {e.id for e in [*tuned.train, *tuned.validation]}
+
+
+def test_an_encoder_gets_a_head(tiny_encoder: dict[str, Any]) -> None:
+    comparison = run(from_keywords("train", **tiny_encoder))
+    out = Path(tiny_encoder["output"])
+    assert json.loads((out / "manifest.json").read_text())["task"] == "sequence-classification"
+    assert json.loads((out / "adapter" / "tunelift.json").read_text())["labels"] == ["sports", "tech"]
+    compared = stages.compare_adapter(
+        from_keywords("evaluate", data=tiny_encoder["data"]["test"], output=str(out) + "-2"), str(out / "adapter")
+    )
+    # The head of the base is drawn by the same seed, so both routes measure the same pair.
+    assert compared.to_dict()["metrics"] == comparison.to_dict()["metrics"]
+
+
+def test_compare_adapter_made_by_stock_peft(tiny: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny["model"]), config).save_pretrained(tmp_path / "stock")
+    config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"))
+    comparison = stages.compare_adapter(config, str(tmp_path / "stock"))
+    assert comparison.to_dict()["items"] == 20
+    assert (tmp_path / "compared" / "report.html").is_file()
+
+
+def test_start_from_goes_on_with_an_adapter(tiny: dict[str, Any], tmp_path: Path) -> None:
+    adapter = stages.tune_stage(from_keywords("train", **tiny))
+    on = {**tiny, "adapter": {"start_from": str(adapter)}, "output": str(tmp_path / "on")}
+    stages.tune_stage(from_keywords("train", **on))
+    first, second = (json.loads((Path(o) / "manifest.json").read_text()) for o in (tiny["output"], on["output"]))
+    assert second["train"]["first_loss"] < first["train"]["first_loss"]
+
+
+def test_evaluate_and_generate_take_a_saved_adapter(tiny: dict[str, Any], tmp_path: Path) -> None:
+    adapter = str(stages.tune_stage(from_keywords("train", **tiny)))
+    config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "scores"), metrics=["accuracy"])
+    scores = stages.evaluate_stage(config, adapter)
+    assert scores.info["made_with"]["adapter"]["source"] == adapter
+    assert tunelift.Scores.read(tmp_path / "scores").rows == scores.rows
+    with pytest.raises(InputError, match="is not empty"):
+        stages.evaluate_stage(config, adapter)
+    config, folder = stages.from_run_folder(tiny["output"])
+    answers = stages.generate_stage(config, str(folder), ["ball 1", "code"])
+    assert [row["prompt"] for row in answers] == ["ball 1", "code"]
+    assert all(row["base"] != row["tuned"] for row in answers)
+
+
+def test_python_functions_with_stock_objects(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model, tokenizer = tunelift.load(tiny["model"])
+    assert type(model).__name__ == "LlamaForCausalLM"
+    base = tunelift.evaluate(model, tokenizer, data=tiny["data"]["test"])
+    peft_model = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    returned = tunelift.tune(
+        peft_model, tokenizer, data=tiny["data"]["train"], steps=4, learning_rate=0.05, output=tmp_path / "py"
+    )
+    assert returned is peft_model
+    tuned = tunelift.evaluate(peft_model, tokenizer, data=tiny["data"]["test"])
+    comparison = tunelift.compare(base, tuned)
+    assert comparison.to_dict()["items"] == 20
+    read = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "py" / "adapter", dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(read(input_ids=ids).logits, peft_model(input_ids=ids).logits, atol=1e-5)
+    (row,) = tunelift.generate(peft_model, tokenizer, "ball", max_new_tokens=3)
+    assert set(row) == {"prompt", "base", "tuned"}
+
+
+def test_tune_puts_a_given_config_on_a_plain_model(tiny: dict[str, Any]) -> None:
+    model, tokenizer = tunelift.load(tiny["model"])
+    rows = [{"prompt": f"ball {i}", "completion": " sports"} for i in range(12)]
+    tuned = tunelift.tune(model, tokenizer, data=rows, adapter=LoraConfig(r=2, target_modules=["q_proj"]), steps=1)
+    assert tuned.peft_config["default"].r == 2
+    with pytest.raises(InputError, match="has an adapter already"):
+        tunelift.tune(tuned, tokenizer, data=rows, adapter={"r": 4})
+    with pytest.raises(InputError, match='Did you mean "learning_rate"'):
+        tunelift.tune(tuned, tokenizer, data=rows, learnig_rate=1)
+
+
+def test_a_run_in_python_reads_a_config_file(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"model: {tiny['model']}\ndata: {{train: {tiny['data']['train']}, test: 0.3}}\n"
+        f"train: {{steps: 1}}\noutput: {tmp_path / 'yaml'}\n"
+    )
+    assert tunelift.run(tmp_path / "c.yaml").to_dict()["items"] > 5
+
+
+def test_a_table_with_other_columns_is_answered_with_a_command(tiny: dict[str, Any], tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "odd.csv", 10).read_text().replace("text,label", "utterance,intent")
+    (tmp_path / "odd.csv").write_text(rows)
+    with pytest.raises(InputError, match="utterance") as error:
+        run(from_keywords("train", **{**tiny, "data": str(tmp_path / "odd.csv")}))
+    assert "--prompt" in str(error.value)
