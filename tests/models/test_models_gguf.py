@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import struct
 from collections.abc import Callable
@@ -128,6 +129,14 @@ HOSTILE = {
 def test_hostile_files_are_refused_by_name(message: str, reading: Callable[[bytes], object]) -> None:
     with pytest.raises(InputError, match=message):
         reading(HOSTILE[message])
+
+
+def test_without_the_gguf_package_it_is_asked_for(
+    reading: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'tunelift\[gguf\]'"):
+        reading(SOUND)
 
 
 def test_a_missing_and_an_empty_file_are_refused(tmp_path: Path, reading: Callable[[bytes], object]) -> None:

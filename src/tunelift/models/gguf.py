@@ -5,6 +5,7 @@ The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md,
 
 from __future__ import annotations
 
+import importlib.util
 import mmap
 import struct
 from collections.abc import Callable
@@ -72,6 +73,8 @@ def read(path: Path) -> GgufFile:
 
     Raises InputError, naming the file and the byte, for whatever is missing, cut off, or out of bounds.
     """
+    if importlib.util.find_spec("gguf") is None:
+        raise InputError(f"Reading {path} needs the package gguf.", fix="Install it: pip install 'tunelift[gguf]'")
     try:
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,0 +1,35 @@
+# make demo    a real model measured, tuned, measured again and compared, on this machine
+# make test    every check: style, types, tests, real models included
+# make quick   the same without the real models
+
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test quick check clean
+
+demo: .venv/installed
+	$(BIN)/tunelift demo
+
+test: .venv/installed-dev check
+	$(BIN)/python -m pytest
+
+quick: .venv/installed-dev check
+	$(BIN)/python -m pytest -m "not e2e"
+
+check: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,demo]'
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,demo,dev]'
+	touch $@
