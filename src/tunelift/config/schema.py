@@ -129,7 +129,7 @@ class TrainSection(Section):
     )
     max_length: int = Field(default=1024, gt=1, description="Longer rows are cut, counted and shown (tokens).")
     evaluate_every: int | None = Field(
-        default=None, gt=0, description="Steps between looks at validation; four looks an epoch otherwise."
+        default=None, gt=0, description="Steps between looks at validation; two looks an epoch otherwise."
     )
     patience: int | None = Field(
         default=None, gt=0, description="Stop after so many looks at validation without improvement."

@@ -13,7 +13,7 @@ from tunelift.models import natural_task
 from tunelift.pipeline.choices import check_labels, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import concluded, head_labels, measured, say_data, tune
+from tunelift.pipeline.stages import concluded, head_labels, measured, report, say_data, tune
 
 
 def run(config: Config) -> Comparison:
@@ -33,6 +33,8 @@ def run(config: Config) -> Comparison:
     folder = RunFolder.open(config)
     if folder.complete:
         progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
+        if not (folder.path / "report.html").is_file():
+            report(folder)
         return compare(Scores.read(folder.path / "base"), Scores.read(folder.path / "tuned"))
     say_data(splits)
     session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)

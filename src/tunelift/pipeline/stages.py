@@ -150,11 +150,16 @@ def concluded(folder: RunFolder, base: Scores, tuned: Scores) -> Comparison:
     comparison = compare(base, tuned)
     files.write_json(folder.path / "comparison.json", comparison.to_dict())
     folder.finish()
+    report(folder)
+    return comparison
+
+
+def report(folder: RunFolder) -> None:
+    """Write the report and the model card from the run folder's files."""
     write_report(folder.path)
     card = write_card(folder.path)
     if folder.adapter.is_dir():
         files.write_text(folder.adapter / "README.md", card.read_text(encoding="utf-8"))
-    return comparison
 
 
 def say_data(splits: Splits) -> None:
