@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import news
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForSeq2Seq, set_seed
 
+import news
 import tunelift
 
 
@@ -40,9 +40,7 @@ def main() -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = tunelift.evaluate(model, tokenizer, data=test_rows, metrics=["accuracy", "loss"])
 
-    model = get_peft_model(
-        model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     model.print_trainable_parameters()
     rows = news.tokenized(tokenizer, train_rows)
     train(model, DataLoader(rows, batch_size=4, shuffle=True, collate_fn=DataCollatorForSeq2Seq(tokenizer)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import news
 from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 
+import news
 import tunelift
 
 
@@ -19,9 +19,7 @@ def main() -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = tunelift.evaluate(model, tokenizer, data=test_rows, metrics=["accuracy", "loss"])
 
-    model = get_peft_model(
-        model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     arguments = TrainingArguments(
         output_dir=options.output,
         num_train_epochs=1,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import news
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+import news
 import tunelift
 
 

@@ -12,6 +12,7 @@ from tunelift.config.schema import TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
+from tunelift.fast.lora import fused_lora
 from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
 from tunelift.training.batches import Step, micro_batches, plan_steps
 from tunelift.training.events import ProgressBar
@@ -65,10 +66,9 @@ def train(
         validate = _validation(held_out, loss, batches.collate, settings.micro_batch_tokens)
     torch.manual_seed(settings.seed)
     per_epoch = -(-len(rows) // settings.batch_size)
-    with progress.bar("train", len(plan)) as advance:
-        done = fit(
-            model, batches, loss, _loop_settings(settings, per_epoch), [ProgressBar(advance), *listeners], validate
-        )
+    loop = _loop_settings(settings, per_epoch)
+    with progress.bar("train", len(plan)) as advance, fused_lora(model) as fast_paths["fused_lora"]:
+        done = fit(model, batches, loss, loop, [ProgressBar(advance), *listeners], validate)
     return Trained(done, report, fast_paths)
 
 
