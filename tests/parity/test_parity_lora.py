@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from peft import LoraConfig, get_peft_model
 
+import tiny_models
 from tunelift.fast.lora import fused_lora
 
 IDS = torch.arange(3, 35).view(4, 8)

@@ -12,6 +12,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
 import tunelift
 from small_rows import write_rows
+from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
 from tunelift.pipeline import stages
@@ -24,8 +25,8 @@ def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert {
         "config.yaml", "manifest.json", "events.jsonl", "comparison.json", "report.html", "README.md",
-        "base/scores.jsonl", "base/metrics.json", "tuned/scores.jsonl", "tuned/metrics.json",
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/tokenizer.json", "adapter/README.md",
+        "base/scores.jsonl", "base/metrics.json", "tuned/scores.jsonl", "tuned/metrics.json", "adapter/README.md",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/tokenizer.json",
     } <= names  # fmt: skip
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["status"] == "complete"
@@ -193,3 +194,23 @@ def test_a_table_with_other_columns_is_answered_with_a_command(tiny: dict[str, A
     with pytest.raises(InputError, match="utterance") as error:
         run(from_keywords("train", **{**tiny, "data": str(tmp_path / "odd.csv")}))
     assert "--prompt" in str(error.value)
+
+
+def test_plain_text_is_measured_in_bits_per_byte(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("".join(f"the cat sat on mat {i}\n" for i in range(40)))
+    comparison = run(from_keywords("train", **{**tiny, "data": str(tmp_path / "lines.txt")}))
+    assert comparison.to_dict()["headline"]["metric"] == "bits_per_byte"
+
+
+def test_chat_rows_through_the_whole_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    byte_level(template=CHAT).save_pretrained(tiny["model"])
+    rows = [
+        {"messages": [{"role": "user", "content": f"is it {i}?"}, {"role": "assistant", "content": f"it is {i % 3}."}]}
+        for i in range(40)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate = {"metrics": ["f1", "loss"], "max_new_tokens": 4}
+    comparison = run(from_keywords("train", **{**tiny, "data": str(tmp_path / "chat.jsonl"), "evaluate": evaluate}))
+    assert list(comparison.to_dict()["metrics"]) == ["f1", "loss"]
+    manifest = json.loads((Path(tiny["output"]) / "manifest.json").read_text())
+    assert 0 < manifest["data"]["rendering"]["tokens_in_loss"] < manifest["data"]["rendering"]["tokens"]
