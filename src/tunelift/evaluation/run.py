@@ -18,6 +18,7 @@ from tunelift.evaluation.generation import end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import ranker
+from tunelift.fast.lora import fused_lora
 from tunelift.fast.targets import target_model
 from tunelift.metrics import Answer, Metric, aggregate
 
@@ -74,7 +75,7 @@ def score(
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
     model.eval()
     items = _Items(model, tokenizer, examples, plan)
-    with progress.bar(title, len(items.fitting) * items.passes) as advance:
+    with progress.bar(title, len(items.fitting) * items.passes) as advance, fused_lora(model):
         found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
     rows = [_row(example, found.get(i), plan.metrics) for i, example in enumerate(examples)]
     unscored = Counter(row["unscored"] for row in rows if "unscored" in row)

@@ -162,15 +162,20 @@ class _FrozenHeadLoss(torch.autograd.Function):
         step = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
-            logits = _capped(_at_least_float32(F.linear(hidden[rows], weight, bias)) * scale, softcap)
+            logits = _at_least_float32(F.linear(hidden[rows], weight, bias))
+            logits = logits if scale == 1.0 else logits.mul_(scale)
+            logits = _capped(logits, softcap)
             at = targets[rows, None]
-            total += torch.logsumexp(logits, dim=-1).sum() - logits.gather(1, at).sum()
+            total -= logits.gather(1, at).sum()
+            # d capped / d logits, taken before the buffer is turned into probabilities, in place as all that follows
+            slope = None if softcap is None else (1 - (logits / softcap) ** 2).mul_(scale)
+            highest = logits.amax(dim=-1, keepdim=True)
+            share = logits.sub_(highest).exp_()
+            mass = share.sum(dim=-1, keepdim=True)
+            total += (mass.log() + highest).sum()
             if ctx.needs_input_grad[0]:
-                # d tanh-capped / d logits, kept before the buffer is turned into probabilities
-                slope = None if softcap is None else 1 - (logits / softcap) ** 2
-                share = logits.softmax(dim=-1)
-                share.scatter_add_(1, at, torch.full_like(at, -1, dtype=share.dtype))
-                share = share * scale if slope is None else share * slope * scale
+                share.div_(mass).scatter_add_(1, at, torch.full_like(at, -1, dtype=share.dtype))
+                share = share.mul_(slope) if slope is not None else share if scale == 1.0 else share.mul_(scale)
                 torch.mm(share.to(weight.dtype), weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return total
