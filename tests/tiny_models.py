@@ -58,10 +58,13 @@ def adapted(model: Any, **settings: Any) -> Any:
     return get_peft_model(model, config).eval()
 
 
-def classifier(labels: list[str], kind: str = "bert") -> Any:
+def classifier(labels: list[str], kind: str = "bert", **changes: Any) -> Any:
     """Return a tiny random classifier."""
     config = AutoConfig.for_model(
-        kind, **SIZES, id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}
+        kind,
+        **{**SIZES, **changes},
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
     )
     torch.manual_seed(0)
     return AutoModelForSequenceClassification.from_config(config).eval()

@@ -70,3 +70,14 @@ def test_the_seed_draws_the_adapter_and_the_base_is_there_when_it_is_off() -> No
     assert not torch.allclose(model(ids).logits, before)
     with switched_off(model):
         assert torch.equal(model(ids).logits, before)
+
+
+def test_wrong_values_are_named_with_their_keys() -> None:
+    problems = check_keys({"r": "abc", "lora_dropout": None, "use_dora": "perhaps", "lora_alpha": 8.5})
+    assert [problem.split(":")[0] for problem in problems] == [
+        "adapter.lora_alpha", "adapter.lora_dropout", "adapter.r", "adapter.use_dora",
+    ]  # fmt: skip
+    assert check_keys({"start_from": "folder", "r": 8}) == [
+        "adapter.r: it cannot be set, since adapter.start_from brings its own."
+    ]
+    assert peft_config({"task_type": "CAUSAL_LM"}, "CAUSAL_LM").task_type == "CAUSAL_LM"

@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not an adapter: it has no adapter_config\.json"):
         read_adapter_config(tmp_path)
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(InputError, match=f"Did you mean {tmp_path / 'adapter'}"):
         read_adapter_config(tmp_path)
     with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
@@ -139,3 +139,14 @@ def test_a_crash_while_saving_leaves_the_old_adapter(tmp_path: Path, monkeypatch
         save_adapter(model, None, folder, lineage(tmp_path))
     assert (folder / "adapter_model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_broken_adapter_is_an_input_error(tmp_path: Path) -> None:
+    tiny_models.adapted(tiny_models.causal("llama")).save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="does not fit this model"):
+        load_adapter(tiny_models.causal("llama"), tmp_path, None)
+    (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(InputError, match="is no adapter's config"):
+        read_adapter_config(tmp_path)

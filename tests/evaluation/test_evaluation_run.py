@@ -63,7 +63,7 @@ def test_generation_equals_transformers_own() -> None:
     renderer = Renderer(tokenizer, 128)
     prompts = [renderer.prompt_ids(example) for example in EXAMPLES]
     ours = generate_greedily(
-        model, tokenizer, prompts, stop_ids={1}, stop_strings=[], max_new_tokens=12, rows_at_once=3,
+        model, tokenizer, prompts, stop_ids={1}, stop_strings=[], max_new_tokens=12, context=128, rows_at_once=3,
         advance=lambda amount=1, note="": None,
     )  # fmt: skip
     for prompt, answer in zip(prompts, ours, strict=True):
@@ -73,9 +73,25 @@ def test_generation_equals_transformers_own() -> None:
         assert answer == tokenizer.decode(stock[0, len(prompt) :], skip_special_tokens=True)
 
 
+def test_answers_end_where_the_context_does() -> None:
+    model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
+    prompts = [[0, *range(260, 260 + length)] for length in (119, 20)]
+    found = generate_greedily(
+        model, tokenizer, prompts, stop_ids=set(), stop_strings=[], max_new_tokens=30, context=128, rows_at_once=2,
+        advance=lambda *a, **k: None,
+    )  # fmt: skip
+    for prompt, answer, new in zip(prompts, found, (8, 30), strict=True):
+        stock = model.generate(
+            torch.tensor([prompt]), max_new_tokens=new, do_sample=False, eos_token_id=[], pad_token_id=1
+        )
+        assert answer == tokenizer.decode(stock[0, len(prompt) :], skip_special_tokens=True)
+
+
 def test_answers_end_before_a_stop_string() -> None:
     model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
-    settings: Any = {"stop_ids": set(), "max_new_tokens": 12, "rows_at_once": 4, "advance": lambda *a, **k: None}
+    settings: Any = {
+        "stop_ids": set(), "max_new_tokens": 12, "context": 128, "rows_at_once": 4, "advance": lambda *a, **k: None,
+    }  # fmt: skip
     prompts = [[0, token] for token in range(260, 300)]
     wholes = generate_greedily(model, tokenizer, prompts, stop_strings=[], **settings)
     prompt, whole = next((p, w) for p, w in zip(prompts, wholes, strict=True) if len(w) > 6 and "\ufffd" not in w)
@@ -124,8 +140,10 @@ def test_a_users_function_is_a_metric() -> None:
     assert scores.info["made_with"]["decoding"] == {"method": "greedy", "max_new_tokens": 3, "stop": []}
 
 
-def test_heads_give_log_probabilities() -> None:
-    model = tiny_models.classifier(["bad", "good"])
+@pytest.mark.parametrize(("kind", "pad"), [("bert", 1), ("llama", 1), ("llama", 7)])
+def test_heads_give_log_probabilities(kind: str, pad: int) -> None:
+    """A head on a decoder finds the last token of a row by the model's padding id, whatever the tokenizer's is."""
+    model = tiny_models.classifier(["bad", "good"], kind, pad_token_id=pad)
     examples = [Example(str(i), "the cat " * (i + 1), ["bad", "good"][i % 2]) for i in range(5)]
     one, many = (
         measure(model, examples, task="sequence-classification", labels=["bad", "good"], rows_at_once=n) for n in (1, 5)

@@ -31,8 +31,8 @@ def test_tree_equals_rows(kind: str) -> None:
     view = TargetOnly(model)
     rank, state = ranker(model, view, CPU, 8, (PROMPTS[0], LABELS))
     assert state.split(":")[0] == TAKES_A_TREE[kind], state
-    found = rank.rank(PROMPTS, [LABELS] * 3, silent)
-    plain = Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, silent)
+    found = rank.rank(PROMPTS, [LABELS] * 3, None, silent)
+    plain = Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, None, silent)
     assert torch.allclose(torch.tensor(found), torch.tensor(plain), rtol=1e-5, atol=1e-5)
 
 
@@ -44,8 +44,8 @@ def test_tree_equals_rows(kind: str) -> None:
 def test_any_labels_behind_any_prompts(labels: list[list[int]], prompts: list[list[int]]) -> None:
     view = TargetOnly(tiny_models.causal("llama").double())
     closed = [[*label, 1] for label in labels]
-    found = Tree(view, CPU, window=128).rank(prompts, [closed] * len(prompts), silent)
-    plain = Plain(view, CPU, 3).rank(prompts, [closed] * len(prompts), silent)
+    found = Tree(view, CPU, window=128).rank(prompts, [closed] * len(prompts), None, silent)
+    plain = Plain(view, CPU, 3).rank(prompts, [closed] * len(prompts), None, silent)
     assert torch.allclose(torch.tensor(found), torch.tensor(plain), rtol=1e-9)
 
 
@@ -54,7 +54,35 @@ def test_rows_longer_than_the_window_are_scored_plainly() -> None:
     view = TargetOnly(model)
     rank, state = ranker(model, view, CPU, 8, (PROMPTS[1], LABELS))
     assert state == "on"
-    found = rank.rank(PROMPTS, [LABELS] * 3, silent)
-    assert torch.allclose(torch.tensor(found), torch.tensor(Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, silent)))
+    found = rank.rank(PROMPTS, [LABELS] * 3, None, silent)
+    assert torch.allclose(
+        torch.tensor(found), torch.tensor(Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, None, silent))
+    )
     _, state = ranker(model, view, CPU, 8, (PROMPTS[2], LABELS))
     assert state == "off: the prompts are longer than the sliding window (8)"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=5), min_size=17, max_size=40, unique_by=tuple),
+    st.integers(0, 16),
+)
+def test_of_many_labels_the_best_and_the_needed_are_exact(labels: list[list[int]], needed: int) -> None:
+    view = TargetOnly(tiny_models.causal("llama").double())
+    closed = [[*label, 1] for label in labels]
+    (found,) = Tree(view, CPU, window=128).rank([PROMPTS[0]], [closed], [needed], silent)
+    (plain,) = Plain(view, CPU, 8).rank([PROMPTS[0]], [closed], None, silent)
+    assert max(range(len(plain)), key=plain.__getitem__) == max(
+        (i for i, score in enumerate(found) if score is not None), key=lambda i: found[i]
+    )
+    assert found[needed] is not None
+    for ours, theirs in zip(found, plain, strict=True):
+        assert ours is None or abs(ours - theirs) < 1e-9 * abs(theirs)
+
+
+def test_some_of_many_labels_are_never_finished() -> None:
+    view = TargetOnly(tiny_models.causal("llama", logit_scale=None))
+    view.scale = 8.0  # a model that is sure of something
+    labels = [[a, b] for a in range(3, 15) for b in range(3, 15)]
+    (found,) = Tree(view, CPU, window=128).rank([PROMPTS[0]], [labels], [None], silent)
+    assert 1 <= sum(score is not None for score in found) < len(labels)

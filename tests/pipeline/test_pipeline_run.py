@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 
+import tiny_models
 import tunelift
 from small_rows import write_rows
 from tiny_tokenizers import CHAT, byte_level
@@ -51,7 +54,7 @@ def test_a_finished_run_does_nothing_and_another_is_refused(
     again = run(from_keywords("train", **tiny))
     assert again.to_dict() == first.to_dict()
     assert "complete; nothing to do" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"holds another run: adapter\.r, train\.learning_rate differ"):
+    with pytest.raises(InputError, match=r"holds another run; what differs: adapter\.r, train\.learning_rate\."):
         run(from_keywords("train", **{**tiny, "train": {"steps": 3, "learning_rate": 0.02}, "adapter": {"r": 2}}))
     assert {p: p.stat().st_mtime_ns for p in Path(tiny["output"]).rglob("*")} == before
 
@@ -69,6 +72,54 @@ def test_an_interrupted_run_goes_on_with_what_is_complete(
     monkeypatch.setenv("TUNELIFT_CACHE", str(Path(tiny["output"]).parent / "cache"))
     monkeypatch.setattr("tunelift.pipeline.stages.train", interrupted)  # nothing is trained again
     assert run(from_keywords("train", **tiny)).to_dict()["items"] == 20
+
+
+def test_the_same_config_on_other_data_is_another_run(tiny: dict[str, Any]) -> None:
+    run(from_keywords("train", **tiny))
+    write_rows(Path(tiny["data"]["test"]), 20, start=200)
+    with pytest.raises(InputError, match=r"what differs: sources\..*test\.csv"):
+        run(from_keywords("train", **tiny))
+
+
+def test_a_tune_is_not_taken_for_a_run(tiny: dict[str, Any]) -> None:
+    """Its adapter may have been trained on rows of the test set."""
+    stages.tune_stage(from_keywords("train", **tiny))
+    with pytest.raises(InputError, match="what differs: command"):
+        run(from_keywords("train", **tiny))
+
+
+def test_settings_that_cannot_work_are_found_before_anything_is_measured(tiny: dict[str, Any]) -> None:
+    for adapter, message in (
+        ({"target_modules": ["query"]}, "none of query is a layer"),
+        ({"r": "many"}, r"adapter\.r: 'many' is not allowed"),
+        ({"init_lora_weights": "pissa"}, "changes the base's weights"),
+        ({"start_from": "nowhere"}, "is not an adapter"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(from_keywords("train", **tiny, adapter=adapter))
+    assert not Path(tiny["output"]).exists()
+
+
+def test_until_something_is_trained_its_settings_may_change(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunelift.pipeline.run.tune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(from_keywords("train", **tiny))
+    measured = (Path(tiny["output"]) / "base" / "scores.jsonl").stat().st_mtime_ns
+    run(from_keywords("train", **tiny, adapter={"r": 2}))
+    assert (Path(tiny["output"]) / "base" / "scores.jsonl").stat().st_mtime_ns == measured
+    assert "r: 2" in (Path(tiny["output"]) / "config.yaml").read_text()
+
+
+def test_training_biases_is_no_failed_proof(tiny: dict[str, Any]) -> None:
+    run(from_keywords("train", **tiny, adapter={"bias": "all"}))
+    manifest = json.loads((Path(tiny["output"]) / "manifest.json").read_text())
+    assert [proof["name"] for proof in manifest["proofs"]] == ["adapter on disk equals memory", "adapter acts"]
 
 
 def test_a_folder_of_other_files_is_left_alone(tiny: dict[str, Any]) -> None:
@@ -115,6 +166,46 @@ def test_an_encoder_gets_a_head(tiny_encoder: dict[str, Any]) -> None:
     )
     # The head of the base is drawn by the same seed, so both routes measure the same pair.
     assert compared.to_dict()["metrics"] == comparison.to_dict()["metrics"]
+
+
+def test_texts_longer_than_the_context_are_cut_and_counted(
+    tiny_encoder: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "test"):
+        with Path(tiny_encoder["data"][name]).open("a") as file:
+            file.write(f"{'ball goal ' * 90}{name},sports\n")
+    run(from_keywords("train", **tiny_encoder))
+    said = capsys.readouterr().err
+    assert "1 of 21 texts were cut to 128 tokens" in said
+    assert "training rows were cut to 128 tokens" in said
+
+
+def test_the_classes_of_a_stock_head_must_be_named(tiny_encoder: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_encoder["model"], num_labels=2)
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="SEQ_CLS")
+    get_peft_model(base, config).save_pretrained(tmp_path / "stock")
+    test = tiny_encoder["data"]["test"]
+    with pytest.raises(InputError, match="does not say which label each class"):
+        stages.compare_adapter(from_keywords("evaluate", data=test), str(tmp_path / "stock"))
+    found = []
+    for labels in (["sports", "tech"], ["tech", "sports"]):
+        config = from_keywords("evaluate", data=test, labels=labels, output=str(tmp_path / labels[0]))
+        found.append(stages.compare_adapter(config, str(tmp_path / "stock")).to_dict()["metrics"]["accuracy"]["tuned"])
+    assert found[0] == pytest.approx(1 - found[1])
+
+
+def test_another_adapter_in_the_same_folder_is_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    adapters = []
+    for seed in (0, 1):
+        settings = {**tiny, "output": str(tmp_path / f"tune{seed}"), "train": {"steps": 1, "seed": seed}}
+        adapters.append(str(stages.tune_stage(from_keywords("train", **settings))))
+    config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"))
+    first = stages.compare_adapter(config, adapters[0])
+    assert stages.compare_adapter(config, adapters[0]).to_dict() == first.to_dict()
+    with pytest.raises(InputError, match="what differs: adapter"):
+        stages.compare_adapter(config, adapters[1])
 
 
 def test_compare_adapter_made_by_stock_peft(tiny: dict[str, Any], tmp_path: Path) -> None:
@@ -214,3 +305,38 @@ def test_chat_rows_through_the_whole_run(tiny: dict[str, Any], tmp_path: Path) -
     assert list(comparison.to_dict()["metrics"]) == ["f1", "loss"]
     manifest = json.loads((Path(tiny["output"]) / "manifest.json").read_text())
     assert 0 < manifest["data"]["rendering"]["tokens_in_loss"] < manifest["data"]["rendering"]["tokens"]
+
+
+def test_a_model_that_nobody_holds_is_freed(tiny: dict[str, Any]) -> None:
+    model, _ = tunelift.load(tiny["model"])
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_adapter_of_another_name_is_saved_where_peft_looks(tiny: dict[str, Any], tmp_path: Path) -> None:
+    model, tokenizer = tunelift.load(tiny["model"])
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name="mine")
+    rows = [{"prompt": f"ball {i}", "completion": " sports"} for i in range(12)]
+    tunelift.tune(model, tokenizer, data=rows, steps=1, learning_rate=0.1, output=tmp_path / "named")
+    read = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "named" / "adapter", dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(read(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5)
+    with pytest.raises(InputError, match="exists and is not empty"):
+        tunelift.tune(model, tokenizer, data=rows, steps=1, output=tmp_path / "named")
+
+
+def test_evaluate_leaves_the_model_as_it_was(tiny: dict[str, Any]) -> None:
+    model, tokenizer = tunelift.load(tiny["model"])
+    model.train()
+    tunelift.evaluate(model, tokenizer, data=tiny["data"]["test"], metrics=["loss"])
+    assert model.training
+
+
+def test_prompts_that_cannot_be_answered(tiny: dict[str, Any]) -> None:
+    model, tokenizer = tunelift.load(tiny["model"])
+    with pytest.raises(InputError, match="the model's context is 128"):
+        tunelift.generate(model, tokenizer, "ball " * 99, max_new_tokens=60)
+    with pytest.raises(InputError, match="prompt 1 is empty"):
+        tunelift.generate(model, tiny_models.byte_level(bos=False), "", max_new_tokens=3)

@@ -61,7 +61,7 @@ def test_micro_batches_of_one_equal_a_batch_of_eight(dtype: torch.dtype, toleran
     for size in (1, 3, 8):
         model.zero_grad()
         groups = [rows[i : i + size] for i in range(0, 8, size)]
-        batches = [task.collate(group, tokenizer, model.device) for group in groups]
+        batches = [task.collate(group, 0, model.device) for group in groups]
         parameters = [p for p in model.parameters() if p.requires_grad]
         done = train_step(batches, loss, parameters, max_grad_norm=1e9)
         found.append((done.loss, torch.cat([p.grad.flatten() for p in parameters])))
@@ -133,7 +133,7 @@ def test_every_row_in_the_loss_once(monkeypatch: pytest.MonkeyPatch) -> None:
     task, tokenizer = TASKS.get("causal-lm"), tiny_models.tokenizer()
     rows, report = task.rows([Example("0", "the", " cat"), Example("1", "a", " mat sat")], tokenizer, 64, [])
     loss, _ = task.loss(model)
-    batch = task.collate(rows, tokenizer, model.device)
+    batch = task.collate(rows, 0, model.device)
     assert batch.targets == report.tokens_in_loss
     with torch.no_grad():
         logits: Any = model(**batch.inputs).logits

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from tunelift.adapters.methods import METHODS
 from tunelift.core.errors import InputError, did_you_mean, listed
 
 OURS = {"method", "start_from"}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
+"""Ways to begin a LoRA that rewrite the base's weights or need data of their own to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,15 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
         return [f'adapter.method: there is no PEFT method "{method}".{did_you_mean(str(method), METHODS)}']
     if not extra:
         return []
+    if keys.get("start_from"):
+        return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
     fields = {field.name for field in dataclasses.fields(_peft_class(method)) if field.init}
-    return [
+    unknown = [
         f"adapter.{key}: peft's {METHODS.get(method).peft_class} has no such key."
         + (did_you_mean(key, fields) or f" Its keys: {listed(sorted(fields), 99)}.")
         for key in sorted(extra - fields)
     ]
+    return unknown + _wrong_values(method, {key: keys[key] for key in sorted(extra & fields)})
 
 
 def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
@@ -52,7 +58,7 @@ def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
     method = METHODS.get(keys.get("method", "lora"))
     values = {**method.defaults, **{key: value for key, value in keys.items() if key not in OURS}}
     try:
-        return _peft_class(keys.get("method", "lora"))(task_type=peft_type, **values)
+        return _peft_class(keys.get("method", "lora"))(**{"task_type": peft_type, **values})
     except (TypeError, ValueError) as error:
         raise InputError(f"adapter: peft refuses these settings: {error}") from error
 
@@ -60,21 +66,35 @@ def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
 def attach(model: Any, config: Any, seed: int) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
-    Raises InputError where the target modules are not in the model, listing the linear layers there are.
+    Raises InputError where the target modules are not in the model, or peft refuses the settings.
     """
     import torch
     from peft import get_peft_model
 
+    check_targets(model, config)
     torch.manual_seed(seed)
     try:
         return get_peft_model(model, config)
-    except ValueError as error:
-        if "arget modules" not in str(error):
-            raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+
+
+def check_targets(model: Any, config: Any) -> None:
+    """Raise InputError where none of the target modules is in the model, listing the linear layers there are."""
+    targets = getattr(config, "target_modules", None)
+    if not targets or targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    if isinstance(targets, str):
+        found = any(re.fullmatch(targets, name) for name in names)
+    else:
+        found = any(name == target or name.endswith(f".{target}") for target in targets for name in names)
+    if not found:
+        asked = targets if isinstance(targets, str) else listed(sorted(targets))
         raise InputError(
-            f"adapter.target_modules: none of {config.target_modules!r} is a layer of this model.",
+            f"adapter.target_modules: none of {asked} is a layer of this model.",
             fix=f'Use "all-linear", or some of: {listed(_linear_names(model))}.',
-        ) from error
+        )
 
 
 def count_parameters(model: Any) -> ParameterCount:
@@ -96,6 +116,26 @@ def switched_off(model: Any) -> Iterator[Any]:
             yield model
     else:
         yield model
+
+
+def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with values, by the types that peft declares and by what is not supported here."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    hints = get_type_hints(_peft_class(method))
+    problems = []
+    for key, value in values.items():
+        try:
+            TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError as error:
+            problems.append(f"adapter.{key}: {value!r} is not allowed: {error.errors()[0]['msg']}.")
+    begin = values.get("init_lora_weights")
+    if isinstance(begin, str) and begin.lower().startswith(CHANGES_BASE):
+        problems.append(
+            f"adapter.init_lora_weights: {begin!r} changes the base's weights or needs data to begin with; "
+            "true, false, gaussian and orthogonal are allowed."
+        )
+    return problems
 
 
 def _peft_class(method: str) -> Any:

@@ -18,13 +18,21 @@ LINEAGE = "tunelift.json"
 def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, Any]) -> Path:
     """Write the adapter, and nothing of the base's weights, to `folder`, whole or not at all; no network is touched.
 
-    `lineage` says what it was made on: "base" (name, path, revision, weights_sha256), "task" and "labels".
+    The active adapter is saved. `lineage` says what it was made on: "base" (name, kind, path, revision,
+    weights_sha256), "task" and "labels".
     """
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = lineage["base"]["path"]
+    name, base = model.active_adapter, lineage["base"]
+    config = model.peft_config[name]
+    config.base_model_name_or_path = base["path"]
+    if base.get("kind") == "hub":
+        config.revision = base.get("revision")
 
     def fill(staging: Path) -> None:
-        model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=_embeddings_targeted(model))
+        model.save_pretrained(staging, selected_adapters=[name], save_embedding_layers=_embeddings_targeted(config))
+        if (staging / name).is_dir():  # where peft puts an adapter that is not called "default"
+            for file in (staging / name).iterdir():
+                file.rename(staging / file.name)
+            (staging / name).rmdir()
         (staging / "README.md").unlink(
             missing_ok=True
         )  # peft's card is a form to fill in; ours is written with results
@@ -46,13 +54,15 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
             f"Did you mean {inside.parent}?" if inside.is_file() else "Give a folder that peft's save_pretrained wrote."
         )
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
-    config: dict[str, Any] = files.read_json(file)
+    config = files.read_json(file)
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise InputError(f"{file} is no adapter's config: it has no peft_type.")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(
             f"{folder} has no adapter_model.safetensors.",
             fix="Weights are read from safetensors only; save it again so.",
         )
-    return config
+    return dict(config)
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:
@@ -67,6 +77,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     Raises InputError where the adapter was made on other weights than `weights_sha256`, or does not fit the model.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     read_adapter_config(folder)
     made_on = read_lineage(folder).get("base", {})
@@ -80,7 +91,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError, UserWarning) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:
         base = made_on.get("name") or read_adapter_config(folder).get("base_model_name_or_path")
         raise InputError(
             f"The adapter {folder} does not fit this model: {str(error).splitlines()[0]}",
@@ -95,11 +106,9 @@ def adapter_hash(folder: str | Path) -> str:
     return hashlib.sha256(both.encode()).hexdigest()
 
 
-def _embeddings_targeted(model: Any) -> bool:
+def _embeddings_targeted(config: Any) -> bool:
     """Say it ourselves: peft's own "auto" asks the Hub whether the vocabulary was resized."""
     from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
-    targets = [
-        config.target_modules or [] for config in model.peft_config.values() if hasattr(config, "target_modules")
-    ]
-    return any(name in ([t] if isinstance(t, str) else t) for t in targets for name in EMBEDDING_LAYER_NAMES)
+    targets = getattr(config, "target_modules", None) or []
+    return any(name in ([targets] if isinstance(targets, str) else targets) for name in EMBEDDING_LAYER_NAMES)

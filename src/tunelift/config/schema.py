@@ -157,7 +157,7 @@ class Config(Section):
 
     model: ModelSection = Field(default_factory=ModelSection, description="The pre-trained model.")
     task: Literal["causal-lm", "sequence-classification"] | None = Field(
-        default=None, description="causal-lm or sequence-classification; follows from the data and model otherwise."
+        default=None, description="causal-lm or sequence-classification; what suits the model otherwise."
     )
     data: DataSection = Field(default_factory=DataSection, description="The data.")
     adapter: AdapterSection = Field(default_factory=AdapterSection, description="The adapter.")

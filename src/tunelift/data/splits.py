@@ -171,7 +171,10 @@ class _Loader:
         return _folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
 
     def _remove_overlap(self) -> None:
-        """Remove from train and validation what test holds; say so where there is no test to look at."""
+        """Remove from train and validation what test holds, groups with a row in test whole.
+
+        Say so where there is no test to look at.
+        """
         test = self.rows.get("test")
         if test is None:
             if "train" in self.roles:
@@ -182,9 +185,10 @@ class _Loader:
             return
         key = overlap_key(test)
         held = {key(example) for example in test}
+        groups = {example.cluster for example in test} - {None}
         for role in ("train", "validation"):
             before = self.rows.get(role, [])
-            after = [example for example in before if key(example) not in held]
+            after = [example for example in before if key(example) not in held and example.cluster not in groups]
             if len(after) < len(before):
                 self.report.splits[role].overlap, self.rows[role] = len(before) - len(after), after
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunelift.core.errors import InputError
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
 
@@ -20,24 +21,31 @@ def generate_greedily(
     stop_ids: Collection[int],
     stop_strings: Sequence[str],
     max_new_tokens: int,
+    context: int,
     rows_at_once: int,
     advance: Advance,
 ) -> list[str]:
     """Return the most likely continuation of each prompt, token by token, as text without special tokens.
 
-    An answer ends before any of `stop_ids` or `stop_strings`. Rows that have ended are not computed any further.
+    An answer ends before any of `stop_ids` or `stop_strings`, and where prompt and answer fill the context. Rows that
+    have ended are not computed any further. Raises InputError for an empty prompt.
     """
+    if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
+        raise InputError(
+            f"There is nothing to answer: prompt {empty[0] + 1} is empty.",
+            fix="Give each prompt some text; for rows of plain text take a metric such as bits_per_byte.",
+        )
     answers = [""] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
         rows = _Rows(model, [prompts[i] for i in group])
         end = _Ending(tokenizer, stop_ids, stop_strings)
-        for _ in range(max_new_tokens):
-            finished = end.reached(rows.new_tokens(rows.step()))
+        while rows.running:
+            answered = rows.new_tokens(rows.step())
+            limits = [min(max_new_tokens, context - len(prompts[group[row]])) for row in rows.running]
+            full = [len(answer) >= limit for answer, limit in zip(answered, limits, strict=True)]
+            finished = [ended or out for ended, out in zip(end.reached(answered), full, strict=True)]
             advance(sum(finished))
             rows.leave(finished)
-            if not rows.running:
-                break
-        advance(len(rows.running))
         for i, tokens in zip(group, rows.answers, strict=True):
             answers[i] = end.text(tokens)
     return answers

@@ -21,8 +21,11 @@ from tunelift.evaluation.ranking import ranker
 from tunelift.fast.lora import fused_lora
 from tunelift.fast.targets import target_model
 from tunelift.metrics import Answer, Metric, aggregate
+from tunelift.tasks.base import context_length, pad_id
 
 TOO_LONG = "longer than the context"
+MOST_LABELS = 1000
+"""More distinct completions than this are answers, not labels; ranking them all would take for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +76,14 @@ def score(
     """
     if not examples:
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
-    model.eval()
     items = _Items(model, tokenizer, examples, plan)
-    with progress.bar(title, len(items.fitting) * items.passes) as advance, fused_lora(model):
-        found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
+    was_training = model.training
+    model.eval()
+    try:
+        with progress.bar(title, len(items.fitting) * items.passes) as advance, fused_lora(model):
+            found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
+    finally:
+        model.train(was_training)
     rows = [_row(example, found.get(i), plan.metrics) for i, example in enumerate(examples)]
     unscored = Counter(row["unscored"] for row in rows if "unscored" in row)
     for reason, count in unscored.items():
@@ -96,9 +103,10 @@ class _Items:
 
     def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan) -> None:
         self.model, self.tokenizer, self.examples, self.plan = model, tokenizer, examples, plan
-        self.renderer = Renderer(tokenizer, plan.max_length)
-        self.context = _context(model)
+        self.context = context_length(model, tokenizer)
+        self.renderer = Renderer(tokenizer, min(plan.max_length, self.context))
         self.fast_paths: dict[str, str] = {}
+        self.truncated = 0
         self.prompts: list[list[int]] = []
         if plan.task == "causal-lm":
             self.prompts = [self.renderer.prompt_ids(example) for example in examples]
@@ -127,10 +135,12 @@ class _Items:
         return found
 
     def head(self, advance: progress.Advance) -> dict[int, _Found]:
-        rows = [self.renderer.head_tokens(example).ids for example in self.examples]
-        pad = self.tokenizer.pad_token_id or 0
-        labels = list(self.plan.labels)
-        scores = label_log_probabilities(self.model, rows, pad, self.plan.rows_at_once, advance)
+        tokens = [self.renderer.head_tokens(example) for example in self.examples]
+        self.truncated = sum(t.truncated for t in tokens)
+        if self.truncated:
+            progress.note(f"{self.truncated} of {len(tokens)} texts were cut to {self.renderer.max_length} tokens.")
+        labels, pad = list(self.plan.labels), pad_id(self.model, self.tokenizer)
+        scores = label_log_probabilities(self.model, [t.ids for t in tokens], pad, self.plan.rows_at_once, advance)
         return {
             i: _labelled(example.completion, dict(zip(labels, row, strict=True)), None, tokens=1)
             for i, (example, row) in enumerate(zip(self.examples, scores, strict=True))
@@ -147,15 +157,19 @@ class _Items:
             made["label_scoring"] = {"score": plan.label_score, "labels": len(plan.labels), "labels_hash": labels}
         if plan.task == "causal-lm":
             return made | {"prompt": _hash(self.prompts), "max_length": self.context, "fast_paths": self.fast_paths}
-        return made | {"prompt": _hash([e.prompt for e in self.examples]), "max_length": plan.max_length}
+        made |= {"max_length": self.renderer.max_length, "truncated": self.truncated}
+        return made | {"prompt": _hash([e.prompt for e in self.examples])}
 
     def _ranked(self, view: Any, advance: progress.Advance) -> dict[int, _Found]:
         labels = list(self.plan.labels)
-        if len(labels) < 2:
+        if not 2 <= len(labels) <= MOST_LABELS:
             raise InputError(
-                f"Accuracy ranks the labels, and there are {len(labels)}.",
-                fix="Name at least two with data.labels, or take a metric of the text, such as exact_match.",
+                f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
+                fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
             )
+        by_mean, index = self.plan.label_score == "mean", {label: n for n, label in enumerate(labels)}
+        # A mean over tokens may rise with a further token, so no label can be left out early.
+        needed = None if by_mean else [index.get(self.examples[i].completion) for i in self.fitting]
         choices = [self.renderer.candidate_ids(self.examples[i], labels) for i in self.fitting]
         prompts = [self.prompts[i] for i in self.fitting]
         shortest = min(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -163,11 +177,10 @@ class _Items:
             self.model, view, self.model.device, self.plan.rows_at_once, (prompts[shortest], choices[shortest])
         )
         found = {}
-        for i, ids, scores in zip(self.fitting, choices, rank.rank(prompts, choices, advance), strict=True):
-            lengths = dict(zip(labels, map(len, ids), strict=True)) if self.plan.label_score == "mean" else None
-            reference = self.examples[i].completion
-            tokens = len(self.completions[i])
-            found[i] = _labelled(reference, dict(zip(labels, scores, strict=True)), lengths, tokens)
+        for i, ids, scores in zip(self.fitting, choices, rank.rank(prompts, choices, needed, advance), strict=True):
+            lengths = dict(zip(labels, map(len, ids), strict=True)) if by_mean else None
+            known = {label: s for label, s in zip(labels, scores, strict=True) if s is not None}
+            found[i] = _labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
         return found
 
     def _generated(self, advance: progress.Advance) -> list[str]:
@@ -179,13 +192,13 @@ class _Items:
             stop_ids=stop_ids,
             stop_strings=self.plan.stop,
             max_new_tokens=self.plan.max_new_tokens,
+            context=self.context,
             rows_at_once=self.plan.rows_at_once,
             advance=advance,
         )
 
     def _length(self, i: int) -> int:
-        answer = self.plan.max_new_tokens if self.plan.generates else 0
-        return len(self.prompts[i]) + max(len(self.completions[i]), answer)
+        return len(self.prompts[i]) + max(len(self.completions[i]), 1)
 
 
 def _labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> _Found:
@@ -218,11 +231,6 @@ def _row(example: Example, found: _Found | None, metrics: Sequence[Metric]) -> d
 def _entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     scored = sum(metric.name in row["metrics"] for row in rows)
     return {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}
-
-
-def _context(model: Any) -> int:
-    config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 2**31)
 
 
 def _dtype(model: Any) -> str:

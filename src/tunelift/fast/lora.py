@@ -47,9 +47,10 @@ def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, *
         return plain(x, *args, **kwargs)
     name = active[0]
     dropout = module.lora_dropout[name]
-    if isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training:
-        return plain(x)
     base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
+    if drops or x.dtype != a.dtype:  # in half precision peft computes the adapter in fp32, which is kept
+        return plain(x)
     result: Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
         x, base.weight, base.bias, a, b, module.scaling[name]
     )
@@ -64,8 +65,8 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        low = F.linear(rows, a.to(x.dtype))  # (N, r)
-        y = F.linear(rows, weight, bias).addmm_(low, b.to(x.dtype).t(), alpha=scale)
+        low = F.linear(rows, a)  # (N, r)
+        y = F.linear(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
         return y.view(*x.shape[:-1], -1)
@@ -75,10 +76,8 @@ class _LoraLinear(torch.autograd.Function):
         rows, low, weight, a, b = ctx.saved_tensors
         dy = grad_outputs[0]
         flat = dy.reshape(-1, dy.shape[-1])
-        dlow = (flat @ b.to(flat.dtype)) * ctx.scale  # (N, r)
+        dlow = (flat @ b).mul_(ctx.scale)  # (N, r)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (flat @ weight).addmm_(dlow, a.to(flat.dtype)).view(*dy.shape[:-1], -1)
-        da = (dlow.t() @ rows).to(a.dtype)
-        db = (flat.t() @ low).mul_(ctx.scale).to(b.dtype)
-        return dx, None, None, da, db, None
+            dx = (flat @ weight).addmm_(dlow, a).view(*dy.shape[:-1], -1)
+        return dx, None, None, dlow.t() @ rows, (flat.t() @ low).mul_(ctx.scale), None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.config.schema import ModelSection
+from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.models import allocator, hub, precision, sources, weights
 from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, read_config
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A stock transformers model in evaluation mode, its stock tokenizer, and what they are."""
+    """A stock transformers model in evaluation mode, its stock tokenizer, and what they are.
+
+    `fresh` names the modules that the checkpoint does not have (a new head), which an adapter has to save whole.
+    """
 
     model: Any
     tokenizer: Any
@@ -29,6 +33,7 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     dtype_reason: str
+    fresh: tuple[str, ...] = ()
 
 
 def load(
@@ -43,8 +48,9 @@ def load(
 ) -> LoadedModel:
     """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device and revision.
 
-    For classification `labels` names the classes of a new head, drawn by `seed`; without them the head that the
-    checkpoint has is kept. Raises InputError for a model that does not exist, cannot be read or does not fit the task.
+    For classification `labels` names the classes of a new head, drawn by `seed`. A head that the checkpoint has for
+    these very labels, in whatever order, is kept, and so is any head where none are given. Raises InputError for a
+    model that does not exist, cannot be read, does not fit the task, or has a head for other labels.
     """
     import torch
 
@@ -53,15 +59,19 @@ def load(
     chosen = precision.choose(section.device, section.dtype)
     if chosen.device.type == "cpu":
         allocator.keep_freed_memory()
-    config = _config(identity, options, task, labels)
+    config = _config(identity, options, task)
+    own_labels = _name_labels(config, labels) if task == CLASSIFICATION and labels else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded = _weights(identity, options | {"config": config, "dtype": chosen.dtype}, task)
+        loaded, fresh = _weights(identity, options | {"config": config, "dtype": chosen.dtype}, task)
+    if own_labels and not fresh:
+        _check_head(identity, own_labels, labels or [])
     tokenizer = _tokenizer(identity, options)
     if task == CLASSIFICATION:
         _name_padding(loaded, tokenizer)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(_folder(identity)))
-    return LoadedModel(loaded.to(chosen.device).eval(), tokenizer, identity, chosen.dtype, chosen.device, chosen.reason)
+    loaded = loaded.to(chosen.device).eval()
+    return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -82,14 +92,33 @@ def _folder(identity: ModelIdentity) -> Path:
     return hub.snapshot(hf_hub_download(identity.path, "config.json", revision=identity.commit, local_files_only=True))
 
 
-def _config(identity: ModelIdentity, options: dict[str, Any], task: str, labels: Sequence[str] | None) -> Any:
-    """Read the model's config, refuse a model that does not fit the task, and write the labels into it."""
+def _config(identity: ModelIdentity, options: dict[str, Any], task: str) -> Any:
+    """Read the model's config; refuse a model that does not fit the task."""
     config = read_config(identity, options)
     _check_fit(identity, config, task)
-    if task == CLASSIFICATION and labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
     return config
+
+
+def _name_labels(config: Any, labels: Sequence[str]) -> list[str] | None:
+    """Write the labels into the config, unless it has them in an order of its own; return those that it had instead."""
+    own = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    if set(own) == set(labels):
+        return None
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    return own
+
+
+def _check_head(identity: ModelIdentity, own: Sequence[str], labels: Sequence[str]) -> None:
+    """Refuse to call the classes of a trained head by other names; take unnamed ones in order, and say so."""
+    if all(name == f"LABEL_{index}" for index, name in enumerate(own)):
+        order = listed(f"{index} {label}" for index, label in enumerate(labels))
+        progress.note(f"{identity.name} has a head without names of labels; they are taken to be {order}.")
+        return
+    raise InputError(
+        f"{identity.name} has a head for the labels {listed(own)}; the data has {listed(labels)}.",
+        fix="Write the labels in the data as the head calls them, or take a model without a head.",
+    )
 
 
 def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
@@ -103,8 +132,8 @@ def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
         )
 
 
-def _weights(identity: ModelIdentity, options: dict[str, Any], task: str) -> Any:
-    """Load the weights; a head that the checkpoint lacks is drawn from torch's random numbers."""
+def _weights(identity: ModelIdentity, options: dict[str, Any], task: str) -> tuple[Any, tuple[str, ...]]:
+    """Load the weights, and name the modules drawn from torch's random numbers since the checkpoint lacks them."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -118,8 +147,9 @@ def _weights(identity: ModelIdentity, options: dict[str, Any], task: str) -> Any
                 f"The weights of {identity.name} cannot be loaded: {error}",
                 fix="Weights are read only from safetensors, never from formats that can run code.",
             ) from error
-    _check_complete(identity, model, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])], task)
-    return model
+    fresh = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    _check_complete(identity, model, fresh, task)
+    return model, tuple(sorted({key.rpartition(".")[0] for key in fresh}))
 
 
 def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: str) -> None:

@@ -16,8 +16,9 @@ from tunelift.core.records import Scores
 from tunelift.data.splits import load_splits
 from tunelift.pipeline import stages
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.proofs import prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
-from tunelift.pipeline.session import Session, adapter_facts
+from tunelift.pipeline.session import Session, adapter_facts, head_labels
 from tunelift.tasks.base import TASKS
 from tunelift.training.events import EventLog
 from tunelift.training.run import train
@@ -53,7 +54,7 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
     task = config.task or _task_of(model)
     examples = load_splits(config.data, task=task, roles=("test",)).test
-    labels = _head_of(model) if task == "sequence-classification" else label_texts(task, examples, config.data)
+    labels = head_labels(model) if task == "sequence-classification" else label_texts(task, examples, config.data)
     metrics = metrics_for(config.evaluate.metrics, task, examples)
     plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
     return Session.of(model, tokenizer, task, labels).score(examples, plan, "evaluate")
@@ -73,15 +74,18 @@ def tune(
 
     `model` is a PEFT model, which is trained in place, or a plain one, which gets `adapter`: a ready peft config, a
     mapping such as {"r": 8}, or by default LoRA on all linear layers. `data` is as for `evaluate` (its `train`);
-    validation rows are taken from it. Raises InputError for data or settings that do not fit.
+    validation rows are taken from it. What was saved is proved to give the scores of the model in memory. Raises
+    InputError for data or settings that do not fit, and for an output folder that holds anything.
     """
     ready = adapter is not None and not isinstance(adapter, (Mapping, str))
     if adapter is not None and not ready:
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
     task = config.task or _task_of(model)
+    if output:
+        stages.refuse_to_write_over(Path(output))
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
-    labels = _head_of(model) if task == "sequence-classification" else []
+    labels = head_labels(model) if task == "sequence-classification" else []
     session = Session.of(model, tokenizer, task, labels)
     if not is_adapted(model):
         session.attach(adapter if ready else adapter_keys(config), config.train.seed)
@@ -89,9 +93,14 @@ def tune(
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     listeners = [EventLog(Path(output) / "events.jsonl")] if output else []
     examples = {"train": splits.train, "validation": splits.validation}
-    train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels, listeners=listeners)
+    try:
+        train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels, listeners=listeners)
+    finally:
+        for listener in listeners:
+            listener.close()
     if output:
-        session.save_adapter(Path(output) / "adapter")
+        folder = session.save_adapter(Path(output) / "adapter")
+        prove(session, folder, rows_to_prove_on(splits.train), [], config.train.max_length)
     return session.model
 
 
@@ -125,8 +134,3 @@ def _as_section(data: Any, role: str) -> dict[str, Any]:
 def _task_of(model: Any) -> str:
     base = model.get_base_model() if is_adapted(model) else model
     return "sequence-classification" if type(base).__name__.endswith("ForSequenceClassification") else "causal-lm"
-
-
-def _head_of(model: Any) -> list[str]:
-    """Return the class names of a classification head, in its order."""
-    return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]

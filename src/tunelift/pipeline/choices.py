@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,11 +37,15 @@ def looks_like_labels(examples: Sequence[Example]) -> bool:
 
 
 def label_texts(task: str, examples: Sequence[Example], data: DataSection) -> list[str]:
-    """Return the labels in order: those in the data and those that data.labels names, as the model is to write them."""
+    """Return the labels in order: those in the data and those that data.labels names, as the model is to write them.
+
+    For a head, data.labels is the order of its classes, where it is given.
+    """
     found = {example.completion for example in examples}
-    for name in data.labels or []:
-        found.add(name if task == "sequence-classification" else _as_completion(name, found, data))
-    numeric = all(label.strip().lstrip("-").isdigit() for label in found)
+    if task == "sequence-classification" and data.labels:
+        return [*data.labels, *sorted(found - set(data.labels))]
+    found |= {_as_completion(name, found, data) for name in data.labels or []}
+    numeric = all(re.fullmatch(r" ?-?[0-9]+", label) for label in found)
     return sorted(found, key=int if numeric else None)
 
 

@@ -14,37 +14,52 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
 
 MANIFEST = "manifest.json"
+RESULTS = ("base", "tuned", "adapter")
+MEASURED_WITH = ("train.max_length", "train.seed")
+"""Settings of training that the measuring of the base depends on too: how texts are cut, how a new head is drawn."""
 
 
 class RunFolder:
     """One run's files. `manifest` is written whole after each change."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
+        self.path, self.config, self.manifest = path, config, manifest
 
     @classmethod
-    def open(cls, config: Config) -> RunFolder:
-        """Make the folder, or take up the one that this very config has begun.
+    def open(cls, config: Config, command: str, **inputs: Any) -> RunFolder:
+        """Return the folder of this run, new or begun earlier by the same command; nothing is written yet.
 
-        Raises InputError where the folder holds another run (naming the keys that differ) or other files.
+        `inputs` are the hashes of what the config only names: the sources of data, and an adapter. Raises InputError
+        where the folder holds another run (naming what differs) or other files. A run of which nothing was measured yet
+        gives way, and until something is trained the settings of adapter and training may change.
         """
         path = Path(config.output) if config.output else default_output(config)
+        inputs = {"command": command, **inputs}
         if (path / MANIFEST).is_file():
-            _refuse_another_run(path, config)
-            return cls(path, files.read_json(path / MANIFEST))
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            manifest = files.read_json(path / MANIFEST)
+            if any((path / name).exists() for name in RESULTS):
+                _refuse_another_run(path, manifest, config, inputs)
+                return cls(path, config, manifest)
+        elif path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {"config.yaml"}):
             raise InputError(
                 f"{path} exists and is no run folder of ours.",
                 fix="Name another folder with output; nothing was written.",
             )
-        files.write_text(path / "config.yaml", dump(config))
-        folder = cls(path, {"format": FORMAT})
-        folder.note(
-            status="running", tunelift=__version__, command=provenance.command_line(), started=_now(), seconds={},
-            versions=provenance.versions(), machine=provenance.machine(), commit=provenance.git_commit(),
-            seeds={"data": config.data.seed, "train": config.train.seed},
-        )  # fmt: skip
-        return folder
+        return cls(path, config, {"format": FORMAT, "inputs": inputs, "seconds": {}})
+
+    def begin(self) -> None:
+        """Write the config and the manifest: from here on there is a run."""
+        files.write_text(self.path / "config.yaml", dump(self.config))
+        self.note(
+            status="running",
+            tunelift=__version__,
+            command=provenance.command_line(),
+            started=_now(),
+            versions=provenance.versions(),
+            machine=provenance.machine(),
+            commit=provenance.git_commit(),
+            seeds={"data": self.config.data.seed, "train": self.config.train.seed},
+        )
 
     @property
     def complete(self) -> bool:
@@ -76,23 +91,30 @@ def free_folder(path: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _refuse_another_run(path: Path, config: Config) -> None:
+def _refuse_another_run(path: Path, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
     before = load_config(path / "config.yaml").model_dump(exclude={"output"})
     # Through the same text, so that objects given in Python compare as they were written down.
     now = _through_text(config).model_dump(exclude={"output"})
-    differing = [
-        f"{section}.{key}"
-        for section in now
-        if isinstance(now[section], dict)
-        for key in sorted(now[section].keys() | before[section].keys())
-        if now[section].get(key) != before[section].get(key)
-    ]
-    differing += [key for key in now if not isinstance(now[key], dict) and now[key] != before[key]]
+    differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)
+    if "train" not in manifest:
+        differing = [key for key in differing if not key.startswith(("adapter.", "train.")) or key in MEASURED_WITH]
     if differing:
         raise InputError(
-            f"{path} holds another run: {', '.join(differing)} differ.",
+            f"{path} holds another run; what differs: {', '.join(differing)}.",
             fix="Name another folder with output, or remove that one; nothing was written.",
         )
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any], inside: str = "") -> list[str]:
+    """Return the dotted names of what differs."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differing(old, new, f"{inside}{key}.")
+        elif old != new:
+            found.append(inside + key)
+    return found
 
 
 def _through_text(config: Config) -> Config:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 
-from tunelift.comparison import Comparison, compare
+from tunelift.comparison import Comparison
 from tunelift.config.schema import Config
-from tunelift.core import progress
-from tunelift.core.records import Scores
 from tunelift.data.splits import load_splits
 from tunelift.models import natural_task
 from tunelift.pipeline.choices import check_labels, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import concluded, head_labels, measured, report, say_data, tune
+from tunelift.pipeline.stages import (
+    check_training,
+    class_names,
+    concluded,
+    concluded_before,
+    measured,
+    say_data,
+    tune,
+)
 
 
 def run(config: Config) -> Comparison:
@@ -28,20 +34,19 @@ def run(config: Config) -> Comparison:
     metrics = metrics_for(config.evaluate.metrics, task, splits.train)
     check_labels(splits.train, splits.test, config.data, metrics)
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
-    plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
 
-    folder = RunFolder.open(config)
+    folder = RunFolder.open(config, "run", sources=splits.report.sources)
     if folder.complete:
-        progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
-        if not (folder.path / "report.html").is_file():
-            report(folder)
-        return compare(Scores.read(folder.path / "base"), Scores.read(folder.path / "tuned"))
+        return concluded_before(folder)
     say_data(splits)
-    session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)
+    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    check_training(session, splits, config)
+    folder.begin()
     folder.took("load", time.monotonic() - began)
 
+    plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
     base = measured(folder, "base", session, splits.test, plan)
-    if folder.adapter.is_dir() and "proofs" in folder.manifest:
+    if "proofs" in folder.manifest:
         session.load_adapter(folder.adapter)
     else:
         tune(folder, session, splits, config)

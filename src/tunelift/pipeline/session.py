@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.adapters.build import attach, count_parameters, is_adapted, peft_config
+from tunelift.adapters.build import attach, check_targets, count_parameters, is_adapted, peft_config
 from tunelift.adapters.store import adapter_hash, load_adapter, read_adapter_config, read_lineage, save_adapter
 from tunelift.config.schema import ModelSection
 from tunelift.core import progress
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.run import Plan, score
-from tunelift.models import LoadedModel, ModelIdentity
+from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.tasks.base import TASKS
 
-_known: WeakKeyDictionary[Any, LoadedModel] = WeakKeyDictionary()
-"""What `tunelift.load` loaded, by the model object, so that an adapter made from it can name its base."""
+_known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...]]] = WeakKeyDictionary()
+"""What we loaded, by the model object: its identity, which an adapter made from it names, and its fresh modules."""
+
+
+SAVED_BY_PEFT = {"classifier", "score"}
+"""Heads that peft trains and saves whole by itself."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class Session:
     task: str
     labels: Sequence[str] = ()
     dtype_reason: str = ""
+    fresh: Sequence[str] = ()
     adapter: dict[str, Any] | None = field(default=None)
 
     @classmethod
@@ -39,19 +44,20 @@ class Session:
         """Load a model; `labels` give a classification head its classes. Raises InputError as `models.load` does."""
         head = list(labels) or None if task == "sequence-classification" else None
         loaded = load_model(section, task=task, labels=head, seed=seed)
-        remember(loaded)
+        _known[loaded.model] = (loaded.identity, loaded.fresh)
         identity = loaded.identity
         about = f" ({identity.note})" if identity.note else ""
         dtype = str(loaded.dtype).removeprefix("torch.")
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
-        return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason)
+        labels = head_labels(loaded.model) if head else labels
+        return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        identity = _known[base].identity if base in _known else _stock_identity(base)
-        session = cls(model, tokenizer, identity, task, labels)
+        identity, fresh = _known.get(base) or (_stock_identity(base), ())
+        session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
         return session
 
@@ -59,12 +65,15 @@ class Session:
         """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one."""
         if isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
-            return
-        peft_type = TASKS.get(self.task).peft_type
-        config = peft_config(keys, peft_type) if isinstance(keys, Mapping) else keys
-        if config.task_type is None:
-            config = replace(config, task_type=peft_type)
-        self.model = attach(self.model, config, seed)
+        else:
+            self.model = attach(self.model, self._peft_config(keys), seed)
+
+    def check(self, keys: Mapping[str, Any]) -> None:
+        """Raise InputError for adapter settings that will not do, before anything is computed."""
+        if keys.get("start_from"):
+            read_adapter_config(keys["start_from"])
+        else:
+            check_targets(self.model, self._peft_config(keys))
 
     def load_adapter(self, folder: str | Path, *, trainable: bool = False) -> None:
         """Put a saved adapter on; raise InputError where it was made for another base."""
@@ -95,15 +104,27 @@ class Session:
         model = {"name": identity.name, "revision": identity.commit, "weights_sha256": identity.weights_sha256}
         return {"model": model, "adapter": self.adapter if is_adapted(self.model) else None}
 
+    def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
+        """Return the peft config for this model: its task, and the fresh modules that peft would not save by itself."""
+        peft_type = TASKS.get(self.task).peft_type
+        config = peft_config(keys, peft_type) if isinstance(keys, Mapping) else keys
+        if config.task_type is None:
+            config = replace(config, task_type=peft_type)
+        beside = [name for name in self.fresh if not SAVED_BY_PEFT & set(name.split("."))]
+        if beside and self.task == "sequence-classification":
+            saved = [*(config.modules_to_save or []), *beside]
+            config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
+        return config
+
     def parameters(self) -> dict[str, Any]:
         """Return trainable and total parameters and their ratio in per cent, as peft counts them."""
         count = count_parameters(self.model)
         return {"trainable": count.trainable, "total": count.total, "percent": count.percent}
 
 
-def remember(loaded: LoadedModel) -> None:
-    """Note what a model object is, for adapters that will be made from it."""
-    _known[loaded.model] = loaded
+def head_labels(model: Any) -> list[str]:
+    """Return the class names of a classification head, in its order."""
+    return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
 
 
 def adapter_facts(folder: str | Path) -> dict[str, Any]:

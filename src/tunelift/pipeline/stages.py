@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.adapters.store import adapter_hash
 from tunelift.comparison import Comparison, compare
 from tunelift.config.load import default_output, load_config
 from tunelift.config.schema import Config
@@ -17,13 +18,14 @@ from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.generation import end_ids, generate_greedily
+from tunelift.evaluation.run import Plan
 from tunelift.models import natural_task
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder, free_folder
-from tunelift.pipeline.proofs import ITEMS, likelihoods, prove
+from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_report
-from tunelift.tasks.base import TASKS
+from tunelift.tasks.base import TASKS, context_length
 from tunelift.training.events import EventLog
 from tunelift.training.run import train
 
@@ -33,12 +35,14 @@ def tune_stage(config: Config) -> Path:
     task = config.task or natural_task(config.model.name, config.model.revision)
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
     say_data(splits)
-    folder = RunFolder.open(config)
+    folder = RunFolder.open(config, "tune", sources=splits.report.sources)
     if folder.complete:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
         return folder.adapter
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
-    session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)
+    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    check_training(session, splits, config)
+    folder.begin()
     tune(folder, session, splits, config)
     folder.finish()
     return folder.adapter
@@ -50,13 +54,12 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     The folder is noted on standard error; an existing one is not written over.
     """
     config, facts = with_adapter_facts(config, adapter)
-    session, examples, plan = _to_measure(config, facts)
+    folder = Path(config.output) if config.output else free_folder(_beside(config, "scores"))
+    refuse_to_write_over(folder)
+    session, splits, plan = _to_measure(config, facts)
     if adapter is not None:
         session.load_adapter(adapter)
-    scores = session.score(examples, plan, "evaluate")
-    folder = Path(config.output) if config.output else free_folder(_beside(config, "scores"))
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} exists and is not empty.", fix="Name another folder with output.")
+    scores = session.score(splits.test, plan, "evaluate")
     scores.save(folder)
     progress.note(f"scores: {folder / 'scores.jsonl'}")
     return scores
@@ -65,11 +68,16 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
 def compare_adapter(config: Config, adapter: str) -> Comparison:
     """Measure base and tuned on data.test from one load of the base, compare them, and write both with the report."""
     config, facts = with_adapter_facts(config, adapter)
-    session, examples, plan = _to_measure(config, facts)
-    folder = RunFolder.open(config if config.output else _with_output(config, free_folder(_beside(config, "compared"))))
-    base = measured(folder, "base", session, examples, plan)
+    if not config.output:
+        config = config.model_copy(update={"output": str(free_folder(_beside(config, "compared")))})
+    session, splits, plan = _to_measure(config, facts)
+    folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
+    if folder.complete:
+        return concluded_before(folder)
+    folder.begin()
+    base = measured(folder, "base", session, splits.test, plan)
     session.load_adapter(adapter)
-    tuned = measured(folder, "tuned", session, examples, plan)
+    tuned = measured(folder, "tuned", session, splits.test, plan)
     folder.note(adapter=session.adapter, **model_facts(session))
     return concluded(folder, base, tuned)
 
@@ -103,9 +111,16 @@ def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
     return load_config(folder / "config.yaml"), folder / "adapter"
 
 
+def check_training(session: Session, splits: Splits, config: Config) -> None:
+    """Raise InputError for settings and rows that no training can begin with, before anything is measured."""
+    session.check(adapter_keys(config))
+    max_length = min(config.train.max_length, context_length(session.model, session.tokenizer))
+    TASKS.get(session.task).rows(splits.train, session.tokenizer, max_length, session.labels)
+
+
 def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) -> None:
     """Put an adapter on, train it, save it, and prove that what was saved is what was trained."""
-    some, max_length = splits.train[:ITEMS], config.train.max_length
+    some, max_length = rows_to_prove_on(splits.train), config.train.max_length
     before = likelihoods(session, some, max_length) if not config.adapter.start_from else []
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
@@ -133,7 +148,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
     folder.note(proofs=prove(session, folder.adapter, some, before, max_length))
 
 
-def measured(folder: RunFolder, side: str, session: Session, examples: Sequence[Example], plan: Any) -> Scores:
+def measured(folder: RunFolder, side: str, session: Session, examples: Sequence[Example], plan: Plan) -> Scores:
     """Return the scores of one side, measured now, or read where this run measured them before it was cut off."""
     if (folder.path / side / "metrics.json").is_file():
         return Scores.read(folder.path / side)
@@ -152,6 +167,20 @@ def concluded(folder: RunFolder, base: Scores, tuned: Scores) -> Comparison:
     folder.finish()
     report(folder)
     return comparison
+
+
+def concluded_before(folder: RunFolder) -> Comparison:
+    """Return the comparison of a run that is complete; only a report that is missing is written again."""
+    progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
+    if not (folder.path / "report.html").is_file():
+        report(folder)
+    return compare(Scores.read(folder.path / "base"), Scores.read(folder.path / "tuned"))
+
+
+def refuse_to_write_over(folder: Path) -> None:
+    """Raise InputError where a folder exists and holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty.", fix="Name another folder with output.")
 
 
 def report(folder: RunFolder) -> None:
@@ -182,7 +211,7 @@ def model_facts(session: Session) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def head_labels(task: str, labels: Sequence[str]) -> Sequence[str]:
+def class_names(task: str, labels: Sequence[str]) -> Sequence[str]:
     """Return the labels where they are the classes of a head."""
     return labels if task == "sequence-classification" else []
 
@@ -191,14 +220,23 @@ def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[st
     """Return the greedy answers of the session's model as it is now."""
     renderer = Renderer(session.tokenizer, config.train.max_length)
     examples = [Example(str(i), prompt, "") for i, prompt in enumerate(prompts)]
+    context = context_length(session.model, session.tokenizer)
+    ids = [renderer.prompt_ids(example) for example in examples]
+    for number, prompt in enumerate(ids, start=1):
+        if len(prompt) >= context:
+            raise InputError(
+                f"Prompt {number} has {len(prompt)} tokens; the model's context is {context}.",
+                fix="Shorten the prompt.",
+            )
     with progress.bar("generate", len(prompts)) as advance:
         return generate_greedily(
             session.model,
             session.tokenizer,
-            [renderer.prompt_ids(example) for example in examples],
+            ids,
             stop_ids=set(renderer.end) | end_ids(session.model),
             stop_strings=config.evaluate.stop,
             max_new_tokens=config.evaluate.max_new_tokens,
+            context=context,
             rows_at_once=config.evaluate.batch_size,
             advance=advance,
         )
@@ -215,15 +253,21 @@ def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dic
     return config.model_copy(update={"model": model, "task": config.task or facts["task"]}), facts
 
 
-def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, list[Example], Any]:
+def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits, Plan]:
     """Load the test rows and the model, and plan the evaluation."""
     task = config.task or natural_task(config.model.name, config.model.revision)
     splits = load_splits(config.data, task=task, roles=("test",))
     say_data(splits)
+    if task == "sequence-classification" and facts and not (facts["labels"] or config.data.labels):
+        raise InputError(
+            "The adapter does not say which label each class of its head is.",
+            fix="Name the labels in the head's order: --labels negative,positive",
+        )
     labels = facts.get("labels") or label_texts(task, splits.test, config.data)
     metrics = metrics_for(config.evaluate.metrics, task, splits.test)
-    session = Session.open(config.model, task, head_labels(task, labels), config.train.seed)
-    return session, splits.test, evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
+    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
+    return session, splits, plan
 
 
 def _rendering(report: Any) -> dict[str, Any]:
@@ -233,7 +277,3 @@ def _rendering(report: Any) -> dict[str, Any]:
 def _beside(config: Config, what: str) -> Path:
     path = default_output(config)
     return path.with_name(f"{path.name}-{what}")
-
-
-def _with_output(config: Config, output: Path) -> Config:
-    return config.model_copy(update={"output": str(output)})

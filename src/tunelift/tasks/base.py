@@ -60,7 +60,7 @@ class Task(Protocol):
         """Render examples for training; raise InputError if no row is left."""
         ...
 
-    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
+    def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         """Pad rows to one batch on `device`."""
         ...
 
@@ -72,10 +72,21 @@ class Task(Protocol):
 TASKS: Registry[Task] = Registry("task")
 
 
-def pad_inputs(rows: Sequence[Row], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask, each (B, T), padded on the right; the mask alone says what is padding."""
+def pad_id(model: Any, tokenizer: Any) -> int:
+    """Return the id to pad with: the model's own first, since a head on a decoder finds a row's last token by it."""
+    known = (model.config.get_text_config().pad_token_id, tokenizer.pad_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
+def context_length(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens the model takes at most, by its positions and by what its tokenizer says."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    return min(int(positions), int(tokenizer.model_max_length or 2**31))
+
+
+def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask, each (B, T), padded on the right."""
     width = max(len(row.ids) for row in rows)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for i, row in enumerate(rows):

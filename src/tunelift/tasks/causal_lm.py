@@ -31,8 +31,8 @@ class CausalLM:
             reasons=dict(report.dropped_reasons),
         )
 
-    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
-        inputs = pad_inputs(rows, tokenizer, device)
+    def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+        inputs = pad_inputs(rows, pad_id, device)
         labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
         for i, row in enumerate(rows):
             assert not isinstance(row.labels, int)

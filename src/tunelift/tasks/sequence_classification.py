@@ -38,10 +38,10 @@ class SequenceClassification:
         report.tokens_in_loss = len(rows)
         return rows, report
 
-    def collate(self, rows: Sequence[Row], tokenizer: Any, device: torch.device) -> Batch:
+    def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         labels = torch.tensor([row.labels for row in rows], device=device)
         tokens = sum(len(row.ids) for row in rows)
-        return Batch(pad_inputs(rows, tokenizer, device), labels, len(rows), tokens, len(rows))
+        return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
 
     def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
         def loss(batch: Batch) -> torch.Tensor:

@@ -130,7 +130,7 @@ def _look(
     model.eval()
     loss = validate()
     model.train()
-    improved = result.best_loss is None or loss < result.best_loss
+    improved = math.isfinite(loss) and (result.best_loss is None or loss < result.best_loss)
     if improved:
         result.best_loss, result.best_step = loss, result.steps
         best.keep()

@@ -13,7 +13,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.fast.lora import fused_lora
-from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
+from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task, context_length, pad_id
 from tunelift.training.batches import Step, micro_batches, plan_steps
 from tunelift.training.events import ProgressBar
 from tunelift.training.loop import Fit, Listener, Settings, fit
@@ -52,17 +52,20 @@ def train(
         raise InputError(
             "The model has no trainable parameter.", fix="Put an adapter on it with peft's get_peft_model."
         )
-    rows, report = task.rows(examples["train"], tokenizer, settings.max_length, labels)
-    _say(report, settings.max_length)
+    max_length = min(settings.max_length, context_length(model, tokenizer))
+    rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
+    _say(report, "training", max_length)
     lengths = [len(row.ids) for row in rows]
     plan = plan_steps(
         lengths, settings.batch_size, settings.epochs, settings.steps, settings.seed, settings.micro_batch_tokens
     )
     loss, fast_paths = task.loss(model)
-    batches = _Batches(plan, rows, lambda some: task.collate(some, tokenizer, model.device))
+    pad = pad_id(model, tokenizer)
+    batches = _Batches(plan, rows, lambda some: task.collate(some, pad, model.device))
     validate = None
     if examples.get("validation"):
-        held_out, _ = task.rows(examples["validation"], tokenizer, settings.max_length, labels)
+        held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
+        _say(held_out_report, "validation", max_length)
         validate = _validation(held_out, loss, batches.collate, settings.micro_batch_tokens)
     torch.manual_seed(settings.seed)
     per_epoch = -(-len(rows) // settings.batch_size)
@@ -115,8 +118,8 @@ def _loop_settings(settings: TrainSection, steps_per_epoch: int) -> Settings:
     )
 
 
-def _say(report: RowReport, max_length: int) -> None:
+def _say(report: RowReport, role: str, max_length: int) -> None:
     if report.truncated:
-        progress.note(f"{report.truncated} of {report.rows} training rows were cut to {max_length} tokens.")
+        progress.note(f"{report.truncated} of {report.rows} {role} rows were cut to {max_length} tokens.")
     for reason, count in report.reasons.items():
-        progress.note(f"{count} of {report.rows} training rows were dropped: {reason}.")
+        progress.note(f"{count} of {report.rows} {role} rows were dropped: {reason}.")
