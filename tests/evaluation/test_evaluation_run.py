@@ -12,7 +12,7 @@ import tiny_models
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.generation import generate_greedily
+from tunelift.evaluation.generation import Decoding, generate_greedily
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
 
@@ -21,6 +21,10 @@ EXAMPLES = [
     Example(str(i), "the cat sat on " * (1 + i % 4) + "a" * i, LABELS[i % 3], cluster=f"c{i % 2}", row={"n": i})
     for i in range(7)
 ]
+
+
+def silent(amount: int = 1, note: str = "") -> None:
+    """No progress is shown."""
 
 
 def measure(model: Any, examples: list[Example] = EXAMPLES, **plan: Any) -> Scores:
@@ -62,10 +66,7 @@ def test_generation_equals_transformers_own() -> None:
     model, tokenizer = tiny_models.causal("gemma3_text"), tiny_models.tokenizer()
     renderer = Renderer(tokenizer, 128)
     prompts = [renderer.prompt_ids(example) for example in EXAMPLES]
-    ours = generate_greedily(
-        model, tokenizer, prompts, stop_ids={1}, stop_strings=[], max_new_tokens=12, context=128, rows_at_once=3,
-        advance=lambda amount=1, note="": None,
-    )  # fmt: skip
+    ours = generate_greedily(model, tokenizer, prompts, Decoding({1}, 12), 3, silent)
     for prompt, answer in zip(prompts, ours, strict=True):
         stock = model.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=1
@@ -76,10 +77,7 @@ def test_generation_equals_transformers_own() -> None:
 def test_answers_end_where_the_context_does() -> None:
     model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
     prompts = [[0, *range(260, 260 + length)] for length in (119, 20)]
-    found = generate_greedily(
-        model, tokenizer, prompts, stop_ids=set(), stop_strings=[], max_new_tokens=30, context=128, rows_at_once=2,
-        advance=lambda *a, **k: None,
-    )  # fmt: skip
+    found = generate_greedily(model, tokenizer, prompts, Decoding(set(), 30, context=128), 2, silent)
     for prompt, answer, new in zip(prompts, found, (8, 30), strict=True):
         stock = model.generate(
             torch.tensor([prompt]), max_new_tokens=new, do_sample=False, eos_token_id=[], pad_token_id=1
@@ -89,14 +87,11 @@ def test_answers_end_where_the_context_does() -> None:
 
 def test_answers_end_before_a_stop_string() -> None:
     model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
-    settings: Any = {
-        "stop_ids": set(), "max_new_tokens": 12, "context": 128, "rows_at_once": 4, "advance": lambda *a, **k: None,
-    }  # fmt: skip
     prompts = [[0, token] for token in range(260, 300)]
-    wholes = generate_greedily(model, tokenizer, prompts, stop_strings=[], **settings)
+    wholes = generate_greedily(model, tokenizer, prompts, Decoding(set(), 12), 4, silent)
     prompt, whole = next((p, w) for p, w in zip(prompts, wholes, strict=True) if len(w) > 6 and "\ufffd" not in w)
     stop = whole[4:6]
-    (cut,) = generate_greedily(model, tokenizer, [prompt], stop_strings=[stop], **settings)
+    (cut,) = generate_greedily(model, tokenizer, [prompt], Decoding(set(), 12, stop_strings=[stop]), 4, silent)
     assert cut == whole[: whole.index(stop)] != whole
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
+from transformers import DistilBertConfig, DistilBertModel
 
 import tiny_models
 import tunelift
@@ -162,7 +163,8 @@ def test_an_encoder_gets_a_head(tiny_encoder: dict[str, Any]) -> None:
     assert json.loads((out / "manifest.json").read_text())["task"] == "sequence-classification"
     assert json.loads((out / "adapter" / "tunelift.json").read_text())["labels"] == ["sports", "tech"]
     compared = stages.compare_adapter(
-        from_keywords("evaluate", data=tiny_encoder["data"]["test"], output=str(out) + "-2"), str(out / "adapter")
+        from_keywords("evaluate", data=tiny_encoder["data"]["test"], output=str(out) + "-2", dtype="float32"),
+        str(out / "adapter"),
     )
     # The head of the base is drawn by the same seed, so both routes measure the same pair.
     assert compared.to_dict()["metrics"] == comparison.to_dict()["metrics"]
@@ -208,6 +210,18 @@ def test_another_adapter_in_the_same_folder_is_refused(tiny: dict[str, Any], tmp
         stages.compare_adapter(config, adapters[1])
 
 
+def test_every_new_layer_of_a_head_is_in_the_adapter(tiny_encoder: dict[str, Any]) -> None:
+    """DistilBERT's head has a layer that peft would not save by itself."""
+    config = DistilBertConfig(vocab_size=32, dim=32, hidden_dim=48, n_layers=1, n_heads=4, max_position_embeddings=128)
+    DistilBertModel(config).save_pretrained(tiny_encoder["model"])
+    adapter = stages.tune_stage(from_keywords("train", **{**tiny_encoder, "train": {"steps": 2, "seed": 5}}))
+    ids = torch.tensor([[1, 4, 5, 6, 2]])
+    torch.manual_seed(9)  # stock peft draws a head of its own before it reads the adapter's
+    read = AutoPeftModelForSequenceClassification.from_pretrained(adapter, num_labels=2, dtype=torch.float32).eval()
+    model, _ = tunelift.load(tiny_encoder["model"], adapter=adapter, task="sequence-classification", dtype="float32")
+    assert torch.allclose(read(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-6)
+
+
 def test_compare_adapter_made_by_stock_peft(tiny: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -242,7 +256,7 @@ def test_evaluate_and_generate_take_a_saved_adapter(tiny: dict[str, Any], tmp_pa
 
 
 def test_python_functions_with_stock_objects(tiny: dict[str, Any], tmp_path: Path) -> None:
-    model, tokenizer = tunelift.load(tiny["model"])
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     assert type(model).__name__ == "LlamaForCausalLM"
     base = tunelift.evaluate(model, tokenizer, data=tiny["data"]["test"])
     peft_model = get_peft_model(model, LoraConfig(target_modules="all-linear"))
@@ -261,7 +275,7 @@ def test_python_functions_with_stock_objects(tiny: dict[str, Any], tmp_path: Pat
 
 
 def test_tune_puts_a_given_config_on_a_plain_model(tiny: dict[str, Any]) -> None:
-    model, tokenizer = tunelift.load(tiny["model"])
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     rows = [{"prompt": f"ball {i}", "completion": " sports"} for i in range(12)]
     tuned = tunelift.tune(model, tokenizer, data=rows, adapter=LoraConfig(r=2, target_modules=["q_proj"]), steps=1)
     assert tuned.peft_config["default"].r == 2
@@ -308,7 +322,7 @@ def test_chat_rows_through_the_whole_run(tiny: dict[str, Any], tmp_path: Path) -
 
 
 def test_a_model_that_nobody_holds_is_freed(tiny: dict[str, Any]) -> None:
-    model, _ = tunelift.load(tiny["model"])
+    model, _ = tunelift.load(tiny["model"], dtype="float32")
     gone = weakref.ref(model)
     del model
     gc.collect()
@@ -316,7 +330,7 @@ def test_a_model_that_nobody_holds_is_freed(tiny: dict[str, Any]) -> None:
 
 
 def test_an_adapter_of_another_name_is_saved_where_peft_looks(tiny: dict[str, Any], tmp_path: Path) -> None:
-    model, tokenizer = tunelift.load(tiny["model"])
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     model = get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name="mine")
     rows = [{"prompt": f"ball {i}", "completion": " sports"} for i in range(12)]
     tunelift.tune(model, tokenizer, data=rows, steps=1, learning_rate=0.1, output=tmp_path / "named")
@@ -328,14 +342,14 @@ def test_an_adapter_of_another_name_is_saved_where_peft_looks(tiny: dict[str, An
 
 
 def test_evaluate_leaves_the_model_as_it_was(tiny: dict[str, Any]) -> None:
-    model, tokenizer = tunelift.load(tiny["model"])
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     model.train()
     tunelift.evaluate(model, tokenizer, data=tiny["data"]["test"], metrics=["loss"])
     assert model.training
 
 
 def test_prompts_that_cannot_be_answered(tiny: dict[str, Any]) -> None:
-    model, tokenizer = tunelift.load(tiny["model"])
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     with pytest.raises(InputError, match="the model's context is 128"):
         tunelift.generate(model, tokenizer, "ball " * 99, max_new_tokens=60)
     with pytest.raises(InputError, match="prompt 1 is empty"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,22 +14,27 @@ from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
 
 
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Where a greedy answer ends: before a stop id or string, after so many new tokens, where the context is full."""
+
+    stop_ids: Collection[int]
+    max_new_tokens: int
+    context: int = 2**31
+    stop_strings: Sequence[str] = ()
+
+
 def generate_greedily(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    *,
-    stop_ids: Collection[int],
-    stop_strings: Sequence[str],
-    max_new_tokens: int,
-    context: int,
+    decoding: Decoding,
     rows_at_once: int,
     advance: Advance,
 ) -> list[str]:
     """Return the most likely continuation of each prompt, token by token, as text without special tokens.
 
-    An answer ends before any of `stop_ids` or `stop_strings`, and where prompt and answer fill the context. Rows that
-    have ended are not computed any further. Raises InputError for an empty prompt.
+    Rows that have ended are not computed any further. Raises InputError for an empty prompt.
     """
     if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
         raise InputError(
@@ -38,12 +44,11 @@ def generate_greedily(
     answers = [""] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
         rows = _Rows(model, [prompts[i] for i in group])
-        end = _Ending(tokenizer, stop_ids, stop_strings)
+        end = _Ending(tokenizer, decoding)
         while rows.running:
             answered = rows.new_tokens(rows.step())
-            limits = [min(max_new_tokens, context - len(prompts[group[row]])) for row in rows.running]
-            full = [len(answer) >= limit for answer, limit in zip(answered, limits, strict=True)]
-            finished = [ended or out for ended, out in zip(end.reached(answered), full, strict=True)]
+            lengths = [len(prompts[group[row]]) for row in rows.running]
+            finished = end.reached(answered, lengths)
             advance(sum(finished))
             rows.leave(finished)
         for i, tokens in zip(group, rows.answers, strict=True):
@@ -108,13 +113,16 @@ class _Rows:
 class _Ending:
     """When an answer ends, and what of it is text."""
 
-    def __init__(self, tokenizer: Any, stop_ids: Collection[int], stop_strings: Sequence[str]) -> None:
-        self.tokenizer, self.stop_ids, self.stop_strings = tokenizer, set(stop_ids), list(stop_strings)
+    def __init__(self, tokenizer: Any, decoding: Decoding) -> None:
+        self.tokenizer, self.decoding = tokenizer, decoding
+        self.stop_ids, self.stop_strings = set(decoding.stop_ids), list(decoding.stop_strings)
         # A stop string can begin in the middle of a token and is never longer than its bytes in tokens.
-        self.tail = max((len(s.encode()) for s in stop_strings), default=0) + 1
+        self.tail = max((len(s.encode()) for s in self.stop_strings), default=0) + 1
 
-    def reached(self, answers: Sequence[list[int]]) -> list[bool]:
-        ended = [answer[-1] in self.stop_ids for answer in answers]
+    def reached(self, answers: Sequence[list[int]], prompt_lengths: Sequence[int]) -> list[bool]:
+        """Return which answers have ended; they follow prompts of these lengths (tokens)."""
+        limits = [min(self.decoding.max_new_tokens, self.decoding.context - length) for length in prompt_lengths]
+        ended = [a[-1] in self.stop_ids or len(a) >= limit for a, limit in zip(answers, limits, strict=True)]
         if self.stop_strings:
             tails = self.tokenizer.batch_decode([answer[-self.tail :] for answer in answers], skip_special_tokens=True)
             ended = [e or any(s in tail for s in self.stop_strings) for e, tail in zip(ended, tails, strict=True)]

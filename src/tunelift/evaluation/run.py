@@ -14,7 +14,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.generation import end_ids, generate_greedily
+from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import ranker
@@ -185,17 +185,9 @@ class _Items:
 
     def _generated(self, advance: progress.Advance) -> list[str]:
         stop_ids = set(self.renderer.stop_ids(self.examples[0])) | end_ids(self.model)
-        return generate_greedily(
-            self.model,
-            self.tokenizer,
-            [self.prompts[i] for i in self.fitting],
-            stop_ids=stop_ids,
-            stop_strings=self.plan.stop,
-            max_new_tokens=self.plan.max_new_tokens,
-            context=self.context,
-            rows_at_once=self.plan.rows_at_once,
-            advance=advance,
-        )
+        decoding = Decoding(stop_ids, self.plan.max_new_tokens, self.context, self.plan.stop)
+        prompts = [self.prompts[i] for i in self.fitting]
+        return generate_greedily(self.model, self.tokenizer, prompts, decoding, self.plan.rows_at_once, advance)
 
     def _length(self, i: int) -> int:
         return len(self.prompts[i]) + max(len(self.completions[i]), 1)

@@ -22,6 +22,10 @@ LOGITS_BYTES = 128 * 2**20
 """Logits held at once, in bytes: large enough for full-speed products, small beside the model."""
 
 
+ROWS_AT_ONCE, TILE = 512, 8192
+"""Rows and vocabulary entries scored at once: 16 MB of logits."""
+
+
 class TargetModel(Protocol):
     """A causal language model seen through its targets. `inputs` are forward's tensors, each (B, T)."""
 
@@ -104,27 +108,37 @@ class TargetOnly:
             return loss
         return F.cross_entropy(_at_least_float32(self.logits(hidden)), targets, reduction="sum")
 
+    @torch.no_grad()
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            hidden, targets = self._hidden_at_targets(inputs, labels)
-            size = _rows_at_once(self.head)
-            parts = [
-                -F.cross_entropy(_at_least_float32(self.logits(h)), t, reduction="none")
-                for h, t in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-            ]
-            return torch.cat(parts) if parts else hidden.new_zeros(0)
+        hidden, targets = self._hidden_at_targets(inputs, labels)
+        return self.log_probabilities(hidden, torch.arange(len(hidden), device=hidden.device), targets)
 
     @torch.no_grad()
     def log_probabilities(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         """Return (E,) log-probabilities of `tokens` (E,), each after the row of `hidden` (R, D) in `rows` (E,)."""
-        result = hidden.new_zeros(len(rows), dtype=_at_least_float32(hidden[:0]).dtype)
-        size = _rows_at_once(self.head)
-        for start in range(0, len(hidden), size):
-            logits = _at_least_float32(self.logits(hidden[start : start + size]))
-            here = ((rows >= start) & (rows < start + size)).nonzero(as_tuple=True)[0]
-            at = rows[here] - start
-            result[here] = logits[at, tokens[here]] - torch.logsumexp(logits, dim=-1)[at]
-        return result
+        if not len(rows):
+            return hidden.new_zeros(0)
+        if type(self.head) is nn.Linear:
+            parts = [self._log_mass(some) for some in torch.split(hidden, ROWS_AT_ONCE)]
+            bias = 0.0 if self.head.bias is None else self.head.bias[tokens]
+            own = _at_least_float32((hidden[rows] * self.head.weight[tokens]).sum(dim=-1) + bias)
+            return _capped(own * self.scale, self.softcap) - torch.cat(parts)[rows]
+        logits = _at_least_float32(self.logits(hidden))
+        return logits[rows, tokens] - torch.logsumexp(logits, dim=-1)[rows]
+
+    def _log_mass(self, hidden: Tensor) -> Tensor:
+        """Return log Σ exp(logits) of each row (R,), over tiles of the vocabulary that stay in the cache."""
+        tiles = torch.split(self.head.weight, TILE)
+        biases = [None] * len(tiles) if self.head.bias is None else torch.split(self.head.bias, TILE)
+        highest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=_at_least_float32(hidden[:0]).dtype)
+        mass = torch.zeros_like(highest)
+        for weight, bias in zip(tiles, biases, strict=True):
+            logits = _at_least_float32(F.linear(hidden, weight, bias))
+            logits = _capped(logits if self.scale == 1.0 else logits.mul_(self.scale), self.softcap)
+            top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))
+            mass = mass * (highest - top).exp_() + logits.sub_(top).exp_().sum(dim=-1, keepdim=True)
+            highest = top
+        return (highest + mass.log()).squeeze(-1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project hidden states (..., D) to logits (..., V), scaled and soft-capped as the model does."""
@@ -203,11 +217,6 @@ def _capped(logits: Tensor, softcap: float | None) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _rows_at_once(head: nn.Module) -> int:
-    vocabulary = getattr(head, "out_features", None) or next(head.parameters()).shape[0]
-    return max(1, LOGITS_BYTES // (4 * int(vocabulary)))
 
 
 def _largest_difference(fast: TargetOnly, model: Any) -> float | None:

@@ -17,7 +17,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
 from tunelift.data.splits import Splits, load_splits
-from tunelift.evaluation.generation import end_ids, generate_greedily
+from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.run import Plan
 from tunelift.models import natural_task
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
@@ -228,18 +228,10 @@ def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[st
                 f"Prompt {number} has {len(prompt)} tokens; the model's context is {context}.",
                 fix="Shorten the prompt.",
             )
+    settings, stop_ids = config.evaluate, set(renderer.end) | end_ids(session.model)
+    decoding = Decoding(stop_ids, settings.max_new_tokens, context, settings.stop)
     with progress.bar("generate", len(prompts)) as advance:
-        return generate_greedily(
-            session.model,
-            session.tokenizer,
-            ids,
-            stop_ids=set(renderer.end) | end_ids(session.model),
-            stop_strings=config.evaluate.stop,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            context=context,
-            rows_at_once=config.evaluate.batch_size,
-            advance=advance,
-        )
+        return generate_greedily(session.model, session.tokenizer, ids, decoding, settings.batch_size, advance)
 
 
 def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dict[str, Any]]:
