@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     check_targets(model, config)
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
+            return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
 

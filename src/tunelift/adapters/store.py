@@ -89,6 +89,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
         )
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:

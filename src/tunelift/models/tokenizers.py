@@ -29,7 +29,11 @@ SPECIAL = {
 def write(gguf: GgufFile, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json (with the chat template where the file has one) into `folder`."""
     import transformers
-    from transformers.integrations.gguf import convert_gguf_tokenizer
+
+    try:
+        from transformers.integrations.gguf import convert_gguf_tokenizer
+    except ImportError:  # its place in transformers 5.17
+        from transformers.integrations.ggml import convert_gguf_tokenizer
 
     name, kind = architecture(gguf)
     parts, settings = _parts(gguf), _settings(gguf)
