@@ -30,12 +30,17 @@ def write(gguf: GgufFile, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json (with the chat template where the file has one) into `folder`."""
     import transformers
 
+    name, kind = architecture(gguf)
     try:
         from transformers.integrations.gguf import convert_gguf_tokenizer
-    except ImportError:  # its place in transformers 5.17
+    except ImportError:  # its place in transformers 5.17, whose converter splits Gemma's texts otherwise
         from transformers.integrations.ggml import convert_gguf_tokenizer
 
-    name, kind = architecture(gguf)
+        if name == "gemma3":
+            raise InputError(
+                f"{gguf.path}: transformers {transformers.__version__} cannot convert its tokenizer.",
+                fix="pip install --upgrade transformers; it was checked with 5.23.",
+            ) from None
     parts, settings = _parts(gguf), _settings(gguf)
     try:
         backend, _ = convert_gguf_tokenizer(name, parts)
