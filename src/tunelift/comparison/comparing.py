@@ -9,64 +9,16 @@ from typing import Any
 
 from tunelift.comparison import text
 from tunelift.comparison.flips import Flip, find_flips
-from tunelift.comparison.measured import Measured, chosen, common_metrics, measure
-from tunelift.comparison.paired_tests import Effect, holm, paired_effect
-from tunelift.comparison.pairing import LeftOut, Side, Source, clusters_of, pair, read_side
-from tunelift.comparison.verdict import Verdict, Word, further_verdict, headline_verdict
+from tunelift.comparison.measured import Measured, chosen, common_metrics, effect_of, measure
+from tunelift.comparison.paired_tests import holm
+from tunelift.comparison.pairing import LeftOut, Side, Source, pair, read_side
+from tunelift.comparison.results import MetricResult
+from tunelift.comparison.verdict import Word, further_verdict, headline_verdict
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
 
 CLAIM = "this adapter, on items like these"
 """What one training run can show; that another seed would do as well takes several runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class MetricResult:
-    """One metric compared. `base` and `tuned` are means of the items' own values over the paired items.
-
-    So their difference is the one tested, for loss, perplexity and bits per byte too; the aggregates in metrics.json
-    weigh these by tokens or bytes and can differ.
-    """
-
-    name: str
-    items: int
-    higher_is_better: bool
-    base: float
-    tuned: float
-    effect: Effect
-    p_adjusted: float | None
-    verdict: Verdict
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the metric's entry in comparison.json; what cannot be known is null."""
-        effect = self.effect
-        entry = {
-            "items": self.items,
-            "higher_is_better": self.higher_is_better,
-            "base": self.base,
-            "tuned": self.tuned,
-            "difference": effect.difference,
-            "interval": None if effect.interval is None else list(effect.interval),
-            "p": effect.p,
-            "p_exact": effect.p_exact,
-            "p_adjusted": self.p_adjusted,
-            "test": effect.test,
-            "verdict": self.verdict.word,
-            "reason": self.verdict.reason,
-            "discordant": self.discordant,
-            "clusters": effect.clusters,
-            "no_worse": self.verdict.no_worse,
-        }
-        optional = ("p_exact", "discordant", "clusters", "no_worse")
-        return {key: value for key, value in entry.items() if value is not None or key not in optional}
-
-    @property
-    def discordant(self) -> dict[str, int] | None:
-        """How many items were gained and lost, for a right/wrong metric of independent items."""
-        rose, fell = self.effect.rose, self.effect.fell
-        if rose is None or fell is None:
-            return None
-        return {"gained": rose, "lost": fell} if self.higher_is_better else {"gained": fell, "lost": rose}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +104,7 @@ def compare(
 
 def _judge(measured: dict[str, Measured], headline: str, level: float, margin: float | None) -> dict[str, MetricResult]:
     """Test every metric; the headline by its interval, the others by Holm's p over the others."""
-    effects = {
-        name: paired_effect(values.base, values.tuned, clusters_of(values.pairs), level)
-        for name, values in measured.items()
-    }
+    effects = {name: effect_of(values, level) for name, values in measured.items()}
     further = {name: effect.p for name, effect in effects.items() if name != headline and effect.p is not None}
     adjusted = dict(zip(further, holm(list(further.values())), strict=True))
     results = {}
@@ -166,8 +115,7 @@ def _judge(measured: dict[str, Measured], headline: str, level: float, margin: f
         else:
             p_adjusted = adjusted.get(name)
             verdict = further_verdict(effect, p_adjusted, higher, level, len(adjusted))
-        means = float(values.base.mean()), float(values.tuned.mean())
-        results[name] = MetricResult(name, count, higher, *means, effect, p_adjusted, verdict)
+        results[name] = MetricResult(name, count, higher, *values.aggregates, effect, p_adjusted, verdict)
     return results
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunelift.comparison.paired_tests import Floats
-from tunelift.comparison.pairing import LeftOut, Pair, Row, Side
+from tunelift.comparison.paired_tests import Effect, Floats, paired_effect
+from tunelift.comparison.pairing import LeftOut, Pair, Row, Side, clusters_of
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.metrics import direction
 
@@ -24,6 +24,16 @@ class Measured:
     base: Floats
     tuned: Floats
     left_out: list[LeftOut]
+
+    @property
+    def aggregates(self) -> tuple[float, float]:
+        """The metric's value on each side over these pairs."""
+        return float(self.base.mean()), float(self.tuned.mean())
+
+
+def effect_of(measured: Measured, level: float) -> Effect:
+    """Return the effect by the test that fits the metric and the items."""
+    return paired_effect(measured.base, measured.tuned, clusters_of(measured.pairs), level)
 
 
 def common_metrics(base: Side, tuned: Side, pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:

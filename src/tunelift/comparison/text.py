@@ -10,7 +10,8 @@ from tunelift.comparison.numbers import decimals, interval_text, p_text
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tunelift.comparison.comparing import Comparison, MetricResult
+    from tunelift.comparison.comparing import Comparison
+    from tunelift.comparison.results import MetricResult
 
 SHOWN_FLIPS = 3
 _LONGEST = 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def _listed(value: Any) -> Any:
@@ -23,6 +23,12 @@ def _alone(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed may stand there once")
+    return seeds
+
+
 def _source_or_fraction(value: Any) -> Any:
     if isinstance(value, (int, float)) and not 0 < value < 1:
         raise ValueError("a fraction is above 0 and below 1")
@@ -35,6 +41,7 @@ Split = Annotated[Any, BeforeValidator(_source_or_fraction)]
 Names = Annotated[list[str], BeforeValidator(_named), BeforeValidator(_listed)]
 Texts = Annotated[list[str], BeforeValidator(_alone)]
 Metrics = Annotated[list[Any], BeforeValidator(_listed)]
+Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
 class Section(BaseModel):
@@ -135,6 +142,10 @@ class TrainSection(Section):
         default=None, gt=0, description="Stop after so many looks at validation without improvement."
     )
     seed: int = Field(default=0, description="Seed of the adapter, of dropout and of the order of rows.")
+    seeds: Seeds = Field(
+        default_factory=list,
+        description="Train once with each of these seeds; with five or more the verdict speaks of the recipe too.",
+    )
 
 
 class EvaluateSection(Section):
@@ -150,6 +161,19 @@ class EvaluateSection(Section):
         default="sum", description="Rank labels by summed or by mean token log-likelihood."
     )
     batch_size: int = Field(default=16, gt=0, description="Items computed at once.")
+    margin: float | None = Field(
+        default=None, gt=0, description="A difference of the first metric smaller than this does not matter."
+    )
+    slices: Names = Field(default_factory=list, description="Columns whose values are compared each by itself.")
+    baselines: Names | None = Field(
+        default=None,
+        description="few-shot majority tf-idf linear-probe; those that fit the task otherwise, or [] for none.",
+    )
+    shots: int = Field(default=4, gt=0, description="Training rows in the prompt of the few-shot baseline.")
+    forgetting: Texts = Field(
+        default_factory=lambda: ["general-text"],
+        description="Sets on which tuning should change nothing: general-text (bundled), files, or [] for none.",
+    )
 
 
 class Config(Section):
