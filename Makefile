@@ -31,5 +31,5 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[data,text,demo,dev]'
 	touch $@

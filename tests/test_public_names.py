@@ -10,7 +10,10 @@ import pytest
 
 import tunelift
 
-NAMES = {"load", "evaluate", "tune", "compare", "generate", "run", "Comparison", "Scores", "Example", "TuneliftError"}
+NAMES = {
+    "load", "evaluate", "tune", "compare", "leaderboard", "generate", "run", "Comparison", "Scores", "Example",
+    "TuneliftError",
+}  # fmt: skip
 PACKAGE = Path(tunelift.__file__).parent
 
 

@@ -13,6 +13,7 @@ _HOMES = {
     "generate": "tunelift.pipeline.api",
     "run": "tunelift.pipeline.api",
     "compare": "tunelift.comparison",
+    "leaderboard": "tunelift.comparison.leaderboard",
     "Comparison": "tunelift.comparison",
     "Scores": "tunelift.core.records",
     "Example": "tunelift.core.records",
@@ -22,6 +23,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from tunelift.comparison import Comparison, compare
+    from tunelift.comparison.leaderboard import leaderboard
     from tunelift.core.errors import InputError, TuneliftError
     from tunelift.core.records import Example, Scores
     from tunelift.pipeline.api import evaluate, generate, load, run, tune
@@ -36,6 +38,7 @@ __all__ = [
     "compare",
     "evaluate",
     "generate",
+    "leaderboard",
     "load",
     "run",
     "tune",

@@ -115,8 +115,8 @@ def test_compare_with_an_adapter(calls) -> None:
 
 
 def test_compare_with_an_adapter_refuses_what_it_would_not_use(calls) -> None:
-    result = invoke("compare", "--adapter", "a", "--data", "test.csv", "--margin", "0.1", code=2)
-    assert "tunelift compare RUN_FOLDER --margin" in result.stderr
+    result = invoke("compare", "--adapter", "a", "--data", "test.csv", "--level", "0.9", code=2)
+    assert "tunelift compare RUN_FOLDER --level" in result.stderr
     assert calls == []
 
 

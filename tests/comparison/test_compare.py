@@ -134,7 +134,10 @@ def test_clustered_items_use_clusters_and_few_of_them_are_inconclusive() -> None
         (lambda side: [row | {"metrics": {}} for row in side], "neither metrics nor a reason"),
         (lambda side: [row | {"metrics": [1]} for row in side], "no object of names and numbers"),
         (lambda side: [row | {"metrics": {"accuracy": "high"}} for row in side], "accuracy = 'high'"),
-        (lambda side: [row | {"metrics": {"accuracy": math.nan}} for row in side], "No item has a finite accuracy"),
+        (
+            lambda side: [row | {"metrics": {"accuracy": math.nan}} for row in side],
+            "No item has accuracy on both sides: no finite accuracy for tuned",
+        ),
         (lambda side: [{"id": "0", "metrics": {"accuracy": 1}}], "Row 1 of the tuned side lacks input, reference"),
         (lambda side: [], "no rows"),
     ],
@@ -197,7 +200,9 @@ def test_a_value_that_is_not_finite_is_left_out_of_its_metric() -> None:
     for side in (base, tuned):
         for row in side:
             row["metrics"] = {"accuracy": 1, "loss": None}
-    assert compare(base, tuned).notes == ["loss has no finite value on both sides of any item and is not compared."]
+    assert compare(base, tuned).notes == [
+        "loss is not compared, as no item has it on both sides: no finite loss for base and tuned."
+    ]
 
 
 def test_flips_are_lost_first_and_worst_first() -> None:
@@ -247,7 +252,7 @@ def test_comparison_json_has_the_contracts_keys() -> None:
     written = _everything(compare(rows([0] * 20), rows([1] * 19 + [0])))
     assert written["format"] == 1
     assert (written["items"], written["left_out"], written["level"]) == (20, 0, 0.95)
-    assert written["headline"] == {"metric": "accuracy", "against": "base"}
+    assert (written["headline"]["metric"], written["headline"]["against"]) == ("accuracy", "base")
     assert written["claim"] == "this adapter, on items like these"
     assert written["baselines"] == {}
     assert written["flips"]["lost"] == []

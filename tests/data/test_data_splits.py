@@ -120,6 +120,80 @@ def test_rows_that_stand_in_test_are_removed_from_train_and_validation_and_test_
     assert any("deduplicate is off" in note for note in kept.report.notes)
 
 
+def long_rows(count: int) -> list[dict[str, Any]]:
+    """Rows of 15 random words each."""
+    rng = random.Random(7)
+    return [
+        {"id": str(i), "text": " ".join(f"word{rng.randrange(3000)}" for _ in range(15)), "label": "ab"[i % 2]}
+        for i in range(count)
+    ]
+
+
+def nearly(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The row with one word exchanged."""
+    return {**row, "text": row["text"].rsplit(" ", 1)[0] + " another", **changes}
+
+
+def test_rows_that_test_nearly_holds_are_removed_and_said_which() -> None:
+    train = long_rows(60)
+    test = [nearly(train[3], id="near"), {**train[4], "id": "same"}, {**long_rows(80)[70], "id": "new"}]
+    validation = [nearly(train[3], id="v"), {**long_rows(80)[75], "id": "w"}]
+    made = splits(train=train, validation=validation, test=test)
+    assert not {"3", "4"} & set(ids(made.train))
+    assert ids(made.validation) == ["w"]
+    counts = made.report.splits["train"]
+    assert (counts.overlap, counts.near_overlap, counts.kept) == (1, 1, 58)
+    assert ids(made.test) == ["near", "same", "new"]
+    assert made.duplicate_of == {"near": "3", "same": "4"}
+    assert [(leak.row.id, leak.test.id, leak.is_near) for leak in made.leaks] == [
+        ("4", "same", False), ("3", "near", True),
+    ]  # fmt: skip
+    assert "1 removed because test has nearly the same" in made.report.lines()[0]
+    off = splits(train=train, validation=validation, test=test, deduplicate=False)
+    assert (len(off.train), off.duplicate_of) == (60, {})
+
+
+def test_the_template_makes_no_row_a_near_duplicate() -> None:
+    template = "Read the following message of a customer with care and name its intent in one word: {text}\nIntent:"
+    made = splits(train=long_rows(60), test=long_rows(90)[60:], prompt=template, completion=" {label}")
+    assert (len(made.train) + len(made.validation), made.leaks) == (60, [])
+
+
+def test_near_duplicates_fall_on_one_side_of_a_split_and_tune_and_evaluate_agree() -> None:
+    base = long_rows(200)
+    data = base + [nearly(row, id=f"near {row['id']}") for row in base]
+    random.Random(3).shuffle(data)
+    made = splits(train=data, test=0.3, validation=0.2)
+    sides = [{name.removeprefix("near ") for name in ids(part)} for part in (made.train, made.validation, made.test)]
+    assert sum(map(len, sides)) == len(sides[0] | sides[1] | sides[2]) == 200
+    assert sum(len(part) for part in (made.train, made.validation, made.test)) == 400
+    assert ids(splits(("test",), train=data, test=0.3, validation=0.2).test) == ids(made.test)
+    assert ids(splits(TUNE, train=data, test=0.3, validation=0.2).train) == ids(made.train)
+    templated = splits(train=data, test=0.3, validation=0.2, prompt="Who? {text}", completion=" {label}")
+    assert ids(templated.test) == ids(made.test)
+
+
+def test_reformatted_rows_of_one_answer_are_duplicates_and_near_ones_stay() -> None:
+    data = long_rows(40)
+    shouted = {**data[0], "id": "loud", "text": data[0]["text"].upper().replace(" ", "  ") + "!"}
+    made = splits(TUNE, train=[*data, shouted, nearly(data[1], id="near")], validation=None)
+    assert made.report.splits["train"].duplicates == 1
+    assert "near" in ids(made.train)
+    assert made.report.hygiene["near_duplicates"]["within_train"] == 1
+
+
+def test_rows_made_from_one_template_stay_and_it_is_said() -> None:
+    frames = ["we sent the parcel with the old shoes to {} and now nobody there can find it at all"]
+    frames.append("my brother would like to move away to {} as soon as he is well again")
+    places = [first + second for first in "bcdfghjk" for second in "aeiou"]
+    data = [{"text": frames[i % 2].format(place), "label": "ab"[i % 2]} for i, place in enumerate(places)]
+    assert len(splits(TUNE, train=data, validation=0.3).validation) > 3
+    made = splits(train=data[:30], validation=None, test=data[30:])
+    assert len(made.train) == 30
+    assert any("seem to be made from templates" in note for note in made.report.notes)
+    assert len(made.duplicate_of) == 10
+
+
 def test_one_prompt_for_all_rows_is_no_overlap() -> None:
     train = [{"prompt": "Write:", "completion": f"poem {i}"} for i in range(30)]
     made = splits(train=train, validation=0.2, test=[{"prompt": "Write:", "completion": f"POEM {i}"} for i in (1, 99)])

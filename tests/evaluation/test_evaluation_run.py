@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import tiny_models
+from tunelift.comparison import compare
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
@@ -155,3 +157,63 @@ def test_plain_text_without_bos_counts_all_but_the_first_token() -> None:
     ids = tokenizer("the cat sat")["input_ids"]
     assert scores.rows[0]["tokens"] == len(ids)  # all but the first, and EOS
     assert scores.metrics["bits_per_byte"] == pytest.approx(-scores.rows[0]["log_likelihood"] / math.log(2) / 11)
+
+
+def test_a_corpus_metric_goes_from_the_model_to_the_comparison(tmp_path: Path) -> None:
+    examples = [Example(str(i), "the cat sat on " * (1 + i % 4) + "a" * i, LABELS[i % 3]) for i in range(24)]
+    plan = {"metrics": ["macro_f1", "loss"], "labels": LABELS, "label_score": "mean"}
+    base, tuned = (measure(tiny_models.causal("llama", seed=seed), examples, **plan) for seed in (0, 5))
+    row = base.rows[1]
+    predicted, wanted = row["prediction"].strip(), row["reference"].strip()
+    right = {f"tp {wanted}": 1}
+    assert row["counts"] == {"macro_f1": right if predicted == wanted else {f"fp {predicted}": 1, f"fn {wanted}": 1}}
+    assert list(row["metrics"]) == ["loss"]
+    assert base.info["metrics"]["macro_f1"] == {
+        "value": pytest.approx(macro_f1_of(base)), "higher_is_better": True, "items": 24,
+    }  # fmt: skip
+    comparison = compare(base.save(tmp_path / "base"), tuned.save(tmp_path / "tuned"))
+    assert comparison.headline == "macro_f1"
+    result = comparison.metrics["macro_f1"]
+    assert (result.base, result.tuned) == pytest.approx((macro_f1_of(base), macro_f1_of(tuned)))
+    right = [[row["prediction"] == row["reference"] for row in side.rows] for side in (base, tuned)]
+    changed = sum(before != after for before, after in zip(*right, strict=True))
+    assert len(comparison.flips) == changed > 0
+    assert comparison.calibration is not None
+    assert "not the likeliest label as a whole" in comparison.calibration["note"]
+
+
+def macro_f1_of(scores: Scores) -> float:
+    from sklearn.metrics import f1_score
+
+    wanted, predicted = ([row[key] for row in scores.rows] for key in ("reference", "prediction"))
+    return float(f1_score(wanted, predicted, average="macro", zero_division=0.0))
+
+
+def test_a_row_with_counts_only_is_scored() -> None:
+    scores = measure(tiny_models.causal("llama"), metrics=["chrf"], max_new_tokens=4)
+    assert scores.info["unscored"] == 0
+    assert scores.rows[0]["metrics"] == {}
+    assert set(scores.rows[0]["counts"]) == {"chrf"}
+    assert scores.info["metrics"]["chrf"]["items"] == 7
+
+
+def test_slices_are_in_the_rows_as_text() -> None:
+    cells = [{"topic": "sports", "n": 1, "hard": True}, {"topic": None, "n": 2.5, "hard": False}, {"n": math.nan}]
+    examples = [Example(str(i), "the cat", " mat", row=row) for i, row in enumerate(cells)]
+    examples.append(Example("long", "the cat " * 200, " cat", row={"topic": "long"}))
+    rows = measure(tiny_models.causal("llama"), examples, metrics=["loss"], slices=["topic", "n", "hard"]).rows
+    assert [row.get("slices") for row in rows] == [
+        {"topic": "sports", "n": "1", "hard": "true"}, {"n": "2.5", "hard": "false"}, None, {"topic": "long"},
+    ]  # fmt: skip
+    assert "unscored" in rows[3]
+
+
+def test_a_slice_that_the_data_lack_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        measure(tiny_models.causal("llama"), metrics=["loss"], slices=["N", "topic"])
+    assert caught.value.problems[0] == 'evaluate.slices names the column "N", which the rows to evaluate do not have.'
+    assert len(caught.value.problems) == 2
+    assert caught.value.fix == "Their columns: n."
+    topical = [Example("0", "the cat", " mat", row={"topic": "x"})]
+    with pytest.raises(InputError, match='Did you mean "topic"'):
+        measure(tiny_models.causal("llama"), topical, metrics=["loss"], slices=["topics"])

@@ -75,3 +75,16 @@ def test_numeric_match_without_a_number_in_the_reference_compares_text() -> None
 )
 def test_f1_is_the_overlap_of_bags_of_words(prediction: str, reference: str, value: float) -> None:
     assert text.f1(Answer(prediction, reference)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "value"),
+    [
+        ("the gunman killed police", "police killed the gunman", 0.5),  # "the gunman" is 2 of 4 words on both sides
+        ("Police killed, the gunman!", "police killed the gunman", 1.0),
+        ("a b c", "a c d e f", 2 * (2 / 3) * (2 / 5) / (2 / 3 + 2 / 5)),
+        ("", "x", 0.0),
+    ],
+)
+def test_rouge_l_is_the_longest_common_subsequence(prediction: str, reference: str, value: float) -> None:
+    assert text.rouge_l(Answer(prediction, reference)) == pytest.approx(value)

@@ -34,7 +34,8 @@ def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
     } <= names  # fmt: skip
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["status"] == "complete"
-    assert [proof["passed"] for proof in manifest["proofs"]] == [True, True, True]
+    assert len(manifest["proofs"]) == 8
+    assert all(proof["passed"] for proof in manifest["proofs"])
     assert manifest["adapter"]["trainable"] > 0
     assert {"tokens", "seconds", "peak_bytes", "steps"} <= manifest["train"].keys()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
@@ -120,7 +121,9 @@ def test_until_something_is_trained_its_settings_may_change(
 def test_training_biases_is_no_failed_proof(tiny: dict[str, Any]) -> None:
     run(from_keywords("train", **tiny, adapter={"bias": "all"}))
     manifest = json.loads((Path(tiny["output"]) / "manifest.json").read_text())
-    assert [proof["name"] for proof in manifest["proofs"]] == ["adapter on disk equals memory", "adapter acts"]
+    names = [proof["name"] for proof in manifest["proofs"]]
+    assert "adapter acts" in names
+    assert "base unchanged by training" not in names
 
 
 def test_a_folder_of_other_files_is_left_alone(tiny: dict[str, Any]) -> None:

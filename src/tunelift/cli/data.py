@@ -21,7 +21,9 @@ KEYS = ("task", "model.name", "model.revision", "data", "train.max_length")
 @click.option("--rows", default=3, show_default=True, metavar="NUMBER", help="Rows of each split to show.")
 @click.pass_context
 def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
-    """Show the rows as the model gets them: what each split holds, and the first rows as tokens with the loss mask.
+    """Show what each split holds, how clean it is, and the first rows as tokens with the loss mask.
+
+    Lengths, labels, near duplicates between train and test, and inputs that stand there with different answers.
 
     Only the tokenizer is loaded. Tokens in the loss are green on a terminal and in [brackets] otherwise.
 
@@ -32,12 +34,15 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
     """
     config = config_of(ctx, arguments, needs=("model.name",))
     from tunelift.data.render import Renderer
+    from tunelift.data.show import hygiene_lines
     from tunelift.data.splits import ROLES, load_splits
     from tunelift.models import load_tokenizer, natural_task
 
     task = config.task or natural_task(config.model.name, config.model.revision)
     splits = load_splits(config.data, task=task, roles=ROLES if config.data.train is not None else ("test",))
     for line in splits.report.lines():
+        click.echo(line)
+    for line in ["", *hygiene_lines(splits.report.hygiene)]:
         click.echo(line)
     renderer = Renderer(load_tokenizer(config.model.name, config.model.revision), config.train.max_length)
     for role in ROLES:

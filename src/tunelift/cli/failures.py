@@ -12,6 +12,9 @@ import click
 
 from tunelift.core.errors import TuneliftError
 
+GATE_FAILED = 3
+"""The result was printed, but does not show what --require-better or --require-no-worse asked for."""
+
 INTERRUPTED = 130
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Measure a model, or a model with an adapter, on test rows.",
     "tune": "Train an adapter and save it in the PEFT layout.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
+    "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
     "data": "Show the rows as the model gets them: splits, tokens, loss mask.",
     "demo": "See it all on a small model and real data, nothing to prepare.",

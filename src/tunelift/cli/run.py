@@ -7,14 +7,18 @@ from pathlib import Path
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
+from tunelift.cli.gates import check_margin, close, gate_options
 
 KEYS = ("task", "output", "model", "data", "adapter", "train", "evaluate")
 
 
 @click.command("run", cls=KeyCommand, keys=KEYS)
 @config_arguments
+@gate_options
 @click.pass_context
-def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+def command(
+    ctx: click.Context, arguments: tuple[str, ...], require_better: tuple[str, ...], require_no_worse: tuple[str, ...]
+) -> None:
     """Measure a model, tune it, measure it again on the same items, compare, and write a report.
 
     \b
@@ -23,10 +27,15 @@ def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
       tunelift run --model gpt2 --data rows.csv --prompt "Message: {text}\\nIntent:" --completion " {category}"
       tunelift run config.yaml
       tunelift run config.yaml train.learning_rate=1e-4 adapter.r=16 --output runs/second
+      tunelift run config.yaml --require-better accuracy
     """
     config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
+    check_margin(ctx, require_no_worse, config.evaluate.margin)
+    from tunelift.comparison.gates import check_gates
     from tunelift.config.load import default_output
     from tunelift.pipeline.run import run
 
-    click.echo(str(run(config)))
+    comparison = run(config, [*require_better, *require_no_worse])
+    click.echo(str(comparison))
     click.echo(f"Report: {Path(config.output or default_output(config)) / 'report.html'}")
+    close(ctx, check_gates(comparison, require_better, require_no_worse))

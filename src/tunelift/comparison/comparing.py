@@ -3,93 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from tunelift.comparison import text
-from tunelift.comparison.flips import Flip, find_flips
-from tunelift.comparison.measured import Measured, chosen, common_metrics, effect_of, measure
-from tunelift.comparison.paired_tests import holm
-from tunelift.comparison.pairing import LeftOut, Side, Source, pair, read_side
-from tunelift.comparison.results import MetricResult
-from tunelift.comparison.verdict import Word, further_verdict, headline_verdict
+from tunelift.comparison.flips import find_flips
+from tunelift.comparison.judging import judged, judged_together
+from tunelift.comparison.looks import count_look, test_hash, tuned_hash
+from tunelift.comparison.measured import Measured, chosen, common_metrics, measure
+from tunelift.comparison.pairing import Pair, Side, Source, pair, read_side
+from tunelift.comparison.probabilities import probability_calibration
+from tunelift.comparison.readers import matched
+from tunelift.comparison.results import Comparison, MetricResult
+from tunelift.comparison.slices import slice_results
 from tunelift.core.errors import InputError
-from tunelift.core.records import FORMAT
-
-CLAIM = "this adapter, on items like these"
-"""What one training run can show; that another seed would do as well takes several runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The answer: is the tuned model better, by how much, and what does that rest on.
-
-    `str()` gives it to read, `to_dict()` is comparison.json. `flips` are the items that changed on the headline metric,
-    worst first; `left_out` the items not compared, with their reasons; `notes` what a reader should know besides.
-    """
-
-    headline: str
-    metrics: dict[str, MetricResult]
-    level: float
-    margin: float | None
-    left_out: list[LeftOut]
-    flips: list[Flip]
-    notes: list[str]
-    claim: str = CLAIM
-
-    @property
-    def verdict(self) -> Word:
-        """The headline's verdict: better, worse, equivalent or inconclusive."""
-        return self.metrics[self.headline].verdict.word
-
-    @property
-    def items(self) -> int:
-        """How many items the headline rests on."""
-        return self.metrics[self.headline].items
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return comparison.json: plain values only, and no NaN."""
-        return {
-            "format": FORMAT,
-            "items": self.items,
-            "left_out": len(self.left_out),
-            "level": self.level,
-            "margin": self.margin,
-            "metrics": {name: result.to_dict() for name, result in self.metrics.items()},
-            "headline": {"metric": self.headline, "against": "base"},
-            "claim": self.claim,
-            "baselines": {},
-            "flips": {
-                direction: [flip["id"] for flip in self.flips if flip["direction"] == direction]
-                for direction in ("gained", "lost")
-            },
-            "notes": self.notes,
-        }
-
-    def __str__(self) -> str:
-        return text.describe(self)
 
 
 def compare(
-    base: Source, tuned: Source, *, metric: str | None = None, margin: float | None = None, level: float = 0.95
+    base: Source,
+    tuned: Source,
+    *,
+    metric: str | None = None,
+    margin: float | None = None,
+    level: float = 0.95,
+    slices: Sequence[str] = (),
 ) -> Comparison:
     """Compare two sides that answered the same items, pair by pair.
 
-    A side is a scores.jsonl file, a folder that holds one, a run folder (its tuned side is meant), a list of such
-    rows, or what `evaluate` returned. The verdict is about `metric` (base's first one otherwise): it follows from the
-    interval at `level` of tuned - base. `margin`, in the metric's units, is the difference that would matter; with it a
-    verdict can be `equivalent`. Raises InputError where the sides cannot be compared: other items, other content under
-    an id, ids twice, no common metric, another prompt, decoding, label scoring, task or length.
+    A side is a file of scores (ours, or one of another tool), a folder that holds one, a run folder (its tuned side is
+    meant), a list of such rows, or what `evaluate` returned. The verdict is about `metric` (base's first one
+    otherwise): it follows from the interval at `level` of tuned - base. `margin`, in the metric's units, is the
+    difference that would matter; with it a verdict can be `equivalent`. `slices` are keys of the rows whose values are
+    compared each by itself, besides those the rows name. Raises InputError where the sides cannot be compared: other
+    items, other content under an id, ids twice, no common metric, another prompt, decoding, label scoring, task or
+    length.
     """
     _check_settings(margin, level)
+    if isinstance(base, str | Path) and isinstance(tuned, str | Path):
+        base, tuned = matched(Path(base), Path(tuned))
     one, other = read_side(base, "base"), read_side(tuned, "tuned")
     pairs, left_out = pair(one, other)
     names, alone = common_metrics(one, other, pairs)
     headline = chosen(metric, names)
     measured = {name: measure(name, one, other, pairs) for name in names}
     if not measured[headline].pairs:
-        raise InputError(f"No item has a finite {headline} on both sides.", fix="Choose another metric.")
+        reason = measured[headline].left_out[0].reason
+        raise InputError(f"No item has {headline} on both sides: {reason}.", fix="Choose another metric.")
     empty = [name for name in names if not measured[name].pairs]
     return Comparison(
         headline=headline,
@@ -98,34 +57,41 @@ def compare(
         margin=margin,
         left_out=[*left_out, *measured[headline].left_out],
         flips=find_flips(measured[headline]),
-        notes=_notes(one, other, alone, empty),
+        notes=_notes(one, other, alone, {name: measured[name].left_out[0].reason for name in empty}),
+        slices=slice_results(measured[headline], level, slices),
+        without_duplicates=_without_duplicates(headline, one, other, pairs, level, margin),
+        calibration=probability_calibration(pairs, level),
+        looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
 
 
 def _judge(measured: dict[str, Measured], headline: str, level: float, margin: float | None) -> dict[str, MetricResult]:
     """Test every metric; the headline by its interval, the others by Holm's p over the others."""
-    effects = {name: effect_of(values, level) for name, values in measured.items()}
-    further = {name: effect.p for name, effect in effects.items() if name != headline and effect.p is not None}
-    adjusted = dict(zip(further, holm(list(further.values())), strict=True))
-    results = {}
-    for name, values in measured.items():
-        effect, count, higher = effects[name], len(values.pairs), values.higher_is_better
-        if name == headline:
-            p_adjusted, verdict = effect.p, headline_verdict(effect, count, higher, level, margin)
-        else:
-            p_adjusted = adjusted.get(name)
-            verdict = further_verdict(effect, p_adjusted, higher, level, len(adjusted))
-        results[name] = MetricResult(name, count, higher, *values.aggregates, effect, p_adjusted, verdict)
-    return results
+    further = judged_together(
+        {name: values for name, values in measured.items() if name != headline}, level, "further metrics"
+    )
+    first = judged(measured[headline], level, margin)
+    return {name: first if name == headline else further[name] for name in measured}
 
 
-def _notes(base: Side, tuned: Side, alone: Sequence[str], empty: Sequence[str]) -> list[str]:
-    notes = [f"{name} is there on one side only and is not compared." for name in alone]
-    notes += [f"{name} has no finite value on both sides of any item and is not compared." for name in empty]
-    dtypes = [(side.info.get("made_with") or {}).get("dtype") for side in (base, tuned)]
+def _without_duplicates(
+    name: str, base: Side, tuned: Side, pairs: Sequence[Pair], level: float, margin: float | None
+) -> MetricResult | None:
+    """Return the headline over the test items that no training row repeats, where there are others."""
+    kept = [item for item in pairs if not any(row.get("duplicate_of") for row in (item.base, item.tuned))]
+    if len(kept) == len(pairs) or not kept:
+        return None
+    return judged(measure(name, base, tuned, kept), level, margin)
+
+
+def _notes(base: Side, tuned: Side, alone: Sequence[str], empty: Mapping[str, str]) -> list[str]:
+    notes = [str(note) for side in (base, tuned) for note in side.info.get("notes") or []]
+    notes += [f"{name} is there on one side only and is not compared." for name in alone]
+    notes += [f"{name} is not compared, as no item has it on both sides: {reason}." for name, reason in empty.items()]
+    dtypes: list[Any] = [(side.info.get("made_with") or {}).get("dtype") for side in (base, tuned)]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         notes.append(f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding.")
-    return notes
+    return list(dict.fromkeys(notes))
 
 
 def _check_settings(margin: float | None, level: float) -> None:

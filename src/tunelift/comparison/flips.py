@@ -19,11 +19,14 @@ def find_flips(measured: Measured) -> list[Flip]:
     """Return the items that changed: lost ones first, worst first.
 
     Worst is the largest loss of log-likelihood of the reference for a right/wrong metric (file order where rows have
-    none), and of the metric itself for a graded one.
+    none), and of the metric itself for a graded one. With a metric of the whole data set an item's value is that of its
+    own counts: for macro F1 whether the label is right, for BLEU and chrF the text's own (a BLEU of fewer than four
+    tokens is 0).
     """
-    changes = measured.tuned - measured.base
+    base, tuned = measured.by_item
+    changes = tuned - base
     gains = changes if measured.higher_is_better else -changes
-    binary = is_binary(measured.base) and is_binary(measured.tuned)
+    binary = is_binary(base) and is_binary(tuned)
     ranked: list[tuple[float, Flip]] = []
     for item, change, gain in zip(measured.pairs, changes.tolist(), gains.tolist(), strict=True):
         if change != 0:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tunelift.comparison.readers import read_scores
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores, content_hash
 
@@ -49,14 +50,13 @@ class LeftOut(NamedTuple):
 
 
 def read_side(source: Source, name: str) -> Side:
-    """Read one side: a scores file, a folder that holds one, a run folder (its tuned/), rows, or `Scores`.
+    """Read one side: a file of scores of any known tool, a folder that holds one (of a run: tuned/), rows, or `Scores`.
 
-    Raises InputError for rows that do not follow the scores.jsonl contract and for ids that occur twice.
+    Raises InputError for files that cannot be read, rows that do not follow the scores.jsonl contract, and ids that
+    occur twice.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        inner = path / "tuned"
-        source = Scores.read(inner if not (path / "scores.jsonl").exists() and inner.is_dir() else path)
+        source = read_scores(Path(source))
     elif not isinstance(source, Scores):
         source = Scores(list(map(dict, source)))
     if not source.rows:
@@ -77,12 +77,14 @@ def read_side(source: Source, name: str) -> Side:
     return Side(name, rows, source.info)
 
 
-def pair(base: Side, tuned: Side) -> tuple[list[Pair], list[LeftOut]]:
+def pair(base: Side, tuned: Side, *, declared: bool = False) -> tuple[list[Pair], list[LeftOut]]:
     """Join two sides by id and content; return the pairs scored on both, and the items left out.
+
+    `declared` allows sides that were made in different ways: a baseline may have another prompt, or be no model.
 
     Raises InputError, with every reason found, where the sides do not answer the same items or were not made alike.
     """
-    problems = [*_different_items(base, tuned), *_made_differently(base, tuned)]
+    problems = [*_different_items(base, tuned), *([] if declared else _made_differently(base, tuned))]
     if problems:
         raise InputError(*problems, fix="Base and tuned must be evaluated on the same items and in the same way.")
     pairs, left_out = [], []
@@ -126,7 +128,7 @@ def _check_row(row: Row, number: int, name: str) -> None:
             f'Row {number} of the {name} side has "metrics" that are no object of names and numbers.',
             fix='Write them as {"accuracy": 1, "loss": 0.3}.',
         )
-    if not metrics and not row.get("unscored"):
+    if not metrics and not row.get("counts") and not row.get("unscored"):
         raise InputError(
             f"Row {number} of the {name} side (id {row['id']}) has neither metrics nor a reason why it is unscored.",
             fix='Add "metrics": {...}, or "unscored": "the reason".',

@@ -7,11 +7,16 @@ would only say the p value again in other words.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypedDict
 
 import numpy as np
 from scipy import special
 
 DISCORDANCES = (0.1, 0.2, 0.4)
+"""Shares of items whose answer changes, assumed beforehand."""
+
+POWER = 0.8
+"""The chance of showing a difference that the curve speaks of."""
 
 
 def chance_to_show(items: int, discordance: float, difference: float, level: float = 0.95) -> float:
@@ -32,7 +37,7 @@ def chance_to_show(items: int, discordance: float, difference: float, level: flo
     return float(np.sum(weight * shown))
 
 
-def smallest_difference(items: int, discordance: float, level: float = 0.95, power: float = 0.8) -> float | None:
+def smallest_difference(items: int, discordance: float, level: float = 0.95, power: float = POWER) -> float | None:
     """Return the smallest true difference that `items` items show with the given power.
 
     None where even a difference as large as the discordance (every change a gain) is shown less often.
@@ -46,12 +51,30 @@ def smallest_difference(items: int, discordance: float, level: float = 0.95, pow
     return high
 
 
+class Point(TypedDict):
+    """One point of the curve: the smallest difference shown where `discordance` of the answers change, if any is."""
+
+    discordance: float
+    smallest: float | None
+
+
+def curve(items: int, level: float = 0.95) -> list[Point]:
+    """Return the smallest difference shown with 80% power at each assumed discordance, as in comparison.json."""
+    return [Point(discordance=share, smallest=smallest_difference(items, share, level)) for share in DISCORDANCES]
+
+
 def describe(items: int, level: float = 0.95) -> str:
-    """Return the curve as a clause: what so many items show with 80% power at each assumed discordance."""
-    smallest = [smallest_difference(items, discordance, level) for discordance in DISCORDANCES]
-    sizes = _either("none" if value is None else f"{value:.2g}" for value in smallest)
-    shares = _either(f"{discordance:.0%}" for discordance in DISCORDANCES)
-    return f"the smallest difference {items} items show with 80% power is {sizes} where {shares} of the answers change"
+    """Return the curve as a clause: what so many items show with 80% power at each assumed discordance.
+
+    It holds for right/wrong metrics of independent items. Items of one cluster tell less than as many independent ones,
+    and what graded items show depends on how their differences spread, which is not known beforehand: for those, name
+    the half width of the interval that was found instead.
+    """
+    points = curve(items, level)
+    sizes = _either("none" if point["smallest"] is None else f"{point['smallest']:.2g}" for point in points)
+    shares = _either(f"{point['discordance']:.0%}" for point in points)
+    shown = f"the smallest difference {items} items show with {POWER:.0%} power is {sizes}"
+    return f"{shown} where {shares} of the answers change"
 
 
 def _either(parts: Iterable[str]) -> str:

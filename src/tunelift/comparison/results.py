@@ -1,20 +1,31 @@
-"""What was found for one metric: both values, the effect, the verdict."""
+"""What was found: for one metric both values, the effect and the verdict; and all of it together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from tunelift.comparison import power, text
+from tunelift.comparison.flips import Flip
 from tunelift.comparison.paired_tests import Effect
-from tunelift.comparison.verdict import Verdict
+from tunelift.comparison.pairing import LeftOut
+from tunelift.comparison.verdict import Verdict, Word
+from tunelift.core.records import FORMAT
+
+CLAIM = "this adapter, on items like these"
+"""What one training run can show; that another seed would do as well takes several runs."""
+
+BASE = "base"
+"""The name of the base model among the baselines: it answers without examples and without training (zero-shot)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """One metric compared. `base` and `tuned` are means of the items' own values over the paired items.
+    """One metric compared. `base` and `tuned` are its values over the paired items.
 
-    So their difference is the one tested, for loss, perplexity and bits per byte too; the aggregates in metrics.json
-    weigh these by tokens or bytes and can differ.
+    For a metric of single items these are means of the items' own values, so their difference is the one tested, for
+    loss, perplexity and bits per byte too; the aggregates in metrics.json weigh these by tokens or bytes.
     """
 
     name: str
@@ -56,3 +67,126 @@ class MetricResult:
         if rose is None or fell is None:
             return None
         return {"gained": rose, "lost": fell} if self.higher_is_better else {"gained": fell, "lost": rose}
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineResult:
+    """The tuned model against one baseline on the same test items; `result.base` is the baseline's value."""
+
+    description: str
+    result: MetricResult
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which baseline is the strongest, by the headline metric on validation rows; "base" is the base itself."""
+
+    rows: int
+    values: Mapping[str, float]
+    strongest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answer: is the tuned model better, by how much, and what does that rest on.
+
+    `str()` gives it to read, `to_dict()` is comparison.json. `metrics` hold tuned against base; `against` names what
+    the verdict is about, the strongest of `baselines` on validation or "base". `flips` are the items that changed on
+    the headline metric, worst first; `left_out` the items not compared, with their reasons; `notes` what a reader
+    should know besides.
+    """
+
+    headline: str
+    metrics: dict[str, MetricResult]
+    level: float
+    margin: float | None
+    left_out: list[LeftOut]
+    flips: list[Flip]
+    notes: list[str]
+    claim: str = CLAIM
+    against: str = BASE
+    baselines: dict[str, BaselineResult] = field(default_factory=dict)
+    selection: Selection | None = None
+    recipe: dict[str, Any] | None = None
+    slices: dict[str, dict[str, MetricResult]] = field(default_factory=dict)
+    without_duplicates: MetricResult | None = None
+    calibration: dict[str, Any] | None = None
+    forgetting: dict[str, MetricResult] = field(default_factory=dict)
+    looks: int | None = None
+
+    @property
+    def verdict(self) -> Word:
+        """The headline's verdict: better, worse, equivalent or inconclusive."""
+        return self.judged.verdict.word
+
+    @property
+    def judged(self) -> MetricResult:
+        """The result that the verdict is about: the headline metric, against the base or the strongest baseline."""
+        return self.metrics[self.headline] if self.against == BASE else self.baselines[self.against].result
+
+    @property
+    def items(self) -> int:
+        """How many items the headline rests on."""
+        return self.metrics[self.headline].items
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return comparison.json: plain values only, and no NaN."""
+        verdict, selection = self.judged.verdict, self.selection
+        return {
+            "format": FORMAT,
+            "items": self.items,
+            "left_out": len(self.left_out),
+            "level": self.level,
+            "margin": self.margin,
+            "headline": {
+                "metric": self.headline,
+                "against": self.against,
+                "verdict": verdict.word,
+                "reason": verdict.reason,
+                "sentence": text.sentence(self),
+            },
+            "metrics": _entries(self.metrics),
+            "selection": selection and {
+                "rows": selection.rows,
+                "metric": self.headline,
+                "values": dict(selection.values),
+                "strongest": selection.strongest,
+            },
+            "baselines": {
+                name: {"description": found.description, **found.result.to_dict()}
+                for name, found in self.baselines.items()
+            },
+            "recipe": self.recipe,
+            "slices": {column: _entries(values) for column, values in self.slices.items()},
+            "without_duplicates": self._without_duplicates(),
+            "calibration": self.calibration,
+            "forgetting": {
+                name: {"metric": result.name, **result.to_dict()} for name, result in self.forgetting.items()
+            },
+            "power": self._power(),
+            "looks": self.looks,
+            "claim": self.claim,
+            "flips": {
+                direction: [flip["id"] for flip in self.flips if flip["direction"] == direction]
+                for direction in ("gained", "lost")
+            },
+            "notes": self.notes,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        return text.describe(self)
+
+    def _without_duplicates(self) -> dict[str, Any] | None:
+        alone = self.without_duplicates
+        return None if alone is None else {"removed": self.items - alone.items, **alone.to_dict()}
+
+    def _power(self) -> dict[str, Any] | None:
+        """The curve of a right/wrong headline metric of independent items; it says nothing of others."""
+        if self.metrics[self.headline].effect.rose is None:
+            return None
+        curve = power.curve(self.items, self.level)
+        return {"items": self.items, "level": self.level, "power": power.POWER, "curve": curve}
+
+
+def _entries(results: Mapping[str, MetricResult]) -> dict[str, Any]:
+    return {name: result.to_dict() for name, result in results.items()}

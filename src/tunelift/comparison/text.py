@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunelift.comparison.numbers import decimals, interval_text, p_text
@@ -10,24 +11,20 @@ from tunelift.comparison.numbers import decimals, interval_text, p_text
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tunelift.comparison.comparing import Comparison
-    from tunelift.comparison.results import MetricResult
+    from tunelift.comparison.results import Comparison, MetricResult
 
 SHOWN_FLIPS = 3
 _LONGEST = 60
 
-_OPENINGS = {
-    "better": "The tuned model is better than the base model",
-    "worse": "The tuned model is worse than the base model",
-    "equivalent": "The tuned and the base model are equivalent",
-    "inconclusive": "It is not clear which is better, the tuned or the base model,",
-}
 _COLOURS = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "inconclusive": "bold yellow"}
 
 
 def describe(comparison: Comparison) -> str:
     """Return the comparison as plain text of several lines."""
-    parts = [sentence(comparison), _table(comparison), _rests_on(comparison), _flips(comparison)]
+    parts = [
+        sentence(comparison), _table(comparison), _baselines(comparison), _rests_on(comparison), _slices(comparison),
+        _flips(comparison),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -41,13 +38,40 @@ def styled(comparison: Comparison) -> Text:
 
 
 def sentence(comparison: Comparison) -> str:
-    """Return the verdict in one sentence: the word, the metric, both values, the difference and its interval."""
-    result = comparison.metrics[comparison.headline]
+    """Return the verdict in one sentence: the word, the metric, both values, the difference and its interval.
+
+    Where a baseline is stronger than the base, the sentence is about that; beating the base alone is said as such.
+    """
+    result = comparison.judged
     base, tuned, difference = _values(result)
     interval = result.effect.interval
     extent = "" if interval is None else f", {comparison.level:.0%} interval {interval_text(*interval)}"
     items = f"{result.items} item{'s' * (result.items != 1)}"
-    return f"{_OPENINGS[comparison.verdict]} on {result.name}: {base} -> {tuned} ({difference}{extent}; {items})."
+    return f"{_opening(comparison)} on {result.name}: {base} -> {tuned} ({difference}{extent}; {items})."
+
+
+def _opening(comparison: Comparison) -> str:
+    against, word = comparison.against, comparison.verdict
+    if against == "base":
+        return {
+            "better": "The tuned model is better than the base model",
+            "worse": "The tuned model is worse than the base model",
+            "equivalent": "The tuned and the base model are equivalent",
+            "inconclusive": "It is not clear which is better, the tuned or the base model,",
+        }[word]
+    if word != "better" and comparison.metrics[comparison.headline].verdict.word == "better":
+        judged = {
+            "worse": "is worse than",
+            "equivalent": "is equivalent to",
+            "inconclusive": "is not shown to be better than",
+        }[word]
+        return f"The tuned model beats zero-shot only: it {judged} {against}, the strongest baseline,"
+    return {
+        "better": f"The tuned model is better than {against}, the strongest baseline,",
+        "worse": f"The tuned model is worse than {against}, the strongest baseline,",
+        "equivalent": f"The tuned model and {against}, the strongest baseline, are equivalent",
+        "inconclusive": f"It is not clear which is better, the tuned model or {against}, the strongest baseline,",
+    }[word]
 
 
 def _values(result: MetricResult) -> tuple[str, str, str]:
@@ -59,17 +83,54 @@ def _values(result: MetricResult) -> tuple[str, str, str]:
 
 def _table(comparison: Comparison) -> str:
     head = ["metric", "base", "tuned", "difference", f"{comparison.level:.0%} interval", "p", "verdict"]
-    rows = [head, *(_table_row(result) for result in comparison.metrics.values())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    rows = [_table_row(result, result.name) for result in comparison.metrics.values()]
+    rows += [
+        _table_row(result, f"{result.name} on {name}, for forgetting") for name, result in comparison.forgetting.items()
+    ]
+    return _aligned([head, *rows])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
-def _table_row(result: MetricResult) -> list[str]:
+def _baselines(comparison: Comparison) -> str:
+    """The tuned model against each baseline on the same items, with the validation value that chose the strongest."""
+    if not comparison.baselines:
+        return ""
+    validation = comparison.selection.values if comparison.selection else {}
+    head = [f"baseline ({comparison.headline})", "validation", "test", "tuned", "difference", "interval", "tuned is"]
+    rows = [head]
+    for name, found in comparison.baselines.items():
+        value = validation.get(name)
+        _, *cells = _table_row(found.result, name)
+        rows.append([f"{name}: {found.description}", "-" if value is None else f"{value:.3f}", *cells[:4], cells[-1]])
+    if comparison.selection is None:
+        return _aligned(rows)
+    chosen = comparison.selection
+    base = f"base, zero-shot: {chosen.values['base']:.3f} on validation"
+    return f"{_aligned(rows)}\nStrongest on {chosen.rows} validation rows: {chosen.strongest} ({base})."
+
+
+def _slices(comparison: Comparison) -> str:
+    tables = []
+    for column, values in comparison.slices.items():
+        head = [column, "items", "base", "tuned", "difference", "interval", "verdict"]
+        rows = [head]
+        for value, result in values.items():
+            name, *cells = _table_row(result, _short(value))
+            rows.append([name, str(result.items), *cells[:4], cells[-1]])
+        tables.append(_aligned(rows))
+    return "\n\n".join(tables)
+
+
+def _table_row(result: MetricResult, name: str) -> list[str]:
     interval = result.effect.interval
     return [
-        result.name if result.higher_is_better else f"{result.name} (lower is better)",
+        name if result.higher_is_better else f"{name} (lower is better)",
         *_values(result),
         "-" if interval is None else interval_text(*interval),
         "-" if result.p_adjusted is None else p_text(result.p_adjusted).removeprefix("p = ").removeprefix("p "),
@@ -78,13 +139,28 @@ def _table_row(result: MetricResult) -> list[str]:
 
 
 def _rests_on(comparison: Comparison) -> str:
-    result = comparison.metrics[comparison.headline]
+    result = comparison.judged
     lines = [f"Why: {result.verdict.reason}", f"Test: {_test(result)}.", f"It speaks of {comparison.claim}."]
     if result.verdict.no_worse is not None:
         shown = "shown" if result.verdict.no_worse else "not shown"
         lines.append(f"No worse by {comparison.margin:g} or more: {shown}.")
     if len(comparison.metrics) > 2:
         lines.append("The p of the further metrics are corrected for their number (Holm).")
+    if recipe := comparison.recipe:
+        lines.append(f"Over {len(recipe['seeds'])} seeds ({recipe['claim']}): {recipe['verdict']}; {recipe['reason']}")
+    if alone := comparison.without_duplicates:
+        removed, difference = comparison.items - alone.items, _values(alone)[2]
+        lines.append(
+            f"Without the {removed} test items that training rows repeat: {difference} against the base, "
+            f"{alone.verdict.word} ({alone.items} items)."
+        )
+    if calibration := comparison.calibration:
+        lines.append(
+            "Calibration of its probabilities (ECE, lower is better): "
+            f"{calibration['base']['ece']:.3f} -> {calibration['tuned']['ece']:.3f}."
+        )
+    if comparison.looks is not None and comparison.looks > 1:
+        lines.append(f"This is look {comparison.looks} at these test items; the error rates hold for the first.")
     lines += [f"Left out: {count} ({reason})." for reason, count in Counter(r for _, r in comparison.left_out).items()]
     return "\n".join([*lines, *(f"Note: {note}" for note in comparison.notes)])
 

@@ -42,14 +42,16 @@ def headline_verdict(effect: Effect, items: int, higher_is_better: bool, level: 
 
 
 def further_verdict(
-    effect: Effect, p_adjusted: float | None, higher_is_better: bool, level: float, tested: int
+    effect: Effect, p_adjusted: float | None, higher_is_better: bool, level: float, over: str
 ) -> Verdict:
-    """The verdict on one of the further metrics: from its p after Holm's correction over the `tested` of them."""
+    """The verdict on one of several further questions: from its p after Holm's correction over them.
+
+    `over` says how many there are of what ("3 further metrics"); it is empty for one alone.
+    """
     if p_adjusted is None:
         return Verdict("inconclusive", f"{effect.missing}.")
     limit = 1 - level
-    over = f" (Holm's, over {tested} further metrics)" if tested > 1 else ""
-    shown = f"{p_text(p_adjusted)}{over}"
+    shown = p_text(p_adjusted) + (f" (Holm's, over {over})" if over else "")
     if p_adjusted >= limit or effect.difference == 0:
         return Verdict("inconclusive", f"{shown} is not below {limit:.2g}.")
     word: Word = "better" if (effect.difference > 0) == higher_is_better else "worse"

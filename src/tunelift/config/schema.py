@@ -153,7 +153,8 @@ class EvaluateSection(Section):
 
     metrics: Metrics | None = Field(
         default=None,
-        description="accuracy exact_match f1 numeric_match loss perplexity bits_per_byte; by the data otherwise.",
+        description="accuracy macro_f1 exact_match numeric_match f1 rouge_l bleu chrf loss perplexity bits_per_byte; "
+        "by the data otherwise.",
     )
     max_new_tokens: int = Field(default=128, gt=0, description="Longest generated answer (tokens).")
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")

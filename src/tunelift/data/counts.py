@@ -9,6 +9,7 @@ _WORDS = {
     "empty": "empty",
     "duplicates": "duplicates removed",
     "overlap": "removed because test has them",
+    "near_overlap": "removed because test has nearly the same",
     "split_off": "split off for validation or test",
     "capped": "left out by the limit",
 }
@@ -16,13 +17,17 @@ _WORDS = {
 
 @dataclass(slots=True)
 class SplitCounts:
-    """What became of the rows of one split: read = empty + duplicates + overlap + split_off + capped + kept."""
+    """What became of the rows of one split.
+
+    read = empty + duplicates + overlap + near_overlap + split_off + capped + kept.
+    """
 
     read: int = 0
     empty: int = 0
     empty_reasons: dict[str, int] = field(default_factory=dict)
     duplicates: int = 0
     overlap: int = 0
+    near_overlap: int = 0
     split_off: int = 0
     capped: int = 0
     kept: int = 0
@@ -35,11 +40,12 @@ class SplitCounts:
 
 @dataclass(slots=True)
 class DataReport:
-    """Counts per split, the SHA-256 of each source by name, and what a reader of the result should know."""
+    """Counts per split, the SHA-256 of each source by name, what a reader should know, and the hygiene of the rows."""
 
     splits: dict[str, SplitCounts] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    hygiene: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for a JSON file."""
@@ -47,4 +53,14 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
-        return [counts.line(role) for role, counts in self.splits.items()] + self.notes
+        return [counts.line(role) for role, counts in self.splits.items()] + self._hygiene_lines() + self.notes
+
+    def _hygiene_lines(self) -> list[str]:
+        near, conflicts = self.hygiene.get("near_duplicates", {}), self.hygiene.get("conflicts", {})
+        lines = []
+        if near.get("removed_from_train") or near.get("within_train"):
+            removed, within = near["removed_from_train"], near["within_train"]
+            lines.append(f"near duplicates: {removed} of test removed from train, {within} within train kept")
+        if conflicts.get("count"):
+            lines.append(f"conflicts: {conflicts['count']} inputs stand there with different answers")
+        return lines

@@ -1,7 +1,8 @@
-"""Rows as a person can check them: every token, and whether the loss counts it."""
+"""Rows as a person can check them: every token, and whether the loss counts it; and what a look at all rows shows."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tunelift.data.render import Tokens
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 _SPACES = ("Ġ", "▁")  # how byte-level and sentencepiece vocabularies write a leading space
 _BROKEN = "\ufffd"
+_BAR, _LABELS_SHOWN, _LINE = 24, 10, 100
 
 
 def show(tokens: Tokens, tokenizer: Any) -> Text:
@@ -48,6 +50,53 @@ def pieces(tokens: Tokens, tokenizer: Any) -> list[tuple[str, bool]]:
             found.append((_visible(text), in_loss))
             held = []
     return found
+
+
+def hygiene_lines(hygiene: Mapping[str, Any]) -> list[str]:
+    """Return the hygiene of the rows (`data.hygiene.hygiene`) as lines for people."""
+    lines = [
+        f"{role}: median {length['median']} {length['unit']}, 95% up to {length['p95']}, longest {length['longest']}"
+        for role, length in hygiene["lengths"].items()
+    ]
+    for number, (role, counts) in enumerate(hygiene["labels"].items()):
+        heading = f"{role}: {len(counts)} labels, {_least_to_most(counts.values())}"
+        lines += ["", heading, *_label_lines(counts)] if number == 0 else [heading]
+    near, conflicts = hygiene["near_duplicates"], hygiene["conflicts"]
+    if near["examples"]:
+        lines += ["", "nearly the same, so removed from train:"]
+        lines += [
+            f"  {pair['similarity']:.2f}  {_cut(pair['train'])} | {_cut(pair['test'])}" for pair in near["examples"]
+        ]
+    if conflicts["examples"]:
+        lines += ["", "one input, different answers:"]
+    for found in conflicts["examples"]:
+        lines.append(f"  {_cut(found['input'])}: {_cut(', '.join(found['labels']))}")
+    return lines
+
+
+def _label_lines(counts: Mapping[str, int]) -> list[str]:
+    """Return a bar for each label, and of many labels for the most frequent ones."""
+    most, shown = max(counts.values()), list(counts.items())[:_LABELS_SHOWN]
+    names = [_cut(label, 40) for label, _ in shown]
+    width = max(map(len, names))
+    lines = [
+        f"  {name:<{width}} {'█' * max(1, round(_BAR * count / most)):<{_BAR}} {count}"
+        for name, (_, count) in zip(names, shown, strict=True)
+    ]
+    if rest := list(counts.values())[_LABELS_SHOWN:]:
+        lines.append(f"  and {len(rest)} more, {_least_to_most(rest)}")
+    return lines
+
+
+def _least_to_most(counts: Collection[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least} rows each" if least == most else f"{least} to {most} rows each"
+
+
+def _cut(text: str, width: int = _LINE) -> str:
+    """Return the text on one line, and its beginning where it is long."""
+    line = _visible(" ".join(text.split()))
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _decoded(ids: list[int], tokenizer: Any) -> str:

@@ -19,7 +19,7 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-BUNDLED = ("bbc-news",)
+BUNDLED = ("bbc-news", "general-text")
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -76,7 +76,7 @@ def fingerprint(table: Table) -> str:
 
 def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     if isinstance(source, str) and source in BUNDLED:
-        return _in_memory(_bbc_news(), source)
+        return _in_memory(_bbc_news() if source == "bbc-news" else _general_text(), source)
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_file(path, columns) if path.is_file() else _missing(path)
@@ -207,6 +207,12 @@ def _bbc_news() -> list[Row]:
                 {"id": f"{topic.name}/{number}", "headline": headline, "text": body.strip(), "topic": topic.name}
             )
     return rows
+
+
+def _general_text() -> list[Row]:
+    """Read 48 excerpts of public-domain English, shipped with the package: id, text and cluster (the work it is of)."""
+    text = (package_files("tunelift.data") / "general_text.jsonl").read_text(encoding="utf-8")
+    return [{name: row[name] for name in ("id", "text", "cluster")} for row in map(json.loads, text.splitlines())]
 
 
 def _decoded(data: bytes) -> str:

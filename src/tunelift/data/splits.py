@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,31 +13,43 @@ from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.counts import DataReport, SplitCounts
+from tunelift.data.duplicates import Match, near_duplicates, normalised
 from tunelift.data.examples import make_examples
+from tunelift.data.hygiene import Leak, compared_texts, hygiene, says_nothing
 from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
 
 ROLES = ("train", "validation", "test")
 DEFAULT_TEST_FRACTION = 0.2
+MOST_KIN, MOST_KIN_SHARE = 20, 0.1
+"""Rows that nearly repeat each other fall on one side where they are 20 or fewer, or a tenth of the rows or fewer."""
+MOST_NEAR = 0.5
+"""Rows that nearly repeat test are removed where they are half of train or fewer."""
 
 
 @dataclass(slots=True)
 class Splits:
-    """The examples of each role; a role that was not asked for is empty."""
+    """The examples of each role; a role that was not asked for is empty.
+
+    `leaks` are the rows that were removed because test holds them, exactly or nearly; `duplicate_of` tells for the id
+    of a test item the id of a training row that it repeats.
+    """
 
     train: list[Example] = field(default_factory=list)
     validation: list[Example] = field(default_factory=list)
     test: list[Example] = field(default_factory=list)
     report: DataReport = field(default_factory=DataReport)
+    leaks: list[Leak] = field(default_factory=list)
+    duplicate_of: dict[str, str] = field(default_factory=dict)
 
 
 def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROLES) -> Splits:
     """Read the data and give each role in `roles` its rows.
 
-    A fraction for validation or test is taken from train. An item's side follows from its own row (or group) and the
-    seed alone, whatever the templates, so that tuning, which drops the test rows, and evaluation, which reads only
-    those, agree. Rows of train and validation that test holds too are removed; a test that is a file is read only if
-    it is among the roles. Raises InputError for anything wrong with the data, and for a train or test that is left
-    without rows.
+    A fraction for validation or test is taken from train. An item's side follows from its own row, the rows that nearly
+    repeat it (or its group) and the seed alone, whatever the templates, so that tuning, which drops the test rows, and
+    evaluation, which reads only those, agree. Rows of train and validation that test holds too, exactly or nearly, are
+    removed; a test that is a file is read only if it is among the roles. Raises InputError for anything wrong with the
+    data, and for a train or test that is left without rows.
     """
     return _Loader(section, task, frozenset(roles)).load()
 
@@ -47,7 +59,7 @@ def overlap_key(examples: Sequence[Example]) -> Callable[[Example], str]:
 
     Where the prompt says nothing (plain text, or one prompt for all of `examples`) it is the completion.
     """
-    if len(examples) > 1 and len({example.prompt for example in examples}) == 1:
+    if says_nothing(examples):
         return lambda example: _folded(example.completion)
     return lambda example: _folded(example.prompt if example.prompt.strip() else example.completion)
 
@@ -70,6 +82,8 @@ class _Loader:
         self.roles = roles
         self.report = DataReport()
         self.rows: dict[str, list[Example]] = {}
+        self.leaks: list[Leak] = []
+        self.duplicate_of: dict[str, str] = {}
 
     def load(self) -> Splits:
         sources = self._sources()
@@ -85,7 +99,11 @@ class _Loader:
         kept = {role: self._capped(role) for role in ROLES if role in self.roles and role in self.rows}
         self._check(kept)
         self.report.splits = {role: self.report.splits[role] for role in kept}
-        return Splits(**kept, report=self.report)
+        tested = {example.id for example in kept.get("test", [])}
+        duplicate_of = {test: row for test, row in self.duplicate_of.items() if test in tested}
+        splits = Splits(**kept, report=self.report, leaks=self.leaks, duplicate_of=duplicate_of)
+        self.report.hygiene = hygiene(splits)
+        return splits
 
     def _sources(self) -> dict[str, _Source]:
         """Settle where each role's rows come from, before anything but the list of splits is read."""
@@ -142,7 +160,7 @@ class _Loader:
         if section.deduplicate and role == "train":
             unique: dict[tuple[str, str], Example] = {}
             for example in examples:
-                unique.setdefault(example.content, example)
+                unique.setdefault(_content(example), example)
             counts.duplicates, examples = len(examples) - len(unique), list(unique.values())
         self.report.splits[role], self.rows[role] = counts, examples
 
@@ -152,7 +170,7 @@ class _Loader:
             # Rows beyond the limit would be lost to both. Not so for test: its rows must not depend on a limit.
             fraction = min(fraction, self.section.max_validation / len(pool))
         by_group = self.section.group is not None
-        keys = [str(example.cluster) if by_group else self._row_key(example) for example in pool]
+        keys = [str(example.cluster) for example in pool] if by_group else self._keys(pool)
         taken = _drawn(keys, fraction, f"{self.section.seed} {role}")
         if not taken or len(taken) == len(set(keys)):
             what = f'values of "{self.section.group}"' if by_group else "different rows"
@@ -164,6 +182,25 @@ class _Loader:
         self.rows["train"] = [example for example, key in zip(pool, keys, strict=True) if key not in taken]
         self.report.splits[role] = SplitCounts(read=len(self.rows[role]))
         self.report.splits["train"].split_off += len(self.rows[role])
+
+    def _keys(self, pool: Sequence[Example]) -> list[str]:
+        """Return one key for each row, the same for rows that nearly repeat each other: the first of theirs.
+
+        Rows are compared as they stand in the file, so that the template does not matter. More kin than a tenth of the
+        rows are no copies of each other but made from one template; they are told apart.
+        """
+        own = [self._row_key(example) for example in pool]
+        if not self.section.deduplicate:
+            return own
+        kin = connected(len(pool), near_duplicates([self._row_text(example.row) for example in pool]))
+        most = max(MOST_KIN, len(pool) * MOST_KIN_SHARE)
+        shared = [min(own[index] for index in rows) if 1 < len(rows) <= most else None for rows in kin.values()]
+        named = {index: key for rows, key in zip(kin.values(), shared, strict=True) for index in rows if key}
+        return [named.get(index, key) for index, key in enumerate(own)]
+
+    def _row_text(self, row: Any) -> str:
+        values = [row[name] for name in sorted(row) if name not in ("id", self.section.id)]
+        return "\n".join(text for value in values for text in _texts_in(value))
 
     def _row_key(self, example: Example) -> str:
         """Return the row without its id, case and blanks folded: the same under every template, and for equal rows."""
@@ -183,14 +220,52 @@ class _Loader:
         if not self.section.deduplicate:
             self.report.notes.append("data.deduplicate is off: train may hold rows of test")
             return
+        self._remove_equal(test)
+        self._remove_near(test)
+
+    def _remove_equal(self, test: list[Example]) -> None:
         key = overlap_key(test)
-        held = {key(example) for example in test}
+        held = {key(example): example for example in reversed(test)}
         groups = {example.cluster for example in test} - {None}
         for role in ("train", "validation"):
             before = self.rows.get(role, [])
+            found = [example for example in before if key(example) in held]
             after = [example for example in before if key(example) not in held and example.cluster not in groups]
             if len(after) < len(before):
                 self.report.splits[role].overlap, self.rows[role] = len(before) - len(after), after
+            if role == "train":
+                first = {key(example): example for example in reversed(found)}
+                self.duplicate_of |= {item.id: first[key(item)].id for item in test if key(item) in first}
+                for example in found:
+                    item = held[key(example)]
+                    self.leaks.append(Leak(example, item, (example.prompt, item.prompt), 1.0, is_near=False))
+
+    def _remove_near(self, test: list[Example]) -> None:
+        """Remove the rows that nearly repeat a test row; if those are most of train, say so and leave them."""
+        rows = {role: self.rows.get(role, []) for role in ("train", "validation")}
+        both = rows["train"] + rows["validation"]
+        texts = compared_texts(both + test, like=test)
+        near = near_duplicates(texts[: len(both)], texts[len(both) :])
+        trained = len(rows["train"])
+        for match in near:
+            if match.index < trained:
+                self.duplicate_of.setdefault(test[match.other].id, both[match.index].id)
+        gone = {match.index: match for match in reversed(near)}
+        in_train = sum(index < trained for index in gone)
+        if in_train > trained * MOST_NEAR:
+            self.report.notes.append(
+                f"{in_train} of {trained} train rows are nearly the same as a test row; the data seem to be made from "
+                "templates, so these rows stay in train"
+            )
+            return
+        for role, start in (("train", 0), ("validation", trained)):
+            kept = [row for index, row in enumerate(rows[role], start) if index not in gone]
+            if len(kept) < len(rows[role]):
+                self.report.splits[role].near_overlap, self.rows[role] = len(rows[role]) - len(kept), kept
+        for index, match in sorted(gone.items()):
+            if index < trained:
+                pair = texts[index], texts[len(both) + match.other]
+                self.leaks.append(Leak(both[index], test[match.other], pair, match.similarity, is_near=True))
 
     def _capped(self, role: str) -> list[Example]:
         examples, limit = self.rows[role], getattr(self.section, f"max_{role}")
@@ -209,6 +284,42 @@ class _Loader:
                     f"No rows are left for {role}: {counts.line(role)}.",
                     fix="Give other rows for train than for test, or more rows.",
                 )
+
+
+def connected(count: int, matches: Sequence[Match]) -> dict[int, list[int]]:
+    """Return the rows 0 to count - 1 by their kin: those that matches lead to, by the first of them."""
+    first = list(range(count))
+
+    def root(index: int) -> int:
+        while first[index] != index:
+            first[index] = index = first[first[index]]
+        return index
+
+    for match in matches:
+        one, other = sorted((root(match.index), root(match.other)))
+        first[other] = one
+    kin: dict[int, list[int]] = {}
+    for index in range(count):
+        kin.setdefault(root(index), []).append(index)
+    return kin
+
+
+def _content(example: Example) -> tuple[str, str]:
+    """Return what equal rows share: the prompt, case, blanks and punctuation folded, and the very completion."""
+    if not example.prompt.strip():
+        return "", normalised(example.completion)
+    return normalised(example.prompt), example.completion.strip()
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers of a value of a row, those in lists and mappings (messages) too."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part)
+    elif value is not None:
+        yield str(value)
 
 
 def _source(value: Any) -> _Source:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tunelift.core import progress
@@ -18,19 +17,22 @@ from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import ranker
+from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
 from tunelift.fast.lora import fused_lora
 from tunelift.fast.targets import target_model
-from tunelift.metrics import Answer, Metric, aggregate
+from tunelift.metrics import Metric
 from tunelift.tasks.base import context_length, pad_id
 
-TOO_LONG = "longer than the context"
 MOST_LABELS = 1000
 """More distinct completions than this are answers, not labels; ranking them all would take for ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and how. `labels` are the texts to rank, or the class names of a head."""
+    """What is measured, and how. `labels` are the texts to rank, or the class names of a head.
+
+    `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each.
+    """
 
     metrics: Sequence[Metric]
     task: str = "causal-lm"
@@ -40,6 +42,7 @@ class Plan:
     stop: Sequence[str] = ()
     rows_at_once: int = 16
     max_length: int = 1024
+    slices: Sequence[str] = ()
 
     @property
     def ranks(self) -> bool:
@@ -49,16 +52,6 @@ class Plan:
     def generates(self) -> bool:
         """Where labels are ranked, the label ranked first is the text of metrics that need one."""
         return self.task == "causal-lm" and not self.ranks and any(metric.needs == "text" for metric in self.metrics)
-
-
-@dataclass(slots=True)
-class _Found:
-    """What was computed for one item."""
-
-    prediction: str | None = None
-    log_likelihood: float | None = None
-    tokens: int = 0
-    label_scores: dict[str, float] = field(default_factory=dict)
 
 
 def score(
@@ -72,10 +65,11 @@ def score(
     """Return one row per example and the aggregates; `made_with` adds to what the rows were made with.
 
     Items that do not fit the model's context are unscored, with that reason. Raises InputError where nothing is left to
-    score or a metric needs labels and there are none.
+    score, a metric needs labels and there are none, or the data have no column of a slice's name.
     """
     if not examples:
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
+    slices = slices_of(examples, plan.slices)
     items = _Items(model, tokenizer, examples, plan)
     was_training = model.training
     model.eval()
@@ -84,7 +78,9 @@ def score(
             found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
     finally:
         model.train(was_training)
-    rows = [_row(example, found.get(i), plan.metrics) for i, example in enumerate(examples)]
+    rows = [
+        begun(example, slices[i]) | answered(example, found.get(i), plan.metrics) for i, example in enumerate(examples)
+    ]
     unscored = Counter(row["unscored"] for row in rows if "unscored" in row)
     for reason, count in unscored.items():
         progress.note(f"{count} of {len(examples)} items are unscored: {reason}.")
@@ -92,7 +88,7 @@ def score(
         "format": FORMAT,
         "items": len(rows),
         "unscored": unscored.total(),
-        "metrics": {m.name: _entry(m, rows) for m in plan.metrics},
+        "metrics": {m.name: metric_entry(m, rows) for m in plan.metrics},
         "made_with": {**items.made_with(), "dtype": _dtype(model), **made_with},
     }
     return Scores(rows, info)
@@ -122,19 +118,19 @@ class _Items:
                 fix="Shorten the prompts or take a model with a longer context.",
             )
 
-    def causal(self, advance: progress.Advance) -> dict[int, _Found]:
+    def causal(self, advance: progress.Advance) -> dict[int, Found]:
         view, self.fast_paths["target_only_head"] = target_model(self.model)
         if self.plan.ranks:
             return self._ranked(view, advance)
         pairs = [(self.prompts[i], self.completions[i]) for i in self.fitting]
         likely = log_likelihoods(view, pairs, self.model.device, self.plan.rows_at_once, advance)
-        found = {i: _Found(None, *both) for i, both in zip(self.fitting, likely, strict=True)}
+        found = {i: Found(None, *both) for i, both in zip(self.fitting, likely, strict=True)}
         if self.plan.generates:
             for i, answer in zip(self.fitting, self._generated(advance), strict=True):
                 found[i].prediction = answer
         return found
 
-    def head(self, advance: progress.Advance) -> dict[int, _Found]:
+    def head(self, advance: progress.Advance) -> dict[int, Found]:
         tokens = [self.renderer.head_tokens(example) for example in self.examples]
         self.truncated = sum(t.truncated for t in tokens)
         if self.truncated:
@@ -142,7 +138,7 @@ class _Items:
         labels, pad = list(self.plan.labels), pad_id(self.model, self.tokenizer)
         scores = label_log_probabilities(self.model, [t.ids for t in tokens], pad, self.plan.rows_at_once, advance)
         return {
-            i: _labelled(example.completion, dict(zip(labels, row, strict=True)), None, tokens=1)
+            i: labelled(example.completion, dict(zip(labels, row, strict=True)), None, tokens=1)
             for i, (example, row) in enumerate(zip(self.examples, scores, strict=True))
         }
 
@@ -160,7 +156,7 @@ class _Items:
         made |= {"max_length": self.renderer.max_length, "truncated": self.truncated}
         return made | {"prompt": _hash([e.prompt for e in self.examples])}
 
-    def _ranked(self, view: Any, advance: progress.Advance) -> dict[int, _Found]:
+    def _ranked(self, view: Any, advance: progress.Advance) -> dict[int, Found]:
         labels = list(self.plan.labels)
         if not 2 <= len(labels) <= MOST_LABELS:
             raise InputError(
@@ -180,7 +176,7 @@ class _Items:
         for i, ids, scores in zip(self.fitting, choices, rank.rank(prompts, choices, needed, advance), strict=True):
             lengths = dict(zip(labels, map(len, ids), strict=True)) if by_mean else None
             known = {label: s for label, s in zip(labels, scores, strict=True) if s is not None}
-            found[i] = _labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
+            found[i] = labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
         return found
 
     def _generated(self, advance: progress.Advance) -> list[str]:
@@ -191,38 +187,6 @@ class _Items:
 
     def _length(self, i: int) -> int:
         return len(self.prompts[i]) + max(len(self.completions[i]), 1)
-
-
-def _labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> _Found:
-    """Choose the label with the highest score, summed or (with `lengths` in tokens) per token."""
-    best = max(scores, key=lambda label: scores[label] / lengths[label] if lengths else scores[label])
-    return _Found(best, scores.get(reference), tokens, scores)
-
-
-def _row(example: Example, found: _Found | None, metrics: Sequence[Metric]) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": example.id, "input": example.prompt, "reference": example.completion}
-    if example.cluster is not None:
-        row["cluster"] = example.cluster
-    if found is None:
-        return row | {"metrics": {}, "unscored": TOO_LONG}
-    if found.log_likelihood is None and found.label_scores:
-        return row | {"metrics": {}, "unscored": f"the reference {example.completion!r} is not among the labels"}
-    if found.tokens == 0 or not math.isfinite(found.log_likelihood or 0.0):
-        return row | {
-            "metrics": {},
-            "unscored": "nothing to predict" if found.tokens == 0 else "its score is not a number",
-        }
-    answer = Answer(found.prediction or "", example.completion, found.log_likelihood, found.tokens, example.row)
-    if found.prediction is not None:
-        row["prediction"] = found.prediction
-    row["metrics"] = {metric.name: metric.score(answer) for metric in metrics}
-    row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
-    return row | {"label_scores": found.label_scores} if found.label_scores else row
-
-
-def _entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    scored = sum(metric.name in row["metrics"] for row in rows)
-    return {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}
 
 
 def _dtype(model: Any) -> str:

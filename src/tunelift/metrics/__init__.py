@@ -1,5 +1,8 @@
-"""A prediction and its reference become numbers, one per item; each metric says which direction is better."""
+"""A prediction and its reference become numbers, one per item; each metric says which direction is better.
 
-from tunelift.metrics.registry import Answer, Metric, aggregate, direction, resolve
+A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item instead, of which its value is made.
+"""
 
-__all__ = ["Answer", "Metric", "aggregate", "direction", "resolve"]
+from tunelift.metrics.registry import METRICS, Answer, Metric, aggregate, direction, resolve, score_answer
+
+__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve", "score_answer"]

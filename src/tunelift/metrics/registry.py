@@ -1,25 +1,34 @@
 """The table of metrics: one function each, with its direction and what it needs of the model.
 
-To add a metric, write a function from `Answer` to a number and give it a line in `METRICS`.
+To add a metric, write a function from `Answer` to a number and give it a line in `METRICS`. A metric of the whole data
+set takes two: from `Answer` to counts, and from summed counts to the value.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
-from tunelift.metrics import likelihood, text
+from tunelift.metrics import corpus, likelihood, text
 from tunelift.metrics.answer import Answer
 
 Row = Mapping[str, Any]
 UserMetric = Callable[..., float]
+Floats = NDArray[np.float64]
+FromCounts = Callable[[Mapping[str, Floats]], Floats]
+"""From totals by name, each of shape (selections,), to values of shape (selections,)."""
 
-__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve"]
+__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve", "score_answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +38,30 @@ class Metric:
     `needs` says what the model must do for it: "label" ranks the labels, "text" generates (where a task ranks labels,
     the label ranked first is the text), "likelihood" scores the reference's tokens. A "binary" metric is 0 or 1 per
     item. `pooled` makes the aggregate from the scored rows where that is not the mean of the items' values.
+
+    A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
+    makes the value of the sums. `package` must be installed to score an answer.
     """
 
     name: str
-    score: Callable[[Answer], float]
+    score: Callable[[Answer], float] | None
     needs: Literal["label", "text", "likelihood"]
-    kind: Literal["binary", "graded"] = "graded"
+    kind: Literal["binary", "graded", "corpus"] = "graded"
     higher_is_better: bool = True
     pooled: Callable[[Sequence[Row]], float] | None = None
+    counts: Callable[[Answer], Mapping[str, float]] | None = None
+    from_counts: FromCounts | None = None
+    package: str | None = None
+
+
+def _of_corpus(
+    name: str,
+    counts: Callable[[Answer], Mapping[str, float]],
+    from_counts: FromCounts,
+    needs: Literal["label", "text"],
+    package: str | None = None,
+) -> Metric:
+    return Metric(name, None, needs, "corpus", counts=counts, from_counts=from_counts, package=package)
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -46,6 +71,10 @@ for _metric in (
     Metric("exact_match", text.exact_match, "text", kind="binary"),
     Metric("numeric_match", text.numeric_match, "text", kind="binary"),
     Metric("f1", text.f1, "text"),
+    Metric("rouge_l", text.rouge_l, "text", package="rouge_score"),
+    _of_corpus("macro_f1", corpus.label_counts, corpus.macro_f1, "label"),
+    _of_corpus("bleu", corpus.bleu_counts, corpus.bleu, "text", package="sacrebleu"),
+    _of_corpus("chrf", corpus.chrf_counts, corpus.chrf, "text", package="sacrebleu"),
     Metric("loss", likelihood.loss, "likelihood", higher_is_better=False, pooled=likelihood.pooled_loss),
     Metric(
         "perplexity", likelihood.perplexity, "likelihood", higher_is_better=False, pooled=likelihood.pooled_perplexity
@@ -66,14 +95,14 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
 
     A function takes `(prediction, reference)` or `(prediction, reference, row)`, the row being the item's columns, and
     returns a number; its own name is the metric's, and higher is better. Raises InputError that lists every problem:
-    unknown names, functions that do not fit, names given twice.
+    unknown names, packages that are not installed, functions that do not fit, names given twice.
     """
     found: list[Metric] = []
     problems: list[str] = []
     fixes: list[str] = []
     for name in names:
         try:
-            metric = METRICS.get(name) if isinstance(name, str) else _from_function(name)
+            metric = _installed(METRICS.get(name)) if isinstance(name, str) else _from_function(name)
         except InputError as error:
             problems.extend(error.problems)
             fixes.append(error.fix or "")
@@ -87,17 +116,27 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
     return found
 
 
+def score_answer(answer: Answer, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return an answer's part of its row: "metrics" with the values, and "counts" where there are corpus metrics."""
+    values = {metric.name: metric.score(answer) for metric in metrics if metric.score is not None}
+    counts = {metric.name: dict(metric.counts(answer)) for metric in metrics if metric.counts is not None}
+    return {"metrics": values, "counts": counts} if counts else {"metrics": values}
+
+
 def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
     """Return the metric's value over all scored rows (of the scores.jsonl contract).
 
-    It is the mean of the items' values, but for loss, perplexity and bits per byte, which weigh by tokens and bytes.
-    Raises InputError where no row is scored.
+    It is the mean of the items' values, but for loss, perplexity and bits per byte, which weigh by tokens and bytes,
+    and for corpus metrics, which are made of the summed counts. Raises InputError where no row is scored.
     """
-    scored = [row for row in rows if (row.get("metrics") or {}).get(metric.name) is not None]
+    kept = "metrics" if metric.from_counts is None else "counts"
+    scored = [row for row in rows if (row.get(kept) or {}).get(metric.name) is not None]
     if not scored:
         raise InputError(
             f'No item has a value of "{metric.name}".', fix='See "unscored" in the rows for why they were left out.'
         )
+    if metric.from_counts is not None:
+        return _from_summed_counts(metric.from_counts, [row["counts"][metric.name] for row in scored])
     if metric.pooled is not None:
         return metric.pooled(scored)
     return math.fsum(row["metrics"][metric.name] for row in scored) / len(scored)
@@ -106,6 +145,22 @@ def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
 def direction(name: str) -> bool:
     """Return whether higher is better: as the table says for a known name, True otherwise."""
     return METRICS.get(name).higher_is_better if name in METRICS else True
+
+
+def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:
+    totals = Counter[str]()
+    for item in counts:
+        totals.update(item)
+    return float(from_counts({name: np.array([total], dtype=float) for name, total in totals.items()})[0])
+
+
+def _installed(metric: Metric) -> Metric:
+    if metric.package is not None and find_spec(metric.package) is None:
+        raise InputError(
+            f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not installed.',
+            fix="Install it: pip install 'tunelift[text]'.",
+        )
+    return metric
 
 
 def _from_function(function: UserMetric) -> Metric:

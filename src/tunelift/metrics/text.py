@@ -6,6 +6,8 @@ import re
 import string
 from collections import Counter
 from decimal import Decimal
+from functools import cache
+from typing import Any
 
 from tunelift.metrics.answer import Answer
 
@@ -51,6 +53,14 @@ def f1(answer: Answer) -> float:
     return 2 * shared / (predicted.total() + wanted.total())
 
 
+def rouge_l(answer: Answer) -> float:
+    """ROUGE-L (Lin 2004): F of the longest common subsequence of words, from 0 to 1, by the package rouge-score.
+
+    Words are runs of a-z and 0-9 in lower case, not stemmed: texts in other scripts have none, and the value 0.
+    """
+    return float(_rouge().score(answer.reference, answer.prediction)["rougeL"].fmeasure)
+
+
 def final_number(text: str) -> Decimal | None:
     """Return the number a worked answer ends in, or None where there is none.
 
@@ -74,3 +84,10 @@ def _folded(text: str) -> str:
 def _words(text: str) -> Counter[str]:
     words = text.lower().translate(_WITHOUT_PUNCTUATION).split()
     return Counter(word for word in words if word not in _ARTICLES)
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"])

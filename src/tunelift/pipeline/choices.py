@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunelift.config.schema import Config, DataSection, EvaluateSection
-from tunelift.core.errors import InputError, listed
+from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.data.examples import unseen_labels
 from tunelift.data.template import Template
@@ -63,6 +63,7 @@ def evaluation_plan(
         stop=settings.stop,
         rows_at_once=settings.batch_size,
         max_length=max_length,
+        slices=settings.slices,
     )
 
 
@@ -76,6 +77,16 @@ def check_labels(
         raise InputError(
             f"The test rows have labels that no training row has: {listed(repr(label) for label in unseen)}.",
             fix="Add training rows with them, take those test rows out, or name every label with data.labels.",
+        )
+
+
+def check_required(required: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """Raise InputError where a gate will ask for a metric that is not measured."""
+    names = [metric.name for metric in metrics]
+    if unknown := [name for name in required if name not in names]:
+        raise InputError(
+            *(f'A gate is about "{name}", which is not measured.{did_you_mean(name, names)}' for name in unknown),
+            fix=f"Measured are: {listed(names)}; evaluate.metrics names others.",
         )
 
 

@@ -10,6 +10,7 @@ from tunelift import __version__
 from tunelift.config.load import default_output, dump, load_config
 from tunelift.config.schema import Config
 from tunelift.core import files, provenance
+from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
 
@@ -67,6 +68,12 @@ class RunFolder:
         return self.manifest.get("status") == "complete"
 
     @property
+    def proved(self) -> bool:
+        """Return whether an adapter was trained and every proof of it passed."""
+        proofs = self.manifest.get("proofs") or []
+        return bool(proofs) and all(proof["passed"] for proof in proofs)
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -78,6 +85,12 @@ class RunFolder:
     def took(self, stage: str, seconds: float) -> None:
         """Note how long a stage took."""
         self.note(seconds={**self.manifest.get("seconds", {}), stage: round(seconds, 2)})
+
+    def spent(self, meter: EnergyMeter) -> None:
+        """Note the energy of the run, where the machine tells."""
+        joules = meter.joules()
+        if joules is not None:
+            self.note(energy_joules=self.manifest.get("energy_joules", 0.0) + joules)
 
     def finish(self) -> None:
         """Note that the run ended well, and how long its stages took together."""

@@ -1,4 +1,8 @@
-"""Proofs on a tune: the adapter on disk is the one in memory, it acts, and the base is what it was."""
+"""Proofs on a tune: the adapter on disk is that in memory and acts, the base is what it was, the loss is what it says.
+
+Each proof is {"name", "passed", "detail"}. They are made on a few training rows by the product's own parts, looked at
+from outside: what the adapter's file holds, what the labels decode to, what the stock forward pass gives.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import load_peft_weights, set_peft_model_state_dict
+import torch
+from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tunelift.adapters.build import switched_off
+from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.core import progress
-from tunelift.core.errors import TuneliftError
+from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
 from tunelift.evaluation.run import Plan
+from tunelift.fast.lora import fused_lora
 from tunelift.metrics import resolve
+from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
+from tunelift.tasks.base import TASKS, Row, context_length, pad_id
 
 ITEMS = 8
 """Training rows that the proofs are made on, the shortest: they fit the context wherever any does."""
+
+NONZERO_FROM_THE_START = ("lora_A", "lora_embedding_B")
+"""Sides of a LoRA that begin at random; the others begin at zero, so that the adapter begins as a no-op."""
+
+
+class ProofFailed(TuneliftError):  # noqa: N818  what it says, as the manifest does
+    """A proof failed: the adapter must not be relied on. `proofs` are all of them, passed or not, for the manifest."""
+
+    def __init__(self, proofs: list[dict[str, Any]], folder: Path) -> None:
+        self.proofs = proofs
+        failed = [f"A proof failed: {p['name']}: {p['detail']}." for p in proofs if not p["passed"]]
+        super().__init__(*failed, fix=f"The adapter in {folder} must not be relied on.")
 
 
 def rows_to_prove_on(examples: Sequence[Example]) -> list[Example]:
@@ -36,7 +60,7 @@ def likelihoods(session: Session, examples: Sequence[Example], max_length: int) 
 def prove(
     session: Session, folder: Path, examples: Sequence[Example], before: Sequence[float], max_length: int
 ) -> list[dict[str, Any]]:
-    """Return the proofs, each {"name", "passed", "detail"}; raise TuneliftError where one fails.
+    """Return the proofs, each {"name", "passed", "detail"}; raise ProofFailed, which holds them all, where one fails.
 
     `before` are the base's log-likelihoods of the same examples, taken before the adapter was put on; they are not
     looked at where the adapter trains the base's biases (LoRA's `bias`).
@@ -44,19 +68,77 @@ def prove(
     memory = likelihoods(session, examples, max_length)
     with switched_off(session.model):
         base = likelihoods(session, examples, max_length)
-    disk = _reloaded(session, folder, examples, max_length)
     proofs = [
-        _proof("adapter on disk equals memory", _apart(disk, memory), _tolerance(session), at_most=True),
-        _proof("adapter acts", _apart(memory, base), 1e-7, at_most=False),
+        _saved(session, folder),
+        _lineage(session, folder),
+        _disk_equals_memory(session, folder, examples, memory, max_length),
+        _apart_proof("adapter acts", _apart(memory, base), 1e-7, at_most=False),
     ]
     if before and not _trains_biases(session):
-        proofs.append(_proof("base unchanged by training", _apart(base, before), _tolerance(session), at_most=True))
-    failed = [f"{proof['name']}: {proof['detail']}" for proof in proofs if not proof["passed"]]
-    if failed:
-        raise TuneliftError(
-            *(f"A proof failed: {line}." for line in failed), fix=f"The adapter in {folder} must not be relied on."
-        )
+        apart = _apart(base, before)
+        proofs.append(_apart_proof("base unchanged by training", apart, _tolerance(session), at_most=True))
+    proofs += _proofs_of_the_loss(session, examples, max_length)
+    if not all(proof["passed"] for proof in proofs):
+        raise ProofFailed(proofs, folder)
     return proofs
+
+
+def _saved(session: Session, folder: Path) -> dict[str, Any]:
+    """The file holds every tensor of the adapter, all finite, and none empty that began at random."""
+    name = "adapter saved"
+    try:
+        read_adapter_config(folder)
+        saved = load_file(folder / "adapter_model.safetensors")
+    except (InputError, OSError, SafetensorError) as error:
+        return _proof(name, False, str(error).splitlines()[0].rstrip("."))
+    model = session.model
+    expected = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    trained = sum(parameter.requires_grad for parameter in model.parameters())
+    prompts = model.active_peft_config.is_prompt_learning  # one tensor, computed from however many were trained
+    problems = {
+        "missing": [key for key in expected if key not in saved],
+        "of another shape": [k for k, t in expected.items() if k in saved and saved[k].shape != t.shape],
+        "not finite": [key for key, tensor in saved.items() if not torch.isfinite(tensor).all()],
+        "all zero": [key for key, tensor in saved.items() if _empty(key, tensor)],
+    }
+    found = [f"{problem}: {listed(keys, 3)}" for problem, keys in problems.items() if keys]
+    if len(saved) < trained and not prompts:
+        found.append("fewer tensors than were trained")
+    if not any(tensor.any() for tensor in saved.values()):
+        found.append("every tensor is zero")
+    return _proof(name, not found, "; ".join([f"{len(saved)} tensors for {trained} trained ones", *found]))
+
+
+def _empty(key: str, tensor: Tensor) -> bool:
+    return any(part in NONZERO_FROM_THE_START for part in key.split(".")) and not tensor.any()
+
+
+def _lineage(session: Session, folder: Path) -> dict[str, Any]:
+    """The adapter's files name the base it was trained on: its weights by hash, and where it is."""
+    name, identity = "adapter names its base", session.identity
+    try:
+        base, path = read_lineage(folder).get("base", {}), read_adapter_config(folder).get("base_model_name_or_path")
+    except (InputError, OSError, ValueError) as error:
+        return _proof(name, False, str(error).splitlines()[0].rstrip("."))
+    named, right = base.get("weights_sha256"), identity.weights_sha256
+    if named != right:
+        return _proof(name, False, f"weights {str(named)[:12]} are named, and it was trained on {str(right)[:12]}")
+    if path != identity.path:
+        return _proof(name, False, f"adapter_config.json names {path!r}, and it was trained on {identity.path!r}")
+    return _proof(name, True, f"weights {right[:12]}" if right else f"{path}, whose weights were given without a hash")
+
+
+def _disk_equals_memory(
+    session: Session, folder: Path, examples: Sequence[Example], memory: Sequence[float], max_length: int
+) -> dict[str, Any]:
+    """The adapter read back from disk gives the scores of the one in memory."""
+    name = "adapter on disk equals memory"
+    try:
+        read_adapter_config(folder)  # without these files peft would look for the adapter on the Hub
+        disk = _reloaded(session, folder, examples, max_length)
+    except (InputError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        return _proof(name, False, f"it cannot be read back: {str(error).splitlines()[0].rstrip('.')}")
+    return _apart_proof(name, _apart(disk, memory), _tolerance(session), at_most=True)
 
 
 def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_length: int) -> list[float]:
@@ -67,15 +149,76 @@ def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_l
         return likelihoods(session, examples, max_length)
     active = session.model.active_adapter
     trainable = {name for name, parameter in session.model.named_parameters() if parameter.requires_grad}
-    session.model.load_adapter(str(folder), adapter_name="from_disk")
-    session.model.set_adapter("from_disk")
     try:
+        session.model.load_adapter(str(folder), adapter_name="from_disk")
+        session.model.set_adapter("from_disk")
         return likelihoods(session, examples, max_length)
     finally:
         session.model.set_adapter(active)
-        session.model.delete_adapter("from_disk")
+        if "from_disk" in session.model.peft_config:
+            session.model.delete_adapter("from_disk")
         for name, parameter in session.model.named_parameters():
             parameter.requires_grad_(name in trainable)
+
+
+def _proofs_of_the_loss(session: Session, examples: Sequence[Example], max_length: int) -> list[dict[str, Any]]:
+    """What the labels say, where they end, and that the loss is taken over them and nothing else."""
+    learned, rows = _as_trained(session, examples, max_length)
+    if not learned:
+        return []  # the shortest rows hold nothing to learn, as single tokens of plain text do
+    causal, tokenizer = session.task == "causal-lm", session.tokenizer
+    right = says_the_answer if causal else names_its_label
+    wrong = [row.example.id for row in learned if not right(row, tokenizer, session.labels)]
+    count = sum(row.targets for row in learned)
+    detail = f"{count} labels of {len(learned)} rows" + (f"; wrong in {listed(wrong)}" if wrong else "")
+    proofs = [_proof("labels are the answers", not wrong, detail)]
+    if causal:
+        proofs.append(_ends(learned, tokenizer))
+    return [*proofs, _loss(session, learned, rows)]
+
+
+def _as_trained(session: Session, examples: Sequence[Example], max_length: int) -> tuple[list[Learned], list[Row]]:
+    """Render and collate the examples as training does, each in a batch of its own, without those that it drops."""
+    task, model, tokenizer = TASKS.get(session.task), session.model, session.tokenizer
+    longest, pad = min(max_length, context_length(model, tokenizer)), pad_id(model, tokenizer)
+    learned, kept = [], []
+    for example in examples:
+        try:
+            rows, report = task.rows([example], tokenizer, longest, session.labels)
+        except InputError:
+            continue
+        learned.append(Learned(example, task.collate(rows, pad, model.device), report.truncated > 0))
+        kept += rows
+    return learned, kept
+
+
+def _ends(learned: Sequence[Learned], tokenizer: Any) -> dict[str, Any]:
+    """Every row that was not cut teaches the model to stop."""
+    name, whole = "the end is among the labels", [row for row in learned if not row.truncated]
+    cut = f", {len(learned) - len(whole)} were cut" if len(whole) < len(learned) else ""
+    if tokenizer.eos_token_id is None and all(row.example.messages is None for row in whole):
+        return _proof(name, True, f"the tokenizer has no end token{cut}")
+    right = sum(stops(row, tokenizer) for row in whole)
+    return _proof(name, right == len(whole), f"{right} of {len(whole)} rows end with an end token{cut}")
+
+
+def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> dict[str, Any]:
+    """The loss that training takes, over one batch, is that of the stock forward pass at the labels, row by row."""
+    task, model = TASKS.get(session.task), session.model
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            plain = sum(plain_loss(row, model) for row in learned)
+            with fused_lora(model):
+                batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
+                taken = float(task.loss(model)[0](batch))
+    finally:
+        model.train(was_training)
+    apart, tolerance = abs(taken - plain) / max(1.0, abs(plain)), _tolerance(session)
+    detail = f"{taken:.6g} nats over {batch.targets} labels, by the stock forward pass {plain:.6g}"
+    right = batch.targets == sum(row.targets for row in learned)
+    return _proof("the loss is over the labels", right and apart <= tolerance, detail)
 
 
 def _trains_biases(session: Session) -> bool:
@@ -93,11 +236,11 @@ def _tolerance(session: Session) -> float:
     return 1e-5 if session.model.dtype.itemsize >= 4 else 1e-2
 
 
-def _proof(name: str, apart: float, tolerance: float, *, at_most: bool) -> dict[str, Any]:
+def _apart_proof(name: str, apart: float, tolerance: float, *, at_most: bool) -> dict[str, Any]:
     passed = apart <= tolerance if at_most else apart > tolerance
     sign = "at most" if at_most else "more than"
-    return {
-        "name": name,
-        "passed": passed,
-        "detail": f"log-likelihoods differ by {apart:.1e}, allowed: {sign} {tolerance:g}",
-    }
+    return _proof(name, passed, f"log-likelihoods differ by {apart:.1e}, allowed: {sign} {tolerance:g}")
+
+
+def _proof(name: str, passed: bool, detail: str) -> dict[str, Any]:
+    return {"name": name, "passed": passed, "detail": detail}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from tunelift.comparison import Comparison
 from tunelift.config.schema import Config
+from tunelift.core.energy import EnergyMeter
 from tunelift.data.splits import load_splits
 from tunelift.models import natural_task
-from tunelift.pipeline.choices import check_labels, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.beside import forgetting_sets, look_for_verbatim, measure_baselines, measure_forgetting
+from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.seeds import first_seed, further_seeds
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import (
     check_training,
@@ -18,37 +22,49 @@ from tunelift.pipeline.stages import (
     concluded_before,
     measured,
     say_data,
+    say_power,
     tune,
 )
 
 
-def run(config: Config) -> Comparison:
-    """Measure the base, tune, measure again on the same items, compare and report; return the comparison.
+def run(config: Config, required: Sequence[str] = ()) -> Comparison:
+    """Measure the base and the baselines, tune, measure again on the same items, compare and report.
 
-    Everything is written to the run folder. What an earlier call with the same config has completed is not done again.
-    Raises InputError for wrong config or data before anything is computed or written.
+    Everything is written to the run folder; the comparison is returned. What an earlier call with the same config has
+    completed is not done again. `required` are metrics that a gate will ask for. Raises InputError for wrong config or
+    data before anything is computed or written.
     """
-    began = time.monotonic()
+    began, meter = time.monotonic(), EnergyMeter()
+    config = first_seed(config)
     task = config.task or natural_task(config.model.name, config.model.revision)
     splits = load_splits(config.data, task=task)
     metrics = metrics_for(config.evaluate.metrics, task, splits.train)
     check_labels(splits.train, splits.test, config.data, metrics)
+    check_required(required, metrics)
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
 
     folder = RunFolder.open(config, "run", sources=splits.report.sources)
     if folder.complete:
         return concluded_before(folder)
     say_data(splits)
+    say_power(metrics, splits.test)
+    forgetting = forgetting_sets(config, task)
     session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
     check_training(session, splits, config)
     folder.begin()
     folder.took("load", time.monotonic() - began)
 
     plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
-    base = measured(folder, "base", session, splits.test, plan)
-    if "proofs" in folder.manifest:
+    measured(folder, "base", session, splits, plan)
+    look_for_verbatim(folder, session, splits.test)
+    measure_baselines(folder, session, splits, plan, config)
+    measure_forgetting(folder, session, forgetting, config, "base")
+    if folder.proved:
         session.load_adapter(folder.adapter)
     else:
         tune(folder, session, splits, config)
-    tuned = measured(folder, "tuned", session, splits.test, plan)
-    return concluded(folder, base, tuned)
+    measured(folder, "tuned", session, splits, plan)
+    measure_forgetting(folder, session, forgetting, config, "tuned")
+    further_seeds(folder, session, splits, plan)
+    folder.spent(meter)
+    return concluded(folder)

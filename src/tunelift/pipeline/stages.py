@@ -9,7 +9,8 @@ from typing import Any
 
 from tunelift.adapters.build import is_adapted, switched_off
 from tunelift.adapters.store import adapter_hash
-from tunelift.comparison import Comparison, compare
+from tunelift.comparison import Comparison, power
+from tunelift.comparison.run_folder import compare_run
 from tunelift.config.load import default_output, load_config
 from tunelift.config.schema import Config
 from tunelift.core import files, progress, provenance
@@ -19,12 +20,14 @@ from tunelift.data.render import Renderer
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.run import Plan
+from tunelift.metrics import Metric
 from tunelift.models import natural_task
+from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder, free_folder
-from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
-from tunelift.reporting import write_card, write_report
+from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.tasks.base import TASKS, context_length
 from tunelift.training.events import EventLog
 from tunelift.training.run import train
@@ -32,6 +35,10 @@ from tunelift.training.run import train
 
 def tune_stage(config: Config) -> Path:
     """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read."""
+    if config.train.seeds:
+        raise InputError(
+            "train.seeds trains several adapters, to compare them.", fix="Use tunelift run, or train.seed."
+        )
     task = config.task or natural_task(config.model.name, config.model.revision)
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
     say_data(splits)
@@ -74,12 +81,15 @@ def compare_adapter(config: Config, adapter: str) -> Comparison:
     folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
     if folder.complete:
         return concluded_before(folder)
+    forgetting = forgetting_sets(config, session.task)
     folder.begin()
-    base = measured(folder, "base", session, splits.test, plan)
+    measured(folder, "base", session, splits, plan)
+    measure_forgetting(folder, session, forgetting, config, "base")
     session.load_adapter(adapter)
-    tuned = measured(folder, "tuned", session, splits.test, plan)
+    measured(folder, "tuned", session, splits, plan)
+    measure_forgetting(folder, session, forgetting, config, "tuned")
     folder.note(adapter=session.adapter, **model_facts(session))
-    return concluded(folder, base, tuned)
+    return concluded(folder)
 
 
 def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
@@ -145,24 +155,32 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
         fast_paths=trained.fast_paths,
         **model_facts(session),
     )
-    folder.note(proofs=prove(session, folder.adapter, some, before, max_length))
+    try:
+        folder.note(proofs=prove(session, folder.adapter, some, before, max_length))
+    except ProofFailed as failure:
+        folder.note(proofs=failure.proofs, status="failed")
+        raise
 
 
-def measured(folder: RunFolder, side: str, session: Session, examples: Sequence[Example], plan: Plan) -> Scores:
+def measured(folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan) -> Scores:
     """Return the scores of one side, measured now, or read where this run measured them before it was cut off."""
     if (folder.path / side / "metrics.json").is_file():
         return Scores.read(folder.path / side)
     began = time.monotonic()
-    scores = session.score(examples, plan, side)
+    scores = session.score(splits.test, plan, side)
+    for row in scores.rows:
+        if row["id"] in splits.duplicate_of:
+            row["duplicate_of"] = splits.duplicate_of[row["id"]]
+    scores.info["made_with"]["seed"] = folder.config.train.seed
     scores.save(folder.path / side)
     folder.took(side, time.monotonic() - began)
     progress.note(f"{side}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
     return scores
 
 
-def concluded(folder: RunFolder, base: Scores, tuned: Scores) -> Comparison:
-    """Compare, and write comparison.json, the report and the model card."""
-    comparison = compare(base, tuned)
+def concluded(folder: RunFolder) -> Comparison:
+    """Compare what was measured, and write comparison.json, the report and the model card."""
+    comparison = compare_run(folder.path, margin=folder.config.evaluate.margin)
     files.write_json(folder.path / "comparison.json", comparison.to_dict())
     folder.finish()
     report(folder)
@@ -174,7 +192,7 @@ def concluded_before(folder: RunFolder) -> Comparison:
     progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
     if not (folder.path / "report.html").is_file():
         report(folder)
-    return compare(Scores.read(folder.path / "base"), Scores.read(folder.path / "tuned"))
+    return compare_run(folder.path, margin=folder.config.evaluate.margin)
 
 
 def refuse_to_write_over(folder: Path) -> None:
@@ -184,8 +202,9 @@ def refuse_to_write_over(folder: Path) -> None:
 
 
 def report(folder: RunFolder) -> None:
-    """Write the report and the model card from the run folder's files."""
+    """Write the report, as a page and as Markdown, and the model card from the run folder's files."""
     write_report(folder.path)
+    write_markdown(folder.path)
     card = write_card(folder.path)
     if folder.adapter.is_dir():
         files.write_text(folder.adapter / "README.md", card.read_text(encoding="utf-8"))
@@ -195,6 +214,12 @@ def say_data(splits: Splits) -> None:
     """Tell what became of the rows."""
     for line in splits.report.lines():
         progress.note(f"data: {line}")
+
+
+def say_power(metrics: Sequence[Metric], test: Sequence[Example]) -> None:
+    """Tell, before anything is measured, what so many right or wrong answers can show."""
+    if metrics[0].kind == "binary" and all(example.cluster is None for example in test):
+        progress.note(f"power: {power.describe(len(test))}")
 
 
 def model_facts(session: Session) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tunelift.adapters.store import read_lineage
 from tunelift.core import files
 from tunelift.reporting import wording
+from tunelift.reporting.card_metadata import base_model, front_matter, name, source
+from tunelift.reporting.evidence import HEAD_TASK, metric_rows
+from tunelift.reporting.markdown import baseline_table, forgetting_table, recipe_line, verdict_lines
+from tunelift.reporting.markdown_text import entry_table
 from tunelift.reporting.run_files import RunFiles, read_run
-
-HEAD_TASK = "sequence-classification"
 
 
 def write_card(folder: Path) -> Path:
@@ -28,53 +29,9 @@ def card_text(run: RunFiles) -> str:
     """Return the card: YAML front matter for the Hub, then the verdict, the figures, how to load it, what made it."""
     import yaml
 
-    front = yaml.safe_dump(_front_matter(run), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {_name(run)}", _lineage(run), *_verdict(run), *_loading(run), *_training(run)]
+    front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{front}---", f"# {name(run)}", _lineage(run), *_evidence(run), *_loading(run), *_training(run)]
     return "\n\n".join(parts) + "\n"
-
-
-def _front_matter(run: RunFiles) -> dict[str, Any]:
-    model = run.noted("model")
-    method = run.noted("adapter").get("method", "lora")
-    front: dict[str, Any] = {"base_model": model["name"]} if model.get("kind") == "hub" else {}
-    front |= {"library_name": "peft", "pipeline_tag": _pipeline_tag(run), "tags": [method, "tunelift"]}
-    results = _results(run)
-    return front | ({"model-index": [{"name": _name(run), "results": results}]} if results else {})
-
-
-def _results(run: RunFiles) -> list[dict[str, Any]]:
-    """Return model-index results: the tuned model's values, and the base's beside them, named as such."""
-    metrics = run.comparison.get("metrics") or {}
-    values = [
-        {"type": name, "name": f"{wording.measure(name)} ({side})", "value": entry[side]}
-        for name, entry in metrics.items()
-        for side in ("tuned", "base")
-        if entry.get(side) is not None
-    ]
-    dataset = _source(run, "test") or _source(run, "train") or "test items"
-    task = {"type": _pipeline_tag(run)}
-    return [{"task": task, "dataset": {"type": dataset, "name": dataset}, "metrics": values}] if values else []
-
-
-def _name(run: RunFiles) -> str:
-    return run.folder.resolve().name
-
-
-def _task(run: RunFiles) -> str:
-    return str(run.manifest.get("task") or run.settings().get("task") or "causal-lm")
-
-
-def _pipeline_tag(run: RunFiles) -> str:
-    return "text-classification" if _task(run) == HEAD_TASK else "text-generation"
-
-
-def _source(run: RunFiles, role: str) -> str | None:
-    """Return a data file's name without the folders of the machine it lay on; a Hub id as it is."""
-    source = (run.settings().get("data") or {}).get(role)
-    if not isinstance(source, str):
-        return None
-    path = Path(source)
-    return path.name if path.is_absolute() or path.suffix or source.startswith((".", "~")) else source
 
 
 def _lineage(run: RunFiles) -> str:
@@ -83,8 +40,10 @@ def _lineage(run: RunFiles) -> str:
     revision = f" at revision `{model['revision']}`" if model.get("revision") else ""
     base = f"`{_base_name(run)}`{revision}"
     note = f" The base: {model['note']}." if model.get("note") else ""
+    original = base_model(run) if model.get("kind") == "bundled" else None
+    holds = f" It is `{original}`; on that model's own weights the figures can differ." if original else ""
     weights = f" Its weights have SHA-256 `{model['weights_sha256']}`." if model.get("weights_sha256") else ""
-    return f"A {method} adapter for {base}.{note}{weights}"
+    return f"A {method} adapter for {base}.{note}{holds}{weights}"
 
 
 def _base_name(run: RunFiles) -> str:
@@ -93,22 +52,35 @@ def _base_name(run: RunFiles) -> str:
     return Path(name).name if model.get("kind") in ("folder", "gguf") else name
 
 
-def _verdict(run: RunFiles) -> list[str]:
-    metrics = run.comparison.get("metrics") or {}
-    if not metrics:
+def _evidence(run: RunFiles) -> list[str]:
+    """Return the verdict and the figures behind it, those that do not flatter included."""
+    rows = metric_rows(run.comparison)
+    if not rows:
         return []
-    lines = ["| metric | base | tuned | difference | interval | verdict |", "|---|---:|---:|---:|---|---|"]
-    for name, entry in metrics.items():
-        values = (wording.number(entry["base"]), wording.number(entry["tuned"]), wording.signed(entry["difference"]))
-        interval = wording.interval(entry.get("interval"))
-        lines.append(f"| {wording.measure(name)} | {' | '.join(values)} | {interval} | {entry['verdict']} |")
-    claim = run.comparison.get("claim")
-    evidence = wording.evidence_sentence(run.comparison) + (f" The claim: {claim}." if claim else "")
-    return [f"**{wording.verdict_sentence(run.comparison)}**", evidence, "\n".join(lines)]
+    sections = {
+        "Against baselines": baseline_table(run),
+        "Over seeds": recipe_line(run),
+        "Forgetting": forgetting_table(run),
+    }
+    parts = [part for title, text in sections.items() if text for part in (f"## {title}", text)]
+    return [*verdict_lines(run), entry_table(rows, "metric"), *parts, *_limits(run)]
+
+
+def _limits(run: RunFiles) -> list[str]:
+    """Say what a reader may trip over: answers that got worse, items that were left out, proofs that failed."""
+    said = []
+    metric, entry = wording.headline(run.comparison)
+    if lost := (entry.get("discordant") or {}).get("lost"):
+        said.append(f"{wording.count(lost)} test items went from right to wrong ({wording.measure(metric)}).")
+    if left_out := run.comparison.get("left_out"):
+        said.append(f"{wording.count(left_out)} item{'s' * (left_out != 1)} left out, as no score could be had.")
+    failed = [str(proof["name"]) for proof in run.manifest.get("proofs") or [] if not proof.get("passed")]
+    said += [f"Proofs that failed: {', '.join(failed)}."] if failed else []
+    return ["## What to know before using it", " ".join(said)] if said else []
 
 
 def _loading(run: RunFiles) -> list[str]:
-    head = _task(run) == HEAD_TASK
+    head = run.task() == HEAD_TASK
     kind = "SequenceClassification" if head else "CausalLM"
     labels = read_lineage(run.folder / "adapter").get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
@@ -153,8 +125,8 @@ def _rows(run: RunFiles) -> list[str]:
     kept = {split: wording.count(counts["kept"]) for split, counts in splits.items() if counts.get("kept")}
     if "train" not in kept:
         return []
-    source = _source(run, "train")
-    parts = [f"{kept['train']} rows{f' of `{source}`' if source else ''}"]
+    given = source(run, "train")
+    parts = [f"{kept['train']} rows{f' of `{given}`' if given else ''}"]
     parts += [f"the best adapter chosen on {kept['validation']} others"] if "validation" in kept else []
     parts += [f"tested on {kept['test']} that took no part in either"] if "test" in kept else []
     return [f"{'; '.join(parts)}."]

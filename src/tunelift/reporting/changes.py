@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunelift.core.records import Scores
+from tunelift.reporting.difference import Difference, difference
 from tunelift.reporting.run_files import RunFiles
 from tunelift.reporting.wording import headline
 
 MOST_SHOWN = 100
-"""Items of each kind, so that the page opens at once and stays small."""
+"""Items of each kind with their whole texts, so that the page opens at once and stays small."""
 
+MOST_BRIEF = 2000
+"""Further items of each kind, in one short line each, so that they can be searched."""
+
+BRIEF_CHARACTERS = 100
 TEXT_BYTES = 500_000
 """All texts of the changed items together; beyond it each is cut to an equal share."""
 
@@ -35,13 +40,25 @@ class Change:
         """What is shown of the item, and may have to be cut."""
         return self.input, self.reference, self.base, self.tuned
 
+    @property
+    def difference(self) -> Difference:
+        """Both answers in pieces, with what only one of them has."""
+        return difference(self.base, self.tuned)
+
+    @property
+    def brief(self) -> Change:
+        """The item with each text in one line of a few words."""
+        given, reference, base, tuned = (_one_line(text) for text in self.texts)
+        return replace(self, input=given, reference=reference, base=base, tuned=tuned)
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Items of one direction, worst first: those shown and how many there are in all."""
+    """Items of one direction, worst first: those shown whole, those shown in a line, and how many there are in all."""
 
     shown: list[Change]
     total: int
+    brief: list[Change] = field(default_factory=list)
 
     @property
     def graded(self) -> bool:
@@ -74,24 +91,31 @@ def _by_id(scores: Scores) -> dict[str, Mapping[str, Any]]:
 
 def _joined(ids: Sequence[Any], base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Changes:
     known = [str(item) for item in ids if str(item) in base and str(item) in tuned]
-    return Changes([_change(item, base[item], tuned[item], metric) for item in known[:MOST_SHOWN]], len(ids))
+    joined = [_change(item, base[item], tuned[item], metric) for item in known[: MOST_SHOWN + MOST_BRIEF]]
+    return Changes(joined[:MOST_SHOWN], len(ids), [item.brief for item in joined[MOST_SHOWN:]])
 
 
 def _change(item: str, base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Change:
     return Change(
         id=item,
-        input=_readable(base.get("input")),
-        reference=_readable(base.get("reference")),
-        base=_readable(base.get("prediction")),
-        tuned=_readable(tuned.get("prediction")),
+        input=readable(base.get("input")),
+        reference=readable(base.get("reference")),
+        base=readable(base.get("prediction")),
+        tuned=readable(tuned.get("prediction")),
         base_value=(base.get("metrics") or {}).get(metric),
         tuned_value=(tuned.get("metrics") or {}).get(metric),
     )
 
 
-def _readable(text: Any) -> str:
+def readable(text: Any) -> str:
     """Return the text without blanks around it, and without half characters that no file can hold."""
     return "" if text is None else str(text).strip().encode(errors="replace").decode()
+
+
+def _one_line(text: str) -> str:
+    folded = " ".join(text[: 4 * BRIEF_CHARACTERS].split())
+    cut = len(folded) > BRIEF_CHARACTERS or len(text) > 4 * BRIEF_CHARACTERS
+    return f"{folded[:BRIEF_CHARACTERS].rstrip()}\N{HORIZONTAL ELLIPSIS}" if cut else folded
 
 
 def _share(shown: Sequence[Change]) -> int | None:
@@ -102,9 +126,7 @@ def _share(shown: Sequence[Change]) -> int | None:
 
 
 def _cut(side: Changes, limit: int | None) -> Changes:
-    if limit is None:
-        return side
-    return Changes([_cut_item(item, limit) for item in side.shown], side.total)
+    return side if limit is None else replace(side, shown=[_cut_item(item, limit) for item in side.shown])
 
 
 def _cut_item(item: Change, limit: int) -> Change:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.core import files
-from tunelift.reporting import wording
+from tunelift.reporting import evidence, hygiene, wording
 from tunelift.reporting.changes import changes, left_out
-from tunelift.reporting.curves import loss_curve, loss_points, thinned
-from tunelift.reporting.effect import Effect, effect
+from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thinned
+from tunelift.reporting.difference import excerpt
+from tunelift.reporting.figures import Figures
+from tunelift.reporting.reliability import reliability_diagram
 from tunelift.reporting.run_files import RunFiles, read_run
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ HERE = Path(__file__).parent
 LONG_TEXT = 320
 """Characters of an input or answer that are shown before the rest is folded away."""
 
+MOST_ROWS = 12
+"""Rows of a table or drawing before the rest is folded away."""
+
+WORDS = ("number", "signed", "interval", "p_figure", "measure", "count", "duration", "size", "energy", "grounds")
+
 
 def write_report(folder: Path) -> Path:
     """Write report.html into a run folder from the files that are there; return its path.
@@ -29,63 +36,141 @@ def write_report(folder: Path) -> Path:
     are untrusted text and are escaped. Raises InputError where the folder holds no run or a file in it is broken.
     """
     run = read_run(Path(folder))
-    page = _environment().get_template("report.html.j2").render(_context(run))
+    page = _environment(run).get_template("report.html.j2").render(_context(run))
     path = run.folder / "report.html"
     files.write_text(path, page)
     return path
 
 
-def _environment() -> Environment:
+def _environment(run: RunFiles) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    names = ("number", "signed", "interval", "p_figure", "measure", "count", "duration", "size")
-    environment.filters |= {name: getattr(wording, name) for name in names}
+    environment.filters |= {name: getattr(wording, name) for name in WORDS}
+    environment.filters |= {"excerpt": excerpt, "shortened": hygiene.shortened}
+    figure = Figures(run.comparison)
+    environment.globals |= {
+        "figure": figure,
+        "interval_of": figure.interval,
+        "drawn": evidence.drawn,
+        "long_text": LONG_TEXT,
+        "most_rows": MOST_ROWS,
+        "level": f"{run.comparison.get('level', 0.95):.0%}",
+    }
     return environment
 
 
 def _context(run: RunFiles) -> dict[str, Any]:
-    script = (HERE / "report.js").read_text(encoding="utf-8")
     lost, gained = changes(run)
     name, entry = wording.headline(run.comparison)
     return {
         "run": run,
+        "comparison": run.comparison,
         "manifest": run.manifest,
-        "title": _title(run),
-        "sentence": wording.verdict_sentence(run.comparison),
-        "evidence": wording.evidence_sentence(run.comparison),
+        "title": run.title(),
         "headline": name,
-        "verdict": entry,
-        "metrics": _metrics(run),
-        "effects": _effects(run),
+        "headline_entry": entry,
         "lost": lost,
         "gained": gained,
         "left_out": left_out(run),
-        "curve": _curve(run),
-        "long_text": LONG_TEXT,
+        **_verdict(run),
+        **_evidence(run),
+        **_data(run),
+        **_training(run),
+        **_code(),
+    }
+
+
+def _code() -> dict[str, str]:
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    return {
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
-def _title(run: RunFiles) -> str:
-    model = run.noted("model").get("name") or run.folder.resolve().name
-    method = run.noted("adapter").get("method")
-    return f"{model}, tuned with {wording.method(method)}" if method else str(model)
+def _verdict(run: RunFiles) -> dict[str, Any]:
+    _, entry = wording.judged(run.comparison)
+    said = run.comparison.get("headline") or {}
+    reason = str(said.get("reason") or entry.get("reason") or "")
+    return {
+        "sentence": wording.verdict_sentence(run.comparison),
+        "verdict": wording.verdict_word(run.comparison),
+        "against_base": wording.base_sentence(run.comparison),
+        "evidence": wording.evidence_sentence(run.comparison),
+        "over_seeds": wording.recipe_sentence(run.comparison),
+        "claim": wording.claim(run.comparison),
+        "reason": reason if not reason or reason.endswith(".") else f"{reason}.",
+    }
 
 
-def _metrics(run: RunFiles) -> dict[str, Any]:
-    """Return the metrics of comparison.json, the headline first."""
-    name, entry = wording.headline(run.comparison)
-    return ({name: entry} if entry else {}) | (run.comparison.get("metrics") or {})
+def _evidence(run: RunFiles) -> dict[str, Any]:
+    comparison = run.comparison
+    baselines = evidence.baseline_rows(comparison, run.task())
+    recipe = comparison.get("recipe") or {}
+    calibration = comparison.get("calibration") or {}
+    return {
+        "metrics": evidence.metric_rows(comparison),
+        "baselines": baselines,
+        "baseline_values": evidence.baseline_values(comparison, baselines) if baselines else None,
+        "strongest": evidence.strongest(comparison),
+        "slices": evidence.slice_rows(comparison),
+        "recipe": recipe,
+        "seeds_drawing": evidence.seeds_drawing(recipe) if recipe.get("differences") else None,
+        "forgetting": evidence.forgetting_rows(comparison),
+        "calibration": calibration,
+        "diagrams": {
+            side: reliability_diagram(calibration[side]["bins"], side)
+            for side in ("base", "tuned")
+            if (calibration.get(side) or {}).get("bins")
+        },
+        "power": comparison.get("power") or {},
+        "power_drawing": power_curve(comparison.get("power") or {}),
+    }
 
 
-def _effects(run: RunFiles) -> list[Effect]:
-    drawable = {name: entry for name, entry in _metrics(run).items() if entry.get("difference") is not None}
-    return [effect(name, entry, run.lower_is_better(name)) for name, entry in drawable.items()]
+def _data(run: RunFiles) -> dict[str, Any]:
+    data = run.noted("data")
+    found = data.get("hygiene") or {}
+    splits = data.get("splits") or {}
+    return {
+        "data": data,
+        "splits": splits,
+        "split_columns": hygiene.used_columns(list(splits.values()), SPLIT_COLUMNS),
+        "hygiene": found,
+        "roles": hygiene.roles_of(found.get("labels") or {}),
+        "label_bars": hygiene.label_bars(found.get("labels") or {}),
+        "duplicate_pairs": hygiene.duplicate_pairs(found.get("near_duplicates") or {}),
+        "without_duplicates": evidence.without_duplicates(run.comparison),
+        "verbatim": run.noted("verbatim"),
+    }
+
+
+SPLIT_COLUMNS = {
+    "read": "Read",
+    "empty": "Empty",
+    "duplicates": "Duplicates",
+    "overlap": "Also in test",
+    "near_overlap": "Nearly in test",
+    "split_off": "Split off",
+    "capped": "Over the limit",
+    "kept": "Kept",
+}
+
+
+def _training(run: RunFiles) -> dict[str, Any]:
+    seconds = run.noted("seconds")
+    return {
+        "curve": _curve(run),
+        "model": run.noted("model"),
+        "adapter": run.noted("adapter"),
+        "trained": run.noted("train"),
+        "stages": hygiene.stages(seconds),
+        "total_seconds": seconds.get("total"),
+    }
 
 
 def _curve(run: RunFiles) -> dict[str, Any]:

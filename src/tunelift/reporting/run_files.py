@@ -10,6 +10,7 @@ from typing import Any
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.reporting import wording
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,15 @@ class RunFiles:
             raise InputError(f"{self.folder / 'config.yaml'} is not valid YAML: {error}.") from error
         return settings if isinstance(settings, dict) else {}
 
-    def lower_is_better(self, metric: str) -> bool:
-        """Say whether small values of `metric` are the good ones, as comparison.json or metrics.json has it."""
-        sources = (self.comparison, self.tuned.info, self.base.info)
-        entries = [(source.get("metrics") or {}).get(metric, {}) for source in sources]
-        return any(entry.get("higher_is_better") is False for entry in entries)
+    def title(self) -> str:
+        """Return what was tuned and how: the model and the method, the folder's name where no model is noted."""
+        model = self.noted("model").get("name") or self.folder.resolve().name
+        method = self.noted("adapter").get("method")
+        return f"{model}, tuned with {wording.method(method)}" if method else str(model)
+
+    def task(self) -> str:
+        """Return the kind of work, as the manifest or the config names it; causal-lm where neither does."""
+        return str(self.manifest.get("task") or self.settings().get("task") or "causal-lm")
 
 
 def read_run(folder: Path) -> RunFiles:

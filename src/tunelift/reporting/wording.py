@@ -69,16 +69,42 @@ def size(amount_bytes: float | None) -> str:
     return f"{amount_bytes:.1f} GB"
 
 
+def energy(joules: float | None) -> str:
+    """Return joules as `12.3 kJ (3.4 Wh)`; a dash where nothing was measured."""
+    return DASH if joules is None else f"{joules / 1000:,.1f} kJ ({joules / 3600:,.1f} Wh)"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part as `12.5%` of the whole; a dash where the whole is nothing."""
+    return f"{part / whole:.1%}" if whole else DASH
+
+
 def headline(comparison: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the headline metric's name and its entry; two empty values where nothing was compared."""
+    """Return the headline metric's name and its entry, base against tuned; two empty values without a comparison."""
     metrics = comparison.get("metrics") or {}
     name = (comparison.get("headline") or {}).get("metric") or next(iter(metrics), "")
     return name, metrics.get(name) or {}
 
 
+def judged(comparison: Mapping[str, Any]) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    """Return where the entry stands that the headline is about, and the entry: against the strongest baseline."""
+    name, entry = headline(comparison)
+    against = str((comparison.get("headline") or {}).get("against"))
+    baselines = comparison.get("baselines") or {}
+    return (("baselines", against), baselines[against]) if against in baselines else (("metrics", name), entry)
+
+
+def verdict_word(comparison: Mapping[str, Any]) -> str:
+    """Return the headline's verdict; `none` where nothing was compared."""
+    _, entry = judged(comparison)
+    return str((comparison.get("headline") or {}).get("verdict") or entry.get("verdict") or "none")
+
+
 def verdict_sentence(comparison: Mapping[str, Any]) -> str:
     """Return the verdict in one sentence; one that says why not where nothing was compared."""
     name, entry = headline(comparison)
+    if given := (comparison.get("headline") or {}).get("sentence"):
+        return str(given)
     if not entry:
         return "No verdict: the base and the tuned model have not been compared."
     judged = {
@@ -91,17 +117,71 @@ def verdict_sentence(comparison: Mapping[str, Any]) -> str:
 
 
 def evidence_sentence(comparison: Mapping[str, Any]) -> str:
-    """Return the difference, its interval, the test and p, and how many items they rest on; empty without a verdict."""
-    _, entry = headline(comparison)
+    """Return the difference, its interval, the test and p, and how many items they rest on; empty without a verdict.
+
+    Of these a sentence that comparison.json gives says all but the test and p, so then only they are returned.
+    """
+    _, entry = judged(comparison)
     if not entry:
         return ""
+    if (comparison.get("headline") or {}).get("sentence"):
+        p = f"p {_after_p(entry['p'])}" if entry.get("p") is not None else ""
+        said = "; ".join(part for part in (p, grounds(entry)) if part)
+        return f"{said}." if said else ""
     parts = [f"The difference is {signed(entry['difference'])}"]
     if entry.get("interval"):
         parts.append(f"{comparison.get('level', 0.95):.0%} interval {interval(entry['interval'])}")
     if entry.get("p") is not None:
         parts.append(f"{entry.get('test') or 'paired test'}, p {_after_p(entry['p'])}")
-    rest = f"on the same {count(comparison['items'])} items" if "items" in comparison else "on the same items"
+    items = entry.get("items", comparison.get("items"))
+    rest = f"on the same {count(items)} items" if items else "on the same items"
     return f"{parts[0]}{' (' + '; '.join(parts[1:]) + ')' if parts[1:] else ''}, {rest}."
+
+
+def base_sentence(comparison: Mapping[str, Any]) -> str:
+    """Return how the tuned model does against the base itself; empty where the headline says that already."""
+    name, entry = headline(comparison)
+    _, main = judged(comparison)
+    if not entry or entry is main:
+        return ""
+    level = f"{comparison.get('level', 0.95):.0%}"
+    extent = f", {level} interval {interval(entry['interval'])}" if entry.get("interval") else ""
+    moved = f"{measure(name)} {_movement(entry['base'], entry['tuned'])} ({signed(entry['difference'])}{extent})"
+    return f"Against the base model itself: {entry['verdict']}; {moved}."
+
+
+def claim(comparison: Mapping[str, Any]) -> str:
+    """Return what the verdict speaks of, such as this adapter on items like these; empty where it is not said."""
+    return str(comparison.get("claim") or "").rstrip(".")
+
+
+def recipe_sentence(comparison: Mapping[str, Any]) -> str:
+    """Return the verdict over seeds, with what it speaks of; empty for a run of one seed."""
+    recipe = comparison.get("recipe") or {}
+    if not recipe:
+        return ""
+    extent = (
+        f", {comparison.get('level', 0.95):.0%} interval {interval(recipe['interval'])}"
+        if recipe.get("interval")
+        else ""
+    )
+    found = f"{recipe.get('verdict') or 'inconclusive'}; mean difference {signed(recipe.get('difference'))}{extent}"
+    about = f" The claim: {str(recipe['claim']).rstrip('.')}." if recipe.get("claim") else ""
+    return f"Over {count(len(recipe.get('seeds') or []))} seeds: {found}.{about}"
+
+
+def grounds(entry: Mapping[str, Any]) -> str:
+    """Return what a verdict rests on besides its p: the test, changed items, clusters, the exact p, the margin."""
+    parts = [str(entry.get("test") or "")]
+    if counts := entry.get("discordant"):
+        parts.append(f"{count(counts['gained'])} gained, {count(counts['lost'])} lost")
+    if entry.get("clusters") is not None:
+        parts.append(f"{count(entry['clusters'])} clusters")
+    if entry.get("p_exact") is not None:
+        parts.append(f"exact p {_after_p(entry['p_exact'])}")
+    if entry.get("no_worse") is not None:
+        parts.append(f"no worse than the margin allows: {'shown' if entry['no_worse'] else 'not shown'}")
+    return "; ".join(part for part in parts if part)
 
 
 def measure(name: str) -> str:

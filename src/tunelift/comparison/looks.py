@@ -1,0 +1,90 @@
+"""How often one test set was looked at: the error rates of a verdict hold for the first look.
+
+The count is kept in the user's state folder (TUNELIFT_STATE where that is set), as one short line of two hashes for
+each result that was compared on a test set. It holds nothing of the rows themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.pairing import Row
+from tunelift.core.records import content_hash
+
+FILE = "looks.txt"
+
+
+def test_hash(rows: Iterable[Row]) -> str:
+    """Return the hash (16 hex digits) of a test set: of its inputs and references, in any order, by any ids.
+
+    An item of which neither is known is told by its id.
+    """
+    contents = ((_text(row["input"]), _text(row["reference"]), row["id"]) for row in rows)
+    items = sorted(content_hash(given, right) if given or right else f"id {key}" for given, right, key in contents)
+    return _short_hash("\n".join(items))
+
+
+def tuned_hash(rows: Iterable[Row]) -> str:
+    """Return the hash (16 hex digits) of a result: of its rows' ids, metrics, counts and predictions, in any order."""
+    parts = ("metrics", "counts", "prediction")
+    lines = sorted(_text([str(row["id"]), *map(row.get, parts)]) for row in rows)
+    return _short_hash("\n".join(lines))
+
+
+def count_look(test: str, tuned: str) -> int | None:
+    """Note that the result `tuned` was compared on the test set `test`, both by their hashes.
+
+    Returns how many different results have been compared on it so far, this one included: the same comparison once
+    more is no new look. None where the state folder cannot be read or written, so that this never fails a comparison.
+    """
+    try:
+        path = _folder() / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seen = _results_on(test, _read(path))
+        if tuned not in seen:
+            _append(path, f"{test} {tuned}")
+            seen = _results_on(test, _read(path))
+    except OSError:
+        return None
+    return len(seen)
+
+
+def _folder() -> Path:
+    if named := os.environ.get("TUNELIFT_STATE"):
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_state_path("tunelift")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _results_on(test: str, text: str) -> set[str]:
+    """Return the results noted for a test set; a line that is not two words is skipped."""
+    pairs = (line.split() for line in text.splitlines())
+    return {words[1] for words in pairs if len(words) == 2 and words[0] == test}
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line in one write to the file's end, which two processes may do at once."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        # The line break in front ends a line that a crash cut off; blank lines are skipped.
+        os.write(handle, f"\n{line}\n".encode())
+    finally:
+        os.close(handle)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:16]

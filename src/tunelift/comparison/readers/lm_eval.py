@@ -1,0 +1,235 @@
+"""Samples of lm-evaluation-harness: one line per item and filter, with the requests, responses and metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.readers.files_of import task_of
+from tunelift.comparison.readers.text_files import Item, json_object
+from tunelift.comparison.readers.values import LOWER_IS_BETTER, identifier, number, scores_of, text
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.core.records import Scores
+
+Row = Mapping[str, Any]
+
+_NO_METRICS = frozenset(
+    {
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+        "bypass",
+    }
+)
+
+
+def is_sample(row: Row) -> bool:
+    """Return whether a row is one that lm-evaluation-harness writes."""
+    return "doc_id" in row and "arguments" in row and ("resps" in row or "filtered_resps" in row)
+
+
+@dataclass(slots=True)
+class _Document:
+    """What is kept of one document's lines: the row without its metrics, and the metrics of each filter."""
+
+    row: dict[str, Any]
+    prompt_hash: str
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def read_samples(path: Path, items: Iterable[Item]) -> Scores:
+    """Turn samples into rows: doc_id is the id, the document the input, the correct choice or the target the reference.
+
+    A file with several filters has a metric for each, such as "exact_match (strict-match)". Directions come from
+    results_*.json beside it. "made_with" has the hash of all prompts, so that other few-shot examples or another
+    template are no comparison. Raises InputError, naming the line.
+    """
+    documents: dict[str, _Document] = {}
+    settings: dict[str, Any] = {}
+    skipped: dict[str, None] = {}
+    for item in items:
+        document, name = _document(item, documents)
+        document.metrics[name] = dict(_metrics(item.row, skipped))
+        settings |= {text(part): part for request in _requests(item) for part in request if isinstance(part, dict)}
+    several = len({name for document in documents.values() for name in document.metrics}) > 1
+    rows = [_row(document, several) for document in documents.values()]
+    # Nearly all tasks generate with the same settings for every item; other ones are not described.
+    decoding = next(iter(settings.values())) if len(settings) == 1 else None
+    made_with = {"task": task_of(path), "prompt": _prompts_hash(documents), "decoding": decoding}
+    notes = [f"{name} is made from all items together and has no number per item." for name in skipped]
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    return scores_of(rows, path, directions=_directions(path, names), made_with=made_with, notes=notes)
+
+
+def _document(item: Item, documents: dict[str, _Document]) -> tuple[_Document, str]:
+    """Return the document of a line, which is new with its first filter, and the filter's name."""
+    if not is_sample(item.row):
+        raise InputError(f"{item.where}: lacks doc_id, arguments or responses, which the first line has.")
+    doc, name = identifier(item.row["doc_id"], item.where), text(item.row.get("filter", "none"))
+    document = documents.get(doc)
+    if document is None:
+        row = {"id": doc, "input": text(item.row.get("doc")), **_answer(item)}
+        document = documents[doc] = _Document(row, _prompt_hash(item))
+    if name in document.metrics:
+        raise InputError(
+            f'{item.where}: the item {doc} stands there for the second time with the filter "{name}".',
+            fix="Give the samples of one task and one run.",
+        )
+    return document, name
+
+
+def _row(document: _Document, several: bool) -> dict[str, Any]:
+    metrics = {
+        f"{metric} ({name})" if several else metric: value
+        for name, values in document.metrics.items()
+        for metric, value in values.items()
+    }
+    row = document.row | {"metrics": metrics}
+    return row if metrics else row | {"unscored": "it has no metric with a number for each item"}
+
+
+def _metrics(row: Row, skipped: dict[str, None]) -> Iterable[tuple[str, float]]:
+    named = row.get("metrics")
+    for name in named if isinstance(named, list) else row:
+        value = row.get(name) if isinstance(name, str) and name not in _NO_METRICS else None
+        if value is None:
+            continue
+        found = _per_item(name, value)
+        if found is None:
+            skipped[name] = None
+        else:
+            yield found
+
+
+def _per_item(name: str, value: Any) -> tuple[str, float] | None:
+    """Return a metric's name and number for one item, or None where the harness makes it from all items together.
+
+    For perplexities a line holds log-likelihoods, alone or with the words or bytes; the mean over items of the log
+    perplexity stands for them.
+    """
+    single = number(value)
+    if single is not None:
+        return ("log perplexity", -single) if name == "perplexity" and single <= 0 else (name, single)
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    log_likelihood, length = (number(part) for part in value)
+    if log_likelihood is None or length is None or length <= 0:
+        return None
+    if name == "bits_per_byte":
+        return name, -log_likelihood / length / math.log(2)
+    return (f"log {name}", -log_likelihood / length) if name in ("word_perplexity", "byte_perplexity") else None
+
+
+def _answer(item: Item) -> dict[str, Any]:
+    """Return prediction and reference as text, and log-likelihoods where the responses are such."""
+    row, target = item.row, text(item.row.get("target"))
+    requests = _requests(item)
+    likelihoods = [_log_likelihood(response) for response in _list(row.get("filtered_resps") or row.get("resps"))]
+    known = [value for value in likelihoods if value is not None]
+    generates = any(isinstance(part, dict) for request in requests for part in request)
+    if generates or not known or len(known) < len(likelihoods):
+        return {"prediction": text(_innermost(row.get("resps") or row.get("filtered_resps"))), "reference": target}
+    if len(known) == 1:
+        return {"prediction": "", "reference": target, "log_likelihood": known[0]}
+    return _choice(row, requests, known, target)
+
+
+def _choice(row: Row, requests: Sequence[Sequence[Any]], known: Sequence[float], target: str) -> dict[str, Any]:
+    """Return the choice ranked first and the correct one.
+
+    A target is the number of a choice or its text. Of the requests of acc_mutual_info only those behind the question
+    count. Where that does not explain the accuracy of the line (several correct choices, other rankings), the target
+    and the number of the likeliest choice are given as they are.
+    """
+    behind = [number for number, request in enumerate(requests[: len(known)]) if request[:1] == requests[0][:1]]
+    numbered = len(behind) < 2  # one continuation of several contexts: choices have numbers only
+    choices = list(range(len(known))) if numbered else behind
+    labels = [str(choice) if numbered else text(requests[choice][-1]) for choice in choices]
+    scores = [known[choice] for choice in choices]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    right = int(target) if target.isdecimal() and target.isascii() and len(target) < 5 else _place(labels, target)
+    explains = 0 <= right < len(labels) and len(set(labels)) == len(labels) and all(map(math.isfinite, scores))
+    if not explains or number(row.get("acc", best == right)) != (best == right):
+        return {"prediction": str(best), "reference": target}
+    return {
+        "prediction": labels[best],
+        "reference": labels[right],
+        "log_likelihood": scores[right],
+        "label_scores": dict(zip(labels, scores, strict=True)),
+    }
+
+
+def _place(labels: Sequence[str], target: str) -> int:
+    stripped = [label.strip() for label in labels]
+    return stripped.index(target.strip()) if target.strip() in stripped else -1
+
+
+def _requests(item: Item) -> list[list[Any]]:
+    """Return the arguments of each request: {"gen_args_0": {"arg_0": ..}} of 0.4.3 and later, lists before."""
+    arguments = item.row["arguments"]
+    found = list(arguments.values()) if isinstance(arguments, dict) else arguments
+    if not isinstance(found, list) or not found:
+        raise InputError(f'{item.where}: "arguments" must hold the requests of the item.')
+    return [list(request.values()) if isinstance(request, dict) else _list(request) for request in found]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _innermost(value: Any) -> Any:
+    """Return the first response: `[["text"]]`, a list of requests of repeats, holds it."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
+
+
+def _log_likelihood(response: Any) -> float | None:
+    """Return the log-likelihood of `["-0.5", "False"]`, of `[["-0.5", "False"]]` or of `"-0.5"`."""
+    value = _innermost(response)
+    return number(value) if isinstance(response, list) or isinstance(value, int | float | str) else None
+
+
+def _prompts_hash(documents: Mapping[str, _Document]) -> str:
+    """Return, for messages, the hash of all prompts, in whatever order their items stand."""
+    prompts = sorted((doc, document.prompt_hash) for doc, document in documents.items())
+    return f"prompts with the hash {hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]}"
+
+
+def _prompt_hash(item: Item) -> str:
+    known = item.row.get("prompt_hash")
+    if isinstance(known, str):
+        return known
+    return hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
+
+
+def _directions(path: Path, names: Iterable[str]) -> dict[str, bool]:
+    """Return {metric: whether higher is better}, from the results_*.json of the same run where it is there."""
+    said = _said_by_results(path)
+    plain = {name: name.removeprefix("log ").partition(" (")[0] for name in names}
+    known = dict.fromkeys(LOWER_IS_BETTER, False) | said
+    return {name: known[metric] for name, metric in plain.items() if metric in known}
+
+
+def _said_by_results(path: Path) -> dict[str, bool]:
+    task = task_of(path)
+    beside = path.with_name(path.name.replace(f"samples_{task}_", "results_", 1)).with_suffix(".json")
+    if task is None or not beside.is_file():
+        return {}
+    by_task = json_object(files.read_json(beside), str(beside)).get("higher_is_better")
+    said = by_task.get(task) if isinstance(by_task, dict) else None
+    return {name: higher for name, higher in said.items() if isinstance(higher, bool)} if isinstance(said, dict) else {}

@@ -1,0 +1,123 @@
+"""Which tool wrote a file, told by its content; then that tool's reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.readers import inspect_log, lm_eval, table
+from tunelift.comparison.readers.files_of import only_file
+from tunelift.comparison.readers.text_files import Item, first_bytes, json_object, json_value, lines_of
+from tunelift.comparison.readers.values import check_row, identifier, text
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.core.records import Scores
+
+
+def read_scores(path: Path) -> Scores:
+    """Read per-item results of any known tool; a folder must hold scores.jsonl, tuned/ or just one such file.
+
+    The content decides, not the ending. Raises InputError, naming file and line, for whatever cannot be read.
+    """
+    if path.is_dir():
+        path = _inside(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist.", fix="Give a file of results or the folder that holds one.")
+    if first_bytes(path) == b"PK\x03\x04":
+        return inspect_log.read_container(path)
+    lines = ((count, line) for count, line in lines_of(path) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
+    start = first[1].lstrip()
+    if start[0] not in "[{":
+        return table.read_table(path)
+    if start[0] == "{" and first[1].rstrip().endswith("}"):
+        return _one_per_line(path, first, lines)
+    return _whole(path, json_value("".join(line for _, line in lines_of(path)), str(path)))
+
+
+def _inside(folder: Path) -> Path:
+    for inner in (folder, folder / "tuned"):
+        if (inner / "scores.jsonl").exists():
+            return inner / "scores.jsonl"
+    return only_file(folder)
+
+
+def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Scores:
+    second = next(rest, None)
+    if second is None:
+        return _whole(path, json_value(first[1], f"{path}, line {first[0]}"))
+    return _rows(path, _parsed_lines(path, chain((first, second), rest)))
+
+
+def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item]:
+    for count, line in lines:
+        where = f"{path}, line {count}"
+        yield Item(where, json_object(json_value(line, where), where))
+
+
+def _whole(path: Path, value: Any) -> Scores:
+    """Read a file that is one JSON value: a log of Inspect, rows in a list, or a single row."""
+    if isinstance(value, dict) and isinstance(value.get("eval"), dict):
+        return inspect_log.read_log(path, value)
+    if isinstance(value, dict) and isinstance(value.get("results"), dict) and "higher_is_better" in value:
+        raise InputError(
+            f"{path} holds lm-evaluation-harness's averages, no single items.",
+            fix="Give the samples_*.jsonl beside it, which --log_samples writes.",
+        )
+    if isinstance(value, dict):
+        value = value["data"] if isinstance(value.get("data"), list) else [value]
+    if not value:
+        raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
+    places = ((f"{path}, item {count}", row) for count, row in enumerate(value, start=1))
+    return _rows(path, (Item(where, json_object(row, where)) for where, row in places))
+
+
+def _rows(path: Path, items: Iterator[Item]) -> Scores:
+    first = next(items)
+    items = chain((first,), items)
+    if lm_eval.is_sample(first.row):
+        return lm_eval.read_samples(path, items)
+    if path.name == "scores.jsonl" or _is_ours(first.row):
+        return _ours(path, items)
+    return table.read_items(path, list(items))
+
+
+def _is_ours(row: Mapping[str, Any]) -> bool:
+    named = all(row.get(key) is not None for key in ("id", "input", "reference"))
+    return named and (isinstance(row.get("metrics"), dict) or "unscored" in row or "counts" in row)
+
+
+def _ours(path: Path, items: Iterable[Item]) -> Scores:
+    rows = []
+    for where, row in items:
+        missing = [key for key in ("id", "input", "reference") if row.get(key) is None]
+        if missing:
+            raise InputError(
+                f"{where}: lacks {', '.join(missing)}.",
+                fix="A row needs id, input, reference, prediction and metrics (or unscored, with the reason).",
+            )
+        identifier(row["id"], where)
+        check_row(row, where)
+        if isinstance(row.get("prediction"), dict | list):
+            row["prediction"] = text(row["prediction"])  # an answer is text; labels are looked up by it
+        rows.append(row)
+    return Scores(rows, _info_beside(path))
+
+
+def _info_beside(path: Path) -> dict[str, Any]:
+    beside = path.with_name("metrics.json")
+    if not beside.is_file():
+        return {}
+    info = json_object(files.read_json(beside), str(beside))
+    metrics, made_with = info.get("metrics") or {}, info.get("made_with") or {}
+    if not isinstance(made_with, dict) or not (isinstance(metrics, dict) and all(map(_is_object, metrics.values()))):
+        raise InputError(f'{beside}: "metrics" and "made_with" must be objects, as tunelift writes them.')
+    return info
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)

@@ -1,0 +1,226 @@
+"""Tables made by anybody: csv, tsv, and JSON objects; columns are known by the names that people give them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.readers.text_files import Item, lines_of
+from tunelift.comparison.readers.values import (
+    LOWER_IS_BETTER,
+    check_row,
+    identifier,
+    is_missing,
+    number,
+    scores_of,
+    text,
+)
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Scores, content_hash
+
+COLUMNS = {
+    "id": ("id", "item_id", "item", "doc_id", "question_id", "sample_id", "example_id", "qid"),
+    "input": ("input", "prompt", "question", "query", "text"),
+    "reference": ("reference", "target", "gold", "label", "expected", "ground_truth", "answer"),
+    "prediction": ("prediction", "predicted", "pred", "output", "response", "completion", "generated_text"),
+    "cluster": ("cluster", "group", "passage"),
+    "unscored": ("unscored",),
+}
+"""The names, in any case, that a column may have; of several in one table the first here counts."""
+
+METRICS = (
+    "correct",
+    "accuracy",
+    "acc",
+    "is_correct",
+    "exact_match",
+    "em",
+    "score",
+    "acc_norm",
+    "f1",
+    "rouge_l",
+    "rouge1",
+    "rouge2",
+    "rougel",
+    "bleu",
+    "chrf",
+    "meteor",
+    "bertscore",
+    "win",
+    "reward",
+    "pass",
+    "pass@1",
+    "passed",
+)
+"""Names of metrics, which come first, in this order, and whose values must be numbers."""
+
+_OF_CONTRACT = ("log_likelihood", "tokens", "label_scores", "counts", "slices", "duplicate_of", "metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which column is what: {role: column}, the metrics' columns in order, and those that are kept as they are."""
+
+    roles: Mapping[str, str]
+    metrics: Sequence[str]
+    kept: Sequence[str]
+
+
+def read_table(path: Path) -> Scores:
+    """Read a csv or tsv file (commas, semicolons or tabs, by its header); InputError names the line."""
+    records = _records(path)
+    where, fields = next(records, (str(path), []))
+    header = [name.strip() for name in fields]
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise InputError(f'{where}: the column name "{twice[0]}" stands more than once in the header.')
+    return read_items(path, [Item(place, _cells(place, header, found)) for place, found in records])
+
+
+def read_items(path: Path, items: Sequence[Item]) -> Scores:
+    """Turn flat rows into `Scores`.
+
+    Where no column is an id, input and reference must tell all rows apart; their hash is then the id. Raises
+    InputError, naming the line, for rows that nothing tells apart, no metric, and a metric that is no number.
+    """
+    if not items:
+        raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
+    layout = _layout(items, path)
+    rows = [_row(item, layout) for item in items]
+    notes = _notes(layout)
+    if "id" not in layout.roles:
+        _identify(path, items, rows, layout)
+        notes.append("no column is an id, so items are identified by input and reference.")
+    return scores_of(rows, path, directions={}, made_with={}, notes=notes)
+
+
+def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield (where it begins, fields) of each record that is not blank."""
+    first = next((line for _, line in lines_of(path) if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    if delimiter == "\t":  # tabs cannot stand in a field, so quotes are text like any other
+        for count, line in lines_of(path):
+            if line.strip():
+                yield f"{path}, line {count}", line.rstrip("\r\n").split("\t")
+        return
+    limit = csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than some documents have
+    reader = csv.reader((line for _, line in lines_of(path)), delimiter=delimiter, strict=True)
+    begins = 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                yield f"{path}, line {begins}", fields
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {begins}: not valid csv ({error}).",
+            fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+    if len(fields) != len(header):
+        raise InputError(
+            f"{where}: {len(fields)} fields for {len(header)} columns ({listed(header, 10)}).",
+            fix="Every line needs one field per column; in csv, a field that holds a comma stands in quotes.",
+        )
+    return {name: field for name, field in zip(header, fields, strict=True) if name}  # pandas' row numbers have no name
+
+
+def _layout(items: Sequence[Item], path: Path) -> _Layout:
+    columns = list(dict.fromkeys(name for item in items for name in item.row))
+    by_name = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns)}
+    roles = {
+        role: by_name[name]
+        for role, names in COLUMNS.items()
+        if (name := next((name for name in names if name in by_name), None)) is not None
+    }
+    others = [name for name in columns if name not in roles.values()]
+    metrics = [name for name in others if name not in _OF_CONTRACT and _is_metric(name, items)]
+    metrics.sort(key=lambda name: METRICS.index(name.lower()) if name.lower() in METRICS else len(METRICS))
+    if not metrics and "metrics" not in columns:
+        raise InputError(
+            f"{path}: no column holds a metric. Its columns: {listed(columns)}.",
+            fix='Add a column of numbers, such as "correct" with 1 or 0 for each item.',
+        )
+    return _Layout(roles, metrics, [name for name in others if name not in metrics and name != "metrics"])
+
+
+def _is_metric(name: str, items: Iterable[Item]) -> bool:
+    """Return whether all cells of a column are numbers, or its name says that they must be."""
+    values = [item.row.get(name) for item in items]
+    present = [value for value in values if not is_missing(value)]
+    known = name.lower() in METRICS or name.lower() in LOWER_IS_BETTER
+    return bool(present) and (known or all(number(value) is not None for value in present))
+
+
+def _row(item: Item, layout: _Layout) -> dict[str, Any]:
+    cells, roles = item.row, layout.roles
+    row: dict[str, Any] = {name: cells[name] for name in layout.kept if not is_missing(cells.get(name))}
+    check_row(row, item.where)
+    if "id" in roles:
+        row["id"] = identifier(cells.get(roles["id"]), item.where)
+    for role in ("input", "reference", "prediction"):
+        row[role] = text(cells.get(roles[role])) if role in roles else ""
+    if "cluster" in roles and not is_missing(cluster := cells.get(roles["cluster"])):
+        row["cluster"] = text(cluster)
+    row["metrics"] = _metrics(item, layout.metrics)
+    reason = cells.get(roles["unscored"]) if "unscored" in roles else None
+    if not is_missing(reason) and number(reason) != 0:
+        row["unscored"] = text(reason)
+    elif not row["metrics"] and "counts" not in row:
+        row["unscored"] = "it has no value of any metric"
+    return row
+
+
+def _metrics(item: Item, names: Sequence[str]) -> dict[str, float]:
+    nested = item.row.get("metrics")
+    if not isinstance(nested, dict | None):
+        raise InputError(f'{item.where}: "metrics" must be an object such as {{"accuracy": 1}}.')
+    found = {}
+    for name, value in [*((name, item.row.get(name)) for name in names), *(nested or {}).items()]:
+        if is_missing(value):
+            continue
+        parsed = number(value)
+        if parsed is None:
+            raise InputError(
+                f"{item.where}: {name} is {value!r:.60}, which is no number.",
+                fix="A metric is a number, or one of: true, false, yes, no, correct, incorrect, C, I.",
+            )
+        found[name] = parsed
+    return found
+
+
+def _notes(layout: _Layout) -> list[str]:
+    notes = []
+    lacking = [role for role in ("input", "reference") if role not in layout.roles]
+    if lacking and "id" in layout.roles:
+        whole = "items are identified by their id alone" if len(lacking) == 2 else "items are identified without it"
+        notes.append(f"no column is the {' or the '.join(lacking)}, so {whole}.")
+    unknown = [name for name in layout.metrics if name.lower() not in METRICS and name.lower() not in LOWER_IS_BETTER]
+    if unknown:
+        notes.append(f"taken as metrics, higher is better: the columns of numbers {listed(unknown)}.")
+    return notes
+
+
+def _identify(path: Path, items: Sequence[Item], rows: Sequence[dict[str, Any]], layout: _Layout) -> None:
+    """Give each row the hash of its content as id; InputError where that does not tell all rows apart."""
+    fix = 'Add a column "id" that names the item, the same in both files. Line numbers would pair wrong items silently.'
+    if "input" not in layout.roles:
+        columns = list(dict.fromkeys(name for item in items for name in item.row))
+        raise InputError(f"{path}: no column says which item a row is. Its columns: {listed(columns)}.", fix=fix)
+    seen: dict[str, str] = {}
+    for item, row in zip(items, rows, strict=True):
+        key = content_hash(row["input"], row["reference"])
+        if key in seen:
+            raise InputError(
+                f"{item.where}: no column is an id, and input and reference are those of {seen[key]} too.", fix=fix
+            )
+        seen[key] = item.where.removeprefix(f"{path}, ")
+        row["id"] = key

@@ -1,0 +1,124 @@
+"""A whole run compared from its files: base and tuned, baselines, forgetting, further seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.comparing import compare
+from tunelift.comparison.judging import judged, judged_together
+from tunelift.comparison.measured import Measured, common_metrics, measure
+from tunelift.comparison.pairing import Side, pair, read_side
+from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
+from tunelift.comparison.seeds import recipe_claim
+from tunelift.core import files
+from tunelift.core.records import Scores
+
+
+def compare_run(
+    folder: str | Path, *, metric: str | None = None, margin: float | None = None, level: float = 0.95
+) -> Comparison:
+    """Compare what a run folder holds: base/ and tuned/, and baselines/, forgetting/ and seeds/ where they are there.
+
+    The verdict is about the baseline that was the strongest on validation rows, which may be the base itself. Raises
+    InputError as `compare` does.
+    """
+    folder = Path(folder)
+    comparison = compare(folder / BASE, folder / "tuned", metric=metric, margin=margin, level=level)
+    tuned = read_side(folder / "tuned", "tuned")
+    against = _against_baselines(folder, tuned, comparison.headline)
+    selection = _selection(folder, comparison, list(against))
+    return replace(
+        comparison,
+        baselines=_baselines(against, selection, level, margin),
+        selection=selection,
+        against=selection.strongest if selection else BASE,
+        forgetting=_forgetting(folder, level),
+        recipe=_recipe(folder, tuned, comparison),
+    )
+
+
+def _against_baselines(folder: Path, tuned: Side, headline: str) -> dict[str, tuple[str, Measured]]:
+    """Pair the tuned side with each baseline that has the headline metric: {name: (description, values)}."""
+    found = {}
+    for path in _scored(folder / "baselines"):
+        side = read_side(path, path.name)
+        pairs, _ = pair(side, tuned, declared=True)
+        if headline in common_metrics(side, tuned, pairs)[0]:
+            values = measure(headline, side, tuned, pairs)
+            about = (side.info.get("made_with") or {}).get("baseline") or {}
+            found[path.name] = (str(about.get("description", path.name)), values)
+    return {name: entry for name, entry in found.items() if entry[1].pairs}
+
+
+def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Selection | None:
+    """Return the choice of the strongest baseline by the headline metric on validation; None without such scores."""
+    values: dict[str, float] = {}
+    rows = 0
+    for name in [BASE, *names]:
+        info = _info((folder if name == BASE else folder / "baselines") / name / "validation")
+        entry = (info.get("metrics") or {}).get(comparison.headline)
+        if entry is not None:
+            values[name], rows = entry["value"], info["items"]
+    if BASE not in values or len(values) == 1:
+        return None
+    best = max if comparison.metrics[comparison.headline].higher_is_better else min
+    return Selection(rows, values, best(values, key=values.__getitem__))
+
+
+def _baselines(
+    against: Mapping[str, tuple[str, Measured]], selection: Selection | None, level: float, margin: float | None
+) -> dict[str, BaselineResult]:
+    """Judge the strongest by its interval, as the headline is; the others by Holm's p over them."""
+    strongest = selection.strongest if selection else BASE
+    results = judged_together(
+        {name: values for name, (_, values) in against.items() if name != strongest}, level, "baselines"
+    )
+    if strongest in against:
+        results[strongest] = judged(against[strongest][1], level, margin)
+    return {name: BaselineResult(about, results[name]) for name, (about, _) in against.items()}
+
+
+def _forgetting(folder: Path, level: float) -> dict[str, MetricResult]:
+    """Compare the first metric of each set that tuning should not change."""
+    measured = {}
+    for path in sorted((folder / "forgetting").glob("*")):
+        if (path / BASE / "metrics.json").is_file() and (path / "tuned" / "metrics.json").is_file():
+            base, tuned = read_side(path / BASE, BASE), read_side(path / "tuned", "tuned")
+            pairs, _ = pair(base, tuned)
+            first = common_metrics(base, tuned, pairs)[0][0]
+            measured[path.name] = measure(first, base, tuned, pairs)
+    return judged_together({name: values for name, values in measured.items() if values.pairs}, level, "sets")
+
+
+def _recipe(folder: Path, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
+    """Return what the seeds together show; None for a run with one seed."""
+    paths = [path / "tuned" for path in _by_number(folder / "seeds") if (path / "tuned" / "metrics.json").is_file()]
+    if not paths:
+        return None
+    first, result = _seed(tuned.info), comparison.metrics[comparison.headline]
+    others = [Scores.read(path) for path in paths]
+    seeds = [first, *(_seed(scores.info) for scores in others)]
+    base = Scores.read(folder / BASE).metrics[comparison.headline]
+    values = [scores["metrics"][comparison.headline]["value"] for scores in (tuned.info, *(o.info for o in others))]
+    return recipe_claim(seeds, base, values, result.higher_is_better, comparison.level)
+
+
+def _seed(info: Mapping[str, Any]) -> int:
+    return int((info.get("made_with") or {}).get("seed") or 0)
+
+
+def _scored(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*")) if (path / "metrics.json").is_file()]
+
+
+def _by_number(folder: Path) -> list[Path]:
+    named = [path for path in folder.glob("*") if path.name.removeprefix("-").isdigit()]
+    return sorted(named, key=lambda path: int(path.name))
+
+
+def _info(folder: Path) -> dict[str, Any]:
+    path = folder / "metrics.json"
+    return files.read_json(path) if path.is_file() else {}

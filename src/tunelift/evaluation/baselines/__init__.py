@@ -1,0 +1,62 @@
+"""What a tuned model should beat besides its own base: answers to the same items that need no tuning.
+
+A baseline knows the rows of train and validation only. Its scores are ordinary scores, with the items' plain inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import Example
+from tunelift.core.registry import Registry
+from tunelift.evaluation.baselines import few_shot, linear_probe, majority, tfidf
+from tunelift.evaluation.baselines.base import Baseline, Given, Kind
+from tunelift.evaluation.run import Plan
+
+__all__ = ["BASELINES", "Baseline", "baseline", "suitable"]
+
+BASELINES: Registry[Kind] = Registry("baseline")
+BASELINES.add("few-shot", Kind(few_shot.misfit, few_shot.FewShot))
+BASELINES.add("majority", Kind(majority.misfit, majority.Majority))
+BASELINES.add("tf-idf", Kind(tfidf.misfit, tfidf.TfIdf))
+BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
+
+
+def suitable(plan: Plan, train: Sequence[Example], named: Sequence[str] | None) -> list[str]:
+    """Return the names of the baselines to measure: those `named`, or all that fit the plan and the rows (None).
+
+    Raises InputError, with every problem found, for names that do not exist or do not fit.
+    """
+    if named is None:
+        return [name for name in BASELINES if BASELINES.get(name).misfit(plan, train) is None]
+    problems = []
+    for name in dict.fromkeys(named):
+        if name not in BASELINES:
+            problems.append(f'evaluate.baselines: there is no baseline "{name}".{did_you_mean(name, BASELINES)}')
+        elif reason := BASELINES.get(name).misfit(plan, train):
+            problems.append(f"evaluate.baselines: {name} does not fit: {reason}.")
+    if problems:
+        fitting = suitable(plan, train, None)
+        raise InputError(*problems, fix=f"Those that fit here: {listed(fitting) or 'none'}; [] measures none.")
+    return list(dict.fromkeys(named))
+
+
+def baseline(
+    name: str,
+    *,
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    plan: Plan,
+    shots: int,
+    seed: int,
+    made_with: Mapping[str, Any],
+) -> Baseline:
+    """Make a baseline that fits (see `suitable`) from the training rows, choosing on validation where it chooses.
+
+    `model` is the base, its adapter off; `shots` are the rows in the few-shot prompt; `made_with` goes into the scores.
+    """
+    return BASELINES.get(name).make(Given(model, tokenizer, train, validation, plan, shots, seed, made_with))

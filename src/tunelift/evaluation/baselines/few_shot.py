@@ -1,0 +1,159 @@
+"""Few-shot: the base reads some solved training rows before each item (Brown et al. 2020)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tunelift.core.records import Example, Scores
+from tunelift.data.chat import without_answer
+from tunelift.data.render import Renderer
+from tunelift.evaluation.baselines.base import Given
+from tunelift.evaluation.baselines.frame import Frame
+from tunelift.evaluation.run import Plan, score
+from tunelift.tasks.base import context_length
+
+BLANK_LINE = "\n\n"
+MARK = "\n\n###\n\n"
+"""Stands between examples whose answers have blank lines of their own and whose prompts begin with nothing in common:
+else no one could tell where an answer ends and the next example begins."""
+
+
+def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
+    """Say why this baseline does not suit the plan and the training rows, or return None."""
+    if plan.task != "causal-lm":
+        return "it needs a language model that reads examples, and this task has a classification head"
+    if not train:
+        return "there are no training rows"
+    if not all(_asks(example) for example in train):
+        return "rows of plain text, without a prompt, have no examples to show"
+    return None
+
+
+class FewShot:
+    """The same examples before every item, as many as all items have room for."""
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        self.drawn = drawn(given.train, given.shots, given.seed)
+        self.used = len(self.drawn)
+        self.layout = Layout.of(given.train)
+
+    @property
+    def description(self) -> str:
+        """How many examples there were; and where the context had no room for all of them, how many are missing."""
+        number = f"{self.used} training example{'s' * (self.used != 1)} in the prompt"
+        left_out = len(self.drawn) - self.used
+        return f"{number} ({left_out} more did not fit the context)" if left_out else number
+
+    def score(self, examples: Sequence[Example], title: str) -> Scores:
+        """Return the scores of the base with the examples before each item; the rows hold the items' plain inputs."""
+        given, plan = self.given, self.given.plan
+        self.used = self._most_that_fit(examples)
+        if plan.generates:
+            plan = replace(plan, stop=[*plan.stop, *self.layout.stop])
+        made_by = given.made_by("few-shot", self.description)
+        scores = score(given.model, given.tokenizer, self._shown(examples, self.used), plan, made_by, title)
+        for row, example in zip(scores.rows, examples, strict=True):
+            row["input"] = example.prompt
+        return scores
+
+    def _shown(self, examples: Sequence[Example], shots: int) -> list[Example]:
+        """Put the first so many of the drawn rows before each example."""
+        solved = self.drawn[:shots]
+        prefix = self.layout.prefix(solved)
+        return [_after(solved, prefix, example) for example in examples]
+
+    def _most_that_fit(self, examples: Sequence[Example]) -> int:
+        """Return the largest number of shots with which every item fits that fits without any.
+
+        It is 1 where some items have no room even for one (such may be unscored), and 0 where no item has.
+        """
+        room = _Room(self.given)
+        fitting = [example for example, fits in zip(examples, room.fits(examples), strict=True) if fits]
+        for shots in range(len(self.drawn), 0, -1):
+            fits = room.fits(self._shown(fitting, shots))
+            if any(fits) and (all(fits) or shots == 1):
+                return shots
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How examples are joined, and the strings at which an answer ends since the next example would begin."""
+
+    separator: str
+    stop: tuple[str, ...]
+
+    @classmethod
+    def of(cls, train: Sequence[Example]) -> Layout:
+        """Derive them from what all training prompts begin with and from what their answers hold.
+
+        A conversation ends its turns with tokens of its own.
+        """
+        if train[0].messages is not None:
+            return cls("", ())
+        answers = [example.completion for example in train]
+        if line := Frame.of([example.prompt for example in train]).first_line:
+            stops = tuple(stop for stop in (BLANK_LINE + line, "\n" + line) if not _in_any(stop, answers))
+            if stops:
+                return cls(BLANK_LINE, stops)
+        separator = MARK if _in_any(BLANK_LINE, [answer.strip() for answer in answers]) else BLANK_LINE
+        return cls(separator, (separator.rstrip() or separator,))
+
+    def prefix(self, shown: Sequence[Example]) -> str:
+        """Return the solved examples as text, up to where the item's prompt begins."""
+        return "".join((example.prompt + example.completion).rstrip() + self.separator for example in shown)
+
+
+def drawn(train: Sequence[Example], shots: int, seed: int) -> list[Example]:
+    """Draw training rows by seed: first rows whose answers all differ, then a second of each answer, and so on."""
+    shuffled = random.Random(f"{seed} few-shot").sample(list(train), len(train))
+    seen = Counter[str]()
+    rounds = []
+    for example in shuffled:
+        rounds.append(seen[example.completion])
+        seen[example.completion] += 1
+    return [shuffled[i] for i in sorted(range(len(shuffled)), key=rounds.__getitem__)[:shots]]
+
+
+class _Room:
+    """What fits the model's context, in tokens."""
+
+    def __init__(self, given: Given) -> None:
+        plan, self.context = given.plan, context_length(given.model, given.tokenizer)
+        self.renderer = Renderer(given.tokenizer, self.context)
+        labels = self.renderer.candidate_ids(given.train[0], plan.labels) if plan.ranks else []
+        generated = min(plan.max_new_tokens, self.context // 2) if plan.generates else 1
+        self.longest_answer = max([generated, *map(len, labels)])
+
+    def fits(self, examples: Sequence[Example]) -> list[bool]:
+        """Return for each example whether the context holds its prompt and the longest answer that it may get."""
+        return [
+            len(self.renderer.prompt_ids(example))
+            + max(len(self.renderer.completion_ids(example)), self.longest_answer)
+            <= self.context
+            for example in examples
+        ]
+
+
+def _asks(example: Example) -> bool:
+    """Whether the row has a question; a conversation needs one by the user before its answer."""
+    if example.messages is None:
+        return bool(example.prompt.strip())
+    return any(message["role"] == "user" for message in without_answer(example.messages))
+
+
+def _after(solved: Sequence[Example], prefix: str, example: Example) -> Example:
+    """Put solved rows before an example: `prefix` is their text; a conversation has them as earlier turns."""
+    if example.messages is None:
+        return replace(example, prompt=prefix + example.prompt)
+    system = [message for message in example.messages[:1] if message["role"] == "system"]
+    turns = [message for row in solved for message in row.messages or () if message["role"] != "system"]
+    return replace(example, messages=(*system, *turns, *example.messages[len(system) :]))
+
+
+def _in_any(text: str, answers: Sequence[str]) -> bool:
+    return any(text in answer for answer in answers)

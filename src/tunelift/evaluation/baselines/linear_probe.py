@@ -1,0 +1,102 @@
+"""The linear probe: how far a classifier on the frozen model's features comes, without any tuning.
+
+The features of a text are the mean of its tokens' last hidden states, standardised (Alain and Bengio 2016 probe the
+layers of a network like this).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunelift.adapters.build import is_adapted
+from tunelift.core import progress
+from tunelift.core.records import Example, Scores
+from tunelift.data.render import Renderer
+from tunelift.evaluation.baselines import labelled
+from tunelift.evaluation.baselines.base import Given
+from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.run import Plan
+from tunelift.tasks.base import context_length, pad_id
+
+STRENGTHS = labelled.Strengths((0.001, 0.01, 0.1, 1.0), otherwise=0.01)
+MOST_ROWS = 10_000
+"""Training rows at most: each costs a forward pass, and more rows add little to a few hundred features."""
+
+
+def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
+    """Say why this baseline does not suit the plan and the training rows, or return None."""
+    if plan.task != labelled.CLASSIFICATION:
+        return "it takes the place of a classification head, and this task has none"
+    return labelled.misfit(plan, train, likelihoods=True) or labelled.needs_two_labels(train)
+
+
+class LinearProbe:
+    """Logistic regression on the base model's features, computed with the adapter off."""
+
+    def __init__(self, given: Given) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        self.given = given
+        train = _at_most(given.train, MOST_ROWS, given.seed)
+        features = self._hidden(train, "linear-probe: features of train")
+        self.scaler = StandardScaler().fit(features)
+        held_out = self._features(given.validation, "linear-probe: features of validation")
+        self.regression = labelled.Regression(
+            STRENGTHS,
+            (self.scaler.transform(features), labelled.labels_of(train)),
+            (held_out, labelled.labels_of(given.validation)),
+            "linear-probe",
+        )
+        self.description = f"a linear probe on the base model's frozen features, {self.regression.chosen}"
+
+    def score(self, examples: Sequence[Example], title: str) -> Scores:
+        """Return the scores of the predicted labels."""
+        features = self._features(examples, title)
+        found = self.regression.predict(features, examples, self.given.plan.labels)
+        made_by = self.given.made_by("linear-probe", self.description)
+        return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
+
+    def _features(self, examples: Sequence[Example], title: str) -> Any:
+        return self.scaler.transform(self._hidden(examples, title)) if examples else None
+
+    def _hidden(self, examples: Sequence[Example], title: str) -> Any:
+        """Return the mean last hidden state of each text, as an array (rows, hidden size)."""
+        given, model = self.given, self.given.model
+        length = min(given.plan.max_length, context_length(model, given.tokenizer))
+        renderer = Renderer(given.tokenizer, length)
+        ids = [renderer.head_tokens(example).ids for example in examples]
+        was_training = model.training
+        model.eval()
+        try:
+            return mean_hidden_states(model, ids, pad_id(model, given.tokenizer), given.plan.rows_at_once, title)
+        finally:
+            model.train(was_training)
+
+
+@torch.no_grad()
+def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows_at_once: int, title: str) -> Any:
+    """Return for each row of token ids the mean over its tokens of the last hidden states, (rows, hidden size)."""
+    body = (model.get_base_model() if is_adapted(model) else model).base_model  # the model without its head
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    with progress.bar(title, len(rows)) as advance:
+        for group in by_length([len(row) for row in rows], rows_at_once):
+            ids = padded([rows[i] for i in group], pad, model.device)
+            mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
+            states = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, hidden)
+            sums = (states * mask[..., None]).sum(dim=1)
+            for i, row in zip(group, (sums / mask.sum(dim=1, keepdim=True)).cpu(), strict=True):
+                found[i] = row
+            advance(len(group))
+    return torch.stack(found).numpy()
+
+
+def _at_most(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """Return at most so many examples, drawn by seed, in their order."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[i] for i in sorted(random.Random(f"{seed} linear-probe").sample(range(len(examples)), most))]

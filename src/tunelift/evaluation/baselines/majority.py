@@ -1,0 +1,31 @@
+"""The most frequent training label, whatever the item."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tunelift.core.records import Example, Scores
+from tunelift.evaluation.baselines import labelled
+from tunelift.evaluation.baselines.base import Given
+from tunelift.evaluation.run import Plan
+
+
+def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
+    """Say why this baseline does not suit the plan and the training rows, or return None."""
+    return labelled.misfit(plan, train, likelihoods=False)
+
+
+class Majority:
+    """Answers every item alike; of equally frequent labels with the one that sorts first."""
+
+    def __init__(self, given: Given) -> None:
+        self.given = given
+        counts = Counter(labelled.labels_of(given.train))
+        self.label = min(counts, key=lambda label: (-counts[label], label))
+        self.description = f'the most frequent training label ("{self.label.strip()}")'
+
+    def score(self, examples: Sequence[Example], title: str) -> Scores:
+        """Return the scores of the one label."""
+        made_by, found = self.given.made_by("majority", self.description), labelled.certain(self.label)
+        return labelled.label_rows(self.given, made_by, examples, [found] * len(examples), likelihoods=False)

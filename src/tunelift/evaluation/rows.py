@@ -1,0 +1,81 @@
+"""Rows of scores: what was computed for an item becomes its line in scores.jsonl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import Example
+from tunelift.data.template import as_text
+from tunelift.metrics import Answer, Metric, aggregate, score_answer
+
+TOO_LONG = "longer than the context"
+
+
+@dataclass(slots=True)
+class Found:
+    """What was computed for one item."""
+
+    prediction: str | None = None
+    log_likelihood: float | None = None
+    tokens: int = 0
+    label_scores: dict[str, float] = field(default_factory=dict)
+
+
+def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> Found:
+    """Choose the label with the highest score, summed or (with `lengths` in tokens) per token."""
+    best = max(scores, key=lambda label: scores[label] / lengths[label] if lengths else scores[label])
+    return Found(best, scores.get(reference), tokens, scores)
+
+
+def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[str, str]]:
+    """Return for each example its values of the columns as text; a column it has no value for is left out.
+
+    Raises InputError for columns that no example has.
+    """
+    known = dict.fromkeys(name for example in examples for name in example.row) if columns else {}
+    problems = [
+        f'evaluate.slices names the column "{name}", which the rows to evaluate do not have.{did_you_mean(name, known)}'
+        for name in columns
+        if name not in known
+    ]
+    if problems:
+        raise InputError(*problems, fix=f"Their columns: {listed(known)}.")
+    found = []
+    for example in examples:
+        values = {name: as_text(example.row.get(name), f'The column "{name}"') for name in columns}
+        found.append({name: value for name, value in values.items() if value.strip()})
+    return found
+
+
+def begun(example: Example, slices: Mapping[str, str]) -> dict[str, Any]:
+    """What a row says of its item, whatever the answer."""
+    row: dict[str, Any] = {"id": example.id, "input": example.prompt, "reference": example.completion}
+    if example.cluster is not None:
+        row["cluster"] = example.cluster
+    return row | {"slices": dict(slices)} if slices else row
+
+
+def answered(example: Example, found: Found | None, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """What a row says of the answer: prediction and values, or why there are none."""
+    if found is None:
+        return {"metrics": {}, "unscored": TOO_LONG}
+    if found.log_likelihood is None and found.label_scores:
+        return {"metrics": {}, "unscored": f"the reference {example.completion!r} is not among the labels"}
+    if found.tokens == 0 or not math.isfinite(found.log_likelihood or 0.0):
+        reason = "nothing to predict" if found.tokens == 0 else "its score is not a number"
+        return {"metrics": {}, "unscored": reason}
+    row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
+    answer = Answer(found.prediction or "", example.completion, found.log_likelihood, found.tokens, example.row)
+    row |= score_answer(answer, metrics)
+    row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
+    return row | {"label_scores": found.label_scores} if found.label_scores else row
+
+
+def metric_entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kept = "metrics" if metric.score is not None else "counts"
+    scored = sum(metric.name in row.get(kept, {}) for row in rows)
+    return {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}

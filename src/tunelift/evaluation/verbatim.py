@@ -1,0 +1,120 @@
+"""Does the base continue a test item word for word? A sign that it has seen the item in pre-training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunelift.adapters.build import switched_off
+from tunelift.core import progress
+from tunelift.core.records import Example
+from tunelift.data.render import Renderer
+from tunelift.evaluation.batching import by_length, padded
+from tunelift.fast.targets import LOGITS_BYTES, TargetModel, TargetOnly, target_model
+from tunelift.tasks.base import context_length
+
+SHORTEST_PREFIX = 20
+"""Tokens that must come before: from fewer, nobody could know which text it is."""
+
+ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """How many items were looked at, the ids of those continued exactly over `tokens` tokens, and those too short."""
+
+    items: int
+    found: tuple[str, ...]
+    tokens: int
+    too_short: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """An item's first half and the `tokens` tokens after it: ids (T,), of which the last are to be guessed."""
+
+    id: str
+    ids: list[int]
+
+
+def continues_verbatim(
+    model: Any, tokenizer: Any, examples: Sequence[Example], *, tokens: int = 25, items: int = 40, seed: int = 0
+) -> Verbatim:
+    """Look for items that the base of a causal language model continues, greedily, with exactly their own next tokens.
+
+    Given the first half of an item's text (prompt and completion, at least 20 tokens), the most likely next token is
+    compared with the item's own at `tokens` positions in turn. All of them agree exactly where greedy decoding would
+    write the item's own text, so one forward pass tells. At most `items` items are looked at, drawn by `seed` from
+    those long enough; an adapter that is on is switched off.
+
+    It is a note, not a proof, either way: predictable text (lists, tables, boilerplate, well-known law) is continued
+    exactly by models that never saw the item, and a model can know an item without reciting it.
+    """
+    halves = _halves(model, tokenizer, examples, tokens)
+    too_short = len(examples) - len(halves)
+    if len(halves) > items:
+        halves = [halves[i] for i in sorted(random.Random(f"{seed} verbatim").sample(range(len(halves)), items))]
+    was_training = model.training
+    model.eval()
+    try:
+        with switched_off(model):
+            found = _recited(model, halves, tokens)
+    finally:
+        model.train(was_training)
+    return Verbatim(len(halves), tuple(half.id for half in halves if half.id in found), tokens, too_short)
+
+
+def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int) -> list[_Half]:
+    """Return the items that are long enough, each cut behind the tokens to be guessed and to the model's context."""
+    context = context_length(model, tokenizer)
+    renderer = Renderer(tokenizer, context)
+    begin = len(renderer.prompt_ids(Example("", "", "")))
+    halves = []
+    for example in examples:
+        whole = replace(example, prompt=example.prompt + example.completion, completion="", messages=None)
+        ids = renderer.prompt_ids(whole)
+        length = len(ids) - begin
+        prefix = min(length // 2, context - begin - tokens)
+        if prefix >= SHORTEST_PREFIX and length - prefix >= tokens:
+            halves.append(_Half(example.id, ids[: begin + prefix + tokens]))
+    return halves
+
+
+@torch.no_grad()
+def _recited(model: Any, halves: Sequence[_Half], tokens: int) -> set[str]:
+    """Return the ids of the items whose last `tokens` tokens are each the most likely one after those before it."""
+    view, _ = target_model(model)
+    found: set[str] = set()
+    with progress.bar("verbatim", len(halves)) as advance:
+        for group in by_length([len(half.ids) for half in halves], ROWS_AT_ONCE):
+            rows = [halves[i].ids for i in group]
+            ends = torch.tensor([len(row) for row in rows], device=model.device)
+            before = ends[:, None] - 1 - torch.arange(tokens, 0, -1, device=model.device)  # (B, tokens)
+            inputs = {
+                "input_ids": padded(rows, 0, model.device),
+                "attention_mask": padded([[1] * len(row) for row in rows], 0, model.device),
+            }
+            guessed = _most_likely(view, inputs, before)
+            own = inputs["input_ids"].gather(1, before + 1)
+            right = (guessed == own).all(dim=1).tolist()
+            found |= {halves[i].id for i, exact in zip(group, right, strict=True) if exact}
+            advance(len(group))
+    return found
+
+
+def _most_likely(view: TargetModel, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """Return the most likely token (B, N) after each of the positions (B, N), with the head at those only if it can."""
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    if not isinstance(view, TargetOnly):
+        model: Any = view.model  # type: ignore[attr-defined]
+        chosen: Tensor = model(**inputs).logits[rows, positions].argmax(dim=-1)
+        return chosen
+    hidden = view.hidden(inputs)[rows, positions].flatten(0, 1)  # (B · N, D)
+    at_once = max(1, LOGITS_BYTES // (4 * view.head.weight.shape[0]))
+    parts = [view.logits(some).argmax(dim=-1) for some in torch.split(hidden, at_once)]
+    return torch.cat(parts).view_as(positions)

@@ -1,0 +1,133 @@
+"""What is measured beside base and tuned: baselines, the rows that choose among them, and what should not change."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tunelift.config.schema import Config, DataSection
+from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.core.records import Example, Scores
+from tunelift.data.splits import Splits, load_splits
+from tunelift.evaluation.baselines import baseline, suitable
+from tunelift.evaluation.run import Plan
+from tunelift.evaluation.verbatim import continues_verbatim
+from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.session import Session
+from tunelift.tasks.base import context_length
+
+SELECTION_ROWS = 80
+"""Validation rows on which the strongest baseline is chosen: each costs as much as a test item, several times over."""
+
+GENERAL = "general-text"
+
+
+def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan: Plan, config: Config) -> None:
+    """Score the baselines that fit on test and on some validation rows, and the base on those; the adapter is not on.
+
+    What an earlier call has scored is not scored again. Without validation rows nothing is chosen.
+    """
+    names = suitable(plan, splits.train, config.evaluate.baselines)
+    if not names:
+        return
+    began, seed = time.monotonic(), config.data.seed
+    chosen = _drawn(splits.validation, SELECTION_ROWS, seed)
+    if chosen:
+        _scored(folder.path / "base" / "validation", partial(session.score, chosen, plan, "base on validation"))
+    for name in names:
+        path = folder.path / "baselines" / name
+        if _is_scored(path) and (not chosen or _is_scored(path / "validation")):
+            continue
+        made = baseline(
+            name, model=session.model, tokenizer=session.tokenizer, train=splits.train, validation=splits.validation,
+            plan=plan, shots=config.evaluate.shots, seed=seed, made_with=session.made_with(),
+        )  # fmt: skip
+        if chosen:
+            _scored(path / "validation", partial(made.score, chosen, f"{name} on validation"))
+        scores = _scored(path, partial(made.score, splits.test, name))
+        values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items())
+        progress.note(f"baseline {name} ({made.description}): {values}")
+    folder.took("baselines", time.monotonic() - began)
+
+
+def forgetting_sets(config: Config, task: str) -> dict[str, list[Example]]:
+    """Read the sets named by evaluate.forgetting; raise InputError as load_splits does."""
+    found: dict[str, list[Example]] = {}
+    for named in config.evaluate.forgetting:
+        if named == GENERAL and task != "causal-lm":
+            progress.note("forgetting: a classification head continues no text, so general-text is not measured")
+            continue
+        name = re.sub(r"[^\w.-]+", "-", Path(named).stem)
+        if name in found:
+            raise InputError(f"evaluate.forgetting names two sets called {name}.", fix="Rename one of the files.")
+        section = DataSection(test=named, group="cluster" if named == GENERAL else None)
+        found[name] = load_splits(section, task=task, roles=("test",)).test
+    return found
+
+
+def measure_forgetting(
+    folder: RunFolder, session: Session, sets: Mapping[str, Sequence[Example]], config: Config, side: str
+) -> None:
+    """Score one side, "base" or "tuned", on each set; what an earlier call has scored is not scored again."""
+    began = time.monotonic()
+    for name, examples in sets.items():
+        if name == GENERAL and not _some_fit(session, examples):
+            progress.note("forgetting: general-text is longer than the model's context and is not measured")
+            continue
+        metrics = metrics_for(None, session.task, examples)[:1]
+        labels = session.labels or label_texts(session.task, examples, DataSection())
+        plan = evaluation_plan(config.evaluate, metrics, session.task, labels, config.train.max_length)
+        plan = replace(plan, slices=())  # these are columns of the test set
+        title = f"{side} on {name}"
+        scores = _scored(folder.path / "forgetting" / name / side, partial(session.score, examples, plan, title))
+        progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
+    if sets:
+        spent = folder.manifest.get("seconds", {}).get("forgetting", 0.0)
+        folder.took("forgetting", spent + time.monotonic() - began)
+
+
+def look_for_verbatim(folder: RunFolder, session: Session, examples: Sequence[Example]) -> None:
+    """Note the test items that the base continues word for word: a sign that it has seen them."""
+    if session.task != "causal-lm" or "verbatim" in folder.manifest:
+        return
+    seen = continues_verbatim(session.model, session.tokenizer, examples)
+    folder.note(verbatim={"items": seen.items, "found": list(seen.found), "tokens": seen.tokens})
+    if seen.found:
+        progress.note(
+            f"The base continues {len(seen.found)} of {seen.items} test items word for word: "
+            "it may have seen them in pre-training."
+        )
+
+
+def _some_fit(session: Session, examples: Sequence[Example]) -> bool:
+    """Tell whether the model's context holds any of these texts, with the tokens that begin and end it."""
+    shortest = min(examples, key=lambda example: len(example.completion))
+    tokens = len(session.tokenizer(shortest.completion)["input_ids"])
+    return tokens + 2 <= context_length(session.model, session.tokenizer)
+
+
+def _drawn(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """Return at most so many examples, drawn by seed, in their order."""
+    if len(examples) <= most:
+        return list(examples)
+    return [examples[i] for i in sorted(random.Random(f"{seed} selection").sample(range(len(examples)), most))]
+
+
+def _is_scored(path: Path) -> bool:
+    return (path / "metrics.json").is_file()
+
+
+def _scored(path: Path, score: Callable[[], Scores]) -> Scores:
+    """Return the scores in a folder, made now where they are not there yet."""
+    if _is_scored(path):
+        return Scores.read(path)
+    scores = score()
+    scores.save(path)
+    return scores
