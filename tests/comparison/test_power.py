@@ -32,3 +32,10 @@ def test_the_curve_in_words() -> None:
         "answers change"
     )
     assert "none, 0.19 or 0.3 where" in power.describe(30)
+
+
+def test_the_curve_has_a_point_for_each_assumed_discordance() -> None:
+    curve = power.curve(30)
+    assert [point["discordance"] for point in curve] == [0.1, 0.2, 0.4]
+    assert curve[0]["smallest"] is None
+    assert curve[2]["smallest"] == power.smallest_difference(30, 0.4)

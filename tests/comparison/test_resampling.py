@@ -14,12 +14,12 @@ GENERATOR = np.random.default_rng(7)
 
 
 def test_bootstrap_weights_are_poisson_and_swaps_are_fair() -> None:
-    weights = draws.bootstrap_sums(np.eye(40))
+    weights = draws.bootstrap_sums(np.eye(40)).T
     assert weights.shape == (RESAMPLES, 40)
     for count in range(5):
         assert np.mean(weights == count) == pytest.approx(stats.poisson.pmf(count, 1), abs=0.004)
     assert abs(np.corrcoef(weights.T) - np.eye(40)).max() < 0.05
-    swaps = draws.swapped_sums(np.eye(40))
+    swaps = draws.swapped_sums(np.eye(40)).T
     assert set(np.unique(swaps)) == {0, 1}
     assert abs(np.mean(swaps, axis=0) - 0.5).max() < 0.02
 
@@ -27,14 +27,18 @@ def test_bootstrap_weights_are_poisson_and_swaps_are_fair() -> None:
 def test_sums_are_the_same_in_blocks_of_any_size_of_columns() -> None:
     values = GENERATOR.normal(size=(3000, 3))
     together = draws.bootstrap_sums(values)
-    assert draws.bootstrap_sums(values[:, 1:2])[:, 0] == pytest.approx(together[:, 1])
-    assert together[:, 0].std() == pytest.approx(np.sum(values[:, 0] ** 2) ** 0.5, rel=0.03)
+    assert draws.bootstrap_sums(values[:, 1:2])[0] == pytest.approx(together[1])
+    assert together[0].std() == pytest.approx(np.sum(values[:, 0] ** 2) ** 0.5, rel=0.03)
 
 
-def test_a_single_unit_and_more_units_than_a_block_can_be_drawn() -> None:
+def test_a_single_unit_and_more_units_than_are_summed_at_a_time_can_be_drawn() -> None:
     assert draws.bootstrap_sums(np.ones((1, 1))).mean() == pytest.approx(1, abs=0.05)
-    blocks = draws._swaps(2**21)
-    assert next(blocks).shape == (1, 2**21)
+    units = draws._UNITS + 100
+    parts = np.zeros((units, 2))
+    parts[: draws._UNITS, 0] = parts[draws._UNITS :, 1] = 1
+    first, second = draws.swapped_sums(parts)
+    assert (first.mean(), second.mean()) == pytest.approx((draws._UNITS / 2, 50), rel=0.01)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
 
 
 def test_t_of_equal_clusters_is_scipys_over_their_means() -> None:
@@ -66,8 +70,8 @@ def test_clusters_of_unequal_sizes_do_not_reject_a_true_null_too_often() -> None
 def test_the_studentised_bootstrap_of_each_resample_equals_a_plain_one() -> None:
     sums, sizes = GENERATOR.exponential(size=9), np.array([3.0, 1, 4, 1, 5, 9, 2, 6, 5])
     residual = sums - sums.sum() / sizes.sum() * sizes
-    found = means._studentised(residual[None], sizes)[:, 0]
-    weights = draws.bootstrap_sums(np.eye(9))
+    found = means._studentised(residual[None], sizes)[0]
+    weights = draws.bootstrap_sums(np.eye(9)).T
     for resample in (0, 1, 17, 4321):
         times = np.repeat(np.arange(9), weights[resample].astype(int))
         mean = residual[times].sum() / sizes[times].sum()

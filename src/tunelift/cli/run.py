@@ -31,11 +31,13 @@ def command(
     """
     config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
     check_margin(ctx, require_no_worse, config.evaluate.margin)
-    from tunelift.comparison.gates import check_gates
     from tunelift.config.load import default_output
     from tunelift.pipeline.run import run
 
     comparison = run(config, [*require_better, *require_no_worse])
     click.echo(str(comparison))
     click.echo(f"Report: {Path(config.output or default_output(config)) / 'report.html'}")
-    close(ctx, check_gates(comparison, require_better, require_no_worse))
+    if require_better or require_no_worse:
+        from tunelift.comparison.gates import check_gates
+
+        close(ctx, check_gates(comparison, require_better, require_no_worse))

@@ -8,18 +8,22 @@ scores give the same interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
+Draw = Callable[[np.random.SFC64, tuple[int, int]], Floats]
+"""Draws weights of shape (resamples, units) from a source of random bits."""
 
 RESAMPLES = 10_000
 """How many resamples an interval or a p rests on."""
 
 _SEED = 20_240_411
+_UNITS = 8192
 _BLOCK = 2**20
 """Weights held at once: 8 MB."""
 
@@ -28,53 +32,62 @@ _CUTS = np.round(2**16 * special.pdtr(np.arange(8), 1.0)).astype(np.uint16)
 
 
 def bootstrap_sums(values: Floats) -> Floats:
-    """Return the columns' sums over each bootstrap sample of the units: (units, columns) to (RESAMPLES, columns).
+    """Return the columns' sums over each bootstrap sample of the units: (units, columns) to (columns, RESAMPLES).
 
     A unit is taken a Poisson(1) number of times, independently of the others, so a sample's size varies around the
-    number of units (a column of ones gives it). Beside drawing that number with replacement it costs a third of the
-    time and widens a mean's spread by 1/units, which is what the usual bootstrap lacks.
+    number of units (a column of ones gives it). Beside drawing that number with replacement it costs a fraction of
+    the time and widens a mean's spread by 1/units, which is what the usual bootstrap lacks.
     """
-    return _sums(_weights(len(values)), values)
+    return _sums(_weights, values)
 
 
 def swapped_sums(values: Floats) -> Floats:
-    """Return the columns' sums over the units that are swapped, each with chance 1/2: (RESAMPLES, columns)."""
-    return _sums(_swaps(len(values)), values)
+    """Return the columns' sums over the units that are swapped, each with chance 1/2: (columns, RESAMPLES)."""
+    return _sums(_swaps, values)
 
 
 def beyond(resampled: Floats, observed: Floats) -> Floats:
-    """Return the share of resamples at least as large as what was observed, itself counted: (columns,).
+    """Return the share of resamples (columns, RESAMPLES) at least as large as the value observed in each column.
 
-    `resampled` is (RESAMPLES, columns). Values that differ by rounding count as equal.
+    What was observed is counted too, and values that differ by rounding count as equal.
     """
-    slack = 1e-9 * np.max(np.abs(resampled), axis=0, initial=0.0)
-    as_large: Floats = np.sum(resampled >= observed - slack, axis=0, dtype=float)
-    return (as_large + 1) / (len(resampled) + 1)
+    least = observed - 1e-9 * np.abs(observed)
+    as_large: Floats = np.sum(resampled >= least[:, None], axis=1, dtype=float)
+    share: Floats = (as_large + 1) / (resampled.shape[1] + 1)
+    return share
 
 
-def _sums(blocks: Iterator[Floats], values: Floats) -> Floats:
-    return np.concatenate([block @ values for block in blocks])
+def ends(resampled: Floats, tail: float) -> tuple[Floats, Floats]:
+    """Return the values of each column that leave a share `tail` of the resamples below and above, (columns,) each."""
+    count = resampled.shape[1]
+    rank = max(1, int(tail * (count + 1)))
+    ordered = np.partition(resampled, (rank - 1, count - rank), axis=1)
+    return ordered[:, rank - 1], ordered[:, count - rank]
 
 
-def _weights(units: int) -> Iterator[Floats]:
-    for bits, rows in _random_bytes(units, 2):
-        draws = bits.view(np.uint16)[: rows * units].reshape(rows, units)
-        weights = np.zeros(draws.shape, np.uint8)
-        for cut in _CUTS:
-            weights += draws >= cut
-        yield weights.astype(float)
+def _sums(draw: Draw, values: Floats) -> Floats:
+    """Sum over some thousand units at a time, whose values stay in the processor's cache for many resamples."""
+    sums, source = np.zeros((values.shape[1], RESAMPLES)), np.random.SFC64(_SEED)
+    for part in (values[start : start + _UNITS] for start in range(0, len(values), _UNITS)):
+        most = max(1, _BLOCK // len(part))
+        for start in range(0, RESAMPLES, most):
+            shape = min(most, RESAMPLES - start), len(part)
+            sums[:, start : start + shape[0]] += part.T @ draw(source, shape).T
+    return sums
 
 
-def _swaps(units: int) -> Iterator[Floats]:
-    for bits, rows in _random_bytes(units, 1 / 8):
-        yield np.unpackbits(bits, count=rows * units).reshape(rows, units).astype(float)
+def _weights(source: np.random.SFC64, shape: tuple[int, int]) -> Floats:
+    bits = _random_bytes(source, 2 * math.prod(shape)).view(np.uint16).reshape(shape)
+    weights = np.zeros(shape, np.uint8)
+    for cut in _CUTS:
+        weights += bits >= cut
+    return weights.astype(float)
 
 
-def _random_bytes(units: int, bytes_each: float) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Yield random bytes enough for some rows of units, and how many rows, until there are RESAMPLES."""
-    generator = np.random.SFC64(_SEED)
-    most = max(1, _BLOCK // units)
-    for start in range(0, RESAMPLES, most):
-        rows = min(most, RESAMPLES - start)
-        words = int(rows * units * bytes_each) // 8 + 1
-        yield generator.random_raw(words).view(np.uint8), rows
+def _swaps(source: np.random.SFC64, shape: tuple[int, int]) -> Floats:
+    count = math.prod(shape)
+    return np.unpackbits(_random_bytes(source, count // 8 + 1), count=count).reshape(shape).astype(float)
+
+
+def _random_bytes(source: np.random.SFC64, count: int) -> NDArray[np.uint8]:
+    return source.random_raw(count // 8 + 1).view(np.uint8)[:count]

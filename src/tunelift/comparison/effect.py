@@ -36,9 +36,10 @@ class Effect:
 
 
 def members(clusters: Sequence[Any]) -> tuple[NDArray[np.intp], int]:
-    """Return the number of each item's cluster, (items,), and how many clusters there are."""
-    names, member = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    return member, len(names)
+    """Return the number of each item's cluster, (items,), in order of appearance, and how many clusters there are."""
+    numbers: dict[str, int] = {}
+    member = [numbers.setdefault(str(name), len(numbers)) for name in clusters]
+    return np.array(member, dtype=np.intp), len(numbers)
 
 
 def too_few(count: int) -> str | None:

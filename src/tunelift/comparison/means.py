@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, swapped_sums
+from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, ends, swapped_sums
 
 
 class Mean(NamedTuple):
@@ -64,11 +64,11 @@ def bootstrap_extent(mean: Mean, sums: Floats, sizes: Floats, level: float) -> E
     resampled = _studentised(sums - mean.value[:, None] * sizes, sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
         observed = mean.value / mean.error
-    rank = max(1, int((1 - level) / 2 * (RESAMPLES + 1)))
-    ends = np.partition(resampled, (rank - 1, RESAMPLES - rank), axis=0)
-    p = 2 * np.minimum(beyond(resampled, observed), beyond(-resampled, -observed))
-    low, high = (mean.value - ends[index] * mean.error for index in (RESAMPLES - rank, rank - 1))
-    return Extent(low, high, np.minimum(1.0, p), least=2 / (RESAMPLES + 1))
+    lower, upper = ends(resampled, (1 - level) / 2)
+    side = np.where(observed < 0, -1.0, 1.0)
+    p = np.minimum(1.0, 2 * beyond(resampled * side[:, None], np.abs(observed)))
+    low, high = mean.value - upper * mean.error, mean.value - lower * mean.error
+    return Extent(low, high, p, least=2 / (RESAMPLES + 1))
 
 
 def wider(parametric: Extent, bootstrap: Extent) -> Extent:
@@ -88,26 +88,25 @@ def swap_p(sums: Floats) -> Floats:
     `sums` is (comparisons, units). Exact where base and tuned are exchangeable; it does not need the items to be many.
     """
     total = sums.sum(axis=1)
-    return beyond(np.abs(total - 2 * swapped_sums(sums.T)), np.abs(total))
+    return beyond(np.abs(total[:, None] - 2 * swapped_sums(sums.T)), np.abs(total))
 
 
 def _studentised(residual: Floats, sizes: Floats) -> Floats:
-    """Return each resample's t: residuals of shape (comparisons, units) to (RESAMPLES, comparisons)."""
+    """Return each resample's t: residuals of shape (comparisons, units) to (comparisons, RESAMPLES)."""
     count, alike = len(residual), bool(np.all(sizes == sizes[0]))
     shared = np.stack([np.ones_like(sizes), sizes, sizes**2])
     # For units of one size the products are the sums again, which need not be drawn twice.
     products = [] if alike else [residual * sizes]
     drawn = bootstrap_sums(np.concatenate([residual, residual**2, *products, shared]).T)
-    units, items, squares = drawn[:, -3, None], drawn[:, -2, None], drawn[:, -1, None]
-    sums, squared = drawn[:, :count], drawn[:, count : 2 * count]
-    crossed = sums * sizes[0] if alike else drawn[:, 2 * count : 3 * count]
+    units, items, squares = drawn[-3:]
+    sums, squared = drawn[:count], drawn[count : 2 * count]
+    crossed = sums * sizes[0] if alike else drawn[2 * count : 3 * count]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / items
         variance = (squared - 2 * mean * crossed + mean**2 * squares) * units / (units - 1)
-        t = sums / np.sqrt(variance)
-    # A resample of one unit many times over has no spread but what rounding leaves.
-    spread = variance > 1e-12 * np.sum(residual**2, axis=1)
-    return np.where(spread & np.isfinite(t), t, 0.0)
+    # A resample of one unit many times over, or of none, has no spread but what rounding leaves.
+    spread = variance > 1e-12 * np.sum(residual**2, axis=1, keepdims=True)
+    return np.asarray(sums / np.sqrt(np.where(spread, variance, np.inf)))
 
 
 def _freedom(share: Floats) -> float:

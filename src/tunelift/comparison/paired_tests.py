@@ -33,7 +33,7 @@ __all__ = [
 
 
 def paired_effect(base: Floats, tuned: Floats, clusters: Sequence[Any] | None, level: float) -> Effect:
-    """Return the effect by the test that fits: clustered t, McNemar for values that are all 0 or 1, paired t.
+    """Return the effect by the test that fits: over clusters, McNemar for values that are all 0 or 1, or graded.
 
     `base` and `tuned` are of shape (items,), with at least one item; `clusters` names each item's cluster, or is None
     where items are independent.
@@ -154,7 +154,8 @@ def clustered_effect(base: Floats, tuned: Floats, clusters: Sequence[Any], level
     blank = Effect(float(np.mean(tuned - base)), "t and bootstrap over clusters", clusters=count, missing=missing)
     if too_few(count):
         return blank
-    sums, sizes = np.bincount(member, weights=tuned - base)[None], np.bincount(member).astype(float)
+    sums = np.asarray(np.bincount(member, weights=tuned - base), dtype=float)[None]
+    sizes = np.bincount(member).astype(float)
     return _of_means(blank, sums, sizes, level, _rounding(base, tuned))
 
 

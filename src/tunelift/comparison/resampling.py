@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, swapped_sums
+from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, ends, swapped_sums
 from tunelift.comparison.effect import Effect, members, too_few
 from tunelift.comparison.means import Extent, Mean, mean_of, t_extent, wider
 
@@ -69,20 +69,18 @@ def _percentiles(mean: Mean, base: Floats, tuned: Floats, value: Value, level: f
     doi:10.1080/00031305.2015.1089789). A resample in which the metric has no value counts as the observed difference.
     """
     columns = base.shape[1]
-    drawn = bootstrap_sums(np.concatenate([base, tuned], axis=1))
-    resampled = _difference(drawn[:, :columns], drawn[:, columns:], value)[:, None]
+    drawn = bootstrap_sums(np.concatenate([base, tuned], axis=1)).T
+    resampled = _difference(drawn[:, :columns], drawn[:, columns:], value)[None]
     resampled = np.where(np.isfinite(resampled), resampled, mean.value)
     tail = float(special.ndtr(float(special.stdtrit(mean.freedom, (1 - level) / 2))))
-    rank = max(1, int(tail * (RESAMPLES + 1)))
-    ends = np.partition(resampled, (rank - 1, RESAMPLES - rank), axis=0)
     beyond_zero = np.minimum(beyond(-resampled, np.zeros(1)), beyond(resampled, np.zeros(1)))
     p = np.minimum(1.0, 2 * special.stdtr(mean.freedom, np.asarray(special.ndtri(beyond_zero))))
     least = 2 * float(special.stdtr(mean.freedom, float(special.ndtri(1 / (RESAMPLES + 1)))))
-    return Extent(ends[rank - 1], ends[RESAMPLES - rank], p, least)
+    return Extent(*ends(resampled, tail), p, least)
 
 
 def _swap_p(base: Floats, tuned: Floats, value: Value, difference: float) -> float:
     """The permutation p: base's and tuned's counts of a unit swapped with chance 1/2; exact if exchangeable."""
-    moved = swapped_sums(tuned - base)
+    moved = swapped_sums(tuned - base).T
     resampled = np.abs(_difference(base.sum(0) + moved, tuned.sum(0) - moved, value))
-    return float(beyond(resampled[:, None], np.array([abs(difference)]))[0])
+    return float(beyond(resampled[None], np.array([abs(difference)]))[0])

@@ -49,6 +49,7 @@ class MetricResult:
             "interval": None if effect.interval is None else list(effect.interval),
             "p": effect.p,
             "p_exact": effect.p_exact,
+            "p_permutation": effect.p_permutation,
             "p_adjusted": self.p_adjusted,
             "test": effect.test,
             "verdict": self.verdict.word,
@@ -57,7 +58,7 @@ class MetricResult:
             "clusters": effect.clusters,
             "no_worse": self.verdict.no_worse,
         }
-        optional = ("p_exact", "discordant", "clusters", "no_worse")
+        optional = ("p_exact", "p_permutation", "discordant", "clusters", "no_worse")
         return {key: value for key, value in entry.items() if value is not None or key not in optional}
 
     @property

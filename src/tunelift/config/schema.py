@@ -75,7 +75,8 @@ class DataSection(Section):
     """Which rows, and how they become prompts and completions."""
 
     train: Source = Field(
-        default=None, description="File, folder, Hub id or bundled name (bbc-news); csv tsv jsonl json parquet txt."
+        default=None,
+        description="File, folder, Hub id or bundled name (bbc-news, general-text); csv tsv jsonl json parquet txt.",
     )
     validation: Split = Field(
         default=0.1, description="A file, or a fraction taken from train; all selection happens here."
@@ -97,7 +98,7 @@ class DataSection(Section):
     label: str | None = Field(default=None, description="Column of the label, for a classification head.")
     labels: Names | None = Field(default=None, description="All labels, where the data does not show every one.")
     deduplicate: bool = Field(
-        default=True, description="Keep one of equal rows in train, and none that stands in test."
+        default=True, description="Keep one of equal rows in train, and none that stands in test, exactly or nearly."
     )
     max_train: int | None = Field(default=None, gt=0, description="At most so many training rows, drawn by seed.")
     max_validation: int | None = Field(default=200, gt=0, description="At most so many validation rows, drawn by seed.")

@@ -12,6 +12,9 @@ from tunelift.data.columns import choose_layout
 from tunelift.data.formats import Table
 from tunelift.data.template import as_text
 
+MOST_LABELS = 200
+"""More distinct completions than this are answers, not labels."""
+
 
 def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[Example], Counter[str]]:
     """Return the table's examples in order, and how many rows were left out, by reason.
@@ -34,6 +37,13 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
         cluster = group if group or group is None else f"row {ids[index]}"
         examples.append(Example(ids[index], parts.prompt, parts.completion, parts.messages, cluster, row))
     return examples, empty
+
+
+def looks_like_labels(examples: Sequence[Example]) -> bool:
+    """Return whether the completions are few and come again and again: three times each on average."""
+    distinct = {example.completion for example in examples}
+    chat = any(example.messages for example in examples)
+    return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
 
 
 def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:

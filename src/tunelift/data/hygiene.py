@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tunelift.core.records import Example
 from tunelift.data.duplicates import near_duplicates, normalised, varying
+from tunelift.data.examples import looks_like_labels
 
 if TYPE_CHECKING:
     from tunelift.data.splits import Splits
 
-MOST_LABELS = 200
-"""More distinct completions than this are answers, not labels."""
 EXAMPLES, EXAMPLE_CHARACTERS = 5, 300
 """How many examples are kept of what was found, and how much of each text."""
 
@@ -42,7 +41,7 @@ def hygiene(splits: Splits) -> dict[str, Any]:
     everything = [example for examples in held.values() for example in examples] + removed
     return {
         "labels": {role: counted_labels(examples) for role, examples in held.items()}
-        if _are_labels(everything)
+        if looks_like_labels(everything)
         else {},
         "lengths": {role: _lengths(examples) for role, examples in held.items()},
         "conflicts": _conflicts(everything),
@@ -70,13 +69,6 @@ def compared_texts(examples: Sequence[Example], like: Sequence[Example] | None =
 def says_nothing(examples: Sequence[Example]) -> bool:
     """Whether all of several examples have one prompt, so that it tells none from another."""
     return len(examples) > 1 and len({example.prompt for example in examples}) == 1
-
-
-def _are_labels(examples: Sequence[Example]) -> bool:
-    """Whether the completions are few and come again and again: three times each on average."""
-    distinct = {example.completion for example in examples}
-    chat = any(example.messages for example in examples)
-    return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
 
 
 def _lengths(examples: Sequence[Example]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class _Half:
 
 
 def continues_verbatim(
-    model: Any, tokenizer: Any, examples: Sequence[Example], *, tokens: int = 25, items: int = 40, seed: int = 0
+    model: Any, tokenizer: Any, examples: Sequence[Example], *, tokens: int = 25, items: int = 20, seed: int = 0
 ) -> Verbatim:
     """Look for items that the base of a causal language model continues, greedily, with exactly their own next tokens.
 

@@ -9,13 +9,10 @@ from typing import Any
 from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
-from tunelift.data.examples import unseen_labels
+from tunelift.data.examples import looks_like_labels, unseen_labels
 from tunelift.data.template import Template
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric, resolve
-
-MOST_LABELS = 200
-"""More distinct completions than this are answers, not labels."""
 
 
 def metrics_for(named: Sequence[Any] | None, task: str, examples: Sequence[Example]) -> list[Metric]:
@@ -27,13 +24,6 @@ def metrics_for(named: Sequence[Any] | None, task: str, examples: Sequence[Examp
     if all(not example.prompt for example in examples):
         return resolve(["bits_per_byte", "perplexity"])
     return resolve(["loss", "perplexity"])
-
-
-def looks_like_labels(examples: Sequence[Example]) -> bool:
-    """Return whether the completions are few and come again and again: three times each on average."""
-    distinct = {example.completion for example in examples}
-    chat = any(example.messages for example in examples)
-    return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
 
 
 def label_texts(task: str, examples: Sequence[Example], data: DataSection) -> list[str]:
