@@ -109,7 +109,7 @@ def test_an_adapter_names_the_model(calls) -> None:
 
 def test_compare_with_an_adapter(calls) -> None:
     result = invoke("compare", "--adapter", "a", "--data", "test.csv", "--output", "runs/c", "--json")
-    ((_, config, adapter),) = calls
+    ((_, config, adapter, _),) = calls
     assert (config.data.test, config.output, adapter) == ("test.csv", "runs/c", "a")
     assert result.stdout == '{\n  "verdict": "better"\n}\n'
 

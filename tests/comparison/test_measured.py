@@ -10,7 +10,7 @@ import pytest
 
 from tunelift.comparison import compare
 from tunelift.comparison.flips import find_flips
-from tunelift.comparison.measured import Measured, common_metrics, effect_of, measure
+from tunelift.comparison.measured import Measured, common_metrics, direction_is_assumed, effect_of, measure
 from tunelift.comparison.paired_tests import Effect
 from tunelift.comparison.pairing import pair, read_side
 from tunelift.core.errors import InputError
@@ -141,3 +141,21 @@ def test_counts_that_are_none_are_refused(counts: Any, message: str) -> None:
     side = [row | {"counts": counts} for row in rows(BASE, REFERENCES, "accuracy")]
     with pytest.raises(InputError, match=message):
         measured("bleu", side, side)
+
+
+def test_a_well_known_name_has_its_direction_in_rows_without_metrics_json() -> None:
+    def side(value: float) -> list[Row]:
+        return [{"id": str(i), "input": "a", "reference": "b", "metrics": {"wer": value * (i + 9)}} for i in range(30)]
+
+    found = compare(side(0.9), side(0.2))
+    assert not found.metrics["wer"].higher_is_better
+    assert found.metrics["wer"].verdict.word == "better"
+
+
+def test_a_direction_is_assumed_where_neither_side_nor_the_name_tells_it() -> None:
+    row = {"id": "1", "input": "a", "reference": "b", "metrics": {"helpfulness": 1.0, "wer": 0.1}}
+    plain = read_side([row], "base")
+    told = read_side(Scores([row], {"metrics": {"helpfulness": {"value": 1.0, "higher_is_better": False}}}), "tuned")
+    assert direction_is_assumed("helpfulness", plain, plain)
+    assert not direction_is_assumed("helpfulness", plain, told)
+    assert not direction_is_assumed("wer", plain, plain)

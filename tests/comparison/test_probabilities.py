@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -181,3 +182,29 @@ def test_twenty_thousand_items_take_seconds() -> None:
     assert found is not None
     assert time.monotonic() - start < 10
     assert found["base"]["ece"] == pytest.approx(0.09, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {" a": math.nan, " b": -1.0},
+        {" b": -1.0, " a": math.nan},
+        {" a": -math.inf, " b": -math.inf},
+        {" a": -1.0, " b": math.inf},
+    ],
+)
+def test_scores_that_give_no_share_leave_the_item_out(scores: dict[str, float]) -> None:
+    good = [sure(0.8, i % 5 > 0) for i in range(40)]
+    bad = [{"reference": " a", "prediction": prediction, "label_scores": scores} for prediction in (" a", " b")]
+    found = probability_calibration(pairs_of(good + bad, good + [good[0]] * 2), 0.95)
+    assert found is not None
+    assert found["base"]["items"] == 40
+    json.dumps(found, allow_nan=False)
+    assert probability_calibration(pairs_of(bad, bad), 0.95) is None
+
+
+def test_a_label_that_is_impossible_takes_no_share() -> None:
+    side = [row({" a": -1.0, " b": -math.inf}, " a") for _ in range(20)]
+    found = probability_calibration(pairs_of(side, side), 0.95)
+    assert found is not None
+    assert found["base"]["bins"][0]["confidence"] == 1

@@ -194,6 +194,14 @@ def test_damaged_foreign_and_swelling_zip_files(tmp_path: Path, monkeypatch: pyt
         read_scores(bad)
 
 
+def test_a_container_that_is_refused_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = zip_members.Container(container(tmp_path / "log.eval", log()))
+    monkeypatch.setattr(zip_members, "LARGEST", 1)
+    with pytest.raises(InputError, match="at most 1 are read"), opened:
+        pass
+    assert opened.archive.fp is None
+
+
 def test_any_flipped_byte_of_a_container_is_read_or_refused(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     packed = (DATA / "inspect_choice.eval").read_bytes()

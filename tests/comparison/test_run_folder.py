@@ -118,3 +118,28 @@ def test_a_folder_without_the_tuned_side_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "base", right(40))
     with pytest.raises(InputError):
         compare_run(tmp_path)
+
+
+def test_the_runs_own_margin_counts_unless_another_is_given(tmp_path: Path) -> None:
+    save(tmp_path / "base", right(80))
+    save(tmp_path / "tuned", right(82))
+    (tmp_path / "config.yaml").write_text("evaluate: {margin: 0.2}\n")
+    assert compare_run(tmp_path).verdict == "equivalent"
+    assert compare_run(tmp_path, margin=0.01).margin == 0.01
+
+
+def test_without_validation_the_verdict_says_that_nothing_was_chosen(tmp_path: Path) -> None:
+    a_run(tmp_path)
+    about = {"name": "tf-idf", "description": "words"}
+    save(tmp_path / "baselines" / "tf-idf", right(95), prompt="another", baseline=about)
+    found = compare_run(tmp_path).to_dict()
+    assert found["headline"]["against"] == "base"
+    assert found["baselines"]["tf-idf"]["verdict"] == "worse"
+    assert any("no validation rows to choose the strongest baseline" in note for note in found["notes"])
+
+
+def test_seeds_are_compared_on_the_same_items_as_the_verdict(tmp_path: Path) -> None:
+    a_run(tmp_path)
+    save(tmp_path / "seeds" / "1" / "tuned", right(78, of=90), seed=1)
+    with pytest.raises(InputError, match="are not in seed 1"):
+        compare_run(tmp_path)

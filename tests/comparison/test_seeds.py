@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def test_interval_and_p_are_students(level: float) -> None:
     assert entry["differences"] == pytest.approx([value - 0.6 for value in VALUES])
     assert (entry["seeds"], entry["tuned"]) == ([0, 1, 2, 3, 4, 5], VALUES)
     assert entry["verdict"] == "better"
-    assert entry["claim"] == CLAIM == "this recipe, with other seeds, on these items"
+    assert entry["claim"] == CLAIM == "this recipe against the base, with other seeds, on these items"
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
 
 
@@ -40,6 +41,7 @@ def test_interval_and_p_are_students(level: float) -> None:
 def test_the_verdict_follows_the_interval_and_the_direction(base: float, higher: bool, verdict: str, said: str) -> None:
     entry = recipe_claim(range(6), base, VALUES, higher, 0.95)
     assert entry["verdict"] == verdict
+    assert entry["reason"].startswith("the 95% interval over the seeds of the difference against the base, ")
     assert entry["reason"].endswith(said)
 
 
@@ -62,3 +64,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     intervals = [recipe_claim(range(5), 0.0, list(row), True, 0.95)["interval"] for row in drawn.tolist()]
     covered = np.mean([low <= 0.05 <= high for low, high in intervals])
     assert 0.935 < covered < 0.965
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e308, -1e200])
+def test_values_that_cannot_be_computed_with_claim_nothing(odd: float) -> None:
+    for base, tuned in ((0.1, [*VALUES, odd]), (odd, VALUES), (odd, [-odd, *VALUES]), (0.1, [odd, -odd, *VALUES])):
+        entry = recipe_claim(range(len(tuned)), base, tuned, True, 0.95)
+        assert (entry["interval"], entry["p"], entry["verdict"]) == (None, None, "inconclusive")
+        assert entry["difference"] is None
+        assert entry["reason"] == "a value is no finite number, or too large."
+        json.dumps(entry, allow_nan=False)

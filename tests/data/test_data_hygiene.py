@@ -51,6 +51,15 @@ def test_conflicts_are_found_within_train_and_across_before_rows_are_removed() -
     assert "conflicts: 2 inputs stand there with different answers" in splits.report.lines()
 
 
+def test_conflicts_and_near_duplicates_with_validation_are_counted_before_rows_are_removed() -> None:
+    train = [*TRAIN, row("Where is it?", "yes"), row(SENTENCE.replace("town", "harbour"), "no")]
+    splits = made(train=train, validation=[row("where is  it", "no"), row(SENTENCE, "no")], test=TEST)
+    assert splits.report.hygiene["conflicts"]["count"] == 1
+    near = splits.report.hygiene["near_duplicates"]
+    assert (near["removed_from_train"], near["examples"]) == (2, [])
+    assert "near duplicates: 2 of test or validation removed from train, 0 within train kept" in splits.report.lines()
+
+
 def test_rows_without_a_telling_prompt_have_no_conflicts() -> None:
     poems = [{"prompt": "Write:", "completion": f"poem {i}"} for i in range(20)]
     texts = [{"text": f"plain text number {i}"} for i in range(20)]
@@ -71,7 +80,7 @@ def test_near_duplicates_are_counted_with_examples() -> None:
     assert "harbour" in example["train"]
     assert "town" in example["test"]
     assert 0.7 < example["similarity"] < 1
-    assert "near duplicates: 1 of test removed from train, 1 within train kept" in splits.report.lines()
+    assert "near duplicates: 1 of test or validation removed from train, 1 within train kept" in splits.report.lines()
     assert all(not line.startswith("near duplicates") for line in made(train=TRAIN, test=TEST).report.lines())
 
 

@@ -134,6 +134,14 @@ def nearly(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**row, "text": row["text"].rsplit(" ", 1)[0] + " another", **changes}
 
 
+def templated_rows() -> list[dict[str, Any]]:
+    """Forty rows made from two templates."""
+    frames = ["we sent the parcel with the old shoes to {} and now nobody there can find it at all"]
+    frames.append("my brother would like to move away to {} as soon as he is well again")
+    places = [first + second for first in "bcdfghjk" for second in "aeiou"]
+    return [{"text": frames[i % 2].format(place), "label": "ab"[i % 2]} for i, place in enumerate(places)]
+
+
 def test_rows_that_test_nearly_holds_are_removed_and_said_which() -> None:
     train = long_rows(60)
     test = [nearly(train[3], id="near"), {**train[4], "id": "same"}, {**long_rows(80)[70], "id": "new"}]
@@ -148,9 +156,58 @@ def test_rows_that_test_nearly_holds_are_removed_and_said_which() -> None:
     assert [(leak.row.id, leak.test.id, leak.is_near) for leak in made.leaks] == [
         ("4", "same", False), ("3", "near", True),
     ]  # fmt: skip
-    assert "1 removed because test has nearly the same" in made.report.lines()[0]
+    assert "1 removed because test or validation has nearly the same" in made.report.lines()[0]
     off = splits(train=train, validation=validation, test=test, deduplicate=False)
     assert (len(off.train), off.duplicate_of) == (60, {})
+
+
+def test_rows_that_validation_holds_are_removed_from_train_by_run_and_by_tune() -> None:
+    train, new = long_rows(60), long_rows(90)
+    validation = [nearly(train[3], id="near"), {**train[4], "id": "same"}, new[75]]
+    tune = splits(TUNE, train=train, validation=validation)
+    assert set(ids(train_of(train))) - set(ids(tune.train)) == {"3", "4"}
+    assert ids(tune.validation) == ["near", "same", "75"]
+    counts = tune.report.splits["train"]
+    assert (counts.overlap, counts.near_overlap, counts.kept) == (1, 1, 58)
+    run = splits(train=train, validation=validation, test=new[80:])
+    assert (ids(run.train), run.leaks, run.duplicate_of) == (ids(tune.train), [], {})
+    off = splits(TUNE, train=train, validation=validation, deduplicate=False)
+    assert len(off.train) == 60
+
+
+def train_of(data: list[dict[str, Any]]) -> list[Example]:
+    return splits(TUNE, train=data, validation=None).train
+
+
+def test_train_is_not_cleaned_of_a_validation_row_that_test_took() -> None:
+    train, new = long_rows(60), long_rows(90)
+    words = new[70]["text"].split()
+    taken = {**new[70], "id": "taken", "text": " ".join([*words[:11], "one", "two", "three", "four"])}
+    train[5] = {**train[5], "text": " ".join(["five", "six", "seven", "eight", *taken["text"].split()[4:]])}
+    made = splits(train=train, validation=[taken, new[75]], test=[new[70], new[80]])
+    assert (ids(made.validation), len(made.train)) == (["75"], 60)
+    assert "5" not in ids(splits(TUNE, train=train, validation=[taken, new[75]]).train)
+
+
+def test_groups_with_a_row_in_validation_leave_train_whole_and_rows_without_a_group_stay() -> None:
+    validation = [{"text": "something else", "label": "a", "who": "w3"}, {"text": "more", "label": "b", "who": ""}]
+    train = [*rows(40), {"id": "2", "text": "no group", "label": "a", "who": ""}]
+    made = splits(TUNE, train=train, validation=validation, group="who")
+    assert made.report.splits["train"].overlap == 2
+    assert "w3" not in {example.cluster for example in made.train}
+
+
+def test_a_validation_of_templates_and_of_few_prompts_leaves_train_its_rows() -> None:
+    data = templated_rows()
+    made = splits(TUNE, train=data[:30], validation=data[30:])
+    assert len(made.train) == 30
+    assert any("nearly the same as a validation row" in note for note in made.report.notes)
+    poems = [{"prompt": "Write:" if i % 2 else "Tell:", "completion": f"poem {i}"} for i in range(60)]
+    few = splits(TUNE, train=poems, validation=0.2)
+    assert len(few.train) + len(few.validation) == 60
+    assert any("the same prompt as a validation row" in note for note in few.report.notes)
+    one = splits(TUNE, train=[{**row, "prompt": "Write:"} for row in poems], validation=poems[1:2])
+    assert len(one.train) == 59
 
 
 def test_the_template_makes_no_row_a_near_duplicate() -> None:
@@ -183,10 +240,7 @@ def test_reformatted_rows_of_one_answer_are_duplicates_and_near_ones_stay() -> N
 
 
 def test_rows_made_from_one_template_stay_and_it_is_said() -> None:
-    frames = ["we sent the parcel with the old shoes to {} and now nobody there can find it at all"]
-    frames.append("my brother would like to move away to {} as soon as he is well again")
-    places = [first + second for first in "bcdfghjk" for second in "aeiou"]
-    data = [{"text": frames[i % 2].format(place), "label": "ab"[i % 2]} for i, place in enumerate(places)]
+    data = templated_rows()
     assert len(splits(TUNE, train=data, validation=0.3).validation) > 3
     made = splits(train=data[:30], validation=None, test=data[30:])
     assert len(made.train) == 30
@@ -242,7 +296,7 @@ def test_a_folders_own_splits_stand_for_what_is_not_set(tmp_path: Path) -> None:
 
 
 def test_roles_left_without_rows_are_errors() -> None:
-    with pytest.raises(InputError, match=r"No rows are left for train: .*removed because test has them"):
+    with pytest.raises(InputError, match=r"No rows are left for train: .*removed because test or validation has them"):
         splits(train=rows(20), test=rows(20))
     with pytest.raises(InputError, match=r"No test can be split off train: it has too few different rows \(1\)"):
         splits(train=rows(1), test=0.5)
@@ -260,7 +314,7 @@ def test_two_rows_are_enough_for_two_sides() -> None:
 def test_the_report_says_what_was_lost() -> None:
     made = splits(train=[*rows(40), rows(1)[0], {"text": "", "label": "a"}], test=rows(10), validation=rows(5, 100))
     assert made.report.lines()[0] == (
-        "train: 30 rows of 42 (1 empty, 1 duplicates removed, 10 removed because test has them)"
+        "train: 30 rows of 42 (1 empty, 1 duplicates removed, 10 removed because test or validation has them)"
     )
     report = json.loads(json.dumps(made.report.to_dict()))
     assert report["splits"]["train"]["empty_reasons"] == {"empty prompt": 1}

@@ -18,7 +18,7 @@ from tunelift.adapters.build import switched_off
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.baselines import Baseline, baseline, suitable
+from tunelift.evaluation.baselines import Baseline, baseline, labelled, suitable
 from tunelift.evaluation.baselines.frame import Frame
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
@@ -44,15 +44,14 @@ def plan(metrics: Sequence[str] = ("accuracy", "exact_match", "loss"), **setting
     return Plan(resolve(list(metrics)), labels=labels, **settings)
 
 
-def made(name: str, train: list[Example], validation: list[Example], how: Plan, **given: Any) -> Baseline:
+def made(name: str, train: list[Example], how: Plan, **given: Any) -> Baseline:
     given = {"model": None, "tokenizer": None, "shots": 2, "seed": 0, "made_with": {"adapter": None}} | given
-    return baseline(name, train=train, validation=validation, plan=how, **given)
+    return baseline(name, train=train, plan=how, **given)
 
 
 def probe(how: Plan, model: Any = None, train: int = 30) -> Baseline:
     model = tiny_models.classifier(["sports", "tech", "food"]) if model is None else model
-    train_rows, validation = rows(train, bare=True), rows(9, 60, bare=True)
-    return made("linear-probe", train_rows, validation, how, model=model, tokenizer=tiny_models.tokenizer())
+    return made("linear-probe", rows(train, bare=True), how, model=model, tokenizer=tiny_models.tokenizer())
 
 
 def test_those_that_fit_are_taken() -> None:
@@ -86,7 +85,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(how: Plan, named: str, mes
 
 def test_rows_hold_the_item_and_what_the_label_gives() -> None:
     how = plan(["accuracy", "macro_f1", "loss"], slices=["part"])
-    scores = made("tf-idf", rows(30), rows(9, 60), how).score(rows(12, 100), "tf-idf")
+    scores = made("tf-idf", rows(30), how).score(rows(12, 100), "tf-idf")
     row, item = scores.rows[4], rows(1, 104)[0]
     assert (row["id"], row["input"], row["reference"]) == (item.id, item.prompt, item.completion)
     assert (row["cluster"], row["slices"]) == (item.cluster, {"part": item.row["part"]})
@@ -103,15 +102,15 @@ def test_rows_hold_the_item_and_what_the_label_gives() -> None:
 
 
 def test_scores_can_be_saved_and_read(tmp_path: Path) -> None:
-    scores = made("majority", rows(9), [], plan()).score(rows(6, 100), "majority")
+    scores = made("majority", rows(9), plan()).score(rows(6, 100), "majority")
     again = Scores.read(scores.save(tmp_path))
     assert (again.rows, again.metrics) == (scores.rows, scores.metrics)
 
 
 def test_majority_is_the_most_frequent_label_and_of_equal_ones_the_first() -> None:
     train = rows(4)
-    assert made("majority", train, [], plan()).description == 'the most frequent training label ("sports")'
-    scores = made("majority", train[1:], [], plan()).score(rows(6, 100), "majority")
+    assert made("majority", train, plan()).description == 'the most frequent training label ("sports")'
+    scores = made("majority", train[1:], plan()).score(rows(6, 100), "majority")
     assert {row["prediction"] for row in scores.rows} == {" food"}
     assert scores.metrics == {"accuracy": 1 / 3, "exact_match": 1 / 3}
     assert "log_likelihood" not in scores.rows[0]
@@ -119,32 +118,48 @@ def test_majority_is_the_most_frequent_label_and_of_equal_ones_the_first() -> No
 
 def test_tf_idf_reads_the_text_and_not_the_other_columns() -> None:
     train = rows(60)
-    scores = made("tf-idf", train, rows(15, 60), plan()).score(rows(30, 100), "tf-idf")
+    scores = made("tf-idf", train, plan()).score(rows(30, 100), "tf-idf")
     assert scores.metrics["accuracy"] == 1.0
     blind = [Example(e.id, f"Text: {i % 7}\nTopic:", e.completion, row=e.row) for i, e in enumerate(train)]
     item = Example("x", "Text: 100\nTopic:", " sports", row={"text": "ball"})
-    guess = made("tf-idf", blind, [], plan()).score([item], "tf-idf").rows[0]["label_scores"]
+    guess = made("tf-idf", blind, plan()).score([item], "tf-idf").rows[0]["label_scores"]
     assert max(guess.values()) < math.log(0.5)
 
 
 def test_tf_idf_is_the_same_every_time() -> None:
-    found = [made("tf-idf", rows(30), rows(9, 60), plan()).score(rows(6, 100), "t").rows for _ in range(2)]
+    found = [made("tf-idf", rows(30), plan()).score(rows(6, 100), "t").rows for _ in range(2)]
     assert found[0] == found[1]
 
 
-def test_c_is_chosen_on_validation() -> None:
+def test_c_is_chosen_by_cross_validation_in_train() -> None:
     """Where half of the training labels are wrong at random, a stronger penalty is better than fitting them."""
     noisy = random.Random(0)
     train = [Example(e.id, e.prompt, noisy.choice([e.completion, *WORDS])) for e in rows(200)]
-    chosen = {size: made("tf-idf", train, rows(size, 300), plan()).description for size in (0, 90)}
-    assert chosen[0].endswith("C = 10 as there are no validation rows")
-    assert chosen[90].endswith("C = 1 chosen on validation")
+    assert made("tf-idf", train, plan()).description.endswith("C = 1 chosen by cross-validation in train")
+
+
+@pytest.mark.parametrize("kept", [[0, 1], [0, 1, 2], [0, 1, 2, 3, 4, 6, 9], [0, 3, 6, 9, 12, 15, 1]])
+def test_labels_in_few_rows_are_no_obstacle_to_choosing(kept: list[int]) -> None:
+    train = [rows(1, i)[0] for i in kept]
+    found: Any = made("tf-idf", train, plan())
+    assert set(found.regression.model.classes_) == {row.completion for row in train}
+    assert found.description.endswith("to choose on" if len(kept) == 2 else "chosen by cross-validation in train")
+
+
+def test_of_many_rows_some_are_taken_to_choose_and_all_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    fitted, fit = list[int](), LogisticRegression.fit
+    monkeypatch.setattr(labelled, "MOST_ROWS_TO_CHOOSE", 50)
+    monkeypatch.setattr(LogisticRegression, "fit", lambda self, x, y: [fitted.append(len(y)), fit(self, x, y)][1])
+    made("tf-idf", rows(90), plan())
+    assert (len(fitted), fitted[-1], set(fitted[:-1])) == (10, 90, {33, 34})
 
 
 def test_a_label_without_training_rows_is_unlikely_but_not_impossible() -> None:
     how = plan(["accuracy", "loss"], task=HEAD, labels=["sports", "tech", "food", "art", "law"])
     items = [*rows(3, 100, bare=True), Example("a", "ball", "art"), Example("b", "ball", "war")]
-    scores = made("tf-idf", rows(30, bare=True), [], how).score(items, "tf-idf")
+    scores = made("tf-idf", rows(30, bare=True), how).score(items, "tf-idf")
     assert scores.rows[3]["log_likelihood"] == pytest.approx(-math.log(31 * 2))
     assert scores.rows[3]["metrics"]["loss"] == pytest.approx(math.log(31 * 2))
     assert math.fsum(map(math.exp, scores.rows[0]["label_scores"].values())) == pytest.approx(1)
@@ -153,7 +168,7 @@ def test_a_label_without_training_rows_is_unlikely_but_not_impossible() -> None:
 
 def test_two_labels_give_the_probabilities_of_scikit_learn() -> None:
     train = [row for row in rows(60, bare=True) if row.completion != "food"]
-    made_baseline: Any = made("tf-idf", train, [], plan(["loss"], task=HEAD, labels=["sports", "tech"]))
+    made_baseline: Any = made("tf-idf", train, plan(["loss"], task=HEAD, labels=["sports", "tech"]))
     items = [row for row in rows(12, 100, bare=True) if row.completion != "food"]
     features = made_baseline.vectorizer.transform([item.prompt for item in items])
     stock = made_baseline.regression.model.predict_proba(features)
@@ -179,7 +194,7 @@ def test_probe_gives_ordinary_scores_and_never_reads_the_head() -> None:
     assert model.training
     assert scores.rows[0]["metrics"]["loss"] == pytest.approx(-scores.rows[0]["log_likelihood"])
     assert scores.metrics["accuracy"] > 0.5
-    assert "chosen on validation" in scores.info["made_with"]["baseline"]["description"]
+    assert "chosen by cross-validation in train" in scores.info["made_with"]["baseline"]["description"]
     model.classifier.weight.data.zero_()
     assert probe(how, model).score(items, "probe").rows == scores.rows
 
@@ -194,15 +209,16 @@ def test_probe_of_an_adapted_model_with_its_adapter_off_is_that_of_the_base() ->
         assert probe(how, adapted).score(items, "probe").rows == base.rows
 
 
-def test_no_baseline_is_given_test_rows_when_it_is_made() -> None:
-    assert {name for name in inspect.signature(baseline).parameters if "test" in name or name == "examples"} == set()
+def test_a_baseline_is_made_from_no_other_rows_than_train() -> None:
+    given = set(inspect.signature(baseline).parameters)
+    assert given == {"name", "model", "tokenizer", "train", "plan", "shots", "seed", "made_with"}
 
 
 @pytest.mark.parametrize("name", ["majority", "tf-idf", "linear-probe"])
 def test_other_test_rows_change_no_answer(name: str) -> None:
-    how, train, validation = plan(task=HEAD), rows(30, bare=True), rows(9, 60, bare=True)
+    how, train = plan(task=HEAD), rows(30, bare=True)
     model = tiny_models.classifier(["sports", "tech", "food"]).double()
-    found = made(name, train, validation, how, model=model, tokenizer=tiny_models.tokenizer())
+    found = made(name, train, how, model=model, tokenizer=tiny_models.tokenizer())
     items = rows(12, 100, bare=True)
     alone, among = found.score(items[:1], "alone").rows[0], found.score(items, "among").rows[0]
     assert alone["prediction"] == among["prediction"]
@@ -235,9 +251,8 @@ def test_tf_idf_on_ten_intents_of_banking77() -> None:
     everything, test = from_file("banking77_train.csv", read), from_file("banking77_test.csv", read)
     labels = sorted({row.completion for row in everything})[:10]
     train, test = ([row for row in some if row.completion in labels] for some in (everything, test))
-    held_out = [row for i, row in enumerate(train) if i % 10 == 0]
     train = [row for i, row in enumerate(train) if i % 10]
-    scores = made("tf-idf", train, held_out, plan(["accuracy"], labels=labels)).score(test, "tf-idf")
+    scores = made("tf-idf", train, plan(["accuracy"], labels=labels)).score(test, "tf-idf")
     assert scores.info["items"] == 400
     assert scores.metrics["accuracy"] > 0.985
 
@@ -251,6 +266,6 @@ def test_tf_idf_on_sst2() -> None:
     everything, test = from_file("sst2_train.tsv", read), from_file("sst2_test.tsv", read)
     some = random.Random(0).sample(everything, 2000)
     how = plan(["accuracy", "loss"], task=HEAD, labels=["0", "1"])
-    scores = made("tf-idf", some[:1800], some[1800:], how).score(test, "tf-idf")
+    scores = made("tf-idf", some[:1800], how).score(test, "tf-idf")
     assert scores.metrics["accuracy"] > 0.752
     assert scores.metrics["loss"] < 0.505

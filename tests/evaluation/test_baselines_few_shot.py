@@ -26,7 +26,7 @@ def few(train: list[Example] = TRAIN, tokenizer: Any = None, shots: int = 3, **s
     metrics = resolve(settings.pop("metrics", ["accuracy", "loss"]))
     plan = Plan(metrics, **{"labels": LABELS, "max_new_tokens": 8} | settings)
     model = tiny_models.causal("qwen3")
-    return FewShot(Given(model, tokenizer or tiny_models.tokenizer(), train, [], plan, shots, 0, {"adapter": None}))
+    return FewShot(Given(model, tokenizer or tiny_models.tokenizer(), train, plan, shots, 0, {"adapter": None}))
 
 
 @pytest.fixture
@@ -78,29 +78,42 @@ def test_every_label_is_shown_before_one_comes_again() -> None:
     assert len(drawn(train[:3], 5, 0)) == 3
 
 
+LONG = [Example(str(i), f"Q: {'xyzw'[i] * 25}\nA:", LABELS[i % 3]) for i in range(4)]
+"""Each takes about 33 tokens; the context is 128."""
+
+
 def test_fewer_examples_are_shown_where_the_context_has_no_room() -> None:
-    """The context is 128 tokens, and each example takes about 33."""
-    train = [Example(str(i), f"Q: {'xyzw'[i] * 25}\nA:", LABELS[i % 3]) for i in range(4)]
-    found = few(train, shots=4)
-    scores = found.score(TEST, "few-shot")
-    assert 1 <= found.used < 4
+    found = few(LONG, shots=4)
+    used = len(found.shown)
+    assert 1 <= used < 4
+    assert found.description == f"{used} training examples in the prompt ({4 - used} more did not fit the context)"
+    scores = found.score([*TEST, LONG[0]], "few-shot")
     assert scores.info["unscored"] == 0
-    missing = 4 - found.used
-    assert found.description == f"{found.used} training examples in the prompt ({missing} more did not fit the context)"
     assert scores.info["made_with"]["baseline"]["description"] == found.description
-    one_more = replace(TEST[0], prompt=found.layout.prefix(found.drawn[: found.used + 1]) + TEST[0].prompt)
+    longest = max(LONG, key=lambda row: len(row.prompt + row.completion))
+    one_more = replace(longest, prompt=found.layout.prefix(drawn(LONG, used + 1, 0)) + longest.prompt)
     with pytest.raises(InputError, match="longer than the model's context"):
         score(found.given.model, found.given.tokenizer, [one_more], found.given.plan, {})
 
 
-def test_items_without_room_for_one_example_are_unscored_and_nothing_fails() -> None:
-    long = Example("long", "Q: " + "z" * 110 + "\nA:", " cat")
-    train = [Example(str(i), f"Q: {'xyzw'[i] * 25}\nA:", LABELS[i % 3]) for i in range(4)]
-    some = few(train).score([*TEST, long], "few-shot")
-    assert [row["id"] for row in some.rows if "unscored" in row] == ["long"]
-    assert some.info["made_with"]["baseline"]["description"].startswith("1 training example in the prompt")
-    alone = few(train).score([long], "few-shot")
-    assert alone.info["made_with"]["baseline"]["description"].startswith("0 training examples")
+def test_the_number_of_examples_is_the_same_for_whatever_is_scored(seen: list[Any]) -> None:
+    """It is settled by the training rows: a longer item is unscored, and shorter ones are not shown more."""
+    found, long = few(LONG, shots=4), Example("long", "Q: " + "z" * 90 + "\nA:", " cat")
+    before = found.description
+    mixed = found.score([*TEST, long], "validation")
+    found.score(TEST, "test")
+    assert [row["id"] for row in mixed.rows if "unscored" in row] == ["long"]
+    (validation, _), (test, _) = seen
+    assert validation[0].prompt == test[0].prompt
+    assert found.description == before
+
+
+def test_rows_without_room_for_one_example_still_get_an_answer() -> None:
+    long = [Example(str(i), "Q: " + "xyzw"[i] * 100 + "\nA:", LABELS[i % 3]) for i in range(4)]
+    assert few(long).description == "0 training examples in the prompt (3 more did not fit the context)"
+    assert few(long).score(TEST, "few-shot").info["unscored"] == 0
+    too_long = Example("long", "Q: " + "z" * 200 + "\nA:", " cat")
+    assert few([*TRAIN, too_long], shots=1).description == "1 training example in the prompt"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +164,7 @@ def test_chat_rows_have_the_examples_as_earlier_turns(seen: list[Any]) -> None:
     ((shown,), plan) = seen[0]
     assert [message["role"] for message in shown.messages] == ["system", *["user", "assistant"] * 3]
     assert shown.messages[0]["content"] == "the mat"
-    assert [shown.messages[1], shown.messages[3]] == [row.messages[1] for row in found.drawn]
+    assert [shown.messages[1], shown.messages[3]] == [row.messages[1] for row in found.shown]
     assert shown.messages[-2:] == item.messages[-2:]
     assert (scores.rows[0]["input"], plan.stop) == ("what is it?", [])
 

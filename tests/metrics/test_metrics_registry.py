@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunelift.core.errors import InputError
-from tunelift.metrics import Answer, aggregate, direction, resolve
+from tunelift.metrics import Answer, aggregate, direction, direction_is_known, resolve
 
 
 def length_ratio(prediction: str, reference: str) -> float:
@@ -77,3 +77,11 @@ def test_direction_of_known_and_unknown_names() -> None:
     assert direction("accuracy")
     assert direction("anything_else")
     assert not direction("perplexity")
+    for name in ("wer", "Eval_Loss", "val_loss", "test_loss", "log_loss", "nll_loss", "rmse"):
+        assert not direction(name), name
+
+
+def test_a_direction_is_known_by_the_table_or_by_a_well_known_name() -> None:
+    for name in ("numeric_match", "macro_f1", "WER", "log_loss", "acc", "Pass@1"):
+        assert direction_is_known(name), name
+    assert not direction_is_known("my_score")

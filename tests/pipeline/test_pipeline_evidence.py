@@ -75,6 +75,25 @@ def test_five_seeds_speak_of_the_recipe(tiny: dict[str, Any]) -> None:
     assert all(proof["passed"] for proof in json.loads((out / "seeds" / "9" / "manifest.json").read_text())["proofs"])
 
 
+def test_wrong_names_are_found_before_anything_is_written(tiny: dict[str, Any]) -> None:
+    for settings, message in (
+        ({"baselines": ["tfidf"]}, r'no baseline "tfidf"\. Did you mean "tf-idf"'),
+        ({"baselines": ["linear-probe"]}, "linear-probe does not fit"),
+        ({"slices": ["topic"]}, 'the column "topic"'),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(from_keywords("train", **tiny, **settings))
+    with pytest.raises(InputError, match=r'A gate is about "acuracy", which is not measured\. Did you mean'):
+        run(from_keywords("train", **tiny), ["acuracy"])
+    assert not Path(tiny["output"]).exists()
+
+
+def test_naming_a_set_keeps_general_text_and_none_names_none() -> None:
+    assert from_keywords("train", model="m", data="d", forgetting="").evaluate.forgetting == []
+    named = from_keywords("train", model="m", data="d", forgetting="a.csv,b.csv").evaluate.forgetting
+    assert named == ["a.csv", "b.csv"]
+
+
 def test_tune_alone_takes_one_seed(tiny: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"train\.seeds trains several adapters"):
         stages.tune_stage(from_keywords("train", **{**tiny, "train": {"steps": 2, "seeds": [1, 2]}}))

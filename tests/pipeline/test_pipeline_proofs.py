@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,9 +21,11 @@ from tiny_tokenizers import CHAT, byte_level, merging
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core import files
+from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.splits import load_splits
-from tunelift.pipeline import stages
+from tunelift.evaluation import run
+from tunelift.pipeline import api, stages
 from tunelift.pipeline.learned import Learned, says_the_answer, stops
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session
@@ -177,6 +180,49 @@ def test_tune_in_memory_is_stopped_too(tiny: dict[str, Any], monkeypatch: pytest
     model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
     with pytest.raises(ProofFailed, match="adapter on disk equals memory"):
         tunelift.tune(model, tokenizer, tiny["data"]["train"], output=tiny["output"], steps=2)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_base_changed_by_a_tune_in_memory_is_seen(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, adapted: bool
+) -> None:
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
+    rows = tiny["data"]["train"]
+    if adapted:  # its adapter acts already, so that the base is the model with its adapter off
+        model = tunelift.tune(model, tokenizer, rows, steps=2, learning_rate=0.05)
+    tunelift.tune(model, tokenizer, rows, output=tiny["output"] + " sound", steps=2)
+    train = api.train
+    monkeypatch.setattr(api, "train", lambda model, *args, **kwargs: (train(model, *args, **kwargs), broken(model)))
+    model = model if adapted else tunelift.load(tiny["model"], dtype="float32")[0]
+    with pytest.raises(ProofFailed, match="base unchanged by training"):
+        tunelift.tune(model, tokenizer, rows, output=tiny["output"], steps=2)
+
+
+def broken(model: Any) -> None:
+    with torch.no_grad():
+        shift_base(model)
+
+
+@pytest.mark.parametrize("rows", ["all", "some"])
+def test_scores_that_are_not_numbers_fail_the_proofs(tuned: Tuned, monkeypatch: pytest.MonkeyPatch, rows: str) -> None:
+    """A reloaded adapter is as broken as that in memory: what is no number must not pass for equal."""
+    found = run.log_likelihoods
+
+    def without(*args: Any) -> list[tuple[float, int]]:
+        likely = found(*args)
+        return [(math.nan if rows == "all" or not i else value, n) for i, (value, n) in enumerate(likely)]
+
+    monkeypatch.setattr(run, "log_likelihoods", without)
+    names = {"adapter on disk equals memory", "adapter acts", "base unchanged by training"}
+    assert tuned.failed() == dict.fromkeys(names, "some log-likelihoods are not numbers")
+
+
+def test_rows_with_nothing_to_predict_are_the_same_whatever_the_model(tuned: Tuned) -> None:
+    session = replace(tuned.session, tokenizer=byte_level(bos=False, eos=False))
+    single, whole = Example("0", "", "a"), tuned.examples[0]
+    assert likelihoods(session, [single, whole], 1024)[0] == 0.0
+    with pytest.raises(InputError, match="The 1 shortest training rows have nothing to predict"):
+        likelihoods(session, [single], 1024)
 
 
 def test_a_missing_file_is_not_saved_and_nothing_is_looked_up_elsewhere(

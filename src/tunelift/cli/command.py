@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SETTINGS = {"max_content_width": 110, "help_option_names": ["-h", "--help"]}
 FLAGS = "tunelift.flags"
+MEASURING = tuple(
+    f"evaluate.{key}" for key in ("metrics", "max_new_tokens", "stop", "label_score", "batch_size", "slices")
+)
+"""Keys of the config for commands that measure one model, without baselines or training."""
 NEEDED = {
     "model.name": "no model is named. Give --model NAME, or model: in the config",
     "data.train": "no data is given. Give --data FILE, or data: in the config",

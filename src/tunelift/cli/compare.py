@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tunelift.cli.command import KeyCommand, config_of
+from tunelift.cli.command import MEASURING, KeyCommand, config_of
 from tunelift.cli.gates import check_margin, close, gate_options
 from tunelift.core import files
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunelift.comparison import Comparison
     from tunelift.comparison.gates import Gate
 
-KEYS = ("task", "model", "data", "train.max_length", "evaluate")
+KEYS = ("task", "model", "data", "train.max_length", *MEASURING, "evaluate.forgetting")
 
 
 class CompareCommand(KeyCommand):
@@ -123,7 +123,7 @@ def _with_adapter(ctx: click.Context, arguments: tuple[str, ...], adapter: str, 
     check_margin(ctx, options["require_no_worse"], config.evaluate.margin)
     from tunelift.pipeline.stages import compare_adapter
 
-    return compare_adapter(config, adapter)
+    return compare_adapter(config, adapter, [*options["require_better"], *options["require_no_worse"]])
 
 
 def _shown(comparison: Comparison, gates: Sequence[Gate], options: dict[str, Any]) -> str:

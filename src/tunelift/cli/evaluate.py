@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from tunelift.cli.command import KeyCommand, config_arguments, config_of
+from tunelift.cli.command import MEASURING, KeyCommand, config_arguments, config_of
 from tunelift.cli.output import table
 from tunelift.core.records import Scores
 
-KEYS = ("task", "output", "model", "data", "train.max_length", "evaluate")
+KEYS = ("task", "output", "model", "data", "train.max_length", *MEASURING)
 
 
 @click.command("evaluate", cls=KeyCommand, keys=KEYS, stage="evaluate")

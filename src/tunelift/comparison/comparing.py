@@ -10,8 +10,8 @@ from typing import Any
 from tunelift.comparison.flips import find_flips
 from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.looks import count_look, test_hash, tuned_hash
-from tunelift.comparison.measured import Measured, chosen, common_metrics, measure
-from tunelift.comparison.pairing import Pair, Side, Source, pair, read_side
+from tunelift.comparison.measured import Measured, chosen, common_metrics, direction_is_assumed, measure
+from tunelift.comparison.pairing import Side, Source, pair, read_side
 from tunelift.comparison.probabilities import probability_calibration
 from tunelift.comparison.readers import matched
 from tunelift.comparison.results import Comparison, MetricResult
@@ -38,10 +38,17 @@ def compare(
     items, other content under an id, ids twice, no common metric, another prompt, decoding, label scoring, task or
     length.
     """
-    _check_settings(margin, level)
     if isinstance(base, str | Path) and isinstance(tuned, str | Path):
         base, tuned = matched(Path(base), Path(tuned))
     one, other = read_side(base, "base"), read_side(tuned, "tuned")
+    return compare_sides(one, other, metric=metric, margin=margin, level=level, slices=slices)
+
+
+def compare_sides(
+    one: Side, other: Side, *, metric: str | None, margin: float | None, level: float, slices: Sequence[str] = ()
+) -> Comparison:
+    """Compare base and tuned as they were read; see `compare`."""
+    _check_settings(margin, level)
     pairs, left_out = pair(one, other)
     names, alone = common_metrics(one, other, pairs)
     headline = chosen(metric, names)
@@ -57,9 +64,9 @@ def compare(
         margin=margin,
         left_out=[*left_out, *measured[headline].left_out],
         flips=find_flips(measured[headline]),
-        notes=_notes(one, other, alone, {name: measured[name].left_out[0].reason for name in empty}),
+        notes=_notes(one, other, names, alone, {name: measured[name].left_out[0].reason for name in empty}),
         slices=slice_results(measured[headline], level, slices),
-        without_duplicates=_without_duplicates(headline, one, other, pairs, level, margin),
+        without_duplicates=_without_duplicates(measured[headline], one, other, level, margin),
         calibration=probability_calibration(pairs, level),
         looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
@@ -75,19 +82,22 @@ def _judge(measured: dict[str, Measured], headline: str, level: float, margin: f
 
 
 def _without_duplicates(
-    name: str, base: Side, tuned: Side, pairs: Sequence[Pair], level: float, margin: float | None
+    headline: Measured, base: Side, tuned: Side, level: float, margin: float | None
 ) -> MetricResult | None:
     """Return the headline over the test items that no training row repeats, where there are others."""
-    kept = [item for item in pairs if not any(row.get("duplicate_of") for row in (item.base, item.tuned))]
-    if len(kept) == len(pairs) or not kept:
+    kept = [item for item in headline.pairs if not any(row.get("duplicate_of") for row in (item.base, item.tuned))]
+    if len(kept) in (0, len(headline.pairs)):
         return None
-    return judged(measure(name, base, tuned, kept), level, margin)
+    return judged(measure(headline.name, base, tuned, kept), level, margin)
 
 
-def _notes(base: Side, tuned: Side, alone: Sequence[str], empty: Mapping[str, str]) -> list[str]:
+def _notes(base: Side, tuned: Side, names: Sequence[str], alone: Sequence[str], empty: Mapping[str, str]) -> list[str]:
     notes = [str(note) for side in (base, tuned) for note in side.info.get("notes") or []]
     notes += [f"{name} is there on one side only and is not compared." for name in alone]
     notes += [f"{name} is not compared, as no item has it on both sides: {reason}." for name, reason in empty.items()]
+    assumed = [name for name in names if direction_is_assumed(name, base, tuned)]
+    if assumed and not base.info.get("notes"):  # readers of tables have said so
+        notes.append(f"a higher {' or '.join(assumed)} is taken for better: neither the rows nor tunelift say.")
     dtypes: list[Any] = [(side.info.get("made_with") or {}).get("dtype") for side in (base, tuned)]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         notes.append(f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunelift.comparison.numbers import interval_text
+from tunelift.comparison.numbers import interval_text, level_text
 from tunelift.comparison.results import Comparison, MetricResult
 from tunelift.core.errors import InputError, did_you_mean, listed
 
@@ -79,6 +79,6 @@ def _no_worse(name: str, result: MetricResult, comparison: Comparison) -> Gate:
         return Gate("no worse", name, False, f"no interval is known: {result.effect.missing}.")
     low, high = interval
     passed = (low if result.higher_is_better else -high) > -margin
-    shown = f"the {comparison.level:.0%} interval of the difference, {interval_text(low, high)},"
+    shown = f"the {level_text(comparison.level)} interval of the difference, {interval_text(low, high)},"
     limit = f"{-margin:g}" if result.higher_is_better else f"{margin:+g}"
     return Gate("no worse", name, passed, f"{shown} {'stays short of' if passed else 'reaches'} {limit}.")

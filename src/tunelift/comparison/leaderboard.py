@@ -12,7 +12,7 @@ from typing import Any
 from tunelift.comparison.judging import judged_together
 from tunelift.comparison.looks import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Measured, chosen, common_metrics, measure
-from tunelift.comparison.numbers import decimals, interval_text, p_text
+from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure
 from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, pair, read_side
 from tunelift.comparison.results import MetricResult
 from tunelift.core.errors import InputError, listed
@@ -252,7 +252,7 @@ def _sentence(board: Leaderboard) -> str:
 
 def _table(board: Leaderboard) -> str:
     name = board.metric if board.higher_is_better else f"{board.metric} (lower is better)"
-    head = ["rank", "model", name, "difference", f"{board.level:.0%} interval", "p", "against the base"]
+    head = ["rank", "model", name, "difference", f"{level_text(board.level)} interval", "p", "against the base"]
     widths = [high - low for low, high in (one.result.effect.interval or (0.0, 0.0) for one in board.candidates)]
     places = max(3, *map(decimals, widths))
     rows = [head, *(_row(one, places) for one in board.candidates), ["-", "base", f"{board.base:.{places}f}"]]
@@ -271,7 +271,7 @@ def _row(candidate: Candidate, places: int) -> list[str]:
         f"{result.tuned:.{places}f}",
         f"{result.effect.difference:+.{places}f}",
         "-" if interval is None else interval_text(*interval),
-        "-" if result.p_adjusted is None else p_text(result.p_adjusted).removeprefix("p = ").removeprefix("p "),
+        p_figure(result.p_adjusted),
         result.verdict.word,
     ]
 

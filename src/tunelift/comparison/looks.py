@@ -7,14 +7,12 @@ each result that was compared on a test set. It holds nothing of the rows themse
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tunelift.comparison.pairing import Row
-from tunelift.core.records import content_hash
+from tunelift.core.records import as_text, content_hash
 
 FILE = "looks.txt"
 
@@ -24,7 +22,7 @@ def test_hash(rows: Iterable[Row]) -> str:
 
     An item of which neither is known is told by its id.
     """
-    contents = ((_text(row["input"]), _text(row["reference"]), row["id"]) for row in rows)
+    contents = ((as_text(row["input"]), as_text(row["reference"]), row["id"]) for row in rows)
     items = sorted(content_hash(given, right) if given or right else f"id {key}" for given, right, key in contents)
     return _short_hash("\n".join(items))
 
@@ -32,7 +30,7 @@ def test_hash(rows: Iterable[Row]) -> str:
 def tuned_hash(rows: Iterable[Row]) -> str:
     """Return the hash (16 hex digits) of a result: of its rows' ids, metrics, counts and predictions, in any order."""
     parts = ("metrics", "counts", "prediction")
-    lines = sorted(_text([str(row["id"]), *map(row.get, parts)]) for row in rows)
+    lines = sorted(as_text([str(row["id"]), *map(row.get, parts)]) for row in rows)
     return _short_hash("\n".join(lines))
 
 
@@ -80,10 +78,6 @@ def _append(path: Path, line: str) -> None:
         os.write(handle, f"\n{line}\n".encode())
     finally:
         os.close(handle)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def _short_hash(text: str) -> str:

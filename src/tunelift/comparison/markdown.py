@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunelift.comparison.gates import Gate
-from tunelift.comparison.numbers import decimals, interval_text, p_text
+from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure
 
 Entry = Mapping[str, Any]
 
@@ -27,7 +27,8 @@ def markdown(comparison: Mapping[str, Any], gates: Sequence[Gate] = ()) -> str:
 
 
 def _table(comparison: Mapping[str, Any]) -> list[str]:
-    head = ["metric", "against", "value", "tuned", "difference", f"{comparison['level']:.0%} interval", "p", "verdict"]
+    level = level_text(comparison["level"])
+    head = ["metric", "against", "value", "tuned", "difference", f"{level} interval", "p", "verdict"]
     rows = [_row(name, "base", entry) for name, entry in comparison["metrics"].items()]
     metric = comparison["headline"]["metric"]
     rows += [_row(metric, name, entry) for name, entry in comparison["baselines"].items()]
@@ -46,7 +47,7 @@ def _row(name: str, against: str, entry: Entry) -> list[str]:
         f"{entry['tuned']:.{places}f}",
         f"{entry['difference']:+.{places}f}",
         interval_text(*interval) if interval else "-",
-        "-" if entry["p_adjusted"] is None else p_text(entry["p_adjusted"]).removeprefix("p = ").removeprefix("p "),
+        p_figure(entry["p_adjusted"]),
         entry["verdict"],
     ]
 

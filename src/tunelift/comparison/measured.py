@@ -11,7 +11,7 @@ import numpy as np
 from tunelift.comparison.paired_tests import Effect, Floats, paired_effect
 from tunelift.comparison.pairing import LeftOut, Pair, Row, Side, clusters_of
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.metrics import METRICS, direction
+from tunelift.metrics import METRICS, direction, direction_is_known
 
 _COUNTS = 'Counts are written as "counts": {"bleu": {"matched 1": 7, ...}}, with numbers.'
 
@@ -109,17 +109,24 @@ def measure(name: str, base: Side, tuned: Side, pairs: Sequence[Pair]) -> Measur
     return Measured(name, higher, kept, table[:, 0], table[:, 1], left_out)
 
 
+def direction_is_assumed(name: str, base: Side, tuned: Side) -> bool:
+    """Return whether higher is taken as better for want of knowledge: no side says so, and the name is not known."""
+    return not _declared(name, base, tuned) and not direction_is_known(name)
+
+
 def _measure_counts(name: str, higher_is_better: bool, pairs: Sequence[Pair]) -> Measured:
     formula = METRICS.get(name).from_counts if name in METRICS else None
     if formula is None:
         reason = f"{name} is given by counts, and tunelift has no formula for it"
         empty = np.empty((0,))
         return Measured(name, higher_is_better, [], empty, empty, [LeftOut(item.id, reason) for item in pairs])
-    lacking = [
-        _lacking(f"counts of {name}", *(name in _counts(row) for row in (item.base, item.tuned))) for item in pairs
-    ]
-    kept = [item for item, reason in zip(pairs, lacking, strict=True) if reason is None]
-    left_out = [LeftOut(item.id, reason) for item, reason in zip(pairs, lacking, strict=True) if reason is not None]
+    kept: list[Pair] = []
+    left_out: list[LeftOut] = []
+    for item in pairs:
+        if lacking := _lacking(f"counts of {name}", *(name in _counts(row) for row in (item.base, item.tuned))):
+            left_out.append(LeftOut(item.id, lacking))
+        else:
+            kept.append(item)
     one, other = ([_checked_counts(row, name) for row in rows] for rows in _sides(kept))
     columns = {count: number for number, count in enumerate(dict.fromkeys(c for row in [*one, *other] for c in row))}
 
@@ -196,8 +203,12 @@ def _value(row: Row, name: str, side: str) -> float:
 
 
 def _direction(name: str, base: Side, tuned: Side) -> bool:
-    said = [(side.info.get("metrics") or {}).get(name, {}).get("higher_is_better") for side in (base, tuned)]
-    known = {bool(value) for value in said if value is not None}
+    known = _declared(name, base, tuned)
     if len(known) > 1:
         raise InputError(f'base and tuned disagree on whether a higher {name} is better, in their "metrics.json".')
     return known.pop() if known else direction(name)
+
+
+def _declared(name: str, base: Side, tuned: Side) -> set[bool]:
+    said = [(side.info.get("metrics") or {}).get(name, {}).get("higher_is_better") for side in (base, tuned)]
+    return {bool(value) for value in said if value is not None}

@@ -18,6 +18,18 @@ def interval_text(low: float, high: float) -> str:
     return f"{low:+.{places}f} to {high:+.{places}f}"
 
 
+def p_figure(p: float | None) -> str:
+    """Return `0.031` or `< 0.0001`, as in a table's column of p; `-` where there is none."""
+    if p is None:
+        return "-"
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
 def p_text(p: float) -> str:
     """Return `p = 0.031`, or `p < 0.0001`."""
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+    return f"p {p_figure(p)}" if p < 0.0001 else f"p = {p_figure(p)}"
+
+
+def level_text(level: float) -> str:
+    """Return `95%`, `97.5%` or `99.9%`: all digits of the level, since a rounded one may read as 100%."""
+    return f"{round(100 * level, 10):.12g}%"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tunelift.comparison.readers import read_scores
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import Scores, content_hash
+from tunelift.core.records import Scores, as_text, content_hash
 
 Row = Mapping[str, Any]
 Source = str | Path | Scores | Sequence[Row]
@@ -164,11 +164,7 @@ def _made_differently(base: Side, tuned: Side) -> list[str]:
 
 
 def _content(row: Row) -> str:
-    return content_hash(_text(row["input"]), _text(row["reference"]))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return content_hash(as_text(row["input"]), as_text(row["reference"]))
 
 
 def _unscored(row: Row) -> str | None:

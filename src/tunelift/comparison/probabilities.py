@@ -77,7 +77,7 @@ class _Gaps:
 
 
 def probability_calibration(pairs: Sequence[Pair], level: float) -> dict[str, Any] | None:
-    """Return the entry "calibration" of comparison.json, or None where no item has label scores on both sides.
+    """Return the entry "calibration" of comparison.json, or None where no item has usable label scores on both.
 
     It has for each side the calibration error and the points of the reliability diagram, with Wilson's intervals at
     `level`, and the difference tuned - base of the errors with a bootstrap interval over items (over clusters, where
@@ -103,8 +103,11 @@ def probability_calibration(pairs: Sequence[Pair], level: float) -> dict[str, An
 
 
 def _has_scores(row: Row) -> bool:
-    prediction = row.get("prediction")
-    return isinstance(prediction, str) and (row.get("label_scores") or {}).get(prediction) is not None
+    """Return whether the chosen label's share can be computed: other labels may be impossible, none may be NaN."""
+    prediction, scores = row.get("prediction"), row.get("label_scores") or {}
+    if not isinstance(prediction, str) or scores.get(prediction) is None:
+        return False
+    return math.isfinite(scores[prediction]) and all(score < math.inf for score in scores.values())
 
 
 def _side(rows: Sequence[Row], units: int) -> _Side:

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.comparing import compare
+from tunelift.comparison.comparing import compare_sides
 from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.pairing import Side, pair, read_side
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
 from tunelift.core import files
-from tunelift.core.records import Scores
+
+NOTHING_CHOSEN = (
+    "There were no validation rows to choose the strongest baseline on, so the verdict is against the base alone."
+)
 
 
 def compare_run(
@@ -22,22 +25,38 @@ def compare_run(
 ) -> Comparison:
     """Compare what a run folder holds: base/ and tuned/, and baselines/, forgetting/ and seeds/ where they are there.
 
-    The verdict is about the baseline that was the strongest on validation rows, which may be the base itself. Raises
-    InputError as `compare` does.
+    The verdict is about the baseline that was the strongest on validation rows, which may be the base itself. Without
+    `metric` and `margin` it is about the run's own metric with the run's own margin. Raises InputError as `compare`
+    does.
     """
     folder = Path(folder)
-    comparison = compare(folder / BASE, folder / "tuned", metric=metric, margin=margin, level=level)
-    tuned = read_side(folder / "tuned", "tuned")
+    base, tuned = read_side(folder / BASE, BASE), read_side(folder / "tuned", "tuned")
+    if metric is None and margin is None:
+        margin = own_margin(folder)
+    comparison = compare_sides(base, tuned, metric=metric, margin=margin, level=level)
     against = _against_baselines(folder, tuned, comparison.headline)
     selection = _selection(folder, comparison, list(against))
+    notes = [NOTHING_CHOSEN] if against and selection is None else []
     return replace(
         comparison,
         baselines=_baselines(against, selection, level, margin),
         selection=selection,
         against=selection.strongest if selection else BASE,
         forgetting=_forgetting(folder, level),
-        recipe=_recipe(folder, tuned, comparison),
+        recipe=_recipe(folder, base, tuned, comparison),
+        notes=[*comparison.notes, *notes],
     )
+
+
+def own_margin(folder: Path) -> float | None:
+    """Return the margin of the run's config, None where it has none."""
+    import yaml
+
+    config = folder / "config.yaml"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
+    margin = evaluate.get("margin") if isinstance(evaluate, dict) else None
+    return float(margin) if isinstance(margin, int | float) else None
 
 
 def _against_baselines(folder: Path, tuned: Side, headline: str) -> dict[str, tuple[str, Measured]]:
@@ -60,7 +79,7 @@ def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Select
     for name in [BASE, *names]:
         info = _info((folder if name == BASE else folder / "baselines") / name / "validation")
         entry = (info.get("metrics") or {}).get(comparison.headline)
-        if entry is not None:
+        if entry is not None and entry["value"] is not None:
             values[name], rows = entry["value"], info["items"]
     if BASE not in values or len(values) == 1:
         return None
@@ -93,21 +112,24 @@ def _forgetting(folder: Path, level: float) -> dict[str, MetricResult]:
     return judged_together({name: values for name, values in measured.items() if values.pairs}, level, "sets")
 
 
-def _recipe(folder: Path, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
-    """Return what the seeds together show; None for a run with one seed."""
+def _recipe(folder: Path, base: Side, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
+    """Return what the seeds together show, against the base and over the items that all have; None for one seed."""
     paths = [path / "tuned" for path in _by_number(folder / "seeds") if (path / "tuned" / "metrics.json").is_file()]
     if not paths:
         return None
-    first, result = _seed(tuned.info), comparison.metrics[comparison.headline]
-    others = [Scores.read(path) for path in paths]
-    seeds = [first, *(_seed(scores.info) for scores in others)]
-    base = Scores.read(folder / BASE).metrics[comparison.headline]
-    values = [scores["metrics"][comparison.headline]["value"] for scores in (tuned.info, *(o.info for o in others))]
-    return recipe_claim(seeds, base, values, result.higher_is_better, comparison.level)
-
-
-def _seed(info: Mapping[str, Any]) -> int:
-    return int((info.get("made_with") or {}).get("seed") or 0)
+    sides = [tuned, *(read_side(path, f"seed {path.parent.name}") for path in paths)]
+    found = [measure(comparison.headline, base, side, pair(base, side)[0]) for side in sides]
+    shared = set.intersection(*({item.id for item in values.pairs} for values in found))
+    over = [
+        measure(comparison.headline, base, side, [item for item in values.pairs if item.id in shared])
+        for side, values in zip(sides, found, strict=True)
+    ]
+    if not shared:
+        return None
+    values = [one.aggregates for one in over]
+    higher = comparison.metrics[comparison.headline].higher_is_better
+    seeds = [int((side.info.get("made_with") or {}).get("seed") or 0) for side in sides]
+    return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)
 
 
 def _scored(folder: Path) -> list[Path]:

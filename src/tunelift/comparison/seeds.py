@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from tunelift.comparison.numbers import interval_text
+from tunelift.comparison.numbers import interval_text, level_text
 from tunelift.comparison.verdict import Word
 
-CLAIM = "this recipe, with other seeds, on these items"
+CLAIM = "this recipe against the base, with other seeds, on these items"
 
 FEWEST_SEEDS = 5
 """With fewer the spread was hardly seen: at 95%, Student's factor is 12.7 for two seeds and 2.8 for five."""
+
+LARGEST = 1e150
+"""The square of a larger difference is beyond the floats."""
 
 
 def recipe_claim(
@@ -25,22 +28,36 @@ def recipe_claim(
 
     `base` is the base's value of the headline metric and `tuned` that of each seed's adapter, on the same items. The
     interval at `level` is Student's over the k differences, with k - 1 degrees of freedom. Interval and p are None for
-    fewer than five seeds, and where every seed gives the same difference. The items are taken as they are: what other
+    fewer than five seeds, and where every seed gives the same difference. Numbers that are not finite become None, and
+    then nothing is claimed. The items are taken as they are: what other
     items would give is for the interval of a single adapter.
     """
     differences = [value - base for value in tuned]
+    if not all(abs(difference) < LARGEST for difference in differences):
+        return _entry(seeds, tuned, differences) | {"reason": "a value is no finite number, or too large."}
     mean = math.fsum(differences) / len(differences)
     interval, p, missing = _over_seeds(differences, mean, level)
     word, reason = _judge(interval, missing, higher_is_better, level)
-    return {
-        "seeds": list(seeds),
-        "tuned": list(tuned),
-        "differences": differences,
+    return _entry(seeds, tuned, differences) | {
         "difference": mean,
         "interval": None if interval is None else list(interval),
         "p": p,
         "verdict": word,
         "reason": reason,
+    }
+
+
+def _entry(seeds: Sequence[int], tuned: Sequence[float], differences: Sequence[float]) -> dict[str, Any]:
+    """Return the entry before anything is known but the values."""
+    return {
+        "seeds": list(seeds),
+        "tuned": [value if math.isfinite(value) else None for value in tuned],
+        "differences": [value if math.isfinite(value) else None for value in differences],
+        "difference": None,
+        "interval": None,
+        "p": None,
+        "verdict": "inconclusive",
+        "reason": "",
         "claim": CLAIM,
     }
 
@@ -66,7 +83,8 @@ def _judge(
     if interval is None:
         return "inconclusive", f"{missing}."
     low, high = interval
-    shown = f"the {level:.0%} interval over the seeds, {interval_text(low, high)},"
+    extent = interval_text(low, high)
+    shown = f"the {level_text(level)} interval over the seeds of the difference against the base, {extent},"
     if low <= 0 <= high:
         return "inconclusive", f"{shown} contains 0."
     lower = "" if higher_is_better else " (lower is better)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from tunelift.comparison.pairing import Pair, Row
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import Verdict
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import as_text
 
 MOST_VALUES = 20
 """Further values of a column, the rarest, are one slice together."""
@@ -90,7 +90,7 @@ def _text(value: Any, column: str) -> str:
     if value is None:
         return ""
     if column == "reference" and not isinstance(value, str):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+        return as_text(value)
     if not isinstance(value, str | int | float):
         raise InputError(
             f'"{column}" holds {type(value).__name__} and cannot be a slice.',

@@ -6,17 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tunelift.comparison.numbers import decimals, interval_text, p_text
+from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure, p_text
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from tunelift.comparison.results import Comparison, MetricResult
 
 SHOWN_FLIPS = 3
 _LONGEST = 60
-
-_COLOURS = {"better": "bold green", "worse": "bold red", "equivalent": "bold cyan", "inconclusive": "bold yellow"}
 
 
 def describe(comparison: Comparison) -> str:
@@ -28,15 +24,6 @@ def describe(comparison: Comparison) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def styled(comparison: Comparison) -> Text:
-    """Return the same text for a terminal, the first line in the verdict's colour."""
-    from rich.text import Text
-
-    text = Text(describe(comparison))
-    text.stylize(_COLOURS[comparison.verdict], 0, len(sentence(comparison)))
-    return text
-
-
 def sentence(comparison: Comparison) -> str:
     """Return the verdict in one sentence: the word, the metric, both values, the difference and its interval.
 
@@ -45,7 +32,7 @@ def sentence(comparison: Comparison) -> str:
     result = comparison.judged
     base, tuned, difference = _values(result)
     interval = result.effect.interval
-    extent = "" if interval is None else f", {comparison.level:.0%} interval {interval_text(*interval)}"
+    extent = "" if interval is None else f", {level_text(comparison.level)} interval {interval_text(*interval)}"
     items = f"{result.items} item{'s' * (result.items != 1)}"
     return f"{_opening(comparison)} on {result.name}: {base} -> {tuned} ({difference}{extent}; {items})."
 
@@ -82,7 +69,7 @@ def _values(result: MetricResult) -> tuple[str, str, str]:
 
 
 def _table(comparison: Comparison) -> str:
-    head = ["metric", "base", "tuned", "difference", f"{comparison.level:.0%} interval", "p", "verdict"]
+    head = ["metric", "base", "tuned", "difference", f"{level_text(comparison.level)} interval", "p", "verdict"]
     rows = [_table_row(result, result.name) for result in comparison.metrics.values()]
     rows += [
         _table_row(result, f"{result.name} on {name}, for forgetting") for name, result in comparison.forgetting.items()
@@ -107,7 +94,8 @@ def _baselines(comparison: Comparison) -> str:
     for name, found in comparison.baselines.items():
         value = validation.get(name)
         _, *cells = _table_row(found.result, name)
-        rows.append([f"{name}: {found.description}", "-" if value is None else f"{value:.3f}", *cells[:4], cells[-1]])
+        known = "-" if value is None else f"{value:.3f}"
+        rows.append([f"{name}: {_short(found.description, 90)}", known, *cells[:4], cells[-1]])
     if comparison.selection is None:
         return _aligned(rows)
     chosen = comparison.selection
@@ -133,7 +121,7 @@ def _table_row(result: MetricResult, name: str) -> list[str]:
         name if result.higher_is_better else f"{name} (lower is better)",
         *_values(result),
         "-" if interval is None else interval_text(*interval),
-        "-" if result.p_adjusted is None else p_text(result.p_adjusted).removeprefix("p = ").removeprefix("p "),
+        p_figure(result.p_adjusted),
         result.verdict.word,
     ]
 
@@ -147,7 +135,8 @@ def _rests_on(comparison: Comparison) -> str:
     if len(comparison.metrics) > 2:
         lines.append("The p of the further metrics are corrected for their number (Holm).")
     if recipe := comparison.recipe:
-        lines.append(f"Over {len(recipe['seeds'])} seeds ({recipe['claim']}): {recipe['verdict']}; {recipe['reason']}")
+        over = f"Over {len(recipe['seeds'])} seeds ({recipe['claim']})"
+        lines.append(f"{over}: {recipe['verdict']}; {recipe['reason']}")
     if alone := comparison.without_duplicates:
         removed, difference = comparison.items - alone.items, _values(alone)[2]
         lines.append(
@@ -196,8 +185,8 @@ def _quoted(value: Any) -> str:
     return "none" if value is None else f'"{_short(value)}"'
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int = _LONGEST) -> str:
     """One line of printable text: a model's output must not move the terminal's cursor or colour it."""
     folded = " ".join(str(value).split())
     printable = "".join(letter for letter in folded if letter.isprintable())
-    return printable if len(printable) <= _LONGEST else printable[: _LONGEST - 3] + "..."
+    return printable if len(printable) <= longest else printable[: longest - 3] + "..."

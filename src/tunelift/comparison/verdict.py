@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunelift.comparison import power
-from tunelift.comparison.numbers import interval_text, p_text
+from tunelift.comparison.numbers import interval_text, level_text, p_text
 from tunelift.comparison.paired_tests import Effect
 
 Word = Literal["better", "worse", "equivalent", "inconclusive"]
@@ -30,7 +30,7 @@ def headline_verdict(effect: Effect, items: int, higher_is_better: bool, level: 
     if effect.interval is None:
         return Verdict("inconclusive", f"{effect.missing}.", None if margin is None else False)
     low, high = effect.interval
-    shown = f"the {level:.0%} interval of the difference, {interval_text(low, high)},"
+    shown = f"the {level_text(level)} interval of the difference, {interval_text(low, high)},"
     bad_end = low if higher_is_better else -high
     no_worse = None if margin is None else bad_end > -margin
     if margin is not None and -margin < low and high < margin:

@@ -20,7 +20,7 @@ def _named(value: Any) -> Any:
 
 def _alone(value: Any) -> Any:
     """Let one string stand for a list of one, blanks and commas included."""
-    return [value] if isinstance(value, str) else value
+    return ([value] if value else []) if isinstance(value, str) else value
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -172,9 +172,9 @@ class EvaluateSection(Section):
         description="few-shot majority tf-idf linear-probe; those that fit the task otherwise, or [] for none.",
     )
     shots: int = Field(default=4, gt=0, description="Training rows in the prompt of the few-shot baseline.")
-    forgetting: Texts = Field(
+    forgetting: Names = Field(
         default_factory=lambda: ["general-text"],
-        description="Sets on which tuning should change nothing: general-text (bundled), files, or [] for none.",
+        description="Sets on which tuning should change nothing: files besides general-text (bundled); [] for none.",
     )
 
 

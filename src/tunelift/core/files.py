@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, TuneliftError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -33,8 +33,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON, whole or not at all. Raises TuneliftError for NaN and infinity."""
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise TuneliftError(f"{path} was not written: a value is NaN or infinite, which JSON cannot hold.") from error
+    write_text(path, text + "\n")
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

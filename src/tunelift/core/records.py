@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +63,16 @@ class Scores:
         return {name: entry["value"] for name, entry in self.info.get("metrics", {}).items()}
 
     def save(self, folder: str | Path) -> Path:
-        """Write scores.jsonl and metrics.json into `folder`, each whole or not at all; return the folder."""
+        """Write scores.jsonl and metrics.json into `folder`, each whole or not at all; return the folder.
+
+        A metric's value that is not finite, such as the perplexity of a model that diverged, is null in metrics.json.
+        """
         folder = Path(folder)
         files.write_text(
             folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
         )
-        files.write_json(folder / "metrics.json", self.info)
+        metrics = {name: _with_finite_value(entry) for name, entry in (self.info.get("metrics") or {}).items()}
+        files.write_json(folder / "metrics.json", self.info | ({"metrics": metrics} if metrics else {}))
         return folder
 
     @classmethod
@@ -87,6 +92,17 @@ class Scores:
         return cls(rows, files.read_json(beside) if beside.is_file() else {})
 
 
+def _with_finite_value(entry: Mapping[str, Any]) -> dict[str, Any]:
+    value = entry.get("value")
+    return dict(entry) | ({"value": None} if isinstance(value, float) and not math.isfinite(value) else {})
+
+
 def content_hash(text: str, reference: str) -> str:
     """Return the hash (16 hex digits) that identifies an item by its input and reference."""
-    return hashlib.sha256(json.dumps([text, reference], ensure_ascii=False).encode()).hexdigest()[:16]
+    both = json.dumps([text, reference], ensure_ascii=False)
+    return hashlib.sha256(both.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def as_text(value: Any) -> str:
+    """Return text as it is and anything else as JSON, in which the order of keys makes no difference."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -8,8 +8,8 @@ from typing import Any
 _WORDS = {
     "empty": "empty",
     "duplicates": "duplicates removed",
-    "overlap": "removed because test has them",
-    "near_overlap": "removed because test has nearly the same",
+    "overlap": "removed because test or validation has them",
+    "near_overlap": "removed because test or validation has nearly the same",
     "split_off": "split off for validation or test",
     "capped": "left out by the limit",
 }
@@ -60,7 +60,9 @@ class DataReport:
         lines = []
         if near.get("removed_from_train") or near.get("within_train"):
             removed, within = near["removed_from_train"], near["within_train"]
-            lines.append(f"near duplicates: {removed} of test removed from train, {within} within train kept")
+            lines.append(
+                f"near duplicates: {removed} of test or validation removed from train, {within} within train kept"
+            )
         if conflicts.get("count"):
             lines.append(f"conflicts: {conflicts['count']} inputs stand there with different answers")
         return lines

@@ -110,6 +110,24 @@ def near_duplicates(
     return sorted(found)
 
 
+def connected(count: int, matches: Sequence[Match]) -> dict[int, list[int]]:
+    """Return the rows 0 to count - 1 by their kin: those that matches lead to, by the first of them."""
+    first = list(range(count))
+
+    def root(index: int) -> int:
+        while first[index] != index:
+            first[index] = index = first[first[index]]
+        return index
+
+    for match in matches:
+        one, other = sorted((root(match.index), root(match.other)))
+        first[other] = one
+    kin: dict[int, list[int]] = {}
+    for index in range(count):
+        kin.setdefault(root(index), []).append(index)
+    return kin
+
+
 class _Distinct:
     """The different texts among many, once folded, with the rows of each."""
 

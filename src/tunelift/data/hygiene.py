@@ -33,11 +33,12 @@ def hygiene(splits: Splits) -> dict[str, Any]:
     """Return the "hygiene" of the manifest: labels and lengths per role, conflicts and near duplicates.
 
     Lengths are in characters of prompt and completion together. "conflicts" are inputs that stand in train (before rows
-    of test were removed from it), validation or test with different completions.
+    of test and validation were removed from it), validation or test with different completions. Of "near_duplicates",
+    "removed_from_train" counts those of test and of validation, and the examples are those of test.
     """
     roles = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     held = {role: examples for role, examples in roles.items() if examples}
-    removed = [leak.row for leak in splits.leaks]
+    removed = [leak.row for leak in splits.leaks] + splits.repeats
     everything = [example for examples in held.values() for example in examples] + removed
     return {
         "labels": {role: counted_labels(examples) for role, examples in held.items()}

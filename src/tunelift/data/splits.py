@@ -13,7 +13,7 @@ from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.counts import DataReport, SplitCounts
-from tunelift.data.duplicates import Match, near_duplicates, normalised
+from tunelift.data.duplicates import Match, connected, near_duplicates, normalised
 from tunelift.data.examples import make_examples
 from tunelift.data.hygiene import Leak, compared_texts, hygiene, says_nothing
 from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
@@ -23,7 +23,7 @@ DEFAULT_TEST_FRACTION = 0.2
 MOST_KIN, MOST_KIN_SHARE = 20, 0.1
 """Rows that nearly repeat each other fall on one side where they are 20 or fewer, or a tenth of the rows or fewer."""
 MOST_NEAR = 0.5
-"""Rows that nearly repeat test are removed where they are half of train or fewer."""
+"""Rows that nearly repeat test, or validation, are removed where they are half of train or fewer."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,8 @@ class Splits:
     """The examples of each role; a role that was not asked for is empty.
 
     `leaks` are the rows that were removed because test holds them, exactly or nearly; `duplicate_of` tells for the id
-    of a test item the id of a training row that it repeats.
+    of a test item the id of a training row that it repeats. `repeats` are the rows of train that were removed because
+    validation holds them.
     """
 
     train: list[Example] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Splits:
     report: DataReport = field(default_factory=DataReport)
     leaks: list[Leak] = field(default_factory=list)
     duplicate_of: dict[str, str] = field(default_factory=dict)
+    repeats: list[Example] = field(default_factory=list)
 
 
 def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROLES) -> Splits:
@@ -48,8 +50,8 @@ def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROL
     A fraction for validation or test is taken from train. An item's side follows from its own row, the rows that nearly
     repeat it (or its group) and the seed alone, whatever the templates, so that tuning, which drops the test rows, and
     evaluation, which reads only those, agree. Rows of train and validation that test holds too, exactly or nearly, are
-    removed; a test that is a file is read only if it is among the roles. Raises InputError for anything wrong with the
-    data, and for a train or test that is left without rows.
+    removed, and then rows of train that validation holds; a test that is a file is read only if it is among the roles.
+    Raises InputError for anything wrong with the data, and for a train or test that is left without rows.
     """
     return _Loader(section, task, frozenset(roles)).load()
 
@@ -84,6 +86,8 @@ class _Loader:
         self.rows: dict[str, list[Example]] = {}
         self.leaks: list[Leak] = []
         self.duplicate_of: dict[str, str] = {}
+        self.repeats: list[Example] = []
+        self.drawn_with_kin: set[str] = set()
 
     def load(self) -> Splits:
         sources = self._sources()
@@ -102,6 +106,7 @@ class _Loader:
         tested = {example.id for example in kept.get("test", [])}
         duplicate_of = {test: row for test, row in self.duplicate_of.items() if test in tested}
         splits = Splits(**kept, report=self.report, leaks=self.leaks, duplicate_of=duplicate_of)
+        splits.repeats = self.repeats
         self.report.hygiene = hygiene(splits)
         return splits
 
@@ -171,6 +176,8 @@ class _Loader:
             fraction = min(fraction, self.section.max_validation / len(pool))
         by_group = self.section.group is not None
         keys = [str(example.cluster) for example in pool] if by_group else self._keys(pool)
+        if not by_group:
+            self.drawn_with_kin.add(role)
         taken = _drawn(keys, fraction, f"{self.section.seed} {role}")
         if not taken or len(taken) == len(set(keys)):
             what = f'values of "{self.section.group}"' if by_group else "different rows"
@@ -208,31 +215,30 @@ class _Loader:
         return _folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
 
     def _remove_overlap(self) -> None:
-        """Remove from train and validation what test holds, groups with a row in test whole.
+        """Remove from train and validation what test holds, then from train what validation holds; groups whole.
 
         Say so where there is no test to look at.
         """
-        test = self.rows.get("test")
-        if test is None:
-            if "train" in self.roles:
-                self.report.notes.append("no test set was read, so train was not checked for rows that stand in it")
-            return
+        test = self.rows.get("test", [])
+        if not test and "train" in self.roles:
+            self.report.notes.append("no test set was read, so train was not checked for rows that stand in it")
         if not self.section.deduplicate:
-            self.report.notes.append("data.deduplicate is off: train may hold rows of test")
+            self.report.notes.append("data.deduplicate is off: train may hold rows of validation and test")
             return
         self._remove_equal(test)
-        self._remove_near(test)
+        repeats = self._remove_near(test)
+        if "train" in self.rows and self.rows.get("validation"):
+            self._remove_validation(repeats)
 
     def _remove_equal(self, test: list[Example]) -> None:
         key = overlap_key(test)
         held = {key(example): example for example in reversed(test)}
-        groups = {example.cluster for example in test} - {None}
+        groups = self._groups(test)
         for role in ("train", "validation"):
             before = self.rows.get(role, [])
             found = [example for example in before if key(example) in held]
             after = [example for example in before if key(example) not in held and example.cluster not in groups]
-            if len(after) < len(before):
-                self.report.splits[role].overlap, self.rows[role] = len(before) - len(after), after
+            self._keep(role, after, "overlap")
             if role == "train":
                 first = {key(example): example for example in reversed(found)}
                 self.duplicate_of |= {item.id: first[key(item)].id for item in test if key(item) in first}
@@ -240,32 +246,84 @@ class _Loader:
                     item = held[key(example)]
                     self.leaks.append(Leak(example, item, (example.prompt, item.prompt), 1.0, is_near=False))
 
-    def _remove_near(self, test: list[Example]) -> None:
-        """Remove the rows that nearly repeat a test row; if those are most of train, say so and leave them."""
-        rows = {role: self.rows.get(role, []) for role in ("train", "validation")}
-        both = rows["train"] + rows["validation"]
-        texts = compared_texts(both + test, like=test)
+    def _remove_near(self, test: list[Example]) -> set[str]:
+        """Remove the rows that nearly repeat test; return the ids of rows left in train that nearly repeat validation.
+
+        One pass compares with both. A validation that was drawn with its kin is not compared: what it nearly repeats in
+        train is made from one template with it.
+        """
+        train, validation = self.rows.get("train", []), self.rows.get("validation", [])
+        both = train + validation
+        others = test + ([] if "validation" in self.drawn_with_kin else validation)
+        if not both or not others:
+            return set()
+        texts = compared_texts(both + others, like=test or self._like_validation())
         near = near_duplicates(texts[: len(both)], texts[len(both) :])
-        trained = len(rows["train"])
+        gone = self._near_test(both, test, [match for match in near if match.other < len(test)])
+        for index, match in sorted(gone.items()):
+            if index < len(train):
+                pair = texts[index], texts[len(both) + match.other]
+                self.leaks.append(Leak(both[index], test[match.other], pair, match.similarity, is_near=True))
+        self._keep("train", [row for index, row in enumerate(train) if index not in gone], "near_overlap")
+        after = [row for index, row in enumerate(validation, len(train)) if index not in gone]
+        self._keep("validation", after, "near_overlap")
+        held = {len(test) + number for number in range(len(validation)) if len(train) + number not in gone}
+        return {train[match.index].id for match in near if match.index < len(train) and match.other in held}
+
+    def _near_test(self, both: list[Example], test: list[Example], near: list[Match]) -> dict[int, Match]:
+        """Return the rows of train and validation to remove as near duplicates of test, each with its first match."""
+        trained = len(self.rows.get("train", []))
         for match in near:
             if match.index < trained:
                 self.duplicate_of.setdefault(test[match.other].id, both[match.index].id)
         gone = {match.index: match for match in reversed(near)}
-        in_train = sum(index < trained for index in gone)
-        if in_train > trained * MOST_NEAR:
-            self.report.notes.append(
-                f"{in_train} of {trained} train rows are nearly the same as a test row; the data seem to be made from "
-                "templates, so these rows stay in train"
-            )
+        return {} if self._are_most("test", sum(index < trained for index in gone), "nearly the same as") else gone
+
+    def _remove_validation(self, repeats: set[str]) -> None:
+        """Remove from train the rows that validation holds, groups whole, and `repeats`, which nearly repeat it.
+
+        If the rows to remove are most of train, the near ones stay; and so do equal ones where validation was drawn,
+        since many answers to few prompts then stand on both sides.
+        """
+        train, validation = self.rows["train"], self.rows["validation"]
+        key = overlap_key(self._like_validation())
+        held, groups = {key(example) for example in validation}, self._groups(validation)
+        equal = {example.id for example in train if key(example) in held}
+        if "validation" in self.drawn_with_kin and self._are_most("validation", len(equal), "the same prompt as"):
             return
-        for role, start in (("train", 0), ("validation", trained)):
-            kept = [row for index, row in enumerate(rows[role], start) if index not in gone]
-            if len(kept) < len(rows[role]):
-                self.report.splits[role].near_overlap, self.rows[role] = len(rows[role]) - len(kept), kept
-        for index, match in sorted(gone.items()):
-            if index < trained:
-                pair = texts[index], texts[len(both) + match.other]
-                self.leaks.append(Leak(both[index], test[match.other], pair, match.similarity, is_near=True))
+        self.repeats = [example for example in train if example.id in equal]
+        self._keep("train", [row for row in train if row.id not in equal and row.cluster not in groups], "overlap")
+        near = [example for example in self.rows["train"] if example.id in repeats]
+        if not self._are_most("validation", len(near), "nearly the same as"):
+            self.repeats += near
+            self._keep("train", [row for row in self.rows["train"] if row.id not in repeats], "near_overlap")
+
+    def _are_most(self, role: str, count: int, what: str) -> bool:
+        """Tell whether so many rows are most of train, and if so, note that they stay."""
+        trained = len(self.rows.get("train", []))
+        if count <= trained * MOST_NEAR:
+            return False
+        self.report.notes.append(
+            f"{count} of {trained} train rows are {what} a {role} row; the data seem to be made from templates, so "
+            "these rows stay in train"
+        )
+        return True
+
+    def _like_validation(self) -> list[Example]:
+        """Return rows that tell whether prompts say anything: one row of validation does not."""
+        validation = self.rows.get("validation", [])
+        return validation if len(validation) > 1 else self.rows.get("train", [])
+
+    def _groups(self, examples: Sequence[Example]) -> set[str]:
+        """Return the groups of the examples; a row without one is in a group of its own, which no other file has."""
+        return {row.cluster for row in examples if row.cluster is not None and row.cluster != f"row {row.id}"}
+
+    def _keep(self, role: str, after: list[Example], count: str) -> None:
+        """Leave the role the rows `after`, and count those that are gone."""
+        if gone := len(self.rows.get(role, [])) - len(after):
+            counts = self.report.splits[role]
+            setattr(counts, count, getattr(counts, count) + gone)
+            self.rows[role] = after
 
     def _capped(self, role: str) -> list[Example]:
         examples, limit = self.rows[role], getattr(self.section, f"max_{role}")
@@ -282,26 +340,8 @@ class _Loader:
                 counts = self.report.splits.get(role, SplitCounts())
                 raise InputError(
                     f"No rows are left for {role}: {counts.line(role)}.",
-                    fix="Give other rows for train than for test, or more rows.",
+                    fix="Give other rows for train than for validation and test, or more rows.",
                 )
-
-
-def connected(count: int, matches: Sequence[Match]) -> dict[int, list[int]]:
-    """Return the rows 0 to count - 1 by their kin: those that matches lead to, by the first of them."""
-    first = list(range(count))
-
-    def root(index: int) -> int:
-        while first[index] != index:
-            first[index] = index = first[first[index]]
-        return index
-
-    for match in matches:
-        one, other = sorted((root(match.index), root(match.other)))
-        first[other] = one
-    kin: dict[int, list[int]] = {}
-    for index in range(count):
-        kin.setdefault(root(index), []).append(index)
-    return kin
 
 
 def _content(example: Example) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from tunelift.data.template import as_text
 from tunelift.metrics import Answer, Metric, aggregate, score_answer
 
 TOO_LONG = "longer than the context"
+NOT_A_NUMBER = "its score is not a number"
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ def answered(example: Example, found: Found | None, metrics: Sequence[Metric]) -
     if found.log_likelihood is None and found.label_scores:
         return {"metrics": {}, "unscored": f"the reference {example.completion!r} is not among the labels"}
     if found.tokens == 0 or not math.isfinite(found.log_likelihood or 0.0):
-        reason = "nothing to predict" if found.tokens == 0 else "its score is not a number"
+        reason = "nothing to predict" if found.tokens == 0 else NOT_A_NUMBER
         return {"metrics": {}, "unscored": reason}
     row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
     answer = Answer(found.prediction or "", example.completion, found.log_likelihood, found.tokens, example.row)

@@ -3,6 +3,28 @@
 A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item instead, of which its value is made.
 """
 
-from tunelift.metrics.registry import METRICS, Answer, Metric, aggregate, direction, resolve, score_answer
+from tunelift.metrics.registry import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    METRICS,
+    Answer,
+    Metric,
+    aggregate,
+    direction,
+    direction_is_known,
+    resolve,
+    score_answer,
+)
 
-__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve", "score_answer"]
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "Answer",
+    "Metric",
+    "aggregate",
+    "direction",
+    "direction_is_known",
+    "resolve",
+    "score_answer",
+]

@@ -28,7 +28,73 @@ Floats = NDArray[np.float64]
 FromCounts = Callable[[Mapping[str, Floats]], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
 
-__all__ = ["METRICS", "Answer", "Metric", "aggregate", "direction", "resolve", "score_answer"]
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "Answer",
+    "Metric",
+    "aggregate",
+    "direction",
+    "direction_is_known",
+    "resolve",
+    "score_answer",
+]
+
+HIGHER_IS_BETTER = (
+    "correct",
+    "accuracy",
+    "acc",
+    "is_correct",
+    "exact_match",
+    "em",
+    "score",
+    "acc_norm",
+    "f1",
+    "rouge_l",
+    "rouge1",
+    "rouge2",
+    "rougel",
+    "bleu",
+    "chrf",
+    "meteor",
+    "bertscore",
+    "win",
+    "reward",
+    "pass",
+    "pass@1",
+    "passed",
+)
+"""Well-known names of metrics, of other tools too, the most telling first."""
+
+LOWER_IS_BETTER = frozenset(
+    {
+        "loss",
+        "log_loss",
+        "eval_loss",
+        "val_loss",
+        "test_loss",
+        "nll",
+        "nll_loss",
+        "perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+        "brier",
+        "brier_score",
+        "ece",
+        "wer",
+        "cer",
+        "ter",
+        "error",
+        "errors",
+        "error_rate",
+        "mae",
+        "mse",
+        "rmse",
+    }
+)
+"""Well-known names of metrics, of other tools too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +209,13 @@ def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
 
 
 def direction(name: str) -> bool:
-    """Return whether higher is better: as the table says for a known name, True otherwise."""
-    return METRICS.get(name).higher_is_better if name in METRICS else True
+    """Return whether higher is better: as the table says, or the well-known names in any case; True otherwise."""
+    return METRICS.get(name).higher_is_better if name in METRICS else name.lower() not in LOWER_IS_BETTER
+
+
+def direction_is_known(name: str) -> bool:
+    """Return whether `direction` follows from the name; where it does not, higher is merely taken as better."""
+    return name in METRICS or name.lower() in LOWER_IS_BETTER or name.lower() in HIGHER_IS_BETTER
 
 
 def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import is_adapted
+from tunelift.adapters.build import is_adapted, switched_off
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
@@ -16,7 +16,7 @@ from tunelift.core.records import Scores
 from tunelift.data.splits import load_splits
 from tunelift.pipeline import stages
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
-from tunelift.pipeline.proofs import prove, rows_to_prove_on
+from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts, head_labels
 from tunelift.tasks.base import TASKS
@@ -74,8 +74,10 @@ def tune(
 
     `model` is a PEFT model, which is trained in place, or a plain one, which gets `adapter`: a ready peft config, a
     mapping such as {"r": 8}, or by default LoRA on all linear layers. `data` is as for `evaluate` (its `train`);
-    validation rows are taken from it. What was saved is proved to give the scores of the model in memory. Raises
-    InputError for data or settings that do not fit, and for an output folder that holds anything.
+    validation rows are taken from it. With `output` every proof of a run is made once the adapter is saved: among them
+    that the file gives the scores of the model in memory, and that the base is unchanged; ProofFailed is raised where
+    one fails. Without `output` there is no saved adapter and none is made. Raises InputError for data or settings that
+    do not fit, and for an output folder that holds anything.
     """
     ready = adapter is not None and not isinstance(adapter, (Mapping, str))
     if adapter is not None and not ready:
@@ -87,6 +89,9 @@ def tune(
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
     labels = head_labels(model) if task == "sequence-classification" else []
     session = Session.of(model, tokenizer, task, labels)
+    some, max_length = rows_to_prove_on(splits.train), config.train.max_length
+    with switched_off(model):
+        before = likelihoods(session, some, max_length) if output else []
     if not is_adapted(model):
         session.attach(adapter if ready else adapter_keys(config), config.train.seed)
     elif adapter is not None:
@@ -100,7 +105,7 @@ def tune(
             listener.close()
     if output:
         folder = session.save_adapter(Path(output) / "adapter")
-        prove(session, folder, rows_to_prove_on(splits.train), [], config.train.max_length)
+        prove(session, folder, some, before, max_length)
     return session.model
 
 

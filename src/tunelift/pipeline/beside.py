@@ -16,6 +16,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.baselines import baseline, suitable
+from tunelift.evaluation.rows import slices_of
 from tunelift.evaluation.run import Plan
 from tunelift.evaluation.verbatim import continues_verbatim
 from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
@@ -27,6 +28,12 @@ SELECTION_ROWS = 80
 """Validation rows on which the strongest baseline is chosen: each costs as much as a test item, several times over."""
 
 GENERAL = "general-text"
+
+
+def check_beside(plan: Plan, splits: Splits, config: Config) -> None:
+    """Raise InputError for baselines that do not exist or fit, and for slices the rows do not have."""
+    suitable(plan, splits.train, config.evaluate.baselines)
+    slices_of(splits.test, plan.slices)
 
 
 def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan: Plan, config: Config) -> None:
@@ -46,7 +53,7 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
         if _is_scored(path) and (not chosen or _is_scored(path / "validation")):
             continue
         made = baseline(
-            name, model=session.model, tokenizer=session.tokenizer, train=splits.train, validation=splits.validation,
+            name, model=session.model, tokenizer=session.tokenizer, train=splits.train,
             plan=plan, shots=config.evaluate.shots, seed=seed, made_with=session.made_with(),
         )  # fmt: skip
         if chosen:
@@ -57,27 +64,28 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
     folder.took("baselines", time.monotonic() - began)
 
 
-def forgetting_sets(config: Config, task: str) -> dict[str, list[Example]]:
-    """Read the sets named by evaluate.forgetting; raise InputError as load_splits does."""
-    found: dict[str, list[Example]] = {}
-    for named in config.evaluate.forgetting:
-        if named == GENERAL and task != "causal-lm":
+def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:
+    """Read general text and the sets named by evaluate.forgetting; raise InputError as load_splits does."""
+    named, found = config.evaluate.forgetting, dict[str, Splits]()
+    for source in dict.fromkeys([GENERAL, *named] if named else []):
+        if source == GENERAL and task != "causal-lm":
             progress.note("forgetting: a classification head continues no text, so general-text is not measured")
             continue
-        name = re.sub(r"[^\w.-]+", "-", Path(named).stem)
+        name = re.sub(r"[^\w.-]+", "-", Path(source).stem)
         if name in found:
             raise InputError(f"evaluate.forgetting names two sets called {name}.", fix="Rename one of the files.")
-        section = DataSection(test=named, group="cluster" if named == GENERAL else None)
-        found[name] = load_splits(section, task=task, roles=("test",)).test
+        section = DataSection(test=source, group="cluster" if source == GENERAL else None)
+        found[name] = load_splits(section, task=task, roles=("test",))
     return found
 
 
 def measure_forgetting(
-    folder: RunFolder, session: Session, sets: Mapping[str, Sequence[Example]], config: Config, side: str
+    folder: RunFolder, session: Session, sets: Mapping[str, Splits], config: Config, side: str
 ) -> None:
     """Score one side, "base" or "tuned", on each set; what an earlier call has scored is not scored again."""
     began = time.monotonic()
-    for name, examples in sets.items():
+    for name, splits in sets.items():
+        examples = splits.test
         if name == GENERAL and not _some_fit(session, examples):
             progress.note("forgetting: general-text is longer than the model's context and is not measured")
             continue
@@ -89,8 +97,7 @@ def measure_forgetting(
         scores = _scored(folder.path / "forgetting" / name / side, partial(session.score, examples, plan, title))
         progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
     if sets:
-        spent = folder.manifest.get("seconds", {}).get("forgetting", 0.0)
-        folder.took("forgetting", spent + time.monotonic() - began)
+        folder.took("forgetting", time.monotonic() - began)
 
 
 def look_for_verbatim(folder: RunFolder, session: Session, examples: Sequence[Example]) -> None:
@@ -98,7 +105,9 @@ def look_for_verbatim(folder: RunFolder, session: Session, examples: Sequence[Ex
     if session.task != "causal-lm" or "verbatim" in folder.manifest:
         return
     seen = continues_verbatim(session.model, session.tokenizer, examples)
-    folder.note(verbatim={"items": seen.items, "found": list(seen.found), "tokens": seen.tokens})
+    folder.note(
+        verbatim={"items": seen.items, "found": list(seen.found), "tokens": seen.tokens, "too_short": seen.too_short}
+    )
     if seen.found:
         progress.note(
             f"The base continues {len(seen.found)} of {seen.items} test items word for word: "

@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 RESULTS = ("base", "tuned", "adapter")
 MEASURED_WITH = ("train.max_length", "train.seed")
 """Settings of training that the measuring of the base depends on too: how texts are cut, how a new head is drawn."""
+MAY_CHANGE = ("adapter.", "train.", "evaluate.baselines", "evaluate.forgetting", "evaluate.margin", "forgetting.")
+"""What may change until something is trained."""
 
 
 class RunFolder:
@@ -83,8 +85,9 @@ class RunFolder:
         files.write_json(self.path / MANIFEST, self.manifest)
 
     def took(self, stage: str, seconds: float) -> None:
-        """Note how long a stage took."""
-        self.note(seconds={**self.manifest.get("seconds", {}), stage: round(seconds, 2)})
+        """Add to the time that a stage took."""
+        spent = self.manifest.get("seconds", {})
+        self.note(seconds={**spent, stage: round(spent.get(stage, 0.0) + seconds, 2)})
 
     def spent(self, meter: EnergyMeter) -> None:
         """Note the energy of the run, where the machine tells."""
@@ -110,7 +113,7 @@ def _refuse_another_run(path: Path, manifest: dict[str, Any], config: Config, in
     now = _through_text(config).model_dump(exclude={"output"})
     differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)
     if "train" not in manifest:
-        differing = [key for key in differing if not key.startswith(("adapter.", "train.")) or key in MEASURED_WITH]
+        differing = [key for key in differing if not key.startswith(MAY_CHANGE) or key in MEASURED_WITH]
     if differing:
         raise InputError(
             f"{path} holds another run; what differs: {', '.join(differing)}.",

@@ -6,6 +6,7 @@ from outside: what the adapter's file holds, what the labels decode to, what the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
+from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.evaluation.run import Plan
 from tunelift.fast.lora import fused_lora
-from tunelift.metrics import resolve
 from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Row, context_length, pad_id
@@ -50,11 +51,20 @@ def rows_to_prove_on(examples: Sequence[Example]) -> list[Example]:
 
 
 def likelihoods(session: Session, examples: Sequence[Example], max_length: int) -> list[float]:
-    """Return the log-likelihood (nats) of each reference, as the session's model gives it now."""
-    plan = Plan(resolve(["loss"]), task=session.task, labels=session.labels, max_length=max_length)
+    """Return the log-likelihood (nats) of each reference, as the session's model gives it now.
+
+    It is NaN where the model gives no number, and 0 where a row has nothing to predict, whatever the model. Raises
+    InputError where no row has anything.
+    """
+    plan = Plan([], task=session.task, labels=session.labels, max_length=max_length)  # values of rows, of metrics none
     with progress.silenced():
-        scores = session.score(examples, plan, "prove")
-    return [row.get("log_likelihood") or 0.0 for row in scores.rows]
+        rows = session.score(examples, plan, "prove").rows
+    if all(row.get("unscored", NOT_A_NUMBER) != NOT_A_NUMBER for row in rows):
+        raise InputError(
+            f"The {len(rows)} shortest training rows have nothing to predict, so no adapter can be proved on them.",
+            fix="Leave out rows of a single token, and rows that do not fit the context.",
+        )
+    return [math.nan if row.get("unscored") == NOT_A_NUMBER else row.get("log_likelihood", 0.0) for row in rows]
 
 
 def prove(
@@ -62,8 +72,8 @@ def prove(
 ) -> list[dict[str, Any]]:
     """Return the proofs, each {"name", "passed", "detail"}; raise ProofFailed, which holds them all, where one fails.
 
-    `before` are the base's log-likelihoods of the same examples, taken before the adapter was put on; they are not
-    looked at where the adapter trains the base's biases (LoRA's `bias`).
+    `before` are the base's log-likelihoods of the same examples, taken before the training; they are not looked at
+    where the adapter trains the base's biases (LoRA's `bias`).
     """
     memory = likelihoods(session, examples, max_length)
     with switched_off(session.model):
@@ -74,7 +84,7 @@ def prove(
         _disk_equals_memory(session, folder, examples, memory, max_length),
         _apart_proof("adapter acts", _apart(memory, base), 1e-7, at_most=False),
     ]
-    if before and not _trains_biases(session):
+    if not _trains_biases(session):
         apart = _apart(base, before)
         proofs.append(_apart_proof("base unchanged by training", apart, _tolerance(session), at_most=True))
     proofs += _proofs_of_the_loss(session, examples, max_length)
@@ -227,8 +237,9 @@ def _trains_biases(session: Session) -> bool:
 
 
 def _apart(some: Sequence[float], others: Sequence[float]) -> float:
-    """Return the largest relative difference of two lists of log-likelihoods."""
-    return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(some, others, strict=True))
+    """Return the largest relative difference of two lists of log-likelihoods, NaN where any of them is."""
+    found = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(some, others, strict=True)]
+    return math.nan if any(map(math.isnan, found)) else max(found)
 
 
 def _tolerance(session: Session) -> float:
@@ -237,6 +248,8 @@ def _tolerance(session: Session) -> float:
 
 
 def _apart_proof(name: str, apart: float, tolerance: float, *, at_most: bool) -> dict[str, Any]:
+    if math.isnan(apart):
+        return _proof(name, False, "some log-likelihoods are not numbers")
     passed = apart <= tolerance if at_most else apart > tolerance
     sign = "at most" if at_most else "more than"
     return _proof(name, passed, f"log-likelihoods differ by {apart:.1e}, allowed: {sign} {tolerance:g}")

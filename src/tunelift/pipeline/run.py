@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tunelift.comparison import Comparison
 from tunelift.config.schema import Config
 from tunelift.core.energy import EnergyMeter
 from tunelift.data.splits import load_splits
 from tunelift.models import natural_task
-from tunelift.pipeline.beside import forgetting_sets, look_for_verbatim, measure_baselines, measure_forgetting
+from tunelift.pipeline.beside import (
+    check_beside,
+    forgetting_sets,
+    look_for_verbatim,
+    measure_baselines,
+    measure_forgetting,
+)
 from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.seeds import first_seed, further_seeds
@@ -42,19 +49,22 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     check_labels(splits.train, splits.test, config.data, metrics)
     check_required(required, metrics)
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
+    plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
+    check_beside(plan, splits, config)
+    forgetting = forgetting_sets(config, task)
 
-    folder = RunFolder.open(config, "run", sources=splits.report.sources)
+    sources = {name: sets.report.sources for name, sets in forgetting.items()}
+    folder = RunFolder.open(config, "run", sources=splits.report.sources, forgetting=sources)
     if folder.complete:
         return concluded_before(folder)
     say_data(splits)
     say_power(metrics, splits.test)
-    forgetting = forgetting_sets(config, task)
     session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
     check_training(session, splits, config)
     folder.begin()
     folder.took("load", time.monotonic() - began)
 
-    plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
+    plan = replace(plan, labels=session.labels or plan.labels)
     measured(folder, "base", session, splits, plan)
     look_for_verbatim(folder, session, splits.test)
     measure_baselines(folder, session, splits, plan, config)
@@ -65,6 +75,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
         tune(folder, session, splits, config)
     measured(folder, "tuned", session, splits, plan)
     measure_forgetting(folder, session, forgetting, config, "tuned")
-    further_seeds(folder, session, splits, plan)
+    del session  # each further seed loads the model anew
+    further_seeds(folder, task, splits, plan)
     folder.spent(meter)
     return concluded(folder)

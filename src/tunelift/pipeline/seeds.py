@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
 
 from tunelift.config.schema import Config
 from tunelift.core import progress
@@ -20,7 +20,7 @@ def first_seed(config: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"seed": config.train.seeds[0]})})
 
 
-def further_seeds(folder: RunFolder, session: Session, splits: Splits, plan: Plan) -> None:
+def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
     """Train and measure once with each further seed of train.seeds, below `folder`/seeds.
 
     Each is a training folder of its own, with its adapter, proofs and events. The model is loaded anew for each, since
@@ -28,18 +28,23 @@ def further_seeds(folder: RunFolder, session: Session, splits: Splits, plan: Pla
     """
     config = folder.config
     for seed in config.train.seeds[1:]:
+        began = time.monotonic()
         train = config.train.model_copy(update={"seed": seed, "seeds": []})
-        path = folder.path / "seeds" / str(seed)
-        own = config.model_copy(update={"train": train, "output": str(path)})
+        own = config.model_copy(update={"train": train, "output": str(folder.path / "seeds" / str(seed))})
         below = RunFolder.open(own, "seed", sources=splits.report.sources)
-        if below.complete:
-            continue
-        progress.note(f"seed {seed}:")
-        below.begin()
-        again = Session.open(config.model, session.task, class_names(session.task, session.labels), seed)
-        if below.proved:
-            again.load_adapter(below.adapter)
-        else:
-            tune(below, again, splits, own)
-        measured(below, "tuned", again, splits, replace(plan, labels=again.labels or plan.labels))
-        below.finish()
+        if not below.complete:
+            progress.note(f"seed {seed}:")
+            _one_seed(below, task, splits, plan)
+            folder.took("seeds", time.monotonic() - began)
+
+
+def _one_seed(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
+    config = folder.config
+    folder.begin()
+    session = Session.open(config.model, task, class_names(task, plan.labels), config.train.seed)
+    if folder.proved:
+        session.load_adapter(folder.adapter)
+    else:
+        tune(folder, session, splits, config)
+    measured(folder, "tuned", session, splits, plan)
+    folder.finish()

@@ -23,7 +23,7 @@ from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
 from tunelift.models import natural_task
 from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
-from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.choices import adapter_keys, check_required, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder, free_folder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
@@ -72,16 +72,20 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     return scores
 
 
-def compare_adapter(config: Config, adapter: str) -> Comparison:
-    """Measure base and tuned on data.test from one load of the base, compare them, and write both with the report."""
+def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) -> Comparison:
+    """Measure base and tuned on data.test from one load of the base, compare them, and write both with the report.
+
+    `required` are metrics that a gate will ask for.
+    """
     config, facts = with_adapter_facts(config, adapter)
     if not config.output:
         config = config.model_copy(update={"output": str(free_folder(_beside(config, "compared")))})
     session, splits, plan = _to_measure(config, facts)
+    check_required(required, plan.metrics)
+    forgetting = forgetting_sets(config, session.task)
     folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
     if folder.complete:
         return concluded_before(folder)
-    forgetting = forgetting_sets(config, session.task)
     folder.begin()
     measured(folder, "base", session, splits, plan)
     measure_forgetting(folder, session, forgetting, config, "base")

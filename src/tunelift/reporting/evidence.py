@@ -102,7 +102,7 @@ def baseline_values(comparison: Comparison, rows: Sequence[Row]) -> Drawing | No
 def seeds_drawing(recipe: Mapping[str, Any]) -> Drawing:
     """Draw the difference of each seed in one strip, and their mean with its interval below."""
     verdict = recipe.get("verdict", "none")
-    marks = [Mark("each seed", recipe["differences"])]
+    marks = [Mark("each seed", [value for value in recipe["differences"] if value is not None])]
     if recipe.get("difference") is not None:
         marks.append(Mark("mean", [recipe["difference"]], recipe.get("interval"), verdict))
     return differences(marks)

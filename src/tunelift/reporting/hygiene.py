@@ -94,7 +94,7 @@ def sentences(data: Mapping[str, Any], verbatim: Mapping[str, Any]) -> list[str]
         said.append(f"{cut} training rows were cut at the longest length, {dropped} dropped.")
     if near:
         removed, within = (wording.count(near.get(key) or 0) for key in ("removed_from_train", "within_train"))
-        said.append(f"{removed} training rows nearly repeat a test item and were removed from train; ")
+        said.append(f"{removed} training rows nearly repeat a test or validation item and were removed from train; ")
         said[-1] += f"{within} nearly repeat another training row and were kept."
     if conflicts:
         said.append(f"{wording.count(conflicts)} inputs stand in the data with more than one label.")

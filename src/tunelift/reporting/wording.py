@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tunelift.comparison.numbers import level_text
+
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
@@ -130,7 +132,7 @@ def evidence_sentence(comparison: Mapping[str, Any]) -> str:
         return f"{said}." if said else ""
     parts = [f"The difference is {signed(entry['difference'])}"]
     if entry.get("interval"):
-        parts.append(f"{comparison.get('level', 0.95):.0%} interval {interval(entry['interval'])}")
+        parts.append(f"{_level(comparison)} interval {interval(entry['interval'])}")
     if entry.get("p") is not None:
         parts.append(f"{entry.get('test') or 'paired test'}, p {_after_p(entry['p'])}")
     items = entry.get("items", comparison.get("items"))
@@ -144,8 +146,7 @@ def base_sentence(comparison: Mapping[str, Any]) -> str:
     _, main = judged(comparison)
     if not entry or entry is main:
         return ""
-    level = f"{comparison.get('level', 0.95):.0%}"
-    extent = f", {level} interval {interval(entry['interval'])}" if entry.get("interval") else ""
+    extent = f", {_level(comparison)} interval {interval(entry['interval'])}" if entry.get("interval") else ""
     moved = f"{measure(name)} {_movement(entry['base'], entry['tuned'])} ({signed(entry['difference'])}{extent})"
     return f"Against the base model itself: {entry['verdict']}; {moved}."
 
@@ -160,11 +161,7 @@ def recipe_sentence(comparison: Mapping[str, Any]) -> str:
     recipe = comparison.get("recipe") or {}
     if not recipe:
         return ""
-    extent = (
-        f", {comparison.get('level', 0.95):.0%} interval {interval(recipe['interval'])}"
-        if recipe.get("interval")
-        else ""
-    )
+    extent = f", {_level(comparison)} interval {interval(recipe['interval'])}" if recipe.get("interval") else ""
     found = f"{recipe.get('verdict') or 'inconclusive'}; mean difference {signed(recipe.get('difference'))}{extent}"
     about = f" The claim: {str(recipe['claim']).rstrip('.')}." if recipe.get("claim") else ""
     return f"Over {count(len(recipe.get('seeds') or []))} seeds: {found}.{about}"
@@ -192,6 +189,10 @@ def measure(name: str) -> str:
 def method(name: str) -> str:
     """Return a PEFT method's name as it is written: `lora` is `LoRA`."""
     return {"lora": "LoRA", "adalora": "AdaLoRA", "ia3": "IA3"}.get(name, name)
+
+
+def _level(comparison: Mapping[str, Any]) -> str:
+    return level_text(comparison.get("level", 0.95))
 
 
 def _after_p(value: float) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tunelift.comparison.readers.files_of import task_of
 from tunelift.comparison.readers.text_files import Item, json_object
-from tunelift.comparison.readers.values import LOWER_IS_BETTER, identifier, number, scores_of, text
+from tunelift.comparison.readers.values import identifier, number, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.metrics import LOWER_IS_BETTER
 
 Row = Mapping[str, Any]
 

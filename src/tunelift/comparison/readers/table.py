@@ -10,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.text_files import Item, lines_of
-from tunelift.comparison.readers.values import (
-    LOWER_IS_BETTER,
-    check_row,
-    identifier,
-    is_missing,
-    number,
-    scores_of,
-    text,
-)
+from tunelift.comparison.readers.values import check_row, identifier, is_missing, number, scores_of, text
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores, content_hash
+from tunelift.metrics import HIGHER_IS_BETTER, direction_is_known
 
 COLUMNS = {
     "id": ("id", "item_id", "item", "doc_id", "question_id", "sample_id", "example_id", "qid"),
@@ -31,32 +24,6 @@ COLUMNS = {
     "unscored": ("unscored",),
 }
 """The names, in any case, that a column may have; of several in one table the first here counts."""
-
-METRICS = (
-    "correct",
-    "accuracy",
-    "acc",
-    "is_correct",
-    "exact_match",
-    "em",
-    "score",
-    "acc_norm",
-    "f1",
-    "rouge_l",
-    "rouge1",
-    "rouge2",
-    "rougel",
-    "bleu",
-    "chrf",
-    "meteor",
-    "bertscore",
-    "win",
-    "reward",
-    "pass",
-    "pass@1",
-    "passed",
-)
-"""Names of metrics, which come first, in this order, and whose values must be numbers."""
 
 _OF_CONTRACT = ("log_likelihood", "tokens", "label_scores", "counts", "slices", "duplicate_of", "metrics")
 
@@ -143,7 +110,7 @@ def _layout(items: Sequence[Item], path: Path) -> _Layout:
     }
     others = [name for name in columns if name not in roles.values()]
     metrics = [name for name in others if name not in _OF_CONTRACT and _is_metric(name, items)]
-    metrics.sort(key=lambda name: METRICS.index(name.lower()) if name.lower() in METRICS else len(METRICS))
+    metrics.sort(key=_place)
     if not metrics and "metrics" not in columns:
         raise InputError(
             f"{path}: no column holds a metric. Its columns: {listed(columns)}.",
@@ -156,8 +123,13 @@ def _is_metric(name: str, items: Iterable[Item]) -> bool:
     """Return whether all cells of a column are numbers, or its name says that they must be."""
     values = [item.row.get(name) for item in items]
     present = [value for value in values if not is_missing(value)]
-    known = name.lower() in METRICS or name.lower() in LOWER_IS_BETTER
-    return bool(present) and (known or all(number(value) is not None for value in present))
+    return bool(present) and (direction_is_known(name) or all(number(value) is not None for value in present))
+
+
+def _place(name: str) -> int:
+    """Return where a metric stands among the others: well-known names come first, in their order."""
+    known = name.lower() in HIGHER_IS_BETTER
+    return HIGHER_IS_BETTER.index(name.lower()) if known else len(HIGHER_IS_BETTER)
 
 
 def _row(item: Item, layout: _Layout) -> dict[str, Any]:
@@ -203,7 +175,7 @@ def _notes(layout: _Layout) -> list[str]:
     if lacking and "id" in layout.roles:
         whole = "items are identified by their id alone" if len(lacking) == 2 else "items are identified without it"
         notes.append(f"no column is the {' or the '.join(lacking)}, so {whole}.")
-    unknown = [name for name in layout.metrics if name.lower() not in METRICS and name.lower() not in LOWER_IS_BETTER]
+    unknown = [name for name in layout.metrics if not direction_is_known(name)]
     if unknown:
         notes.append(f"taken as metrics, higher is better: the columns of numbers {listed(unknown)}.")
     return notes

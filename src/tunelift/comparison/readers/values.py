@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,36 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core.errors import InputError
-from tunelift.core.records import Scores
+from tunelift.core.records import Scores, as_text
+from tunelift.metrics import LOWER_IS_BETTER
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "correct", "c"), 1.0),
     **dict.fromkeys(("false", "no", "incorrect", "i"), 0.0),
 }
 """Words, in any case, that stand for right and wrong."""
-
-LOWER_IS_BETTER = frozenset(
-    {
-        "loss",
-        "nll",
-        "perplexity",
-        "word_perplexity",
-        "byte_perplexity",
-        "bits_per_byte",
-        "brier",
-        "brier_score",
-        "ece",
-        "wer",
-        "cer",
-        "ter",
-        "error",
-        "errors",
-        "error_rate",
-        "mae",
-        "mse",
-        "rmse",
-    }
-)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 
@@ -65,9 +42,7 @@ def is_missing(value: Any) -> bool:
 
 def text(value: Any) -> str:
     """Return text as it is, nothing for null, and JSON for all else."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return "" if value is None else as_text(value)
 
 
 def identifier(value: Any, where: str) -> str:

@@ -86,7 +86,11 @@ class Container:
                 raise InputError(f"{self.path}, {name}: {member.file_size:,} bytes; at most {LARGEST:,} are read.")
 
     def __enter__(self) -> Self:
-        self._check_sizes()
+        try:
+            self._check_sizes()
+        except BaseException:
+            self.archive.close()
+            raise
         return self
 
     def __exit__(

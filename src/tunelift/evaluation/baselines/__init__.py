@@ -1,6 +1,7 @@
 """What a tuned model should beat besides its own base: answers to the same items that need no tuning.
 
-A baseline knows the rows of train and validation only. Its scores are ordinary scores, with the items' plain inputs.
+A baseline knows the training rows only, so that validation can tell which is the strongest. Its scores
+are ordinary scores, with the items' plain inputs.
 """
 
 from __future__ import annotations
@@ -49,14 +50,13 @@ def baseline(
     model: Any,
     tokenizer: Any,
     train: Sequence[Example],
-    validation: Sequence[Example],
     plan: Plan,
     shots: int,
     seed: int,
     made_with: Mapping[str, Any],
 ) -> Baseline:
-    """Make a baseline that fits (see `suitable`) from the training rows, choosing on validation where it chooses.
+    """Make a baseline that fits (see `suitable`) from the training rows alone: whatever it chooses, it chooses on them.
 
     `model` is the base, its adapter off; `shots` are the rows in the few-shot prompt; `made_with` goes into the scores.
     """
-    return BASELINES.get(name).make(Given(model, tokenizer, train, validation, plan, shots, seed, made_with))
+    return BASELINES.get(name).make(Given(model, tokenizer, train, plan, shots, seed, made_with))

@@ -12,12 +12,11 @@ from tunelift.evaluation.run import Plan
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a baseline may know: the base model, and the rows of train and validation. Test rows come with `score`."""
+    """What a baseline may know: the base model and the training rows. The rows to answer come with `score`."""
 
     model: Any
     tokenizer: Any
     train: Sequence[Example]
-    validation: Sequence[Example]
     plan: Plan
     shots: int
     seed: int

@@ -33,48 +33,47 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
 
 
 class FewShot:
-    """The same examples before every item, as many as all items have room for."""
+    """The same examples before every item, as many as the training rows would have room for.
+
+    How many is settled once, so that validation and test read the same. An item without room for them is unscored.
+    """
 
     def __init__(self, given: Given) -> None:
         self.given = given
-        self.drawn = drawn(given.train, given.shots, given.seed)
-        self.used = len(self.drawn)
         self.layout = Layout.of(given.train)
-
-    @property
-    def description(self) -> str:
-        """How many examples there were; and where the context had no room for all of them, how many are missing."""
-        number = f"{self.used} training example{'s' * (self.used != 1)} in the prompt"
-        left_out = len(self.drawn) - self.used
-        return f"{number} ({left_out} more did not fit the context)" if left_out else number
+        most = drawn(given.train, given.shots, given.seed)
+        self.shown = most[: self._most_that_fit(most)]
+        number = f"{len(self.shown)} training example{'s' * (len(self.shown) != 1)} in the prompt"
+        left_out = len(most) - len(self.shown)
+        self.description = f"{number} ({left_out} more did not fit the context)" if left_out else number
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the base with the examples before each item; the rows hold the items' plain inputs."""
         given, plan = self.given, self.given.plan
-        self.used = self._most_that_fit(examples)
         if plan.generates:
             plan = replace(plan, stop=[*plan.stop, *self.layout.stop])
         made_by = given.made_by("few-shot", self.description)
-        scores = score(given.model, given.tokenizer, self._shown(examples, self.used), plan, made_by, title)
+        scores = score(given.model, given.tokenizer, self._behind(self.shown, examples), plan, made_by, title)
         for row, example in zip(scores.rows, examples, strict=True):
             row["input"] = example.prompt
         return scores
 
-    def _shown(self, examples: Sequence[Example], shots: int) -> list[Example]:
-        """Put the first so many of the drawn rows before each example."""
-        solved = self.drawn[:shots]
+    def _behind(self, solved: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+        """Put the solved rows before each example."""
         prefix = self.layout.prefix(solved)
         return [_after(solved, prefix, example) for example in examples]
 
-    def _most_that_fit(self, examples: Sequence[Example]) -> int:
-        """Return the largest number of shots with which every item fits that fits without any.
+    def _most_that_fit(self, solved: Sequence[Example]) -> int:
+        """Return how many of the solved rows fit before the longest training row that fits without any.
 
-        It is 1 where some items have no room even for one (such may be unscored), and 0 where no item has.
+        It is 1 where only shorter rows have room for one, and 0 where no row has.
         """
         room = _Room(self.given)
-        fitting = [example for example, fits in zip(examples, room.fits(examples), strict=True) if fits]
-        for shots in range(len(self.drawn), 0, -1):
-            fits = room.fits(self._shown(fitting, shots))
+        needed = {i: room.needed(example) for i, example in enumerate(self.given.train)}
+        fitting = sorted((i for i in needed if needed[i] <= room.context), key=needed.__getitem__)
+        ends = [self.given.train[i] for i in (*fitting[:1], *fitting[-1:])]  # the shortest and the longest
+        for shots in range(len(solved), 0, -1):
+            fits = [room.needed(example) <= room.context for example in self._behind(solved[:shots], ends)]
             if any(fits) and (all(fits) or shots == 1):
                 return shots
         return 0
@@ -129,14 +128,10 @@ class _Room:
         generated = min(plan.max_new_tokens, self.context // 2) if plan.generates else 1
         self.longest_answer = max([generated, *map(len, labels)])
 
-    def fits(self, examples: Sequence[Example]) -> list[bool]:
-        """Return for each example whether the context holds its prompt and the longest answer that it may get."""
-        return [
-            len(self.renderer.prompt_ids(example))
-            + max(len(self.renderer.completion_ids(example)), self.longest_answer)
-            <= self.context
-            for example in examples
-        ]
+    def needed(self, example: Example) -> int:
+        """Return how many tokens its prompt has with the longest answer that it may get."""
+        answer = max(len(self.renderer.completion_ids(example)), self.longest_answer)
+        return len(self.renderer.prompt_ids(example)) + answer
 
 
 def _asks(example: Example) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,9 @@ from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
 
 CLASSIFICATION = "sequence-classification"
+FOLDS = 3
+MOST_ROWS_TO_CHOOSE = 3000
+"""Training rows at most on which C is chosen: the fit with the chosen one takes them all."""
 
 
 def given_metrics(plan: Plan, *, likelihoods: bool) -> list[Metric]:
@@ -80,34 +82,28 @@ def labels_of(examples: Sequence[Example]) -> list[str]:
     return [example.completion for example in examples]
 
 
-@dataclass(frozen=True, slots=True)
-class Strengths:
-    """The inverse strengths C of the penalty to choose from, weakest last, and the one taken without validation."""
-
-    choices: Sequence[float]
-    otherwise: float
-
-
 class Regression:
-    """Logistic regression from features to labels; C is the one with the best accuracy on validation.
+    """Logistic regression from features to labels; the inverse strength C of its penalty is chosen by cross-validation.
 
-    Of equal accuracies the one with the higher mean log-probability counts, then the stronger penalty. `train` and
-    `validation` are features (rows, features), sparse or dense, and labels; validation may have no rows. `chosen` says
-    for people which C it is; `title` is that of the progress bar.
+    `features` (rows, features), sparse or dense, and `labels` are those of the training rows; `strengths` are the C to
+    choose from, weakest last. The folds are drawn by `seed` and hold each label alike as far as its rows go. The C with
+    most held-out rows right is taken; of equal ones that with the higher log-probability, then the stronger penalty.
+    `chosen` says for people which C it is; `title` is that of the progress bar.
     """
 
-    def __init__(
-        self, strengths: Strengths, train: tuple[Any, list[str]], validation: tuple[Any, list[str]], title: str
-    ) -> None:
-        self.rows = len(train[1])
-        if not validation[1]:
-            (self.model,) = _fitted([strengths.otherwise], *train, title)
-            self.chosen = f"C = {strengths.otherwise:g} as there are no validation rows"
-            return
-        models = _fitted(strengths.choices, *train, title)
-        best = max(range(len(models)), key=lambda i: (*_quality(models[i], *validation), -i))
-        self.model = models[best]
-        self.chosen = f"C = {strengths.choices[best]:g} chosen on validation"
+    def __init__(self, strengths: Sequence[float], features: Any, labels: list[str], seed: int, title: str) -> None:
+        self.rows, labels_found = len(labels), np.asarray(labels)
+        folds = _folds(labels_found, seed)
+        with progress.bar(title, len(folds) * len(strengths) + 1) as advance:
+            qualities = [(0, 0.0)] * len(strengths)
+            for train, held_out in folds:
+                models = _fitted(strengths, features[train], labels_found[train], advance)
+                found = [_quality(model, features[held_out], labels_found[held_out]) for model in models]
+                qualities = [(a + c, b + d) for (a, b), (c, d) in zip(qualities, found, strict=True)]
+            best = max(range(len(strengths)), key=lambda i: (*qualities[i], -i))
+            (self.model,) = _fitted([strengths[best]], features, labels_found, advance)
+        how = "chosen by cross-validation in train" if folds else "as there are too few training rows to choose on"
+        self.chosen = f"C = {strengths[best]:g} {how}"
 
     def predict(self, features: Any, examples: Sequence[Example], labels: Sequence[str]) -> list[Found]:
         """Return each example's log-probabilities (nats) of the training rows' labels and of `labels`.
@@ -125,12 +121,30 @@ class Regression:
         ]
 
 
-def _fitted(strengths: Sequence[float], features: Any, labels: list[str], title: str) -> list[Any]:
+def _folds(labels: NDArray[Any], seed: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return the rows to fit and those held out of each fold, without folds that leave one label only to fit.
+
+    No label in more rows than there are folds means that none can be spread evenly: the folds are then any rows.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    rows = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST_ROWS_TO_CHOOSE])
+    some = labels[rows]
+    count = min(FOLDS, len(some))
+    even = np.unique(some, return_counts=True)[1].max() >= count
+    kind = (StratifiedKFold if even else KFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a label in fewer rows than there are folds is in some of them only
+        folds = [(rows[fit], rows[held_out]) for fit, held_out in kind.split(some, some)]
+    return [fold for fold in folds if len(set(labels[fold[0]])) > 1]
+
+
+def _fitted(strengths: Sequence[float], features: Any, labels: NDArray[Any], advance: progress.Advance) -> list[Any]:
     """Fit one regression for each C, each beginning where the one before it ended."""
     from sklearn.linear_model import LogisticRegression
 
     models: list[Any] = []
-    with progress.bar(title, len(strengths)) as advance, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fit that ran out of steps is still chosen, or not, by what it predicts
         for strength in strengths:
             model = LogisticRegression(C=strength, max_iter=200, warm_start=True)
@@ -141,12 +155,11 @@ def _fitted(strengths: Sequence[float], features: Any, labels: list[str], title:
     return models
 
 
-def _quality(model: Any, features: Any, labels: list[str]) -> tuple[float, float]:
-    """Return accuracy and mean log-probability (nats) of the labels; one that the model lacks counts as wrong only."""
+def _quality(model: Any, features: Any, labels: NDArray[Any]) -> tuple[int, float]:
+    """Return how many labels are right, and their summed log-probability (nats) without those that the model lacks."""
     scores, index = _log_probabilities(model, features), {label: i for i, label in enumerate(model.classes_)}
-    right = model.classes_[scores.argmax(axis=1)] == np.asarray(labels)
-    known = [scores[i, index[label]] for i, label in enumerate(labels) if label in index]
-    return float(right.mean()), float(np.mean(known)) if known else 0.0
+    right = model.classes_[scores.argmax(axis=1)] == labels
+    return int(right.sum()), math.fsum(scores[i, index[label]] for i, label in enumerate(labels) if label in index)
 
 
 def _log_probabilities(model: Any, features: Any) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.run import Plan
 from tunelift.tasks.base import context_length, pad_id
 
-STRENGTHS = labelled.Strengths((0.001, 0.01, 0.1, 1.0), otherwise=0.01)
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000
 """Training rows at most: each costs a forward pass, and more rows add little to a few hundred features."""
 
@@ -45,24 +45,16 @@ class LinearProbe:
         train = _at_most(given.train, MOST_ROWS, given.seed)
         features = self._hidden(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
-        held_out = self._features(given.validation, "linear-probe: features of validation")
-        self.regression = labelled.Regression(
-            STRENGTHS,
-            (self.scaler.transform(features), labelled.labels_of(train)),
-            (held_out, labelled.labels_of(given.validation)),
-            "linear-probe",
-        )
+        features, labels = self.scaler.transform(features), labelled.labels_of(train)
+        self.regression = labelled.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
         self.description = f"a linear probe on the base model's frozen features, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the predicted labels."""
-        features = self._features(examples, title)
+        features = self.scaler.transform(self._hidden(examples, title))
         found = self.regression.predict(features, examples, self.given.plan.labels)
         made_by = self.given.made_by("linear-probe", self.description)
         return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
-
-    def _features(self, examples: Sequence[Example], title: str) -> Any:
-        return self.scaler.transform(self._hidden(examples, title)) if examples else None
 
     def _hidden(self, examples: Sequence[Example], title: str) -> Any:
         """Return the mean last hidden state of each text, as an array (rows, hidden size)."""

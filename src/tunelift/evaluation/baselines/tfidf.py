@@ -13,7 +13,7 @@ from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.baselines.frame import Frame
 from tunelift.evaluation.run import Plan
 
-STRENGTHS = labelled.Strengths((1.0, 10.0, 100.0), otherwise=10.0)
+STRENGTHS = (1.0, 10.0, 100.0)
 MOST_FEATURES = 50_000
 """Of words and of character n-grams each; with hundreds of labels more would need gigabytes."""
 MANY_ROWS = 1000
@@ -35,10 +35,8 @@ class TfIdf:
         self.given, self.frame = given, Frame.of([example.prompt for example in given.train])
         self.vectorizer = _vectorizer(2 if len(given.train) >= MANY_ROWS else 1)
         self.vectorizer.fit(self._texts(given.train))
-        train, validation = (
-            (self._features(examples), labelled.labels_of(examples)) for examples in (given.train, given.validation)
-        )
-        self.regression = labelled.Regression(STRENGTHS, train, validation, "tf-idf")
+        features, labels = self._features(given.train), labelled.labels_of(given.train)
+        self.regression = labelled.Regression(STRENGTHS, features, labels, given.seed, "tf-idf")
         self.description = f"TF-IDF (words and character n-grams) with logistic regression, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
@@ -48,7 +46,7 @@ class TfIdf:
         return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
 
     def _features(self, examples: Sequence[Example]) -> Any:
-        return self.vectorizer.transform(self._texts(examples)) if examples else None
+        return self.vectorizer.transform(self._texts(examples))
 
     def _texts(self, examples: Sequence[Example]) -> list[str]:
         return [self.frame.inside(example.prompt) for example in examples]
