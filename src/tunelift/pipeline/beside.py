@@ -15,7 +15,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.splits import Splits, load_splits
-from tunelift.evaluation.baselines import baseline, suitable
+from tunelift.evaluation.baselines import Baseline, baseline, suitable
 from tunelift.evaluation.rows import slices_of
 from tunelift.evaluation.run import Plan
 from tunelift.evaluation.verbatim import continues_verbatim
@@ -49,19 +49,28 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
     if chosen:
         _scored(folder.path / "base" / "validation", partial(session.score, chosen, plan, "base on validation"))
     for name in names:
-        path = folder.path / "baselines" / name
-        if _is_scored(path) and (not chosen or _is_scored(path / "validation")):
-            continue
-        made = baseline(
-            name, model=session.model, tokenizer=session.tokenizer, train=splits.train,
-            plan=plan, shots=config.evaluate.shots, seed=seed, made_with=session.made_with(),
+        make = partial(
+            baseline, name, model=session.model, tokenizer=session.tokenizer, train=splits.train, plan=plan,
+            shots=config.evaluate.shots, seed=seed, made_with=session.made_with(),
         )  # fmt: skip
-        if chosen:
-            _scored(path / "validation", partial(made.score, chosen, f"{name} on validation"))
-        scores = _scored(path, partial(made.score, splits.test, name))
-        values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items())
-        progress.note(f"baseline {name} ({made.description}): {values}")
+        try:
+            _measure_baseline(folder.path / "baselines" / name, make, chosen, splits.test)
+        except InputError as error:  # one baseline that these rows do not suit is no reason to lose the run
+            progress.note(f"baseline {name} is not measured: {error}")
     folder.took("baselines", time.monotonic() - began)
+
+
+def _measure_baseline(
+    path: Path, make: Callable[[], Baseline], chosen: Sequence[Example], test: Sequence[Example]
+) -> None:
+    if _is_scored(path) and (not chosen or _is_scored(path / "validation")):
+        return
+    made = make()
+    if chosen:
+        _scored(path / "validation", partial(made.score, chosen, f"{path.name} on validation"))
+    scores = _scored(path, partial(made.score, test, path.name))
+    values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items())
+    progress.note(f"baseline {path.name} ({made.description}): {values}")
 
 
 def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:

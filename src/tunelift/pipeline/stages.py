@@ -135,7 +135,7 @@ def check_training(session: Session, splits: Splits, config: Config) -> None:
 def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) -> None:
     """Put an adapter on, train it, save it, and prove that what was saved is what was trained."""
     some, max_length = rows_to_prove_on(splits.train), config.train.max_length
-    before = likelihoods(session, some, max_length) if not config.adapter.start_from else []
+    before = likelihoods(session, some, max_length)
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
     progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))
