@@ -60,6 +60,7 @@ def test_minilm_learns_real_reviews(tmp_path: Path) -> None:
             output=str(tmp_path / "run"),
         )
     )  # fmt: skip
+    assert comparison.baselines.keys() == {"majority", "tf-idf", "linear-probe"}
     accuracy = comparison.to_dict()["metrics"]["accuracy"]
     assert accuracy["verdict"] == "better"
     assert accuracy["tuned"] > 0.7
