@@ -145,7 +145,7 @@ def _rests_on(comparison: Comparison) -> str:
         )
     if calibration := comparison.calibration:
         lines.append(
-            "Calibration of its probabilities (ECE, lower is better): "
+            "Calibration error of the labels' probabilities (lower is better): "
             f"{calibration['base']['ece']:.3f} -> {calibration['tuned']['ece']:.3f}."
         )
     if comparison.looks is not None and comparison.looks > 1:
@@ -174,9 +174,9 @@ def _flips(comparison: Comparison) -> str:
     lines = [f"Items that changed on {comparison.headline}, worst first:"]
     for flip in comparison.flips[:SHOWN_FLIPS]:
         lines.append(f"  {flip['direction']}  {_short(flip['id'])}: {_short(flip['input'])}")
-        lines.append(
-            f"    reference {_quoted(flip['reference'])}, base {_quoted(flip['base'])}, tuned {_quoted(flip['tuned'])}"
-        )
+        sides = {side: flip[side] for side in ("reference", "base", "tuned")}
+        if any(sides.values()):
+            lines.append("    " + ", ".join(f"{side} {_quoted(value)}" for side, value in sides.items()))
     more = len(comparison.flips) - SHOWN_FLIPS
     return "\n".join([*lines, f"  ... and {more} more"] if more > 0 else lines)
 

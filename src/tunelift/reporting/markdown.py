@@ -170,7 +170,7 @@ def _calibration(run: RunFiles) -> list[str]:
     base, tuned = (wording.number(calibration[side]["ece"]) for side in ("base", "tuned"))
     extent = f" ({wording.interval(calibration['interval'])})" if calibration.get("interval") else ""
     difference = f"{wording.signed(calibration.get('difference'))}{extent}"
-    line = f"Expected calibration error (0 is best): base {base}, tuned {tuned}, difference {difference}."
+    line = f"Calibration error of the probabilities (0 is best): base {base}, tuned {tuned}, difference {difference}."
     return [line, plain(calibration.get("note"))]
 
 
