@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,28 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from ((number, _json_object(path, number, line)) for number, line in lines)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.", fix="It must be a UTF-8 text file.") from error
+
+
+def csv_records(path: Path, lines: Iterable[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield (line where it begins, fields) of each record that is not blank; a quoted field may hold line breaks.
+
+    Raises InputError, naming `path` and the line, for quotes that do not end.
+    """
+    limit = csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than some documents have
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    begins = 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                yield begins, fields
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {begins}: not valid csv ({error}).",
+            fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def sha256(path: Path) -> str:

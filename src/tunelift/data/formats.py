@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
 
@@ -106,32 +106,13 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _read_csv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, _csv_records(path, read_text(path)), columns)
+    return _with_header(path, files.csv_records(path, io.StringIO(read_text(path), newline="")), columns)
 
 
 def _read_tsv(path: Path, columns: Columns) -> Numbered:
     """Quotes in a tsv file are text like any other: tabs cannot stand in a field, so nothing needs quoting."""
     records = ((number, line.split("\t")) for number, line in _lines(read_text(path)))
     return _with_header(path, records, columns)
-
-
-def _csv_records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line where it begins, fields) of each record; a quoted field may hold line breaks."""
-    limit = csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than some documents have
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    begins = 1
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield begins, fields
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {begins}: not valid csv ({error}).",
-            fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _with_header(path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns) -> Numbered:

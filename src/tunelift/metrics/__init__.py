@@ -3,11 +3,11 @@
 A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item instead, of which its value is made.
 """
 
+from tunelift.metrics.answer import Answer
 from tunelift.metrics.registry import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
     METRICS,
-    Answer,
     Metric,
     aggregate,
     direction,

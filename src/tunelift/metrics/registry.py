@@ -28,19 +28,6 @@ Floats = NDArray[np.float64]
 FromCounts = Callable[[Mapping[str, Floats]], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
 
-__all__ = [
-    "HIGHER_IS_BETTER",
-    "LOWER_IS_BETTER",
-    "METRICS",
-    "Answer",
-    "Metric",
-    "aggregate",
-    "direction",
-    "direction_is_known",
-    "resolve",
-    "score_answer",
-]
-
 HIGHER_IS_BETTER = (
     "correct",
     "accuracy",

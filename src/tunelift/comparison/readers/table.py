@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from tunelift.comparison.readers.text_files import Item, lines_of
 from tunelift.comparison.readers.values import check_row, identifier, is_missing, number, scores_of, text
+from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores, content_hash
 from tunelift.metrics import HIGHER_IS_BETTER, direction_is_known
@@ -74,21 +74,8 @@ def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
             if line.strip():
                 yield f"{path}, line {count}", line.rstrip("\r\n").split("\t")
         return
-    limit = csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than some documents have
-    reader = csv.reader((line for _, line in lines_of(path)), delimiter=delimiter, strict=True)
-    begins = 1
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield f"{path}, line {begins}", fields
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {begins}: not valid csv ({error}).",
-            fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
+    lines = (line for _, line in lines_of(path))
+    yield from ((f"{path}, line {begins}", fields) for begins, fields in files.csv_records(path, lines, delimiter))
 
 
 def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
