@@ -89,18 +89,17 @@ def _baselines(comparison: Comparison) -> str:
     if not comparison.baselines:
         return ""
     validation = comparison.selection.values if comparison.selection else {}
-    head = [f"baseline ({comparison.headline})", "validation", "test", "tuned", "difference", "interval", "tuned is"]
-    rows = [head]
+    rows = [[f"baseline ({comparison.headline})", "validation", "test", "tuned", "difference", "interval", "tuned is"]]
+    about = []
     for name, found in comparison.baselines.items():
-        value = validation.get(name)
         _, *cells = _table_row(found.result, name)
-        known = "-" if value is None else f"{value:.3f}"
-        rows.append([f"{name}: {_short(found.description, 90)}", known, *cells[:4], cells[-1]])
-    if comparison.selection is None:
-        return _aligned(rows)
-    chosen = comparison.selection
-    base = f"base, zero-shot: {chosen.values['base']:.3f} on validation"
-    return f"{_aligned(rows)}\nStrongest on {chosen.rows} validation rows: {chosen.strongest} ({base})."
+        known = f"{validation[name]:.3f}" if name in validation else "-"
+        rows.append([name, known, *cells[:4], cells[-1]])
+        about.append(f"{name}: {_short(found.description, 110)}.")
+    if chosen := comparison.selection:
+        base = f"base, zero-shot: {chosen.values['base']:.3f}"
+        about.append(f"Strongest on {chosen.rows} validation rows: {chosen.strongest} ({base}).")
+    return "\n".join([_aligned(rows), *about])
 
 
 def _slices(comparison: Comparison) -> str:
