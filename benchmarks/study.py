@@ -40,12 +40,12 @@ STUDIES: dict[str, dict[str, Any]] = {
             "test": "gsm8k_test.jsonl",
             "prompt": "Question: {question}\nAnswer:",
             "completion": " {answer}",
-            "max_train": 200,
-            "max_validation": 30,
-            "max_test": 80,
+            "max_train": 160,
+            "max_validation": 24,
+            "max_test": 60,
         },
         "train": {"learning_rate": 5e-4},
-        "evaluate": {"metrics": ["numeric_match", "loss"], "max_new_tokens": 200, "stop": ["\nQuestion:"]},
+        "evaluate": {"metrics": ["numeric_match", "loss"], "max_new_tokens": 160, "stop": ["\nQuestion:"]},
     },
     # Film-review sentences, negative or positive (Stanford Sentiment Treebank, binary).
     "sst2": {
