@@ -40,12 +40,12 @@ STUDIES: dict[str, dict[str, Any]] = {
             "test": "gsm8k_test.jsonl",
             "prompt": "Question: {question}\nAnswer:",
             "completion": " {answer}",
-            "max_train": 160,
-            "max_validation": 24,
-            "max_test": 60,
+            "max_train": 140,
+            "max_validation": 20,
+            "max_test": 50,
         },
         "train": {"learning_rate": 5e-4},
-        "evaluate": {"metrics": ["numeric_match", "loss"], "max_new_tokens": 160, "stop": ["\nQuestion:"]},
+        "evaluate": {"metrics": ["numeric_match", "loss"], "max_new_tokens": 120, "stop": ["\nQuestion:"]},
     },
     # Film-review sentences, negative or positive (Stanford Sentiment Treebank, binary).
     "sst2": {

@@ -32,6 +32,10 @@ from tunelift.tasks.base import TASKS, Row, context_length, pad_id
 ITEMS = 8
 """Training rows that the proofs are made on, the shortest: they fit the context wherever any does."""
 
+OTHER_WAY = 1e-3
+"""Relative rounding between two ways to one loss: rows together through the fast paths, and one by one through the
+stock forward pass. In fp32 a well-trained adapter on 18 layers showed 1.2e-5; a token too many or too few shows 1e-2."""
+
 NONZERO_FROM_THE_START = ("lora_A", "lora_embedding_B")
 """Sides of a LoRA that begin at random; the others begin at zero, so that the adapter begins as a no-op."""
 
@@ -120,7 +124,11 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
 
 
 def _empty(key: str, tensor: Tensor) -> bool:
-    return any(part in NONZERO_FROM_THE_START for part in key.split(".")) and not tensor.any()
+    return any(part in OTHER_WAY = 1e-3
+"""Relative rounding between two ways to one loss: rows together through the fast paths, and one by one through the
+stock forward pass. In fp32 a well-trained adapter on 18 layers showed 1.2e-5; a token too many or too few shows 1e-2."""
+
+NONZERO_FROM_THE_START for part in key.split(".")) and not tensor.any()
 
 
 def _lineage(session: Session, folder: Path) -> dict[str, Any]:
@@ -225,7 +233,7 @@ def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> 
                 taken = float(task.loss(model)[0](batch))
     finally:
         model.train(was_training)
-    apart, tolerance = abs(taken - plain) / max(1.0, abs(plain)), _tolerance(session)
+    apart, tolerance = abs(taken - plain) / max(1.0, abs(plain)), max(OTHER_WAY, _tolerance(session))
     detail = f"{taken:.6g} nats over {batch.targets} labels, by the stock forward pass {plain:.6g}"
     right = batch.targets == sum(row.targets for row in learned)
     return _proof("the loss is over the labels", right and apart <= tolerance, detail)
