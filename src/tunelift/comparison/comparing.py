@@ -67,7 +67,7 @@ def compare_sides(
         notes=_notes(one, other, names, alone, {name: measured[name].left_out[0].reason for name in empty}),
         slices=slice_results(measured[headline], level, slices),
         without_duplicates=_without_duplicates(measured[headline], one, other, level, margin),
-        calibration=probability_calibration(pairs, level),
+        calibration=probability_calibration(pairs, level, _labels(one)),
         looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
 
@@ -89,6 +89,12 @@ def _without_duplicates(
     if len(kept) in (0, len(headline.pairs)):
         return None
     return judged(measure(headline.name, base, tuned, kept), level, margin)
+
+
+def _labels(side: Side) -> int | None:
+    """How many labels each item was ranked by, where that is known."""
+    scoring = (side.info.get("made_with") or {}).get("label_scoring")
+    return scoring.get("labels") if isinstance(scoring, Mapping) else None
 
 
 def _notes(base: Side, tuned: Side, names: Sequence[str], alone: Sequence[str], empty: Mapping[str, str]) -> list[str]:

@@ -76,15 +76,18 @@ class _Gaps:
         return np.asarray(np.sqrt(np.maximum(squares / items.sum(axis=1), 0.0)))
 
 
-def probability_calibration(pairs: Sequence[Pair], level: float) -> dict[str, Any] | None:
+def probability_calibration(pairs: Sequence[Pair], level: float, labels: int | None = None) -> dict[str, Any] | None:
     """Return the entry "calibration" of comparison.json, or None where no item has usable label scores on both.
+
+    None, too, where an answer lacks some of the `labels` (how many there are, if that is known): of many labels those
+    that could not win were not finished, so the share of the chosen one is not known.
 
     It has for each side the calibration error and the points of the reliability diagram, with Wilson's intervals at
     `level`, and the difference tuned - base of the errors with a bootstrap interval over items (over clusters, where
     items come in clusters). The interval is None for fewer than 100 items or clusters.
     """
     kept = [item for item in pairs if _has_scores(item.base) and _has_scores(item.tuned)]
-    if not kept:
+    if not kept or any(len(row["label_scores"]) < (labels or 0) for item in kept for row in (item.base, item.tuned)):
         return None
     clusters = clusters_of(kept)
     unit = np.arange(len(kept)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
@@ -196,18 +199,10 @@ def _estimator(base: _Side, tuned: _Side) -> str:
 
 def _caveats(pairs: Sequence[Pair]) -> list[str]:
     rows = [row for item in pairs for row in (item.base, item.tuned)]
-    labels = {label for row in rows for label in row["label_scores"]}
-    partial = sum(len(row["label_scores"]) < len(labels) for row in rows)
     unlikely = sum(row["label_scores"][row["prediction"]] < max(row["label_scores"].values()) for row in rows)
-    notes = []
-    if partial:
-        notes.append(
-            f"{partial} of {len(rows)} answers lack labels that could not win and were not finished: their confidence "
-            "is an upper bound."
-        )
-    if unlikely:
-        notes.append(
-            f"{unlikely} of {len(rows)} answers are not the likeliest label as a whole, as where labels are ranked by "
-            "the mean per token; their confidence is the chosen label's share all the same."
-        )
-    return notes
+    if not unlikely:
+        return []
+    return [
+        f"{unlikely} of {len(rows)} answers are not the likeliest label as a whole, as where labels are ranked by the "
+        "mean per token; their confidence is the chosen label's share all the same."
+    ]
