@@ -62,6 +62,7 @@ def test_the_verdict_is_against_the_strongest_on_validation_not_on_test(tmp_path
     assert comparison.baselines["few-shot"].result.verdict.word == "inconclusive"
     assert comparison.metrics["accuracy"].base == 0.4
     assert "better than tf-idf, the strongest baseline, on accuracy: 0.600 -> 0.800" in str(comparison)
+    assert any("on the test few-shot does better than tf-idf (0.790 against 0.600)" in n for n in comparison.notes)
 
 
 @pytest.mark.parametrize(

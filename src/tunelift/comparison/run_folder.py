@@ -36,10 +36,13 @@ def compare_run(
     comparison = compare_sides(base, tuned, metric=metric, margin=margin, level=level)
     against = _against_baselines(folder, tuned, comparison.headline)
     selection = _selection(folder, comparison, list(against))
+    baselines = _baselines(against, selection, level, margin)
     notes = [NOTHING_CHOSEN] if against and selection is None else []
+    if selection:
+        notes += _stronger_on_test(comparison, baselines, selection)
     return replace(
         comparison,
-        baselines=_baselines(against, selection, level, margin),
+        baselines=baselines,
         selection=selection,
         against=selection.strongest if selection else BASE,
         forgetting=_forgetting(folder, level),
@@ -85,6 +88,21 @@ def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Select
         return None
     best = max if comparison.metrics[comparison.headline].higher_is_better else min
     return Selection(rows, values, best(values, key=values.__getitem__))
+
+
+def _stronger_on_test(
+    comparison: Comparison, baselines: Mapping[str, BaselineResult], selection: Selection
+) -> list[str]:
+    """Say so where another than the chosen baseline does best on the test: the choice must not look like a find."""
+    headline = comparison.metrics[comparison.headline]
+    values = {BASE: headline.base, **{name: found.result.base for name, found in baselines.items()}}
+    best = (max if headline.higher_is_better else min)(values, key=values.__getitem__)
+    if values[best] == values[selection.strongest]:
+        return []
+    return [
+        f"on the test {best} does better than {selection.strongest} ({values[best]:.3f} against "
+        f"{values[selection.strongest]:.3f}); the strongest was settled on validation rows before."
+    ]
 
 
 def _baselines(
