@@ -144,9 +144,14 @@ def test_a_crash_while_saving_leaves_the_old_adapter(tmp_path: Path, monkeypatch
 def test_a_broken_adapter_is_an_input_error(tmp_path: Path) -> None:
     tiny_models.adapted(tiny_models.causal("llama")).save_pretrained(tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(InputError, match="does not fit this model"):
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is not a sound safetensors file.*\n.*copy"):
         load_adapter(tiny_models.causal("llama"), tmp_path, None)
+    weights.write_bytes(whole)
     (tmp_path / "adapter_config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"adapter_config\.json: a JSON object is expected, not list"):
+        read_adapter_config(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="is no adapter's config"):
         read_adapter_config(tmp_path)

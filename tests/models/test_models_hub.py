@@ -50,8 +50,8 @@ class StandIn(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        if self.path.startswith("/api/"):  # folders of chat templates, which no repository here has
-            return self.refuse(404, "EntryNotFound")
+        if self.path.startswith("/api/models/"):
+            return self.listing()
         name, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, file = rest.partition("/")
         revision = next((branch for branch, commit in COMMITS.items() if commit == revision), revision)
@@ -65,6 +65,16 @@ class StandIn(BaseHTTPRequestHandler):
         if not path.is_file():
             return self.refuse(404, "EntryNotFound", revision)
         return self.send(path.read_bytes(), revision, file.endswith(".safetensors") and with_body is False, with_body)
+
+    def listing(self) -> None:
+        """Answer `/api/models/ORG/NAME/tree/COMMIT`, the list of a repository's files."""
+        name, _, rest = self.path.removeprefix("/api/models/").partition("/tree/")
+        commit = rest.partition("?")[0]
+        revision = next(branch for branch, known in COMMITS.items() if known == commit)
+        files = sorted(self.repositories[name][revision].rglob("*.*"))
+        top = self.repositories[name][revision]
+        facts = [{"type": "file", "path": str(f.relative_to(top)), "size": f.stat().st_size, "oid": "0"} for f in files]
+        self.send(json.dumps(facts).encode(), revision, large=False, with_body=True)
 
     def refuse(self, status: int, code: str, revision: str | None = None) -> None:
         self.send_response(status)

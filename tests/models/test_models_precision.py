@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tunelift.core.errors import InputError
-from tunelift.models import allocator, precision
+from tunelift.fast import allocator
+from tunelift.models import precision
 
 
 @pytest.mark.parametrize(

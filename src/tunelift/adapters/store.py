@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import files
+from tunelift.core import files, untrusted
 from tunelift.core.errors import InputError
+from tunelift.models import trusted
 
 LINEAGE = "tunelift.json"
 """Our own file beside adapter_config.json, since peft warns about keys it does not know."""
@@ -54,21 +55,30 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
             f"Did you mean {inside.parent}?" if inside.is_file() else "Give a folder that peft's save_pretrained wrote."
         )
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
-    config = files.read_json(file)
-    if not isinstance(config, dict) or "peft_type" not in config:
+    trusted.check(folder, trusted.ADAPTER)
+    config = untrusted.read_object(file)
+    if "peft_type" not in config:
         raise InputError(f"{file} is no adapter's config: it has no peft_type.")
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(
             f"{folder} has no adapter_model.safetensors.",
-            fix="Weights are read from safetensors only; save it again so.",
+            fix="Weights are read from safetensors only: other formats can run code when they are opened.",
         )
-    return dict(config)
+    return config
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:
-    """Return what the adapter was made on, or an empty mapping for a stock adapter, which does not say."""
+    """Return what the adapter was made on, or an empty mapping for a stock adapter, which does not say.
+
+    Raises InputError for a file that is not as `save_adapter` writes it.
+    """
     file = Path(folder) / LINEAGE
-    return dict(files.read_json(file)) if file.is_file() else {}
+    lineage = untrusted.read_object(file) if file.is_file() else {}
+    base, labels = lineage.get("base", {}), lineage.get("labels", [])
+    sound = isinstance(base, dict) and isinstance(labels, list)
+    if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
+        raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
+    return lineage
 
 
 def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from tunelift.cli.command import KeyCommand
 from tunelift.core import provenance
+from tunelift.core.errors import InputError
 
 Facts = list[tuple[str, str]]
 
@@ -25,17 +29,44 @@ PACKAGES = {
 
 
 @click.command("doctor", cls=KeyCommand)
-def command() -> None:
+@click.argument("path", required=False, metavar="[FOLDER | FILE]", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the findings about FOLDER or FILE as JSON.")
+@click.pass_context
+def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
     """Show versions, device, precision and why, cache, what is installed, and whether the Hub is used.
+
+    With FOLDER (a model, an adapter or a run) or FILE (.gguf or .safetensors) check whether it is safe to load, without
+    loading it: per file ok, refused or ignored, and why. Exit code 2 where anything is refused.
 
     \b
     Examples:
       tunelift doctor
+      tunelift doctor ~/Downloads/strangers-model
+      tunelift doctor runs/gpt2-rows --json
     """
+    if path is not None:
+        ctx.exit(_show_findings(path, as_json))
+    if as_json:
+        raise click.UsageError("--json goes with a folder or a file.", ctx)
     facts = [*_versions(), *_machine(), *_device(), *_cache(), *_packages(), ("Hugging Face Hub", _hub())]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         click.echo(f"{name.ljust(width)}  {value}")
+
+
+def _show_findings(path: Path, as_json: bool) -> int:
+    """Print what the gate of the loaders says of each file; return the exit code."""
+    from tunelift.models import trusted
+
+    findings = trusted.examine(path / "adapter" if (path / "adapter" / trusted.ADAPTER[0]).is_file() else path)
+    safe = all(finding.verdict != "refused" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"loadable": safe, "files": [asdict(finding) for finding in findings]}, indent=2))
+        return 0 if safe else InputError.exit_code
+    for finding in findings:
+        click.echo(f"{finding.verdict.ljust(7)}  {finding.why or finding.file}")
+    click.echo("Safe to load." if safe else f"Refused. {next(f.fix for f in findings if f.verdict == 'refused')}")
+    return 0 if safe else InputError.exit_code
 
 
 def _versions() -> Facts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.progress import note
-from tunelift.models import cache, tokenizers
+from tunelift.models import cache, tokenizers, trusted
 from tunelift.models.architectures import architecture, config_values
 from tunelift.models.gguf import GgufFile, read
 
@@ -58,6 +58,7 @@ def write(gguf: GgufFile, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, GenerationConfig
 
+    trusted.check_gguf(gguf)
     _, kind = architecture(gguf)
     values = config_values(gguf)
     try:

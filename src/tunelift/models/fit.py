@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tunelift.core.errors import InputError
@@ -11,13 +12,13 @@ from tunelift.models.sources import ModelIdentity
 CAUSAL, CLASSIFICATION = "causal-lm", "sequence-classification"
 
 
-def read_config(identity: ModelIdentity, options: dict[str, Any]) -> Any:
-    """Return the model's transformers config; raise InputError for one that transformers cannot use."""
+def read_config(identity: ModelIdentity, folder: Path) -> Any:
+    """Return the transformers config in the model's folder; raise InputError for one that transformers cannot use."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(identity.path, **options)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        return AutoConfig.from_pretrained(folder, **sources.LOCAL)
+    except Exception as error:  # whatever a config's class makes of values that it did not expect
         raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
 
 

@@ -99,7 +99,7 @@ class _Cursor:
 
     def fail(self, what: str) -> InputError:
         return InputError(
-            f"{self.path} is not a sound GGUF file: {what} (byte {self.position}).",
+            f"{self.path} is not a sound GGUF file: {what:.300} (byte {self.position}).",  # names may be long
             fix="It may be cut off or damaged; copy or download it again.",
         )
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tunelift.core.errors import InputError, did_you_mean
 from tunelift.models import bundled
+
+TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.bpe", "*.codes", "*.tiktoken")
+"""What configs and tokenizers are made of."""
 
 
 def locate(name: str, revision: str | None) -> tuple[str, bool]:
@@ -29,12 +33,29 @@ def locate(name: str, revision: str | None) -> tuple[str, bool]:
         raise InputError(f'"{name}" is neither a file here nor a possible name on the Hub.') from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise explained(name, revision, error) from error
-    return snapshot(file).name, answered
+    return Path(file).parent.name, answered
 
 
-def snapshot(file: str) -> Path:
-    """Return the folder of the snapshot that a cached file lies in; it is named by the commit."""
-    return Path(file).parent
+def snapshot(name: str, commit: str) -> Path:
+    """Return the folder in the Hub's cache that holds the files of this commit; its config.json is there."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "config.json", revision=commit, local_files_only=True)).parent
+
+
+def fetch(name: str, commit: str, wanted: Sequence[str]) -> None:
+    """Bring the files of the top folder that match one of `wanted`, and chat templates, into the Hub's cache.
+
+    Raises InputError where the Hub refuses. Offline, nothing is done.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    deeper = [f"*/{pattern}" for pattern in wanted if pattern != "*.jinja"]
+    try:
+        snapshot_download(name, revision=commit, allow_patterns=list(wanted), ignore_patterns=deeper)
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise explained(name, commit, error) from error
 
 
 def explained(name: str, revision: str | None, error: Exception) -> InputError:

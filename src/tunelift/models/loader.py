@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tunelift.config.schema import ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
-from tunelift.models import allocator, hub, precision, sources, weights
+from tunelift.fast import allocator
+from tunelift.models import precision, sources, weights
 from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, read_config
 from tunelift.models.sources import ModelIdentity
 
@@ -55,21 +56,21 @@ def load(
     import torch
 
     section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
-    identity, options = sources.resolve(section.name, section.revision)
+    identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
     if chosen.device.type == "cpu":
         allocator.keep_freed_memory()
-    config = _config(identity, options, task)
+    config = _config(identity, folder, task)
     own_labels = _name_labels(config, labels) if task == CLASSIFICATION and labels else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded, fresh = _weights(identity, options | {"config": config, "dtype": chosen.dtype}, task)
+        loaded, fresh = _weights(identity, folder, {"config": config, "dtype": chosen.dtype}, task)
     if own_labels and not fresh:
         _check_head(identity, own_labels, labels or [])
-    tokenizer = _tokenizer(identity, options)
+    tokenizer = _tokenizer(identity, folder)
     if task == CLASSIFICATION:
         _name_padding(loaded, tokenizer)
-    identity = dataclasses.replace(identity, weights_sha256=weights.sha256(_folder(identity)))
+    identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = loaded.to(chosen.device).eval()
     return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
 
@@ -83,18 +84,9 @@ def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelS
     return ModelSection.model_validate({"name": name, "dtype": dtype, "device": device, "revision": revision})
 
 
-def _folder(identity: ModelIdentity) -> Path:
-    """Return the folder that the files lie in: for a Hub model its snapshot in the Hub's cache."""
-    if identity.kind != "hub":
-        return Path(identity.path)
-    from huggingface_hub import hf_hub_download
-
-    return hub.snapshot(hf_hub_download(identity.path, "config.json", revision=identity.commit, local_files_only=True))
-
-
-def _config(identity: ModelIdentity, options: dict[str, Any], task: str) -> Any:
+def _config(identity: ModelIdentity, folder: Path, task: str) -> Any:
     """Read the model's config; refuse a model that does not fit the task."""
-    config = read_config(identity, options)
+    config = read_config(identity, folder)
     _check_fit(identity, config, task)
     return config
 
@@ -132,23 +124,25 @@ def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
         )
 
 
-def _weights(identity: ModelIdentity, options: dict[str, Any], task: str) -> tuple[Any, tuple[str, ...]]:
+def _weights(identity: ModelIdentity, folder: Path, options: dict[str, Any], task: str) -> tuple[Any, tuple[str, ...]]:
     """Load the weights, and name the modules drawn from torch's random numbers since the checkpoint lacks them."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task != CAUSAL}
-    with _quiet(bar=identity.kind == "hub"):
+    sources.weights_of(identity, folder)
+    with _quiet():
         try:
-            model, info = auto.from_pretrained(identity.path, **options, **more)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)
+        except (OSError, ImportError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise InputError(
                 f"The weights of {identity.name} cannot be loaded: {error}",
                 fix="Weights are read only from safetensors, never from formats that can run code.",
             ) from error
     fresh = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     _check_complete(identity, model, fresh, task)
+    model.name_or_path = model.config.name_or_path = identity.path  # what peft writes into an adapter
     return model, tuple(sorted({key.rpartition(".")[0] for key in fresh}))
 
 
@@ -163,14 +157,13 @@ def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task:
 
 
 @contextmanager
-def _quiet(bar: bool) -> Iterator[None]:
-    """Silence transformers' report on a head drawn anew, which is expected, and the bar unless something is fetched."""
+def _quiet() -> Iterator[None]:
+    """Silence transformers' report on a head drawn anew, which is expected, and its bar."""
     from transformers.utils import logging
 
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    if not bar:
-        logging.disable_progress_bar()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
@@ -179,13 +172,15 @@ def _quiet(bar: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(identity: ModelIdentity, options: dict[str, Any]) -> Any:
+def _tokenizer(identity: ModelIdentity, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(identity.path, **options)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **sources.LOCAL)
+    except Exception as error:  # the tokenizers library raises bare exceptions
         raise InputError(f"The tokenizer of {identity.name} cannot be loaded: {error}") from error
+    tokenizer.name_or_path = identity.path
+    return tokenizer
 
 
 def _name_padding(model: Any, tokenizer: Any) -> None:

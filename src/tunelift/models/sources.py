@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tunelift.core import files
+from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.models import bundled, convert, hub, weights
+from tunelift.models import bundled, convert, hub, trusted, weights
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
@@ -30,11 +31,15 @@ class ModelIdentity:
     note: str = ""
 
 
-def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, dict[str, Any]]:
-    """Find the model, converting a GGUF file where it is one; its weights are not hashed yet.
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""What every `from_pretrained` gets besides the folder."""
 
-    The second value is what every `from_pretrained` needs besides the path. Raises InputError for a model that does not
-    exist, cannot be read or is gated.
+
+def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path]:
+    """Find the model, converting a GGUF file where it is one; return what it is and the folder to load it from.
+
+    The folder has passed the gate of `trusted`; that of a Hub model lies in the Hub's cache, and `weights_of` fetches
+    its weights. Raises InputError for a model that does not exist, cannot be read, is gated, or must not be loaded.
     """
     if not name:
         raise InputError(
@@ -43,19 +48,42 @@ def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, dict
     path = Path(name).expanduser()
     at_hand = name in bundled.MODELS or path.exists()
     if not at_hand and not _local_looking(name):
-        commit, answered = hub.locate(name, revision)
-        return ModelIdentity(name, "hub", name, commit), _options(commit, local=not answered)
+        return _from_hub(name, revision)
     if revision is not None:
         raise InputError(
             f'model.revision is "{revision}", but {name} is not on the Hub.', fix="Leave the revision out."
         )
     if not at_hand:
         raise _missing(path)
-    return _at_hand(name, path), _options(None, local=True)
+    identity = _at_hand(name, path)
+    folder = Path(identity.path)
+    _check_folder(folder)
+    weights_of(identity, folder)
+    return identity, folder
 
 
-def _options(commit: str | None, local: bool) -> dict[str, Any]:
-    return {"revision": commit, "local_files_only": local, "trust_remote_code": False}
+def weights_of(identity: ModelIdentity, folder: Path) -> list[Path]:
+    """Return the safetensors files of a resolved model, fetched and checked; raise InputError where it has none."""
+    if identity.kind == "hub" and identity.commit and not (folder / weights.SINGLE).exists():
+        hub.fetch(identity.name, identity.commit, weights.wanted(folder))
+        trusted.check(folder)
+    found = weights.safetensors(folder)
+    if not found:
+        raise InputError(
+            f"{identity.name} has no model.safetensors.{_inside(folder)}",
+            fix="Weights are read only from safetensors: other formats can run code when they are opened. "
+            "Save the model again with model.save_pretrained(folder).",
+        )
+    return found
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
+    commit, answered = hub.locate(name, revision)
+    if answered:
+        hub.fetch(name, commit, hub.TEXTS)
+    folder = hub.snapshot(name, commit)
+    _check_folder(folder)
+    return ModelIdentity(name, "hub", name, commit), folder
 
 
 def _at_hand(name: str, path: Path) -> ModelIdentity:
@@ -67,7 +95,6 @@ def _at_hand(name: str, path: Path) -> ModelIdentity:
 
 def _from_disk(name: str, path: Path) -> ModelIdentity:
     if path.is_dir():
-        _check_folder(path)
         return ModelIdentity(name, "folder", str(path))
     if path.suffix.lower() != ".gguf":
         raise InputError(
@@ -85,14 +112,13 @@ def _check_folder(path: Path) -> None:
         )
     if not (path / "config.json").is_file():
         raise InputError(f"{path} has no config.json, so it is no model folder.{_inside(path)}")
-    if not isinstance(files.read_json(path / "config.json"), dict):
-        raise InputError(f"{path / 'config.json'} is not a JSON object.")
-    if not weights.safetensors(path):
-        raise InputError(
-            f"{path} has no model.safetensors.",
-            fix="Weights are read only from safetensors: other formats can run code when they are opened. "
-            "Save the model again with model.save_pretrained(folder).",
-        )
+    for remark in trusted.check(path):
+        _note_once(remark)
+
+
+@cache
+def _note_once(remark: str) -> None:
+    progress.note(remark)
 
 
 def _inside(path: Path) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from tunelift.core import files
+from tunelift.core import files, untrusted
 from tunelift.core.errors import InputError
 from tunelift.models import cache
 
@@ -25,15 +25,20 @@ def safetensors(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         return []
-    index = files.read_json(folder / INDEX)
-    names = index.get("weight_map") if isinstance(index, dict) else None
+    names = untrusted.read_object(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{folder / INDEX} has no weight_map.")
-    found = [folder / name for name in sorted(set(names.values()))]
+    found = [untrusted.inside(folder, name) for name in sorted(set(names.values()))]
     for file in found:
-        if file.parent != folder or not file.is_file():
-            raise InputError(f"{folder / INDEX} names {file.name}, which is not in the folder.")
+        if file.parent != folder or file.suffix != ".safetensors" or not file.is_file():
+            raise InputError(f"{folder / INDEX} names {file.name}, which is no safetensors file in the folder.")
     return found
+
+
+def wanted(folder: Path) -> list[str]:
+    """Return the names of the files to fetch: the single one, and those that the index names where there is one."""
+    names = untrusted.read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
+    return [SINGLE, *(sorted(set(map(str, names.values()))) if isinstance(names, dict) else [])]
 
 
 def sha256(folder: Path) -> str:

@@ -1,0 +1,134 @@
+"""What a stranger's file may do to us: sizes, paths that stay in their folder, and safetensors headers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tunelift.core import text_files
+from tunelift.core.errors import InputError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""The largest tokenizer.json in use has 33 MB (a vocabulary of 262,144); every other file of a model is far smaller."""
+
+
+class _OvertimeError(BaseException):
+    """Raised inside a program that runs too long; no `except Exception` there can catch it."""
+
+
+def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises InputError, naming the file and where in it, for other files: too large, too deep, a key twice in one object.
+    """
+    return text_files.json_object(text_files.json_value(read_text(path, max_bytes), str(path)), str(path))
+
+
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """Read a text file of at most `max_bytes`; raise InputError for another."""
+    check_size(path, max_bytes)
+    return text_files.text_of(path)
+
+
+def check_size(path: Path, max_bytes: int = MAX_JSON_BYTES) -> None:
+    """Raise InputError for what is no regular file (a pipe or a device would never end) or larger than `max_bytes`."""
+    if not path.is_file():
+        raise InputError(f"{path} is no regular file, or is not there.")
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise InputError(f"{path} has {size:,} bytes; at most {max_bytes:,} are read.")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return `folder / name`, which may not exist; raise InputError where that lies outside the folder.
+
+    Symbolic links are followed to their end, `..` is resolved, and names are compared part by part. The Hub's cache
+    keeps the files of snapshots/COMMIT in blobs/ beside snapshots/; links to there stay inside.
+    """
+    try:
+        home, target = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL character
+        raise InputError(f"{folder} holds a name or a link that leads nowhere: {error}.") from error
+    roots = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(target.is_relative_to(root) for root in roots):
+        what = "is a link that leads" if (folder / name).is_symlink() else "lies"
+        raise InputError(
+            f"{folder / name} {what} outside the folder, to {target}.",
+            fix="Files of a model stay in its folder. Copy what is yours into it.",
+        )
+    return folder / name
+
+
+@contextmanager
+def bounded(what: str, seconds: float = 10, more_bytes: int = 2 * 2**30) -> Iterator[None]:
+    """Run a stranger's program, a chat template: InputError, beginning with `what`, once it needs too much.
+
+    Memory is bounded on Linux, to `more_bytes` beyond what the process has; time where signals are to be had (not on
+    Windows) and in the main thread.
+    """
+    try:
+        with _less_memory(more_bytes), _alarm(seconds):
+            yield
+    except _OvertimeError as error:
+        raise InputError(f"{what} did not end within {seconds:g} seconds.") from error
+    except (MemoryError, RecursionError) as error:
+        raise InputError(f"{what} grew beyond what memory and stack are given to it.") from error
+
+
+def safetensors_header(path: Path) -> list[str]:
+    """Return the names of the tensors in a safetensors file, without reading their data.
+
+    Raises InputError for a header that does not fit the file: lengths, types, shapes, and tensors that overlap, leave
+    gaps, or reach beyond the end. The library's own parser decides, so that what passes here is read the same later.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_size(path, sys.maxsize)
+    try:
+        with safe_open(path, "np") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} is not a sound safetensors file: {error}.",
+            fix="It may be cut off or damaged; copy or download it again.",
+        ) from error
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _overtime)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _overtime(number: int, frame: object) -> NoReturn:
+    raise _OvertimeError
+
+
+@contextmanager
+def _less_memory(more_bytes: int) -> Iterator[None]:
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    lower = min([taken + more_bytes, *(limit for limit in before if limit != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_AS, (lower, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
