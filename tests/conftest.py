@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tunelift.models.cache import folder
+
 _numbers = count()
+
+USERS_CACHE = folder()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,5 +25,11 @@ def state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_state(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count looks at test sets anew in each test, and leave the user's own count alone."""
-    monkeypatch.setenv("TUNELIFT_STATE", str(state_folders / str(next(_numbers))))
+    """Count looks at test sets anew in each test, and know no scores from before; leave the user's own alone."""
+    own = state_folders / str(next(_numbers))
+    monkeypatch.setenv("TUNELIFT_STATE", str(own))
+    for kept in ("models", "hashes", "precision"):  # these take minutes to make and are the same for every test
+        (shared := USERS_CACHE / kept).mkdir(parents=True, exist_ok=True)
+        (own / "cache").mkdir(parents=True, exist_ok=True)
+        (own / "cache" / kept).symlink_to(shared)
+    monkeypatch.setenv("TUNELIFT_CACHE", str(own / "cache"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SETTINGS = {"max_content_width": 110, "help_option_names": ["-h", "--help"]}
 FLAGS = "tunelift.flags"
 MEASURING = tuple(
-    f"evaluate.{key}" for key in ("metrics", "max_new_tokens", "stop", "label_score", "batch_size", "slices")
+    f"evaluate.{key}" for key in ("metrics", "max_new_tokens", "stop", "label_score", "batch_size", "slices", "cache")
 )
 """Keys of the config for commands that measure one model, without baselines or training."""
 NEEDED = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunelift.comparison import Comparison
     from tunelift.comparison.gates import Gate
 
-KEYS = ("task", "model", "data", "train.max_length", *MEASURING, "evaluate.forgetting")
+KEYS = ("task", "model", "data", "train.max_length", *MEASURING, "evaluate.forgetting", "evaluate.tasks")
 
 
 class CompareCommand(KeyCommand):

@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "Show the answers of the base and the tuned model side by side.",
     "data": "Show the rows as the model gets them: splits, tokens, loss mask.",
     "demo": "See it all on a small model and real data, nothing to prepare.",
+    "cache": "Show and clear what is kept, so that it need not be computed again.",
     "doctor": "Show versions, device, precision, cache and what is installed.",
 }
 

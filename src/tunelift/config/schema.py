@@ -142,6 +142,7 @@ class TrainSection(Section):
     patience: int | None = Field(
         default=None, gt=0, description="Stop after so many looks at validation without improvement."
     )
+    save_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
     seed: int = Field(default=0, description="Seed of the adapter, of dropout and of the order of rows.")
     seeds: Seeds = Field(
         default_factory=list,
@@ -176,6 +177,11 @@ class EvaluateSection(Section):
         default_factory=lambda: ["general-text"],
         description="Sets on which tuning should change nothing: files besides general-text (bundled); [] for none.",
     )
+    tasks: Names = Field(
+        default_factory=list,
+        description="Tasks of lm-evaluation-harness to measure base and tuned on: names, YAML files, or folders.",
+    )
+    cache: bool = Field(default=True, description="Keep what is computed for each item, and compute none of it twice.")
 
 
 class Config(Section):

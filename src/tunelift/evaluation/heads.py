@@ -10,6 +10,9 @@ import torch
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
 
+ROWS_AT_ONCE = 64
+"""Rows computed together at least; tokens are what limits them."""
+
 
 @torch.no_grad()
 def label_log_probabilities(
@@ -17,7 +20,7 @@ def label_log_probabilities(
 ) -> list[list[float]]:
     """Return for each row of token ids the log-probability (nats) of every label, in the head's order."""
     results: list[list[float]] = [[]] * len(rows)
-    for group in by_length([len(row) for row in rows], rows_at_once):
+    for group in by_length([len(row) for row in rows], max(rows_at_once, ROWS_AT_ONCE)):
         ids = padded([rows[i] for i in group], pad_id, model.device)
         mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
         found = model(input_ids=ids, attention_mask=mask).logits.double().log_softmax(dim=-1)

@@ -8,10 +8,14 @@ import torch
 
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
-from tunelift.fast.targets import IGNORED, TargetModel
+from tunelift.fast.layout import SHARED_AT_LEAST, Past, common_beginning, pack
+from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the completion that follows it."""
+
+PACKED_ROWS = 256
+"""Rows that are packed together at most; tokens are what limits them."""
 
 
 def log_likelihoods(
@@ -21,14 +25,54 @@ def log_likelihoods(
 
     A token without anything before it (no prompt and no BOS) is no target.
     """
+    packs = isinstance(view, TargetOnly) and view.packs
+    past = common_past(view, pairs) if packs else None
     results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
-    for group in by_length([len(prompt) + len(completion) for prompt, completion in pairs], rows_at_once):
-        ids = padded([pairs[i][0] + pairs[i][1] for i in group], 0, device)
-        mask = padded([[1] * (len(pairs[i][0]) + len(pairs[i][1])) for i in group], 0, device)
-        labels = padded([[IGNORED] * len(pairs[i][0]) + pairs[i][1] for i in group], IGNORED, device)
-        counts = (labels[:, 1:] != IGNORED).sum(dim=1).tolist()
-        found = view.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels).double()
-        for i, part in zip(group, torch.split(found, counts), strict=True):
-            results[i] = (float(part.sum()), len(part))
+    lengths = [len(prompt) + len(completion) - (past.tokens if past else 0) for prompt, completion in pairs]
+    for group in by_length(lengths, PACKED_ROWS if packs else rows_at_once):
         advance(len(group))
+        group = [i for i in group if lengths[i]]
+        if not group:
+            continue
+        some = [pairs[i] for i in group]
+        found = _packed(view, some, past) if isinstance(view, TargetOnly) and packs else _padded(view, some, device)
+        for i, part in zip(group, torch.split(found.double(), [_targets(*pair) for pair in some]), strict=True):
+            results[i] = (float(part.sum()), len(part))
     return results
+
+
+def common_past(view: TargetModel, pairs: Sequence[Pair]) -> Past | None:
+    """Return the keys and values of what all rows begin with before their first target, computed once; None if little.
+
+    What is given without completions must leave a token of each prompt over, which the completions follow.
+    """
+    if len(pairs) < 2 or not isinstance(view, TargetOnly) or not view.packs:
+        return None
+    first = min(len(prompt) - 1 for prompt, _ in pairs)
+    shared = min(common_beginning([prompt for prompt, _ in pairs]), first)
+    return view.past(pairs[0][0][:shared]) if shared >= SHARED_AT_LEAST else None
+
+
+def _targets(prompt: Sequence[int], completion: Sequence[int]) -> int:
+    return len(completion) if prompt else max(len(completion) - 1, 0)
+
+
+def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch.Tensor:
+    """Return the log-likelihoods of all targets, pair by pair."""
+    known = past.tokens if past else 0
+    rows = [(prompt + completion)[known:] for prompt, completion in pairs]
+    first = [max(len(prompt) - 1, 0) - known for prompt, _ in pairs]
+    layout = pack(rows, [min(at, len(row) - 1) for at, row in zip(first, rows, strict=True)], past=past)
+    predict = [p for places, at in zip(layout.rows, first, strict=True) for p in places[at:-1]]
+    targets = [token for row, at in zip(rows, first, strict=True) for token in row[at + 1 :]]
+    with torch.no_grad():
+        hidden = view.packed_hidden(layout)
+    at, tokens = (torch.tensor(part, dtype=torch.long, device=hidden.device) for part in (predict, targets))
+    return view.log_probabilities(hidden[at], torch.arange(len(at), device=hidden.device), tokens)
+
+
+def _padded(view: TargetModel, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
+    ids = padded([prompt + completion for prompt, completion in pairs], 0, device)
+    mask = padded([[1] * (len(prompt) + len(completion)) for prompt, completion in pairs], 0, device)
+    labels = padded([[IGNORED] * len(prompt) + completion for prompt, completion in pairs], IGNORED, device)
+    return view.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels)

@@ -1,29 +1,30 @@
 """Labels as completions, ranked by log-likelihood.
 
 The labels of one prompt share their first tokens, so they are laid out as a tree behind the prompt: each token attends
-to the prompt and to the tokens that lead to it, and prompt and shared tokens are computed once. A label's
-log-likelihood only falls as its tokens are added, so of many labels those are never finished whose beginning is less
-likely already than the best label is (branch and bound: exact for the best label and for the reference, the rest are
-left out). `Plain` is the slow twin: one row per prompt and label.
+to the prompt and to the tokens that lead to it, and prompt and shared tokens are computed once; what all prompts begin
+with is computed once for all. A label's log-likelihood only falls as its tokens are added, so of many labels those are
+never finished whose beginning is less likely already than the best label is (branch and bound: exact for the best label
+and for the reference, the rest are left out). `Plain` is the slow twin: one row per prompt and label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tunelift.core.progress import Advance
-from tunelift.evaluation.batching import by_length, padded
-from tunelift.evaluation.likelihood import log_likelihoods
+from tunelift.evaluation.batching import by_length
+from tunelift.evaluation.likelihood import common_past, log_likelihoods
+from tunelift.fast.layout import Layout, Past
 from tunelift.fast.targets import TargetModel, TargetOnly
 
 Prompt = Sequence[int]
 Labels = Sequence[Sequence[int]]
-"""The token ids of each label as it follows one prompt, closed by EOS, which tells a label from one that it begins."""
+"""The token ids of each label as it follows one prompt."""
 
 
 Needed = Sequence[int | None]
@@ -31,6 +32,8 @@ Needed = Sequence[int | None]
 
 FEW_LABELS = 16
 """So many labels are all finished."""
+
+TOKENS_AT_ONCE = 4096
 
 
 class Ranker(Protocol):
@@ -51,21 +54,51 @@ def ranker(
     plain = Plain(view, device, rows_at_once)
     if not isinstance(view, TargetOnly):
         return plain, "off: the model's whole logits are needed"
-    window = _shortest_window(model)
-    tree = Tree(view, device, window)
-    few = (sample[0], sample[1][:3])
-    longest = len(few[0]) + max(map(len, few[1]))
-    if longest > window:
-        return plain, f"off: the prompts are longer than the sliding window ({window})"
-    try:
-        ours, theirs = (r.rank([few[0]], [few[1]], None, _silent)[0] for r in (tree, plain))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        return plain, f"off: the model takes no tree of tokens ({type(error).__name__})"
+    if not view.packs:
+        return plain, view.fast_paths["packing"]
+    tree, few = Tree(view), (sample[0], sample[1][:3])
+    ours, theirs = (r.rank([few[0]], [few[1]], None, _silent)[0] for r in (tree, plain))
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.2
     agrees = all(
         abs((a or 0) - (b or 0)) <= tolerance * max(1.0, abs(b or 0)) for a, b in zip(ours, theirs, strict=True)
     )
     return (tree, "on") if agrees else (plain, "off: a tree of tokens changes the scores of this model")
+
+
+LONG_CHOICE = 128
+"""Tokens from which on a choice is scored in a row of its own: laying out a tree takes time with their square."""
+
+
+def continuations(
+    view: TargetModel, prompts: Sequence[Prompt], choices: Sequence[Labels], device: torch.device, advance: Advance
+) -> list[list[tuple[float, bool]]]:
+    """Return for each prompt and choice the summed log-likelihood (nats), and whether greedy decoding would give it.
+
+    Each prompt has at least one token. The last token of a choice is not read, so that prompt and choice may have one
+    token more than the context. A model that takes no packed rows is scored row by row, and so are long choices.
+    """
+    longest = max((len(label) for labels in choices for label in labels), default=0)
+    if isinstance(view, TargetOnly) and view.packs and longest < LONG_CHOICE:
+        searches = Tree(view).search(prompts, choices, None, advance)
+        return [[(score or 0.0, n in s.greedy) for n, score in enumerate(s.scores())] for s in searches]
+    found = []
+    for prompt, labels in zip(prompts, choices, strict=True):
+        found.append([_alone(view, [*prompt, *label], len(label), device) for label in labels])
+        advance(1)
+    return found
+
+
+@torch.no_grad()
+def _alone(view: TargetModel, ids: list[int], targets: int, device: torch.device) -> tuple[float, bool]:
+    row, tokens = torch.tensor([ids[:-1]], device=device), torch.tensor(ids[-targets:], device=device)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if isinstance(view, TargetOnly):
+        hidden = view.hidden(inputs)[0, -targets:]
+        scores, greedy = view.scored(hidden, torch.arange(targets, device=device), tokens)
+    else:
+        likely = view.model(**inputs).logits[0, -targets:].double().log_softmax(dim=-1)  # type: ignore[attr-defined]
+        scores, greedy = likely.gather(1, tokens[:, None]), likely.argmax(dim=-1) == tokens
+    return float(scores.double().sum()), bool(greedy.all())
 
 
 class Plain:
@@ -87,120 +120,122 @@ class Plain:
 
 
 class Tree:
-    """All labels of a prompt in one row."""
+    """All labels of a prompt behind it, as a tree of tokens."""
 
-    def __init__(self, view: TargetOnly, device: torch.device, window: int) -> None:
-        self.view, self.device, self.window = view, device, window
-        self.plain = Plain(view, device, rows_at_once=16)
+    def __init__(self, view: TargetOnly) -> None:
+        self.view = view
 
     def rank(
         self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
     ) -> list[list[float | None]]:
-        layouts: dict[tuple[tuple[int, ...], ...], _Layout] = {}
+        return [search.scores() for search in self.search(prompts, labels, needed, advance)]
+
+    def search(
+        self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
+    ) -> list[_Search]:
+        """Return for each prompt what was found of its labels: all of them are finished where `needed` is None."""
         keys = [tuple(tuple(choice) for choice in choices) for choices in labels]
-        for key in set(keys):
-            layouts[key] = _layout(key)
-        trees = [layouts[key] for key in keys]
-        lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-        scores: list[list[float | None]] = [[]] * len(prompts)
-        for group in by_length(lengths, rows_at_once=64, tokens_at_once=2048):
-            if lengths[group[0]] > self.window:  # the tree's mask knows no window
-                found = self.plain.rank([prompts[i] for i in group], [labels[i] for i in group], None, _silent)
-            else:
-                searches = [_Search(trees[i], needed is None, None if needed is None else needed[i]) for i in group]
-                found = self._group([prompts[i] for i in group], searches)
-            for i, row in zip(group, found, strict=True):
-                scores[i] = row
+        trees = {key: _tree(key) for key in dict.fromkeys(keys)}
+        searches = [
+            _Search(trees[key], needed is None, None if needed is None else needed[i]) for i, key in enumerate(keys)
+        ]
+        past = common_past(self.view, [(list(prompt), []) for prompt in prompts])
+        known = past.tokens if past else 0
+        lengths = [len(prompt) - known + len(s.tree.tokens) for prompt, s in zip(prompts, searches, strict=True)]
+        for group in by_length(lengths, rows_at_once=256, tokens_at_once=TOKENS_AT_ONCE):
+            self._group([prompts[i][known:] for i in group], [searches[i] for i in group], past)
             advance(len(group))
-        return scores
+        return searches
 
     @torch.no_grad()
-    def _group(self, prompts: Sequence[Prompt], searches: Sequence[_Search]) -> list[list[float | None]]:
-        hidden = self.view.hidden(self._inputs(prompts, [search.tree for search in searches]))  # (B, T, D)
+    def _group(self, prompts: Sequence[Prompt], searches: Sequence[_Search], past: Past | None) -> None:
+        layout, places = Layout(past=past), []
+        for prompt, search in zip(prompts, searches, strict=True):
+            places.append(_lay_out(layout, prompt, search.tree))
+        hidden = self.view.packed_hidden(layout)  # (N, D)
         while any(wanted := [search.wanted() for search in searches]):
-            # Row 0 of an item follows the prompt's last token, row 1 + n follows node n.
-            at = [(i, len(prompts[i]) - 1 + row) for i, rows in enumerate(wanted) for row in rows]
-            rows = hidden[[i for i, _ in at], [position for _, position in at]]
-            edges = [(n, t) for n, (search, row) in enumerate(_pairs(searches, wanted)) for t in search.tree.after[row]]
-            where, tokens = (torch.tensor(part, device=self.device) for part in zip(*edges, strict=True))
-            found = iter(self.view.log_probabilities(rows, where, tokens).double().tolist())
+            at = [places[i][row] for i, rows in enumerate(wanted) for row in rows]
+            asked = [edge for search, row in _pairs(searches, wanted) for edge in search.tree.after[row]]
+            counts = [len(search.tree.after[row]) for search, row in _pairs(searches, wanted)]
+            where = torch.repeat_interleave(torch.arange(len(at)), torch.tensor(counts)).to(hidden.device)
+            tokens = torch.tensor([edge.token for edge in asked], device=hidden.device)
+            scores, greedy = self.view.scored(hidden[torch.tensor(at, device=hidden.device)], where, tokens)
+            found = iter(zip(scores.double().tolist(), greedy.tolist(), strict=True))
             for search, row in _pairs(searches, wanted):
                 search.expand(row, [next(found) for _ in search.tree.after[row]])
-        return [search.scores() for search in searches]
 
-    def _inputs(self, prompts: Sequence[Prompt], trees: Sequence[_Layout]) -> Mapping[str, Tensor]:
-        ids = padded([[*p, *t.tokens] for p, t in zip(prompts, trees, strict=True)], 0, self.device)
-        positions = padded(
-            [[*range(len(p)), *(len(p) + d for d in t.depths)] for p, t in zip(prompts, trees, strict=True)],
-            0,
-            self.device,
-        )
-        batch, width = ids.shape
-        # Padding attends to itself, since a row of the mask that allows nothing gives NaN.
-        allowed = torch.eye(width, dtype=torch.bool).repeat(batch, 1, 1)  # (B, T, T)
-        for i, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-            start, end = len(prompt), len(prompt) + len(tree.tokens)
-            allowed[i, :end, :start] = torch.ones(end, start, dtype=torch.bool).tril()
-            allowed[i, start:end, start:end] = tree.sees
-        dtype = next(self.view.decoder.parameters()).dtype
-        mask = torch.zeros((batch, 1, width, width), dtype=dtype)
-        mask.masked_fill_(~allowed[:, None], torch.finfo(dtype).min)
-        return {"input_ids": ids, "position_ids": positions, "attention_mask": mask.to(self.device)}
+
+def _lay_out(layout: Layout, prompt: Prompt, tree: _Tree) -> list[int]:
+    """Append a prompt and its tree; return the places of the prompt's last token and of the tree's nodes."""
+    begin = layout.past.tokens if layout.past else 0
+    first = layout.add(prompt, range(begin, begin + len(prompt)))
+    last = layout.places(first)[-1:]
+    if not tree.tokens:
+        return last
+    positions = [begin + len(prompt) + depth for depth in tree.depths]
+    return last + layout.places(layout.add(tree.tokens, positions, (first,), tree.sees))
 
 
 class _Search:
     """Which rows of one item's tree are to be projected next, and what is known of its labels.
 
     Without `all_labels`, rows whose beginning is less likely than the best finished label are left alone, but for those
-    that lead to the label `needed`.
+    that lead to the label `needed`. `greedy` are the finished labels of which every token was the likeliest.
     """
 
-    def __init__(self, tree: _Layout, all_labels: bool, needed: int | None) -> None:
+    def __init__(self, tree: _Tree, all_labels: bool, needed: int | None) -> None:
         self.tree = tree
         self.all_labels = all_labels or len(tree.paths) <= FEW_LABELS
         self.leading = set() if needed is None else set(tree.paths[needed])
-        self.open: dict[int, float] = {0: 0.0}
+        self.open: dict[int, tuple[float, bool]] = {0: (0.0, True)}
         self.finished: dict[int, float] = {}
+        self.greedy: set[int] = set()
 
     def wanted(self) -> list[int]:
         """Return the rows to project now: all, or what leads to a first finished label, then what may be better."""
-        if self.all_labels:
+        if self.all_labels or not self.open:
             return list(self.open)
         if self.finished:
             best = max(self.finished.values())
-            return [row for row, score in self.open.items() if row in self.leading or score > best]
+            return [row for row, (score, _) in self.open.items() if row in self.leading or score > best]
         deepest = max(self.open, key=lambda row: (self.tree.depth(row), self.open[row]))
         return [row for row in self.open if row in self.leading or row == deepest]
 
-    def expand(self, row: int, log_probabilities: Sequence[float]) -> None:
-        """Take the log-probabilities (nats) of the tokens that follow a row."""
-        before = self.open.pop(row)
-        for leads_to, log_probability in zip(self.tree.leads_to[row], log_probabilities, strict=True):
-            label, node = leads_to
-            if label is None:
-                self.open[node] = before + log_probability
-            else:
-                self.finished[label] = before + log_probability
+    def expand(self, row: int, found: Sequence[tuple[float, bool]]) -> None:
+        """Take log-probability (nats) and likeliness of the tokens that follow a row."""
+        before, likeliest = self.open.pop(row)
+        for edge, (log_probability, is_likeliest) in zip(self.tree.after[row], found, strict=True):
+            score, greedy = before + log_probability, likeliest and is_likeliest
+            if edge.row:
+                self.open[edge.row] = score, greedy
+            self.finished |= dict.fromkeys(edge.labels, score)
+            self.greedy |= set(edge.labels) if greedy else set()
 
     def scores(self) -> list[float | None]:
         """Return the summed log-likelihoods (nats) in the labels' order."""
         return [self.finished.get(label) for label in range(len(self.tree.paths))]
 
 
+@dataclass(slots=True)
+class _Edge:
+    """A token that follows a row: the labels that end with it, and the row it makes, 0 where none goes on."""
+
+    token: int
+    labels: list[int] = field(default_factory=list)
+    row: int = 0
+
+
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _Tree:
     """A tree of tokens: every proper beginning of a label is a node.
 
-    Row 0 is the prompt's last token and row 1 + n is node n. `after` are the tokens that follow each row; `leads_to`
-    says for each of them (label, 0) where it ends a label, else (None, row). `paths` are the rows before each label's
-    tokens.
+    Row 0 is the prompt's last token and row 1 + n is node n. `paths` are the rows before each label's tokens.
     """
 
     tokens: list[int]
     depths: list[int]
     sees: Tensor
-    after: list[list[int]]
-    leads_to: list[list[tuple[int | None, int]]]
+    after: list[list[_Edge]]
     paths: list[list[int]]
 
     def depth(self, row: int) -> int:
@@ -208,30 +243,29 @@ class _Layout:
         return self.depths[row - 1] + 1 if row else 0
 
 
-def _layout(labels: Sequence[Sequence[int]]) -> _Layout:
-    """Lay out labels, of which each ends with a token that none has in its middle (EOS), and none are equal."""
+def _tree(labels: Sequence[Sequence[int]]) -> _Tree:
+    """Lay out labels; each has at least one token."""
     rows: dict[tuple[int, ...], int] = {(): 0}
     for label in labels:
         for end in range(1, len(label)):
             rows.setdefault(tuple(label[:end]), len(rows))
-    after: list[list[int]] = [[] for _ in rows]
-    leads_to: list[list[tuple[int | None, int]]] = [[] for _ in rows]
-    for beginning, row in list(rows.items())[1:]:
-        after[rows[beginning[:-1]]].append(beginning[-1])
-        leads_to[rows[beginning[:-1]]].append((None, row))
+    after: list[dict[int, _Edge]] = [{} for _ in rows]
     for number, label in enumerate(labels):
-        after[rows[tuple(label[:-1])]].append(label[-1])
-        leads_to[rows[tuple(label[:-1])]].append((number, 0))
+        for end, token in enumerate(label):
+            edge = after[rows[tuple(label[:end])]].setdefault(token, _Edge(token))
+            if end + 1 == len(label):
+                edge.labels.append(number)
+            else:
+                edge.row = rows[tuple(label[: end + 1])]
     nodes = [beginning for beginning in rows if beginning]
     sees = torch.zeros((len(nodes), len(nodes)), dtype=torch.bool)
     for node, beginning in enumerate(nodes):
         sees[node, [rows[beginning[:end]] - 1 for end in range(1, len(beginning) + 1)]] = True
-    return _Layout(
+    return _Tree(
         tokens=[beginning[-1] for beginning in nodes],
         depths=[len(beginning) - 1 for beginning in nodes],
         sees=sees,
-        after=after,
-        leads_to=leads_to,
+        after=[list(edges.values()) for edges in after],
         paths=[[rows[tuple(label[:end])] for end in range(len(label))] for label in labels],
     )
 
@@ -241,12 +275,6 @@ def _pairs(searches: Sequence[_Search], wanted: Sequence[Sequence[int]]) -> Iter
     for search, rows in zip(searches, wanted, strict=True):
         for row in rows:
             yield search, row
-
-
-def _shortest_window(model: Any) -> int:
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    return int(window) if window else int(getattr(config, "max_position_embeddings", 0) or 2**31)
 
 
 def _silent(amount: int = 1, note: str = "") -> None:

@@ -5,33 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
 from tunelift.data.render import Renderer
+from tunelift.evaluation.cache import Kept, hash_of, keeper
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
-from tunelift.evaluation.ranking import ranker
+from tunelift.evaluation.ranking import Ranker, ranker
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
-from tunelift.fast.lora import fused_lora
-from tunelift.fast.targets import target_model
+from tunelift.fast.targets import TargetModel, target_model
+from tunelift.fast.unpad import sped_up
 from tunelift.metrics import Metric
 from tunelift.tasks.base import context_length, pad_id
 
 MOST_LABELS = 1000
 """More distinct completions than this are answers, not labels; ranking them all would take for ever."""
 
+KEPT_AT_ONCE, GENERATED_AT_ONCE = 256, 64
+"""Items computed before they are written to the cache: an evaluation that is cut off loses no more than these."""
+
+Compute = Callable[[Sequence[int], progress.Advance], dict[int, Found]]
+"""Computes the items of these indices."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured, and how. `labels` are the texts to rank, or the class names of a head.
 
-    `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each.
+    `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each. With
+    `cache`, what is known of an item from before is taken from there, and what is computed now is kept.
     """
 
     metrics: Sequence[Metric]
@@ -43,6 +52,7 @@ class Plan:
     rows_at_once: int = 16
     max_length: int = 1024
     slices: Sequence[str] = ()
+    cache: bool = False
 
     @property
     def ranks(self) -> bool:
@@ -74,8 +84,8 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        with progress.bar(title, len(items.fitting) * items.passes) as advance, fused_lora(model):
-            found = items.head(advance) if plan.task == "sequence-classification" else items.causal(advance)
+        with sped_up(model):
+            found, before = items.found(items.prepared(), made_with, title)
     finally:
         model.train(was_training)
     rows = [
@@ -88,6 +98,7 @@ def score(
         "format": FORMAT,
         "items": len(rows),
         "unscored": unscored.total(),
+        "from_cache": before,
         "metrics": {m.name: metric_entry(m, rows) for m in plan.metrics},
         "made_with": {**items.made_with(), "dtype": _dtype(model), **made_with},
     }
@@ -103,13 +114,16 @@ class _Items:
         self.renderer = Renderer(tokenizer, min(plan.max_length, self.context))
         self.fast_paths: dict[str, str] = {}
         self.truncated = 0
-        self.prompts: list[list[int]] = []
+        self.choices: dict[int, list[list[int]]] = {}
         if plan.task == "causal-lm":
             self.prompts = [self.renderer.prompt_ids(example) for example in examples]
             self.completions = [self.renderer.completion_ids(example) for example in examples]
             self.fitting = [i for i in range(len(examples)) if self._length(i) <= self.context]
             self.passes = 1 + plan.generates if not plan.ranks else 1
         else:
+            tokens = [self.renderer.head_tokens(example) for example in examples]
+            self.truncated = sum(t.truncated for t in tokens)
+            self.prompts, self.completions = [t.ids for t in tokens], [[] for _ in tokens]
             self.fitting, self.passes = list(range(len(examples))), 1
         if not self.fitting:
             longest = max(self._length(i) for i in range(len(examples)))
@@ -118,29 +132,34 @@ class _Items:
                 fix="Shorten the prompts or take a model with a longer context.",
             )
 
-    def causal(self, advance: progress.Advance) -> dict[int, Found]:
-        view, self.fast_paths["target_only_head"] = target_model(self.model)
-        if self.plan.ranks:
-            return self._ranked(view, advance)
-        pairs = [(self.prompts[i], self.completions[i]) for i in self.fitting]
-        likely = log_likelihoods(view, pairs, self.model.device, self.plan.rows_at_once, advance)
-        found = {i: Found(None, *both) for i, both in zip(self.fitting, likely, strict=True)}
-        if self.plan.generates:
-            for i, answer in zip(self.fitting, self._generated(advance), strict=True):
-                found[i].prediction = answer
-        return found
+    def prepared(self) -> Compute:
+        """Try the fast paths on a sample; return what computes the items."""
+        if self.plan.task == "sequence-classification":
+            if self.truncated:
+                cut = f"{self.truncated} of {len(self.prompts)} texts were cut"
+                progress.note(f"{cut} to {self.renderer.max_length} tokens.")
+            return self._classified
+        view, _ = target_model(self.model)
+        self.fast_paths |= view.fast_paths
+        return partial(self._ranked, self._ranker(view)) if self.plan.ranks else partial(self._likely, view)
 
-    def head(self, advance: progress.Advance) -> dict[int, Found]:
-        tokens = [self.renderer.head_tokens(example) for example in self.examples]
-        self.truncated = sum(t.truncated for t in tokens)
-        if self.truncated:
-            progress.note(f"{self.truncated} of {len(tokens)} texts were cut to {self.renderer.max_length} tokens.")
-        labels, pad = list(self.plan.labels), pad_id(self.model, self.tokenizer)
-        scores = label_log_probabilities(self.model, [t.ids for t in tokens], pad, self.plan.rows_at_once, advance)
-        return {
-            i: labelled(example.completion, dict(zip(labels, row, strict=True)), None, tokens=1)
-            for i, (example, row) in enumerate(zip(self.examples, scores, strict=True))
-        }
+    def found(self, compute: Compute, made_with: Mapping[str, Any], title: str) -> tuple[dict[int, Found], int]:
+        """Return what each fitting item gives, and for how many of them it was known before."""
+        kept = self._kept(made_with) if self.plan.cache else None
+        keys = {i: self._key(i) for i in self.fitting} if kept else {}
+        found = {i: Found(**kept.found[key]) for i, key in keys.items() if key in kept.found} if kept else {}
+        before = len(found)
+        if before:
+            progress.note(f"{title}: {before} of {len(self.fitting)} items were scored before.")
+        left = sorted((i for i in self.fitting if i not in found), key=self._length, reverse=True)
+        size = (GENERATED_AT_ONCE if self.plan.generates else KEPT_AT_ONCE) if kept else max(1, len(left))
+        with progress.bar(title, len(left) * self.passes) as advance:
+            for start in range(0, len(left), size):
+                computed = compute(left[start : start + size], advance)
+                if kept:
+                    kept.add({keys[i]: asdict(entry) for i, entry in computed.items()})
+                found |= computed
+        return found, before
 
     def made_with(self) -> dict[str, Any]:
         """Return what must agree between two results for them to be comparable, and the fast paths."""
@@ -156,34 +175,67 @@ class _Items:
         made |= {"max_length": self.renderer.max_length, "truncated": self.truncated}
         return made | {"prompt": _hash([e.prompt for e in self.examples])}
 
-    def _ranked(self, view: Any, advance: progress.Advance) -> dict[int, Found]:
+    def _kept(self, made_with: Mapping[str, Any]) -> Kept | None:
+        how = {key: value for key, value in self.made_with().items() if key not in ("prompt", "truncated")}
+        how |= {"labels": list(self.plan.labels), "ends": sorted(self._stop_ids()) if self.plan.generates else None}
+        return keeper(self.model, self.tokenizer, made_with, how)
+
+    def _key(self, i: int) -> str:
+        return hash_of([self.prompts[i], self.completions[i], self.examples[i].completion, self.choices.get(i)])
+
+    def _likely(self, view: TargetModel, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
+        pairs = [(self.prompts[i], self.completions[i]) for i in some]
+        likely = log_likelihoods(view, pairs, self.model.device, self.plan.rows_at_once, advance)
+        found = {i: Found(None, *both) for i, both in zip(some, likely, strict=True)}
+        if self.plan.generates:
+            for i, answer in zip(some, self._generated(some, advance), strict=True):
+                found[i].prediction = answer
+        return found
+
+    def _classified(self, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
+        labels, pad = list(self.plan.labels), pad_id(self.model, self.tokenizer)
+        rows = [self.prompts[i] for i in some]
+        scores = label_log_probabilities(self.model, rows, pad, self.plan.rows_at_once, advance)
+        return {
+            i: labelled(self.examples[i].completion, dict(zip(labels, row, strict=True)), None, tokens=1)
+            for i, row in zip(some, scores, strict=True)
+        }
+
+    def _ranker(self, view: TargetModel) -> Ranker:
         labels = list(self.plan.labels)
         if not 2 <= len(labels) <= MOST_LABELS:
             raise InputError(
                 f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
                 fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
             )
+        self.choices = {i: self.renderer.candidate_ids(self.examples[i], labels) for i in self.fitting}
+        shortest = min(self.fitting, key=lambda i: len(self.prompts[i]))
+        sample = self.prompts[shortest], self.choices[shortest]
+        rank, self.fast_paths["label_tree"] = ranker(
+            self.model, view, self.model.device, self.plan.rows_at_once, sample
+        )
+        return rank
+
+    def _ranked(self, rank: Ranker, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
+        labels = list(self.plan.labels)
         by_mean, index = self.plan.label_score == "mean", {label: n for n, label in enumerate(labels)}
         # A mean over tokens may rise with a further token, so no label can be left out early.
-        needed = None if by_mean else [index.get(self.examples[i].completion) for i in self.fitting]
-        choices = [self.renderer.candidate_ids(self.examples[i], labels) for i in self.fitting]
-        prompts = [self.prompts[i] for i in self.fitting]
-        shortest = min(range(len(prompts)), key=lambda i: len(prompts[i]))
-        rank, self.fast_paths["label_tree"] = ranker(
-            self.model, view, self.model.device, self.plan.rows_at_once, (prompts[shortest], choices[shortest])
-        )
+        needed = None if by_mean else [index.get(self.examples[i].completion) for i in some]
+        prompts, choices = [self.prompts[i] for i in some], [self.choices[i] for i in some]
         found = {}
-        for i, ids, scores in zip(self.fitting, choices, rank.rank(prompts, choices, needed, advance), strict=True):
+        for i, ids, scores in zip(some, choices, rank.rank(prompts, choices, needed, advance), strict=True):
             lengths = dict(zip(labels, map(len, ids), strict=True)) if by_mean else None
             known = {label: s for label, s in zip(labels, scores, strict=True) if s is not None}
             found[i] = labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
         return found
 
-    def _generated(self, advance: progress.Advance) -> list[str]:
-        stop_ids = set(self.renderer.stop_ids(self.examples[0])) | end_ids(self.model)
-        decoding = Decoding(stop_ids, self.plan.max_new_tokens, self.context, self.plan.stop)
-        prompts = [self.prompts[i] for i in self.fitting]
+    def _generated(self, some: Sequence[int], advance: progress.Advance) -> list[str]:
+        decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, self.plan.stop)
+        prompts = [self.prompts[i] for i in some]
         return generate_greedily(self.model, self.tokenizer, prompts, decoding, self.plan.rows_at_once, advance)
+
+    def _stop_ids(self) -> set[int]:
+        return set(self.renderer.stop_ids(self.examples[0])) | end_ids(self.model)
 
     def _length(self, i: int) -> int:
         return len(self.prompts[i]) + max(len(self.completions[i]), 1)

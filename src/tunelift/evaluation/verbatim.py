@@ -7,21 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from tunelift.adapters.build import switched_off
 from tunelift.core import progress
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
-from tunelift.evaluation.batching import by_length, padded
-from tunelift.fast.targets import LOGITS_BYTES, TargetModel, TargetOnly, target_model
+from tunelift.evaluation.ranking import continuations
+from tunelift.fast.targets import target_model
 from tunelift.tasks.base import context_length
 
 SHORTEST_PREFIX = 20
 """Tokens that must come before: from fewer, nobody could know which text it is."""
-
-ROWS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,36 +80,10 @@ def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int
     return halves
 
 
-@torch.no_grad()
 def _recited(model: Any, halves: Sequence[_Half], tokens: int) -> set[str]:
     """Return the ids of the items whose last `tokens` tokens are each the most likely one after those before it."""
     view, _ = target_model(model)
-    found: set[str] = set()
+    prompts, own = [half.ids[:-tokens] for half in halves], [[half.ids[-tokens:]] for half in halves]
     with progress.bar("verbatim", len(halves)) as advance:
-        for group in by_length([len(half.ids) for half in halves], ROWS_AT_ONCE):
-            rows = [halves[i].ids for i in group]
-            ends = torch.tensor([len(row) for row in rows], device=model.device)
-            before = ends[:, None] - 1 - torch.arange(tokens, 0, -1, device=model.device)  # (B, tokens)
-            inputs = {
-                "input_ids": padded(rows, 0, model.device),
-                "attention_mask": padded([[1] * len(row) for row in rows], 0, model.device),
-            }
-            guessed = _most_likely(view, inputs, before)
-            own = inputs["input_ids"].gather(1, before + 1)
-            right = (guessed == own).all(dim=1).tolist()
-            found |= {halves[i].id for i, exact in zip(group, right, strict=True) if exact}
-            advance(len(group))
-    return found
-
-
-def _most_likely(view: TargetModel, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """Return the most likely token (B, N) after each of the positions (B, N), with the head at those only if it can."""
-    rows = torch.arange(len(positions), device=positions.device)[:, None]
-    if not isinstance(view, TargetOnly):
-        model: Any = view.model  # type: ignore[attr-defined]
-        chosen: Tensor = model(**inputs).logits[rows, positions].argmax(dim=-1)
-        return chosen
-    hidden = view.hidden(inputs)[rows, positions].flatten(0, 1)  # (B · N, D)
-    at_once = max(1, LOGITS_BYTES // (4 * view.head.weight.shape[0]))
-    parts = [view.logits(some).argmax(dim=-1) for some in torch.split(hidden, at_once)]
-    return torch.cat(parts).view_as(positions)
+        found = continuations(view, prompts, own, model.device, advance) if halves else []
+    return {half.id for half, ((_, greedy),) in zip(halves, found, strict=True) if greedy}

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunelift.config.schema import Config, DataSection
 from tunelift.core import progress
@@ -23,6 +25,9 @@ from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import context_length
+
+if TYPE_CHECKING:
+    from tunelift.evaluation.harness import Task
 
 SELECTION_ROWS = 80
 """Validation rows on which the strongest baseline is chosen: each costs as much as a test item, several times over."""
@@ -74,7 +79,11 @@ def _measure_baseline(
 
 
 def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:
-    """Read general text and the sets named by evaluate.forgetting; raise InputError as load_splits does."""
+    """Read general text and the sets named by evaluate.forgetting; raise InputError as load_splits does.
+
+    Tasks of evaluate.tasks are looked up, for what is wrong with them to be found as early.
+    """
+    _tasks(config, task)
     named, found = config.evaluate.forgetting, dict[str, Splits]()
     for source in dict.fromkeys([GENERAL, *named] if named else []):
         if source == GENERAL and task != "causal-lm":
@@ -91,7 +100,7 @@ def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:
 def measure_forgetting(
     folder: RunFolder, session: Session, sets: Mapping[str, Splits], config: Config, side: str
 ) -> None:
-    """Score one side, "base" or "tuned", on each set; what an earlier call has scored is not scored again."""
+    """Score one side, "base" or "tuned", on each set and task; what an earlier call has scored is not scored again."""
     began = time.monotonic()
     for name, splits in sets.items():
         examples = splits.test
@@ -102,11 +111,34 @@ def measure_forgetting(
         labels = session.labels or label_texts(session.task, examples, DataSection())
         plan = evaluation_plan(config.evaluate, metrics, session.task, labels, config.train.max_length)
         plan = replace(plan, slices=())  # these are columns of the test set
-        title = f"{side} on {name}"
-        scores = _scored(folder.path / "forgetting" / name / side, partial(session.score, examples, plan, title))
-        progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
-    if sets:
+        _measure_set(folder, name, side, partial(session.score, examples, plan))
+    tasks = _tasks(config, session.task)
+    for task in tasks:
+        from tunelift.evaluation.harness import score_task
+
+        scored = partial(score_task, session.model, session.tokenizer, task, session.made_with())
+        _measure_set(folder, task.name, side, partial(scored, cache=config.evaluate.cache))
+    if sets or tasks:
         folder.took("forgetting", time.monotonic() - began)
+
+
+def _measure_set(folder: RunFolder, name: str, side: str, score: Callable[..., Scores]) -> None:
+    title = f"{side} on {name}"
+    scores = _scored(folder.path / "forgetting" / name / side, partial(score, title=title))
+    progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
+
+
+def _tasks(config: Config, task: str) -> list[Task]:
+    """Return the tasks of lm-evaluation-harness that evaluate.tasks names."""
+    if not (named := config.evaluate.tasks):
+        return []
+    if task != "causal-lm":
+        raise InputError("evaluate.tasks measures language models, and this is a classification head.")
+    if find_spec("lm_eval") is None:
+        raise InputError("evaluate.tasks needs lm-evaluation-harness.", fix='pip install "tunelift[harness]"')
+    from tunelift.evaluation.harness import find_tasks
+
+    return find_tasks(tuple(named))
 
 
 def look_for_verbatim(folder: RunFolder, session: Session, examples: Sequence[Example]) -> None:

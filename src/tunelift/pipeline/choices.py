@@ -54,6 +54,7 @@ def evaluation_plan(
         rows_at_once=settings.batch_size,
         max_length=max_length,
         slices=settings.slices,
+        cache=settings.cache,
     )
 
 

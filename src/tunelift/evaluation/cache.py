@@ -1,0 +1,150 @@
+"""What was computed for each item, kept on disk: the same item is never computed twice in the same way.
+
+A file holds the items of one context, which is everything a score depends on besides the item itself. An item's key
+is made of its token ids. Entries are appended as they are computed, so that an evaluation that was cut off goes on
+where it was. Each line stands behind its checksum: a torn or damaged one counts as not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tunelift.models import cache
+
+VERSION = 1
+"""Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
+
+LIMIT_BYTES = 2**30
+"""Of all contexts together; those not used for longest go first."""
+
+_tokenizer_hashes: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+
+
+class Kept:
+    """What is known of the items of one context: `found` has a value of JSON for each key; `add` writes at once."""
+
+    def __init__(self, context: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self.path = folder() / f"{hash_of(context)}.jsonl"
+        self.header = {"about": dict(about), "context": dict(context)}
+        self.found: dict[str, Any] = {}
+        with contextlib.suppress(OSError):  # a cache that cannot be read costs time, nothing else
+            self.found = {line["key"]: line["value"] for line in _lines(self.path) if "key" in line}
+            os.utime(self.path)
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Append entries in one write, which other processes that append do not come between; then keep to the limit.
+
+        The header is in the same write where the file is new, and the blank line in front ends a torn one.
+        """
+        lines = [{"key": key, "value": value} for key, value in found.items()]
+        with contextlib.suppress(OSError):  # nor does one that cannot be written
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = b"\n" + b"".join(map(_line, lines if self.path.exists() else [self.header, *lines]))
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(handle, text)
+            finally:
+                os.close(handle)
+            _keep_to_the_limit()
+
+
+def folder() -> Path:
+    return cache.folder() / "scores"
+
+
+def files_kept() -> Iterator[tuple[Path, dict[str, Any], int]]:
+    """Yield every file of kept items, what it is about ("model", "adapter", "task"), and their number."""
+    for path in folder().glob("*.jsonl"):
+        about, items = dict[str, Any](), 0
+        for line in _lines(path):
+            about, items = line.get("about", about), items + ("key" in line)
+        yield path, about, items
+
+
+def keeper(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Mapping[str, Any]) -> Kept | None:
+    """Return what is known of a model's items when they are scored in this way; None where the weights have no hash.
+
+    `made_with` has the "weights_sha256" of the "model" and the "sha256" of the "adapter", if one is on; `how` is all
+    else that a score depends on, "task" among it. The weights in memory are looked at besides, since a model may have
+    been changed since it was loaded, and a head drawn by a seed is in no file. What hooks do nobody can tell: None too.
+    """
+    import torch
+    import transformers
+
+    named, adapter = made_with.get("model") or {}, made_with.get("adapter") or {}
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if hooked or not named.get("weights_sha256") or (adapter and not adapter.get("sha256")):
+        return None
+    config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
+    context = {
+        "version": VERSION,
+        "weights": named["weights_sha256"],
+        "adapter": adapter.get("sha256"),
+        "memory": _in_memory(model),
+        "config": hash_of([config, getattr(model.config, "_attn_implementation", None)]),
+        "tokenizer": _tokenizer_hash(tokenizer),
+        "dtype": str(next(model.parameters()).dtype),
+        "device": model.device.type,
+        "libraries": [torch.__version__, transformers.__version__],
+        "how": dict(how),
+    }
+    return Kept(context, {"model": named.get("name"), "adapter": adapter.get("source"), "task": how["task"]})
+
+
+def hash_of(value: Any) -> str:
+    """Return 32 hex digits that stand for a value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _in_memory(model: Any) -> str:
+    """Return a hash of sums over the bits of every parameter, and of which adapters are off: 50 ms for a gigabyte."""
+    import numpy as np
+    import torch
+
+    sums = []
+    for parameter in model.parameters():
+        raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        whole = len(raw) // 8 * 8
+        sums.append([int(raw[:whole].view(np.int64).sum()), int(raw[whole:].sum()), list(parameter.shape)])
+    return hash_of([sums, [bool(getattr(module, "disable_adapters", False)) for module in model.modules()]])
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    """Return the hash of all that a tokenizer does, computed once (0.4 s for 262,144 tokens) until tokens are added."""
+    size, known = _tokenizer_hashes.get(tokenizer, (-1, ""))
+    if size != len(tokenizer):
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        known = hash_of(backend.to_str() if backend is not None else [type(tokenizer).__name__, tokenizer.get_vocab()])
+        _tokenizer_hashes[tokenizer] = (len(tokenizer), known)
+    return known
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    body = json.dumps(value).encode()
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            checksum, _, body = line.rstrip(b"\n").partition(b" ")
+            if checksum == b"%08x" % zlib.crc32(body):
+                yield json.loads(body)
+
+
+def _keep_to_the_limit() -> None:
+    facts = [(path.stat(), path) for path in folder().glob("*.jsonl")]
+    total = sum(stat.st_size for stat, _ in facts)
+    for stat, path in sorted(facts, key=lambda fact: fact[0].st_mtime):
+        if total <= LIMIT_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
