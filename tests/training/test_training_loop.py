@@ -15,7 +15,7 @@ import tiny_models
 from tunelift.core.errors import TuneliftError
 from tunelift.core.records import Example
 from tunelift.tasks.base import TASKS, Batch
-from tunelift.training.batches import micro_batches, plan_steps
+from tunelift.training.batches import Sizes, micro_batches, plan_steps
 from tunelift.training.loop import Settings, fit, learning_rate
 from tunelift.training.step import train_step
 
@@ -24,7 +24,7 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 @given(lengths, st.integers(1, 9), st.integers(1, 300), st.integers(1, 3))
 def test_every_epoch_visits_every_row_once(rows: list[int], batch: int, tokens: int, epochs: int) -> None:
-    plan = plan_steps(rows, batch, epochs, None, 0, tokens)
+    plan = plan_steps(Sizes(rows), batch, epochs, None, 0, tokens)
     per_epoch = -(-len(rows) // batch)
     assert len(plan) == per_epoch * epochs
     for epoch in range(epochs):
@@ -34,19 +34,19 @@ def test_every_epoch_visits_every_row_once(rows: list[int], batch: int, tokens: 
 
 @given(lengths, st.integers(1, 300))
 def test_micro_batches_keep_to_the_budget(rows: list[int], tokens: int) -> None:
-    for group in micro_batches(range(len(rows)), rows, tokens):
+    for group in micro_batches(range(len(rows)), Sizes(rows), tokens):
         assert len(group) == 1 or max(rows[i] for i in group) * len(group) <= tokens
 
 
 def test_the_order_is_a_function_of_the_seed_and_differs_by_epoch() -> None:
-    first, again, other = (plan_steps([5] * 16, 4, 2, None, seed, 99) for seed in (0, 0, 1))
+    first, again, other = (plan_steps(Sizes([5] * 16), 4, 2, None, seed, 99) for seed in (0, 0, 1))
     assert first == again != other
     assert first[:4] != first[4:]
 
 
 def test_steps_override_epochs_and_fractions_are_allowed() -> None:
-    assert len(plan_steps([5] * 16, 4, 9, 3, 0, 99)) == 3
-    assert len(plan_steps([5] * 16, 4, 0.5, None, 0, 99)) == 2
+    assert len(plan_steps(Sizes([5] * 16), 4, 9, 3, 0, 99)) == 3
+    assert len(plan_steps(Sizes([5] * 16), 4, 0.5, None, 0, 99)) == 2
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
@@ -114,8 +114,9 @@ def test_the_best_look_is_put_back_and_patience_ends() -> None:
 
 def test_a_loss_that_is_no_number_stops_with_a_remedy() -> None:
     toy = Toy()
-    with pytest.raises(TuneliftError, match=r"not a finite number"):
-        fit(toy, toy_steps(1), lambda batch: toy.weight.sum() * float("nan"), Settings(0.1))
+    with pytest.raises(TuneliftError, match=r"Not one of 10 steps had a loss and a gradient that are finite numbers"):
+        fit(toy, toy_steps(30), lambda batch: toy.weight.sum() * float("nan"), Settings(0.1))
+    assert float(toy.weight) == 0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -10,25 +10,29 @@ from typing import Any
 
 import click
 
+from tunelift.core import stopping
 from tunelift.core.errors import TuneliftError
 
 GATE_FAILED = 3
 """The result was printed, but does not show what --require-better or --require-no-worse asked for."""
 
 INTERRUPTED = 130
+"""By Ctrl-C; 143 where the process was told to end, as `core.stopping` has it."""
 
 
 def exit_code_of(action: Callable[[], Any], debug: bool) -> int:
     """Run `action`; print what went wrong, with the traceback if `debug`, and return the exit code."""
     try:
-        result = action()
+        with stopping.signals():
+            result = action()
         return result if isinstance(result, int) else 0  # click returns the code of ctx.exit()
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _say("Interrupted.")
-        return INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ or error  # click puts an Abort around an interruption
+        _say("\n".join(["Interrupted.", *getattr(cause, "__notes__", [])]))
+        return getattr(cause, "exit_code", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read the output (head, less) has seen enough; Python must not write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, TuneliftError
+
+PART, OLD = ".part", ".old"
+"""How the name ends of what is being written, and of a folder that is being replaced, while somebody is at it."""
+
+MANIFEST_PARTS = {
+    **dict.fromkeys(("inputs", "seconds", "model", "adapter", "train", "data", "verbatim", "versions", "seeds"), dict),
+    **dict.fromkeys(("proofs", "happened"), list),
+}
+"""Parts of a run's manifest.json that are looked into, each with its type."""
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` so that a crash leaves the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -48,9 +57,9 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     A crash leaves the old folder (under its name, or under `.NAME.old` for an instant between two renames, whence
     `recover_folder` brings it back) or the new one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     recover_folder(path)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
     try:
         fill(staging)
         for file in staging.rglob("*"):
@@ -70,6 +79,22 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, so that a power loss does not take it away again."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def recover(folder: Path) -> None:
+    """Finish or take back, anywhere below a folder, what was being written when its process was killed."""
+    for old in list(folder.rglob(f".*{OLD}")):
+        recover_folder(old.with_name(old.name.removeprefix(".").removesuffix(OLD)))
+    for part in list(folder.rglob(f".*{PART}")):
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)  # one may lie in another
+
+
 def recover_folder(path: Path) -> None:
     """Finish or take back a `write_folder` that was cut off between its two renames."""
     old = _set_aside(path)
@@ -80,46 +105,30 @@ def recover_folder(path: Path) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise InputError that names the file, the line and the column."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    return text_files.json_value(text_files.text_of(path), str(path), mend=True)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest.json of a run; raise InputError where a part of it is not what a run writes there."""
+    manifest = text_files.json_object(read_json(path), str(path))
+    parts = {name: manifest[name] for name in MANIFEST_PARTS if manifest.get(name) is not None}
+    wrong = [name for name, part in parts.items() if not isinstance(part, MANIFEST_PARTS[name])]
+    if not wrong:
+        wrong += ["adapter"] if not isinstance(parts.get("adapter", {}).get("method"), str | None) else []
+        wrong += ["seconds"] if not all(isinstance(n, int | float) for n in parts.get("seconds", {}).values()) else []
+        wrong += ["proofs"] if not all(isinstance(proof, dict) for proof in parts.get("proofs", [])) else []
+    if wrong:
         raise InputError(
-            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+            f'{path}: "{wrong[0]}" is not what a run writes there.', fix="The file was changed or damaged."
+        )
+    return {name: value for name, value in manifest.items() if value is not None or name not in MANIFEST_PARTS}
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, object) for each non-blank line; raise InputError that names the file and the line."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-            yield from ((number, _json_object(path, number, line)) for number, line in lines)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", fix="It must be a UTF-8 text file.") from error
-
-
-def csv_records(path: Path, lines: Iterable[str], delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield (line where it begins, fields) of each record that is not blank; a quoted field may hold line breaks.
-
-    Raises InputError, naming `path` and the line, for quotes that do not end.
-    """
-    limit = csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is less than some documents have
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    begins = 1
-    try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield begins, fields
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {begins}: not valid csv ({error}).",
-            fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
+    for number, line in text_files.rows_of(path):
+        where = f"{path}, line {number}"
+        yield number, text_files.json_object(text_files.json_value(line, where, mend=True), where)
 
 
 def sha256(path: Path) -> str:
@@ -128,21 +137,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).",
-            fix='Each line must be one JSON object, such as {"prompt": "...", "completion": "..."}.',
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}, line {number}: a JSON object is expected, not {type(value).__name__}.")
-    return value
-
-
 def _set_aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{OLD}")
 
 
 def _umask() -> int:

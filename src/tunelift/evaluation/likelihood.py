@@ -29,12 +29,12 @@ def log_likelihoods(
     past = common_past(view, pairs) if packs else None
     results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
     lengths = [len(prompt) + len(completion) - (past.tokens if past else 0) for prompt, completion in pairs]
-    for group in by_length(lengths, PACKED_ROWS if packs else rows_at_once):
-        advance(len(group))
-        group = [i for i in group if lengths[i]]
+    for whole in by_length(lengths, PACKED_ROWS if packs else rows_at_once):
+        advance(len(whole))
+        group = [i for i in whole if lengths[i]]
+        some = [pairs[i] for i in group]
         if not group:
             continue
-        some = [pairs[i] for i in group]
         found = _packed(view, some, past) if isinstance(view, TargetOnly) and packs else _padded(view, some, device)
         for i, part in zip(group, torch.split(found.double(), [_targets(*pair) for pair in some]), strict=True):
             results[i] = (float(part.sum()), len(part))

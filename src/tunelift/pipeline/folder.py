@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tunelift import __version__
 from tunelift.config.load import default_output, dump, load_config
@@ -15,10 +20,19 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
 
 MANIFEST = "manifest.json"
-RESULTS = ("base", "tuned", "adapter")
+LOCK = ".lock"
+"""Held by the run that is at work on the folder; the system lets go of it when that process dies, however it does."""
+KEPT = "what was complete is kept"
+CHECKPOINTS = "checkpoints"
+RESULTS = ("base", "tuned", "adapter", CHECKPOINTS)
+NEVER_MATTERS = ("train.save_every", "evaluate.cache")
+"""Settings that change no result."""
 MEASURED_WITH = ("train.max_length", "train.seed")
 """Settings of training that the measuring of the base depends on too: how texts are cut, how a new head is drawn."""
-MAY_CHANGE = ("adapter.", "train.", "evaluate.baselines", "evaluate.forgetting", "evaluate.margin", "forgetting.")
+MAY_CHANGE = (
+    *("adapter.", "train.", "forgetting."),
+    *("evaluate.baselines", "evaluate.forgetting", "evaluate.margin", "evaluate.tasks"),
+)
 """What may change until something is trained."""
 
 
@@ -27,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
+        self._found = self._on_disk()
 
     @classmethod
     def open(cls, config: Config, command: str, **inputs: Any) -> RunFolder:
@@ -38,21 +53,66 @@ class RunFolder:
         """
         path = Path(config.output) if config.output else default_output(config)
         inputs = {"command": command, **inputs}
-        if (path / MANIFEST).is_file():
-            manifest = files.read_json(path / MANIFEST)
-            if any((path / name).exists() for name in RESULTS):
-                _refuse_another_run(path, manifest, config, inputs)
-                return cls(path, config, manifest)
-        elif path.exists() and (not path.is_dir() or {p.name for p in path.iterdir()} - {"config.yaml"}):
-            raise InputError(
-                f"{path} exists and is no run folder of ours.",
-                fix="Name another folder with output; nothing was written.",
-            )
-        return cls(path, config, {"format": FORMAT, "inputs": inputs, "seconds": {}})
+        manifest: dict[str, Any] = {"format": FORMAT, "inputs": inputs, "seconds": {}}
+        if not (path / MANIFEST).is_file():
+            _refuse_other_files(path)
+            return cls(path, config, manifest)
+        if any((path / name).exists() for name in RESULTS):
+            manifest = files.read_manifest(path / MANIFEST)
+            _refuse_another_run(path, manifest, config, inputs)
+        folder = cls(path, config, manifest)
+        if not folder.complete:
+            folder._lock().release()  # said now, not when the model is loaded
+        return folder
 
-    def begin(self) -> None:
-        """Write the config and the manifest: from here on there is a run."""
+    @contextmanager
+    def begun(self, **facts: Any) -> Iterator[None]:
+        """Write the config and the manifest with these facts: from here on there is a run, and it is at work.
+
+        Raises InputError where another process is at work on the folder. What ends it early is noted, and the command
+        that goes on is added to the exception.
+        """
+        files.make_folder(self.path)
+        lock = self._lock()
+        try:
+            if self._on_disk() != self._found:
+                raise InputError(f"{self.path} was written by another run just now.", fix="Give the command again.")
+            self._begin(facts)
+            try:
+                yield
+            except (KeyboardInterrupt, Exception) as error:
+                self._ended_early(error)
+                raise
+        finally:
+            lock.release()
+
+    def _ended_early(self, error: BaseException) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        what = "interrupted" if interrupted else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        with suppress(OSError):  # the disk may be full
+            self.note(status="interrupted" if interrupted else "failed")
+            self.happened(what, KEPT)
+        error.add_note(f"What was complete is kept. To go on: {provenance.command_line()}")
+
+    def _lock(self) -> FileLock:
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise InputError(
+                f"{self.path} is in use by a run that is still at work.", fix="Wait for it, or name another output."
+            ) from error
+        return lock
+
+    def _on_disk(self) -> str:
+        manifest = self.path / MANIFEST
+        return manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
+
+    def _begin(self, facts: dict[str, Any]) -> None:
+        files.recover(self.path)
         files.write_text(self.path / "config.yaml", dump(self.config))
+        if self.manifest.get("status") == "running":
+            self.happened("the process ended without a word: killed, or power lost", KEPT)
         self.note(
             status="running",
             tunelift=__version__,
@@ -62,6 +122,7 @@ class RunFolder:
             machine=provenance.machine(),
             commit=provenance.git_commit(),
             seeds={"data": self.config.data.seed, "train": self.config.train.seed},
+            **facts,
         )
 
     @property
@@ -84,6 +145,11 @@ class RunFolder:
         self.manifest.update(facts)
         files.write_json(self.path / MANIFEST, self.manifest)
 
+    def happened(self, what: str, done: str) -> None:
+        """Add to the manifest what went wrong, when, and what was done about it."""
+        line = {"time": _now(), "what": what, "done": done}
+        self.note(happened=[*self.manifest.get("happened", []), line])
+
     def took(self, stage: str, seconds: float) -> None:
         """Add to the time that a stage took."""
         spent = self.manifest.get("seconds", {})
@@ -98,7 +164,12 @@ class RunFolder:
     def finish(self) -> None:
         """Note that the run ended well, and how long its stages took together."""
         seconds = {k: v for k, v in self.manifest["seconds"].items() if k != "total"}
+        self.remove_checkpoints()
         self.note(status="complete", seconds=seconds | {"total": round(sum(seconds.values()), 2)})
+
+    def remove_checkpoints(self) -> None:
+        """Remove the state of the training, when its adapter is proved or must not be relied on."""
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
 
 def free_folder(path: Path) -> Path:
@@ -112,12 +183,24 @@ def _refuse_another_run(path: Path, manifest: dict[str, Any], config: Config, in
     # Through the same text, so that objects given in Python compare as they were written down.
     now = _through_text(config).model_dump(exclude={"output"})
     differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)
-    if "train" not in manifest:
+    differing = [key for key in differing if key not in NEVER_MATTERS]
+    if "train" not in manifest and not (path / CHECKPOINTS).exists():
         differing = [key for key in differing if not key.startswith(MAY_CHANGE) or key in MEASURED_WITH]
     if differing:
         raise InputError(
             f"{path} holds another run; what differs: {', '.join(differing)}.",
             fix="Name another folder with output, or remove that one; nothing was written.",
+        )
+
+
+def _refuse_other_files(path: Path) -> None:
+    ours = ("config.yaml", LOCK)
+    if path.is_dir() and all(p.name in ours or p.name.endswith(files.PART) for p in path.iterdir()):
+        return
+    if path.exists():
+        raise InputError(
+            f"{path} exists and is no run folder of ours.",
+            fix="Name another folder with output; nothing was written.",
         )
 
 

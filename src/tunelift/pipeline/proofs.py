@@ -24,7 +24,7 @@ from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
 from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.evaluation.run import Plan
-from tunelift.fast.lora import fused_lora
+from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Row, context_length, pad_id
@@ -224,7 +224,7 @@ def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> 
     try:
         with torch.no_grad():
             plain = sum(plain_loss(row, model) for row in learned)
-            with fused_lora(model):
+            with sped_up(model):
                 batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
                 taken = float(task.loss(model)[0](batch))
     finally:

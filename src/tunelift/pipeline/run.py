@@ -21,13 +21,13 @@ from tunelift.pipeline.beside import (
 from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.seeds import first_seed, further_seeds
-from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import (
     check_training,
-    class_names,
     concluded,
     concluded_before,
     measured,
+    model_facts,
+    opened,
     say_data,
     say_power,
     tune,
@@ -59,23 +59,22 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
         return concluded_before(folder)
     say_data(splits)
     say_power(metrics, splits.test)
-    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    session = opened(folder, task, labels)
     check_training(session, splits, config)
-    folder.begin()
-    folder.took("load", time.monotonic() - began)
-
     plan = replace(plan, labels=session.labels or plan.labels)
-    measured(folder, "base", session, splits, plan)
-    look_for_verbatim(folder, session, splits.test)
-    measure_baselines(folder, session, splits, plan, config)
-    measure_forgetting(folder, session, forgetting, config, "base")
-    if folder.proved:
-        session.load_adapter(folder.adapter)
-    else:
-        tune(folder, session, splits, config)
-    measured(folder, "tuned", session, splits, plan)
-    measure_forgetting(folder, session, forgetting, config, "tuned")
-    del session  # each further seed loads the model anew
-    further_seeds(folder, task, splits, plan)
-    folder.spent(meter)
-    return concluded(folder)
+    with folder.begun(**model_facts(session)):
+        folder.took("load", time.monotonic() - began)
+        measured(folder, "base", session, splits, plan)
+        look_for_verbatim(folder, session, splits.test)
+        measure_baselines(folder, session, splits, plan, config)
+        measure_forgetting(folder, session, forgetting, config, "base")
+        if folder.proved:
+            session.load_adapter(folder.adapter)
+        else:
+            tune(folder, session, splits, config)
+        measured(folder, "tuned", session, splits, plan)
+        measure_forgetting(folder, session, forgetting, config, "tuned")
+        del session  # each further seed loads the model anew
+        further_seeds(folder, task, splits, plan)
+        folder.spent(meter)
+        return concluded(folder)

@@ -9,8 +9,7 @@ from tunelift.core import progress
 from tunelift.data.splits import Splits
 from tunelift.evaluation.run import Plan
 from tunelift.pipeline.folder import RunFolder
-from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import class_names, measured, tune
+from tunelift.pipeline.stages import measured, model_facts, opened, tune
 
 
 def first_seed(config: Config) -> Config:
@@ -32,6 +31,7 @@ def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> N
         train = config.train.model_copy(update={"seed": seed, "seeds": []})
         own = config.model_copy(update={"train": train, "output": str(folder.path / "seeds" / str(seed))})
         below = RunFolder.open(own, "seed", sources=splits.report.sources)
+        below.manifest.update({key: folder.manifest[key] for key in ("dtype", "dtype_reason")})  # as the base has it
         if not below.complete:
             progress.note(f"seed {seed}:")
             _one_seed(below, task, splits, plan)
@@ -39,12 +39,11 @@ def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> N
 
 
 def _one_seed(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
-    config = folder.config
-    folder.begin()
-    session = Session.open(config.model, task, class_names(task, plan.labels), config.train.seed)
-    if folder.proved:
-        session.load_adapter(folder.adapter)
-    else:
-        tune(folder, session, splits, config)
-    measured(folder, "tuned", session, splits, plan)
-    folder.finish()
+    session = opened(folder, task, plan.labels)
+    with folder.begun(**model_facts(session)):
+        if folder.proved:
+            session.load_adapter(folder.adapter)
+        else:
+            tune(folder, session, splits, folder.config)
+        measured(folder, "tuned", session, splits, plan)
+        folder.finish()

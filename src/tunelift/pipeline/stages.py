@@ -24,7 +24,7 @@ from tunelift.metrics import Metric
 from tunelift.models import natural_task
 from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
 from tunelift.pipeline.choices import adapter_keys, check_required, evaluation_plan, label_texts, metrics_for
-from tunelift.pipeline.folder import RunFolder, free_folder
+from tunelift.pipeline.folder import CHECKPOINTS, RunFolder, free_folder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_markdown, write_report
@@ -47,11 +47,11 @@ def tune_stage(config: Config) -> Path:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
         return folder.adapter
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
-    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    session = opened(folder, task, labels)
     check_training(session, splits, config)
-    folder.begin()
-    tune(folder, session, splits, config)
-    folder.finish()
+    with folder.begun(**model_facts(session)):
+        tune(folder, session, splits, config)
+        folder.finish()
     return folder.adapter
 
 
@@ -86,14 +86,14 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
     if folder.complete:
         return concluded_before(folder)
-    folder.begin()
-    measured(folder, "base", session, splits, plan)
-    measure_forgetting(folder, session, forgetting, config, "base")
-    session.load_adapter(adapter)
-    measured(folder, "tuned", session, splits, plan)
-    measure_forgetting(folder, session, forgetting, config, "tuned")
-    folder.note(adapter=session.adapter, **model_facts(session))
-    return concluded(folder)
+    with folder.begun(**model_facts(session)):
+        measured(folder, "base", session, splits, plan)
+        measure_forgetting(folder, session, forgetting, config, "base")
+        session.load_adapter(adapter)
+        measured(folder, "tuned", session, splits, plan)
+        measure_forgetting(folder, session, forgetting, config, "tuned")
+        folder.note(adapter=session.adapter)
+        return concluded(folder)
 
 
 def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
@@ -139,16 +139,15 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
     progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))
-    events, began = EventLog(folder.path / "events.jsonl"), time.monotonic()
-    examples = {"train": splits.train, "validation": splits.validation}
+    examples, events = {"train": splits.train, "validation": splits.validation}, EventLog(folder.path / "events.jsonl")
     try:
         trained = train(
             session.model, session.tokenizer, TASKS.get(session.task), examples, config.train,
-            labels=session.labels, listeners=[events],
+            labels=session.labels, listeners=[events, _Diary(folder)], checkpoints=folder.path / CHECKPOINTS,
         )  # fmt: skip
     finally:
         events.close()
-    folder.took("train", time.monotonic() - began)
+    folder.took("train", trained.fit.seconds)
     session.save_adapter(folder.adapter)
     keys = {k: v for k, v in adapter_keys(config).items() if k != "method"}
     data = {"splits": {}, "sources": {}, **splits.report.to_dict(), "rendering": _rendering(trained.rows)}
@@ -157,13 +156,22 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
         adapter={"method": config.adapter.method, **parameters, "config": keys, **(session.adapter or {})},
         train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()},
         fast_paths=trained.fast_paths,
-        **model_facts(session),
     )
     try:
         folder.note(proofs=prove(session, folder.adapter, some, before, max_length))
     except ProofFailed as failure:
-        folder.note(proofs=failure.proofs, status="failed")
+        folder.note(proofs=failure.proofs)
+        folder.remove_checkpoints()
         raise
+
+
+def opened(folder: RunFolder, task: str, labels: Sequence[str]) -> Session:
+    """Load the run's model: in the precision that the run was begun in, if it was; that is not measured again."""
+    config, known = folder.config, folder.manifest
+    section = config.model.model_copy(update={"dtype": known["dtype"]}) if "dtype" in known else config.model
+    session = Session.open(section, task, class_names(task, labels), config.train.seed)
+    session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
+    return session
 
 
 def measured(folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan) -> Scores:
@@ -194,7 +202,8 @@ def concluded(folder: RunFolder) -> Comparison:
 def concluded_before(folder: RunFolder) -> Comparison:
     """Return the comparison of a run that is complete; only a report that is missing is written again."""
     progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
-    if not (folder.path / "report.html").is_file():
+    written_last = (folder.adapter if folder.adapter.is_dir() else folder.path) / "README.md"
+    if not (written_last.is_file() and (folder.path / "report.html").is_file()):
         report(folder)
     return compare_run(folder.path, margin=folder.config.evaluate.margin)
 
@@ -289,6 +298,19 @@ def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits,
     session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
     plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
     return session, splits, plan
+
+
+class _Diary:
+    """Writes into the manifest what went wrong in a training, and what was done about it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def __call__(self, event: str, **figures: Any) -> None:
+        if event == "fault":
+            self.folder.happened(f"step {figures['step']}: {figures['what']}", figures["done"])
+        elif event == "resumed":
+            self.folder.happened("training began again", f"it went on after step {figures['step']}")
 
 
 def _rendering(report: Any) -> dict[str, Any]:

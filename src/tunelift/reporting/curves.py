@@ -17,8 +17,9 @@ MOST_POINTS = 300
 
 def loss_points(events: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[float, float]]:
     """Return (step, loss) of each event of a kind ("train" or "validation") that has a finite loss."""
-    chosen = [event for event in events if event.get("event") == kind and "step" in event]
-    return [(event["step"], event["loss"]) for event in chosen if _finite(event.get("loss"))]
+    steps = {event["step"]: event for event in events if event.get("event") == kind and "step" in event}
+    # A training that was killed and went on has some steps twice.
+    return [(step, event["loss"]) for step, event in sorted(steps.items()) if _finite(event.get("loss"))]
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> tuple[list[tuple[float, float]], int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import files
+from tunelift.config import yaml_text
+from tunelift.core import files, text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.reporting import wording
@@ -31,13 +31,7 @@ class RunFiles:
 
     def settings(self) -> dict[str, Any]:
         """Return config.yaml as nested mappings; empty where it is no mapping."""
-        import yaml
-
-        try:
-            settings = yaml.safe_load(self.config)
-        except yaml.YAMLError as error:
-            raise InputError(f"{self.folder / 'config.yaml'} is not valid YAML: {error}.") from error
-        return settings if isinstance(settings, dict) else {}
+        return yaml_text.read_mapping(self.folder / "config.yaml")[0] if self.config else {}
 
     def title(self) -> str:
         """Return what was tuned and how: the model and the method, the folder's name where no model is noted."""
@@ -55,7 +49,7 @@ def read_run(folder: Path) -> RunFiles:
     run = RunFiles(
         folder,
         _text(folder / "config.yaml"),
-        _object(folder / "manifest.json"),
+        files.read_manifest(folder / "manifest.json") if (folder / "manifest.json").is_file() else {},
         _events(folder / "events.jsonl"),
         _scores(folder / "base"),
         _scores(folder / "tuned"),
@@ -70,7 +64,7 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text_files.text_of(path) if path.is_file() else ""
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -87,10 +81,10 @@ def _scores(folder: Path) -> Scores:
 def _events(path: Path) -> list[dict[str, Any]]:
     """Read events.jsonl up to the first line that was cut off: a run that was killed may leave one at the end."""
     events: list[dict[str, Any]] = []
-    for line in _text(path).splitlines():
+    for number, line in text_files.rows_of(path) if path.is_file() else ():
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
+            event = text_files.json_value(line, f"{path}, line {number}", mend=True)
+        except InputError:
             break
         if isinstance(event, dict):
             events.append(event)

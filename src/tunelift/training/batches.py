@@ -5,37 +5,59 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunelift.fast.layout import SHARED_AT_LEAST, common_beginning
 
 Step = list[list[int]]
 """One optimiser step: micro-batches of row indices."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What each row costs, in tokens of its own; where rows pack, `shared` more are computed once for all of them."""
+
+    own: Sequence[int]
+    shared: int = 0
+    packs: bool = False
+
+
+def sizes(rows: Sequence[Sequence[int]], first_targets: Sequence[int], packs: bool) -> Sizes:
+    """Return the sizes of rows of token ids; what all of them begin with, before any target, is shared if it pays."""
+    shared = min(common_beginning(rows), *(first - 1 for first in first_targets)) if packs and len(rows) > 1 else 0
+    shared = shared if shared >= SHARED_AT_LEAST else 0
+    return Sizes([len(row) - shared for row in rows], shared, packs)
+
+
 def plan_steps(
-    lengths: Sequence[int], batch_size: int, epochs: float, steps: int | None, seed: int, micro_batch_tokens: int
+    rows: Sizes, batch_size: int, epochs: float, steps: int | None, seed: int, micro_batch_tokens: int
 ) -> list[Step]:
     """Return every step of a training, a pure function of its arguments.
 
-    Each epoch visits the rows (`lengths` in tokens) in an order of its own. Rows are drawn into steps at random and
-    only sorted by length within a step, so that micro-batches carry little padding and the result does not change.
+    Each epoch visits the rows in an order of its own. Rows are drawn into steps at random and only sorted by length
+    within a step, so that micro-batches carry little padding and the result does not change.
     """
-    per_epoch = math.ceil(len(lengths) / batch_size)
-    total = steps if steps is not None else max(1, round(per_epoch * epochs))
+    count = len(rows.own)
+    total = steps if steps is not None else max(1, round(math.ceil(count / batch_size) * epochs))
     plan: list[Step] = []
     epoch = 0
     while len(plan) < total:
-        order = list(range(len(lengths)))
+        order = list(range(count))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        plan.extend(micro_batches(batch, lengths, micro_batch_tokens) for batch in batches[: total - len(plan)])
+        batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
+        plan.extend(micro_batches(batch, rows, micro_batch_tokens) for batch in batches[: total - len(plan)])
         epoch += 1
     return plan
 
 
-def micro_batches(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Split rows, longest first, into groups of at most `budget` padded tokens and at most a fifth of padding."""
+def micro_batches(some: Sequence[int], rows: Sizes, budget: int) -> list[list[int]]:
+    """Split rows, longest first, into groups that compute at most `budget` tokens, padding included.
+
+    Where rows do not pack, at most a fifth of a group is padding.
+    """
     groups: list[list[int]] = []
-    for row in sorted(rows, key=lambda r: -lengths[r]):
-        if groups and _fits(groups[-1], lengths, lengths[row], budget):
+    for row in sorted(some, key=lambda r: -rows.own[r]):
+        if groups and _fits(groups[-1], rows, row, budget):
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -46,8 +68,9 @@ SMALL = 256
 """Tokens below which a matrix product is too small to run at full speed; such a group takes more rows, padded."""
 
 
-def _fits(group: list[int], lengths: Sequence[int], length: int, budget: int) -> bool:
-    width = lengths[group[0]]
-    padded = width * (len(group) + 1)
-    real = sum(lengths[row] for row in group) + length
+def _fits(group: list[int], rows: Sizes, row: int, budget: int) -> bool:
+    real = sum(rows.own[other] for other in group) + rows.own[row]
+    if rows.packs:
+        return rows.shared + real <= budget
+    padded = rows.own[group[0]] * (len(group) + 1)
     return padded <= budget and (padded <= SMALL or real >= 0.8 * padded)

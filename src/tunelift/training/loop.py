@@ -1,24 +1,56 @@
-"""The training loop: batches, loss and listeners are arguments, so that a toy can stand in for each."""
+"""The training loop: batches, loss, listeners and the store of its state are arguments: a toy can stand in for each."""
 
 from __future__ import annotations
 
+import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tunelift.core import stopping
+from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch, Loss
-from tunelift.training.step import train_step
+from tunelift.training import ranks
+from tunelift.training.state import Fit, State
+from tunelift.training.step import StepResult, is_out_of_memory, train_step
+
+__all__ = ["Fit", "Listener", "Settings", "Store", "fit", "learning_rate"]
+
+BAD_IN_A_ROW = 10
+"""So many steps without a finite loss and gradient, one after another, end the training."""
+
+T = TypeVar("T")
 
 
 class Listener(Protocol):
-    """Told of everything that happens: `event` is "train", "validation" or "end", with its figures."""
+    """Told of everything that happens, with its figures.
+
+    `event` is "train", "validation", "fault" (`what` happened and what was `done`), "resumed" or "end".
+    """
 
     def __call__(self, event: str, **figures: Any) -> None: ...
+
+
+class Store(Protocol):
+    """Where the state is kept after every `every` steps, and found again by the next call for the same training."""
+
+    every: int
+    faults: list[tuple[str, str]]
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None: ...
+
+
+class Budget(Protocol):
+    """How many tokens the micro-batches of the steps to come, and of the looks at validation, may have."""
+
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +66,6 @@ class Settings:
     patience: int | None = None
 
 
-@dataclass(slots=True)
-class Fit:
-    """How a training went. `seconds` are those of the steps and the looks at validation."""
-
-    steps: int = 0
-    rows: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    best_step: int | None = None
-    best_loss: float | None = None
-    stopped: str = "all steps done"
-
-
 def fit(
     model: nn.Module,
     steps: Sequence[Iterable[Batch]],
@@ -55,38 +73,32 @@ def fit(
     settings: Settings,
     listeners: Sequence[Listener] = (),
     validate: Callable[[], float] | None = None,
+    *,
+    store: Store | None = None,
+    budget: Budget | None = None,
 ) -> Fit:
     """Train the model's trainable parameters, one optimiser step per element of `steps`.
 
     With `validate` (mean loss on rows held out of training, in nats) the parameters of the best look are put back at
-    the end, and `patience` looks without improvement end the training.
+    the end, and `patience` looks without improvement end the training. With `store` it goes on from the state kept
+    there, if there is one, exactly as if it had never ended; a signal to stop is obeyed once the step is done and
+    saved (raises Stopped). Where memory runs out, `budget` is halved and the window computed again from the start.
+    Raises TuneliftError where no step had a finite loss, or where memory does not suffice for one row.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    result, best, start = Fit(), _Best(parameters), time.monotonic()
+    loop = _Loop(model, State(model, settings.learning_rate, settings.weight_decay), listeners, store, budget)
+    loop.resume()
+    began = time.monotonic() - loop.state.fit.seconds
     model.train()
-    for number, micro_batches in enumerate(steps, start=1):
-        rate = learning_rate(number, len(steps), settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        began = time.monotonic()
-        done = train_step(list(micro_batches), loss, parameters, settings.max_grad_norm)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        result.steps, result.rows, result.tokens = number, result.rows + done.rows, result.tokens + done.tokens
-        result.losses.append(done.loss)
-        figures = asdict(done) | {"learning_rate": rate, "tokens_per_second": done.tokens / (time.monotonic() - began)}
-        _tell(listeners, "train", step=number, **figures, seconds=time.monotonic() - start)
-        if validate is not None and _is_look(number, len(steps), settings.evaluate_every):
-            _look(validate, model, result, best, listeners)
-            if settings.patience is not None and best.looks_since > settings.patience - 1:
-                result.stopped = f"no improvement in {settings.patience} looks at validation"
+    with stopping.waiting(store is not None):
+        while True:
+            if validate is not None and loop.look_due(len(steps), settings.evaluate_every):
+                loop.look(validate, settings.patience)
+                loop.keep(bool(loop.state.fit.stopped))
+            if loop.state.fit.stopped or loop.state.fit.steps == len(steps):
                 break
-    best.restore()
-    model.eval()
-    result.seconds = time.monotonic() - start
-    _tell(listeners, "end", steps=result.steps, best_step=result.best_step, stopped=result.stopped)
-    return result
+            loop.step(steps, loss, settings, began)
+            loop.keep(loop.state.fit.steps == len(steps) or loop.due())
+    return loop.ended(began)
 
 
 def learning_rate(step: int, steps: int, settings: Settings) -> float:
@@ -101,44 +113,140 @@ def learning_rate(step: int, steps: int, settings: Settings) -> float:
     return settings.learning_rate * (left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
 
 
-class _Best:
-    """The parameters at the best look at validation."""
+@dataclass(slots=True)
+class _Loop:
+    """What `fit` does, part by part."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self.parameters = parameters
-        self.kept: list[Tensor] | None = None
-        self.looks_since = 0
+    model: nn.Module
+    state: State
+    listeners: Sequence[Listener]
+    store: Store | None
+    budget: Budget | None
 
-    def keep(self) -> None:
-        self.kept = [p.detach().clone() for p in self.parameters]
-        self.looks_since = 0
+    def resume(self) -> None:
+        saved = self.store.load() if self.store is not None else None
+        for what, done in self.store.faults if self.store is not None else ():
+            self.fault(what, done, 0)
+        if saved is not None:
+            self.state.put_back(*saved)
+            if self.budget is not None:
+                self.budget.tokens = saved[1]["micro_batch_tokens"]
+            self.tell("resumed", time=_now(), step=self.state.fit.steps)
 
-    def restore(self) -> None:
-        if self.kept is not None:
-            with torch.no_grad():
-                for parameter, kept in zip(self.parameters, self.kept, strict=True):
-                    parameter.copy_(kept)
+    def step(self, steps: Sequence[Iterable[Batch]], loss: Loss, settings: Settings, began: float) -> None:
+        """Do the next step: move the parameters, or leave them where loss or gradient is no finite number."""
+        state, fit, start = self.state, self.state.fit, time.monotonic()
+        rate = learning_rate(fit.steps + 1, len(steps), settings)
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        parameters = list(state.parameters.values())
+        done = self.within_memory(
+            lambda: train_step(list(steps[fit.steps]), loss, parameters, settings.max_grad_norm), fit.steps + 1
+        )
+        fit.steps, fit.rows, fit.tokens = fit.steps + 1, fit.rows + done.rows, fit.tokens + done.tokens
+        if done.finite:
+            state.optimiser.step()
+        state.optimiser.zero_grad(set_to_none=True)
+        fit.seconds = time.monotonic() - began
+        if not done.finite:
+            self.skip(done)
+            return
+        fit.losses.append(done.loss)
+        state.bad_in_a_row = 0
+        figures = asdict(done) | {"learning_rate": rate, "tokens_per_second": done.tokens / (time.monotonic() - start)}
+        self.tell("train", step=fit.steps, **figures, seconds=fit.seconds)
+
+    def skip(self, done: StepResult) -> None:
+        """Count a step that moved nothing; the tenth in a row ends the training."""
+        state, fit = self.state, self.state.fit
+        fit.skipped, state.bad_in_a_row = fit.skipped + 1, state.bad_in_a_row + 1
+        what = f"loss {done.loss}, norm of its gradient {done.gradient_norm}"
+        self.fault(what, "the step was skipped", fit.steps)
+        if state.bad_in_a_row == BAD_IN_A_ROW:
+            fit.stopped = f"{BAD_IN_A_ROW} steps in a row without a finite loss"
+
+    def look_due(self, steps: int, every: int) -> bool:
+        step = self.state.fit.steps
+        return step > self.state.looked and (step == steps or (every > 0 and step % every == 0))
+
+    def look(self, validate: Callable[[], float], patience: int | None) -> None:
+        state, fit = self.state, self.state.fit
+        self.model.eval()
+        loss = self.within_memory(validate, fit.steps)
+        self.model.train()
+        improved = math.isfinite(loss) and (fit.best_loss is None or loss < fit.best_loss)
+        state.looked = fit.steps
+        if improved:
+            fit.best_loss, fit.best_step, state.looks_since = loss, fit.steps, 0
+            state.keep_best()
+        else:
+            state.looks_since += 1
+        self.tell("validation", step=fit.steps, loss=loss, best=improved)
+        if patience is not None and state.looks_since >= patience:
+            fit.stopped = f"no improvement in {patience} looks at validation"
+
+    def within_memory(self, compute: Callable[[], T], step: int) -> T:
+        """Return what `compute` gives, with smaller micro-batches where memory does not suffice for those there are."""
+        while True:
+            try:
+                return compute()
+            except Exception as error:
+                # Other ranks would wait for ever for one that begins its window again.
+                if not is_out_of_memory(error) or self.budget is None or ranks.position()[1] > 1:
+                    raise
+                said = (str(error) or type(error).__name__).splitlines()[0][:200]
+            self.state.optimiser.zero_grad(set_to_none=True)
+            gc.collect()  # the error is gone by now, and with it what its frames held
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.budget.tokens == 1:
+                raise TuneliftError(
+                    f"Memory does not suffice for a single row: {said}", fix="Lower train.max_length, or free memory."
+                )
+            self.budget.tokens //= 2
+            self.fault(f"out of memory: {said}", f"micro-batches of {self.budget.tokens} tokens from here on", step)
+
+    def due(self) -> bool:
+        """Tell whether the state is to be saved after this step."""
+        fit = self.state.fit
+        return self.store is not None and (bool(fit.stopped) or fit.steps % self.store.every == 0)
+
+    def keep(self, due: bool) -> None:
+        """Save the state where that is due or a signal asks to stop, and obey the signal."""
+        if self.store is None:
+            return
+        state, fit = self.state, self.state.fit
+        asked = ranks.any_of(stopping.asked(), next(iter(state.parameters.values())).device)
+        if fit.losses and (due or asked):
+            tensors, facts = state.tensors(), state.facts()
+            facts["micro_batch_tokens"] = self.budget.tokens if self.budget is not None else None
+            if ranks.position()[0] == 0:
+                self.store.save(fit.steps, tensors, facts)
+        if asked:
+            self.tell("interrupted", time=_now(), step=fit.steps)
+            raise stopping.Stopped(asked)
+
+    def ended(self, began: float) -> Fit:
+        fit = self.state.fit
+        if not fit.losses:
+            raise TuneliftError(
+                f"Not one of {fit.steps} steps had a loss and a gradient that are finite numbers.",
+                fix="Lower train.learning_rate, or set model.dtype to float32.",
+            )
+        self.state.put_back_best()
+        self.model.eval()
+        fit.seconds = time.monotonic() - began
+        fit.stopped = fit.stopped or "all steps done"
+        self.tell("end", steps=fit.steps, best_step=fit.best_step, stopped=fit.stopped)
+        return fit
+
+    def fault(self, what: str, done: str, step: int) -> None:
+        self.tell("fault", time=_now(), step=step, what=what, done=done)
+
+    def tell(self, event: str, **figures: Any) -> None:
+        for listener in self.listeners:
+            listener(event, **figures)
 
 
-def _is_look(step: int, steps: int, every: int) -> bool:
-    return step == steps or (every > 0 and step % every == 0)
-
-
-def _look(
-    validate: Callable[[], float], model: nn.Module, result: Fit, best: _Best, listeners: Sequence[Listener]
-) -> None:
-    model.eval()
-    loss = validate()
-    model.train()
-    improved = math.isfinite(loss) and (result.best_loss is None or loss < result.best_loss)
-    if improved:
-        result.best_loss, result.best_step = loss, result.steps
-        best.keep()
-    else:
-        best.looks_since += 1
-    _tell(listeners, "validation", step=result.steps, loss=loss, best=improved)
-
-
-def _tell(listeners: Sequence[Listener], event: str, **figures: Any) -> None:
-    for listener in listeners:
-        listener(event, **figures)
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch, Loss
+from tunelift.training import ranks
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch's allocators say it where they raise no error of a class of its own: Apple's GPU, and the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +25,34 @@ class StepResult:
     rows: int
     tokens: int
 
+    @property
+    def finite(self) -> bool:
+        """Return whether loss and gradient are numbers that the parameters may be moved by."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 def train_step(
     micro_batches: Sequence[Batch], loss: Loss, parameters: Sequence[nn.Parameter], max_grad_norm: float
 ) -> StepResult:
-    """Accumulate gradients over the micro-batches and clip them; the caller moves the optimiser.
+    """Accumulate gradients over the micro-batches and clip them; the caller moves the optimiser, if they are finite.
 
     The loss is summed over the targets of all micro-batches and divided once by their number, so that the split into
-    micro-batches changes nothing. Raises TuneliftError where the loss is not a finite number.
+    micro-batches changes nothing. With several ranks each computes its share of them, and all get the whole gradient.
     """
     targets = sum(batch.targets for batch in micro_batches)
+    rank, count = ranks.position()
     total = 0.0
-    for batch in micro_batches:
+    for batch in micro_batches[rank::count]:
         part = loss(batch) / max(targets, 1)
         part.backward()  # type: ignore[no-untyped-call]
         total += part.item()
+    total = ranks.summed(total, parameters)
     norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-    if not torch.isfinite(torch.tensor([total, norm])).all():
-        raise TuneliftError(
-            f"The loss ({total}) or its gradient ({norm}) is not a finite number; training cannot go on.",
-            fix="Lower train.learning_rate, or set model.dtype to float32.",
-        )
     return StepResult(total, norm, sum(b.rows for b in micro_batches), sum(b.tokens for b in micro_batches))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the computation asked for more memory than there is."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)

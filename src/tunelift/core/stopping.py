@@ -1,0 +1,62 @@
+"""Being asked to stop: the first signal lets what is being done end and be saved, the second stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONCE_MORE = b"\nStopping when this step is done and saved; once more stops at once.\n"
+
+_waits = False
+_asked: int | None = None
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal to stop, obeyed. `exit_code` is 130 for Ctrl-C and 143 for SIGTERM, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise Stopped for a while: at once, or within `waiting` when its code asks for it."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = {number: signal.signal(number, _heard) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def waiting(waits: bool = True) -> Iterator[None]:
+    """Let the first signal wait for `asked` for a while, where the process listens to `signals`."""
+    global _waits, _asked
+    _waits, _asked = waits, None
+    try:
+        yield
+    finally:
+        _waits, _asked = False, None
+
+
+def asked() -> int:
+    """Return the number of the signal that waits, or 0."""
+    return _asked or 0
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    global _asked  # noqa: PLW0603  a process has one set of signal handlers
+    if not _waits or _asked is not None:
+        raise Stopped(number)
+    _asked = number
+    os.write(2, ONCE_MORE)  # print may be what was interrupted

@@ -1,0 +1,127 @@
+"""Where a training's state is kept between steps: each checkpoint a folder, whole and verified, or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tunelift.core import files
+from tunelift.core.errors import InputError, TuneliftError
+
+FORMAT = 1
+KEPT = 2
+TENSORS, FACTS, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+Saved = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and what is no tensor, as JSON has it."""
+
+
+class Checkpoints:
+    """The checkpoints below `folder`, one made every `every` steps; the last two are kept.
+
+    `made_for` says which training they are of (rows, settings, names and shapes): only to that one are they given.
+    `choices` are the fast paths taken. `faults` are what `load` came upon, each with what was done about it.
+    """
+
+    def __init__(self, folder: Path, every: int, made_for: str, choices: Mapping[str, str] | None = None) -> None:
+        self.folder, self.every, self.made_for, self.choices = folder, every, made_for, choices or {}
+        self.faults: list[tuple[str, str]] = []
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write the state after `step`, then remove all but the last two.
+
+        Raises TuneliftError where it cannot be written, as on a full disk; those before stay as they are.
+        """
+        contents = {TENSORS: save(dict(tensors)), FACTS: _text({**facts, **self._own()}).encode()}
+        try:
+            files.write_folder(self.folder / f"step-{step:08d}", lambda staging: _fill(staging, contents))
+        except OSError as error:
+            known = next((f"; {path.name} is" for path in self._newest_first()), ", none was made before; nothing is")
+            raise TuneliftError(
+                f"No checkpoint could be made after step {step}: {error}{known} left as it was.",
+                fix=f"It takes {_megabytes(sum(map(len, contents.values())))} in {self.folder}. "
+                "Make room there, and give the same command again.",
+            ) from error
+        for path in list(self._newest_first())[KEPT:]:
+            shutil.rmtree(path)
+
+    def load(self) -> Saved | None:
+        """Return the newest state that is whole, or None; those that are not are removed, and named in `faults`.
+
+        Raises InputError where it is of another training.
+        """
+        for path in self._newest_first():
+            try:
+                tensors, facts = _read(path)
+            except (OSError, ValueError) as error:
+                self.faults.append((f"checkpoint {path.name}: {error}", "it was removed; the one before it is taken"))
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            if facts["made_for"] != self.made_for:
+                raise InputError(
+                    f"{path} is of another training: its rows, settings or trained layers differ.",
+                    fix=f"Remove {self.folder} to train from the start.",
+                )
+            if facts["choices"] != self._own()["choices"]:
+                what = f"fast paths were {facts['choices']} and are {dict(self.choices)}"
+                self.faults.append((what, "training goes on; its last digits may differ"))
+            return tensors, facts
+        if self.faults:
+            self.faults.append(("no checkpoint is whole", "training begins anew"))
+        return None
+
+    def check_space(self, parameters: int) -> None:
+        """Raise TuneliftError where the disk has no room for the checkpoints of so many bytes of trained parameters.
+
+        Each holds them, those of the best look and AdamW's two moments; three are there while one is made.
+        """
+        needed, where = 4 * parameters * (KEPT + 1), self.folder
+        while not where.exists():
+            where = where.parent
+        free = shutil.disk_usage(where).free
+        if free < needed:
+            raise TuneliftError(
+                f"Checkpoints take {_megabytes(needed)} in {self.folder}, and {_megabytes(free)} are free.",
+                fix=f"Make room for {_megabytes(needed - free)} more, or name another folder with output.",
+            )
+
+    def _own(self) -> dict[str, Any]:
+        return {"made_for": self.made_for, "choices": dict(self.choices)}
+
+    def _newest_first(self) -> Iterator[Path]:
+        return iter(sorted(self.folder.glob("step-*"), reverse=True))
+
+
+def _fill(staging: Path, contents: Mapping[str, bytes]) -> None:
+    """Write the files and, last, what they must be, taken before they met the disk."""
+    for name, content in contents.items():
+        (staging / name).write_bytes(content)
+    (staging / MANIFEST).write_text(_manifest(contents), encoding="utf-8")
+
+
+def _manifest(contents: Mapping[str, bytes]) -> str:
+    listed = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
+    return _text({"format": FORMAT, "files": listed})
+
+
+def _read(path: Path) -> Saved:
+    """Return a checkpoint's state; raise OSError or ValueError unless every byte is as it was written."""
+    contents = {name: (path / name).read_bytes() for name in (TENSORS, FACTS)}
+    if (path / MANIFEST).read_text(encoding="utf-8") != _manifest(contents):
+        raise ValueError("its files are not as they were written")
+    return load(contents[TENSORS]), json.loads(contents[FACTS])
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _megabytes(count: float) -> str:
+    return f"{max(1, round(count / 1e6)):,} MB"

@@ -1,0 +1,121 @@
+"""What the loop knows after a step: all of it goes into a checkpoint, and comes back bit by bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tunelift.training import ranks
+
+
+@dataclass(slots=True)
+class Fit:
+    """How a training went. `seconds` are those of the steps and the looks at validation, of every session.
+
+    `losses` are those of the steps that moved the parameters; `skipped` counts the others, whose loss or gradient was
+    no finite number. `stopped` is empty while it goes on.
+    """
+
+    steps: int = 0
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    best_step: int | None = None
+    best_loss: float | None = None
+    skipped: int = 0
+    stopped: str = ""
+
+
+class State:
+    """Parameters, optimiser, account and random numbers of a training."""
+
+    def __init__(self, model: nn.Module, rate: float, weight_decay: float) -> None:
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=weight_decay)
+        self.fit = Fit()
+        self.best: dict[str, Tensor] = {}
+        self.looked = 0  # the last step after which validation was looked at
+        self.looks_since = 0  # looks without improvement
+        self.bad_in_a_row = 0
+
+    def keep_best(self) -> None:
+        self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def put_back_best(self) -> None:
+        """Give the parameters the values of the best look at validation, if there was one."""
+        self._copy(self.best)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state by name."""
+        moments = self.optimiser.state_dict()["state"]
+        named = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
+        named |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        named |= {f"optimiser/{i}/{key}": tensor for i, some in moments.items() for key, tensor in some.items()}
+        for kind, numbers in _torch_states().items():
+            named |= {f"random/{kind}/{rank}": own for rank, own in enumerate(ranks.of_all(numbers))}
+        return {name: tensor.contiguous() for name, tensor in named.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is no tensor, as JSON has it."""
+        version, numbers, gauss = random.getstate()
+        kind, keys, *position = np.random.get_state(legacy=True)
+        return {
+            "fit": asdict(self.fit),
+            "looked": self.looked,
+            "looks_since": self.looks_since,
+            "bad_in_a_row": self.bad_in_a_row,
+            "python_random": [version, list(numbers), gauss],
+            "numpy_random": [kind, keys.tolist(), *position],  # type: ignore[union-attr]
+        }
+
+    def put_back(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Make this the state that `tensors` and `facts` were taken from."""
+        self.fit = Fit(**facts["fit"])
+        self.looked, self.looks_since = facts["looked"], facts["looks_since"]
+        self.bad_in_a_row = facts["bad_in_a_row"]
+        self._copy(_below("parameter/", tensors))
+        best = _below("best/", tensors)
+        self.best = {name: tensor.to(self.parameters[name].device) for name, tensor in best.items()}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimiser/", tensors).items():
+            index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
+        _put_back_torch_states(_below("random/", tensors))
+        version, numbers, gauss = facts["python_random"]
+        random.setstate((version, tuple(numbers), gauss))
+        kind, keys, *position = facts["numpy_random"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *position))
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                self.parameters[name].copy_(tensor)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _torch_states() -> dict[str, Tensor]:
+    """Return the state of torch's random numbers on the CPU and on the accelerator that is used, if there is one."""
+    states = {"cpu": torch.get_rng_state()}
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is not None:
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def _put_back_torch_states(states: Mapping[str, Tensor]) -> None:
+    """Take the numbers of this rank; another number of ranks begins with the seed's."""
+    for name, numbers in states.items():
+        kind, rank = name.split("/")
+        if int(rank) == ranks.position()[0]:
+            (torch if kind == "cpu" else torch.get_device_module(kind)).set_rng_state(numbers)
