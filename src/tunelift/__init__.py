@@ -46,6 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "fast":  # the one room that is for others' loops: tunelift.fast.apply(model)
+        return importlib.import_module("tunelift.fast")
     if name not in _HOMES:
         raise AttributeError(f"module 'tunelift' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

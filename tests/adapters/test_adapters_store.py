@@ -155,3 +155,9 @@ def test_a_broken_adapter_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="is no adapter's config"):
         read_adapter_config(tmp_path)
+
+
+def test_names_are_written_in_their_order(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_models.causal("llama"), LoraConfig(target_modules=["v_proj", "q_proj", "down_proj"]))
+    folder = save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path))
+    assert read_adapter_config(folder)["target_modules"] == ["down_proj", "q_proj", "v_proj"]

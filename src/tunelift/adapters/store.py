@@ -34,15 +34,22 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
             for file in (staging / name).iterdir():
                 file.rename(staging / file.name)
             (staging / name).rmdir()
-        (staging / "README.md").unlink(
-            missing_ok=True
-        )  # peft's card is a form to fill in; ours is written with results
+        # peft's card is a form to fill in; ours is written with results
+        (staging / "README.md").unlink(missing_ok=True)
+        _sort_names(staging / "adapter_config.json", config)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         files.write_json(staging / LINEAGE, {"format": 1, **lineage})
 
     files.write_folder(folder, fill)
     return folder
+
+
+def _sort_names(file: Path, config: Any) -> None:
+    """Write names that peft holds as a set in their order: in each process a set has another."""
+    written = files.read_json(file)
+    unordered = [key for key in written if isinstance(getattr(config, key, None), (set, frozenset))]
+    files.write_json(file, written | {key: sorted(written[key]) for key in unordered})
 
 
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelift.core.errors import InputError
+from tunelift.core.untrusted import bounded
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -86,8 +87,9 @@ def _with_reason(render: Callable[[], str], row: str) -> str:
     from jinja2 import TemplateError
 
     try:
-        return render()
-    except (TemplateError, TypeError, KeyError, IndexError, ValueError) as error:
+        with bounded(f"Row {row}: the model's chat template"):
+            return render()
+    except (TemplateError, TypeError, KeyError, IndexError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"Row {row}: the model's chat template refuses the messages: {error}.",
             fix="Many templates want user and assistant in turn, and some have no system role. Change the messages.",

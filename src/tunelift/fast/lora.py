@@ -1,13 +1,15 @@
 """LoRA linears as one function: y = x Wᵀ + b + s (x Aᵀ) Bᵀ, with nothing kept or written that is not needed.
 
 peft's own layer writes three tensors of the output's size on the way forward (B's product, a scaled copy, the sum) and
-as many back. Here the low-rank product is added in place by the matrix product itself. Layers that do more than plain
-LoRA on a frozen linear (dropout, DoRA, several adapters, merged weights, quantised bases) keep peft's own forward.
+as many back. Here the low-rank product is added in place by the matrix product itself. Layers that read the same
+tensor (query, key and value; gate and up) run together at the first one's call: one product with their stacked A, and
+one sum of their gradients. Layers that do more than plain LoRA on a frozen linear (dropout, DoRA, several adapters,
+merged weights, quantised bases) keep peft's own forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,18 +18,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast.undo import Undo
+
+TOGETHER = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("gate_proj", "up_proj"),
+)
+"""Names of layers that may read the same tensor. Whether they do is seen at each call."""
+
 
 @contextmanager
 def fused_lora(model: nn.Module) -> Iterator[str]:
     """Let peft's LoRA linears run fused for a while; yields "on: N layers" or "off: reason" for the manifest."""
-    fused = [module for module in model.modules() if _fusable(module)]
-    for module in fused:
-        module.forward = partial(_forward, module, module.forward)
+    undo = Undo()
+    state = fuse(model, undo)
     try:
-        yield f"on: {len(fused)} layers" if fused else "off: no plain LoRA on frozen linear layers"
+        yield state
     finally:
-        for module in fused:
-            del module.forward  # the class's own shows again
+        undo.all()
+
+
+def fuse(model: nn.Module, undo: Undo) -> str:
+    """Let peft's LoRA linears run fused until undone; return "on: N layers" or "off: reason"."""
+    linears = [module for module in model.modules() if _fusable(module)]
+    fresh = {id(module) for module in linears if "forward" not in module.__dict__}  # others are fused already
+    for parent in model.modules():
+        for names in TOGETHER:
+            group = [child for name in names if id(child := getattr(parent, name, None)) in fresh]
+            if len(group) > 1:
+                fresh -= {id(module) for module in group}
+                _Together(group, undo)
+    for module in linears:
+        if id(module) in fresh:
+            undo.put(module, partial(_forward, module, module.forward))
+    return f"on: {len(linears)} layers" if linears else "off: no plain LoRA on frozen linear layers"
 
 
 def _fusable(module: Any) -> bool:
@@ -40,44 +66,111 @@ def _fusable(module: Any) -> bool:
     return frozen and not biased and not module.lora_variant
 
 
+def _plain(module: Any, x: Tensor) -> bool:
+    """Tell whether this call is plain LoRA with one adapter."""
+    active = module.active_adapters
+    if module.disable_adapters or module.merged or len(active) != 1 or active[0] not in module.lora_A:
+        return False
+    dropout = module.lora_dropout[active[0]]
+    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
+    # In half precision peft computes the adapter in fp32, which is kept.
+    return not drops and x.dtype == module.lora_A[active[0]].weight.dtype
+
+
+def _parts(module: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float]:
+    """Return weight, bias, A, B and scale of a layer's active adapter."""
+    name = module.active_adapters[0]
+    base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
+    return base.weight, base.bias, a, b, module.scaling[name]
+
+
 def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Run fused where this call is plain LoRA, else as peft does."""
-    active = module.active_adapters
-    if args or kwargs or module.disable_adapters or module.merged or len(active) != 1 or active[0] not in module.lora_A:
+    if args or kwargs or not _plain(module, x):
         return plain(x, *args, **kwargs)
-    name = active[0]
-    dropout = module.lora_dropout[name]
-    base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
-    drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
-    if drops or x.dtype != a.dtype:  # in half precision peft computes the adapter in fp32, which is kept
-        return plain(x)
-    result: Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
-        x, base.weight, base.bias, a, b, module.scaling[name]
+    return _run([module], x)[0]
+
+
+def _run(modules: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
+    parts = [_parts(module) for module in modules]
+    flat = [tensor for weight, bias, a, b, _ in parts for tensor in (weight, bias, a, b)]
+    outputs: tuple[Tensor, ...] = _LoraLinears.apply(  # type: ignore[no-untyped-call]
+        x, [scale for *_, scale in parts], *flat
     )
-    return result
+    return outputs
 
 
-class _LoraLinear(torch.autograd.Function):
-    """x (..., I), weight (O, I), bias (O,) or None, a (r, I), b (O, r) -> (..., O)."""
+class _Together:
+    """Layers that are computed at the first one's call, each of the others at its own if its input is another."""
+
+    def __init__(self, modules: Sequence[Any], undo: Undo) -> None:
+        self.modules = list(modules)
+        self.input: Tensor | None = None
+        self.version = 0
+        self.ready: dict[int, Tensor] = {}
+        for module in modules:
+            undo.put(module, partial(self.forward, module, module.forward))
+
+    def forward(self, module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.input is x and self.version == x._version and id(module) in self.ready and not (args or kwargs):
+            found = self.ready.pop(id(module))
+            if not self.ready:
+                self.input = None
+            return found
+        together = module is self.modules[0] and not self.ready
+        if not together or args or kwargs or not all(_plain(one, x) for one in self.modules):
+            return _forward(module, plain, x, *args, **kwargs)
+        first, *others = _run(self.modules, x)
+        self.input, self.version = x, x._version
+        self.ready = {id(one): found for one, found in zip(self.modules[1:], others, strict=True)}
+        return first
+
+
+class _LoraLinears(torch.autograd.Function):
+    """x (..., I) and for each layer weight (O, I), bias (O,) or None, A (r, I) and B (O, r) -> each (..., O)."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917  torch passes arguments by position
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        low = F.linear(rows, a)  # (N, r)
-        y = F.linear(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
-        ctx.save_for_backward(rows, low, weight, a, b)
-        ctx.scale = scale
-        return y.view(*x.shape[:-1], -1)
+        layers = list(zip(*(flat[i::4] for i in range(4)), strict=True))
+        a = torch.cat([layer[2] for layer in layers]) if len(layers) > 1 else layers[0][2]
+        low = F.linear(rows, a)  # (N, all r)
+        outputs = []
+        for (weight, bias, _, b), part, scale in zip(layers, _split(low, layers), scales, strict=True):
+            outputs.append(F.linear(rows, weight, bias).addmm_(part, b.t(), alpha=scale).view(*x.shape[:-1], -1))
+        ctx.save_for_backward(rows, low, a, *(layer[i] for layer in layers for i in (0, 3)))
+        ctx.scales, ctx.ranks = scales, [layer[2].shape[0] for layer in layers]
+        ctx.set_materialize_grads(False)
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        rows, low, weight, a, b = ctx.saved_tensors
-        dy = grad_outputs[0]
-        flat = dy.reshape(-1, dy.shape[-1])
-        dlow = (flat @ b).mul_(ctx.scale)  # (N, r)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (flat @ weight).addmm_(dlow, a).view(*dy.shape[:-1], -1)
-        return dx, None, None, dlow.t() @ rows, (flat.t() @ low).mul_(ctx.scale), None
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        rows, low, a, *saved = ctx.saved_tensors
+        needs_input = ctx.needs_input_grad[0]
+        dlow, dx = torch.zeros_like(low), None
+        flat: list[Tensor | None] = []
+        begin = 0
+        for gradient, scale, rank, weight, b in zip(
+            gradients, ctx.scales, ctx.ranks, saved[::2], saved[1::2], strict=True
+        ):
+            part = slice(begin, begin + rank)
+            begin += rank
+            if gradient is None:
+                flat += [None] * 4
+                continue
+            dy = gradient.reshape(-1, gradient.shape[-1])
+            dlow[:, part] = (dy @ b).mul_(scale)
+            if needs_input:
+                dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
+            flat += [None, None, dlow[:, part], (dy.t() @ low[:, part]).mul_(scale)]
+        da = dlow.t() @ rows  # (all r, I)
+        for i, some in enumerate(torch.split(da, ctx.ranks)):
+            flat[4 * i + 2] = None if flat[4 * i + 2] is None else some
+        if dx is not None:
+            dx = dx.addmm_(dlow, a)
+        shape = next(g.shape for g in gradients if g is not None)[:-1]
+        return (None if dx is None else dx.view(*shape, -1)), None, *flat
+
+
+def _split(low: Tensor, layers: Sequence[tuple[Any, ...]]) -> tuple[Tensor, ...]:
+    return torch.split(low, [layer[2].shape[0] for layer in layers], dim=1)

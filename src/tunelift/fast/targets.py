@@ -1,35 +1,36 @@
-"""Loss and log-likelihood at the target tokens only.
+"""Loss and log-likelihood at the target tokens only, over rows without padding.
 
 A causal language model's head is its most expensive layer, and logits are needed only where a token is to be
-predicted. `TargetOnly` projects just those positions, a few at a time; with a frozen head the gradient is known in the
-forward pass, d loss / d hidden = softmax(hidden Wᵀ) W - W[target], so that logits are never kept (the idea of Cut
-Cross-Entropy, arXiv 2411.09009). `WholeLogits` is the slow twin for models whose logits cannot be had that way.
+predicted: `TargetOnly` projects just those positions (see head.py) of rows that are packed where the model allows it
+(see layout.py). `WholeLogits` is the slow twin for models whose logits cannot be had that way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.head import ROWS_AT_ONCE, Head, at_least_float32, capped, over_vocabulary
+from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
+
 IGNORED = -100
 """Label of a position that is no target, as transformers has it."""
 
-LOGITS_BYTES = 128 * 2**20
-"""Logits held at once, in bytes: large enough for full-speed products, small beside the model."""
-
-
-ROWS_AT_ONCE, TILE = 512, 8192
-"""Rows and vocabulary entries scored at once: 16 MB of logits."""
-
 
 class TargetModel(Protocol):
-    """A causal language model seen through its targets. `inputs` are forward's tensors, each (B, T)."""
+    """A causal language model seen through its targets. `inputs` are forward's tensors, each (B, T).
+
+    `fast_paths` says which are on, and why others are off.
+    """
 
     name: str
+    fast_paths: dict[str, str]
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return the differentiable sum of negative log-likelihoods, in nats; labels (B, T), IGNORED elsewhere."""
@@ -43,15 +44,17 @@ class TargetModel(Protocol):
 def target_model(model: Any) -> tuple[TargetModel, str]:
     """Return the fastest view of `model` that gives its own logits, and "on" or "off: reason" for the manifest.
 
-    The fast view is tried on four tokens against the model's own logits, so that no architecture is taken on trust.
+    Each fast path is tried on a few tokens against the plain one, so that no architecture is taken on trust.
     """
     try:
         fast = TargetOnly(model)
     except _UnsupportedError as error:
-        return WholeLogits(model), f"off: {error}"
+        return WholeLogits(model, f"off: {error}"), f"off: {error}"
     worst = _largest_difference(fast, model)
-    if worst is None or worst > (1e-4 if next(model.parameters()).dtype == torch.float32 else 5e-2):
-        return WholeLogits(model), "off: the head's logits are not the model's own"
+    if worst is None or worst > _tolerance(model):
+        reason = "off: the head's logits are not the model's own"
+        return WholeLogits(model, reason), reason
+    fast.try_packing()
     return fast, "on"
 
 
@@ -60,17 +63,18 @@ class WholeLogits:
 
     name = "whole logits"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, reason: str = "off") -> None:
         self.model = model
+        self.fast_paths = dict.fromkeys(("target_only_head", "packing", "shared_prefix"), reason)
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         logits, targets = self._at_targets(inputs, labels)
-        return F.cross_entropy(_at_least_float32(logits), targets, reduction="sum")
+        return F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
 
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         with torch.no_grad():
             logits, targets = self._at_targets(inputs, labels)
-            return -F.cross_entropy(_at_least_float32(logits), targets, reduction="none")
+            return -F.cross_entropy(at_least_float32(logits), targets, reduction="none")
 
     def _at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(**inputs).logits  # (B, V' + T, V): virtual tokens of prompt methods come first
@@ -80,7 +84,7 @@ class WholeLogits:
 
 
 class TargetOnly:
-    """The decoder's last hidden states, projected where there is a target."""
+    """The decoder's last hidden states, projected where there is a target. `packs` once packing has been tried."""
 
     name = "target-only head"
 
@@ -92,112 +96,112 @@ class TargetOnly:
         decoder = getattr(base, base.base_model_prefix, None)
         if head is None or decoder is None:
             raise _UnsupportedError("the model has no separate decoder and head")
-        self.decoder, self.head = decoder, head
+        self.model, self.decoder, self.head = model, decoder, head
         config = base.config.get_text_config()
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.scale: float = getattr(config, "logit_scale", None) or 1.0 / (
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        self.frozen = Head(getattr(head, "weight", torch.empty(0)), getattr(head, "bias", None), scale, softcap)
+        self.packs = self.shares = False
+        self.fast_paths = {"target_only_head": "on", "packing": "off: not tried", "shared_prefix": "off: not tried"}
+
+    def try_packing(self) -> None:
+        """Pack rows from now on if packed rows have the hidden states they have alone."""
+        self.packs = self.shares = False
+        reason = _packing_fails(self)
+        self.packs = self.shares = reason is None
+        self.fast_paths |= dict.fromkeys(("packing", "shared_prefix"), "on" if reason is None else f"off: {reason}")
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        hidden, targets = self._hidden_at_targets(inputs, labels)
-        if self._frozen_linear():
-            loss: Tensor = _FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
-                hidden, self.head.weight, self.head.bias, targets, self.scale, self.softcap
-            )
-            return loss
-        return F.cross_entropy(_at_least_float32(self.logits(hidden)), targets, reduction="sum")
+        hidden, targets, _ = self.at_targets(inputs, labels)
+        return self.loss_of(hidden, targets)
+
+    def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the differentiable sum of cross-entropies (nats) of the targets (N,) after hidden states (N, D)."""
+        frozen = not any(p.requires_grad for p in self.head.parameters())
+        if frozen and type(self.head) is nn.Linear:
+            return self.frozen.loss_sum(hidden, targets)
+        return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="sum")
+
+    @torch.no_grad()
+    def expect(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Learn from some rows which tokens are likely, so that little of the head's gradient need be computed.
+
+        The base model is asked, so that a training that is resumed learns the same.
+        """
+        off = getattr(self.model, "disable_adapter", nullcontext)
+        training = self.model.training
+        self.model.eval()
+        with off():
+            hidden, _, _ = self.at_targets(inputs, labels)
+        self.model.train(training)
+        if len(hidden) and type(self.head) is nn.Linear:
+            self.frozen.order_by(hidden)
 
     @torch.no_grad()
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        hidden, targets = self._hidden_at_targets(inputs, labels)
+        hidden, targets, _ = self.at_targets(inputs, labels)
         return self.log_probabilities(hidden, torch.arange(len(hidden), device=hidden.device), targets)
 
     @torch.no_grad()
     def log_probabilities(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         """Return (E,) log-probabilities of `tokens` (E,), each after the row of `hidden` (R, D) in `rows` (E,)."""
-        if not len(rows):
-            return hidden.new_zeros(0)
-        if type(self.head) is nn.Linear:
-            parts = [self._log_mass(some) for some in torch.split(hidden, ROWS_AT_ONCE)]
-            bias = 0.0 if self.head.bias is None else self.head.bias[tokens]
-            own = _at_least_float32((hidden[rows] * self.head.weight[tokens]).sum(dim=-1) + bias)
-            return _capped(own * self.scale, self.softcap) - torch.cat(parts)[rows]
-        logits = _at_least_float32(self.logits(hidden))
-        return logits[rows, tokens] - torch.logsumexp(logits, dim=-1)[rows]
+        return self.scored(hidden, rows, tokens)[0]
 
-    def _log_mass(self, hidden: Tensor) -> Tensor:
-        """Return log Σ exp(logits) of each row (R,), over tiles of the vocabulary that stay in the cache."""
-        tiles = torch.split(self.head.weight, TILE)
-        biases = [None] * len(tiles) if self.head.bias is None else torch.split(self.head.bias, TILE)
-        highest = hidden.new_full((len(hidden), 1), -torch.inf, dtype=_at_least_float32(hidden[:0]).dtype)
-        mass = torch.zeros_like(highest)
-        for weight, bias in zip(tiles, biases, strict=True):
-            logits = _at_least_float32(F.linear(hidden, weight, bias))
-            logits = _capped(logits if self.scale == 1.0 else logits.mul_(self.scale), self.softcap)
-            top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))
-            mass = mass * (highest - top).exp_() + logits.sub_(top).exp_().sum(dim=-1, keepdim=True)
-            highest = top
-        return (highest + mass.log()).squeeze(-1)
+    @torch.no_grad()
+    def scored(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `log_probabilities`, and for each of them whether its token is the likeliest one, (E,) bool."""
+        if not len(rows):
+            return hidden.new_zeros(0), torch.zeros(0, dtype=torch.bool)
+        if type(self.head) is nn.Linear:
+            parts = [over_vocabulary(self.frozen, some)[:2] for some in torch.split(hidden, ROWS_AT_ONCE)]
+            mass, highest = (torch.cat(part)[rows] for part in zip(*parts, strict=True))
+            own = self.frozen.own_logits(hidden[rows], tokens)
+            # A product over a tile and one over a row round differently.
+            return own - mass, own >= highest - 1e-5 * highest.abs().clamp_min(1)
+        logits = at_least_float32(self.logits(hidden))
+        own = logits[rows, tokens]
+        return own - torch.logsumexp(logits, dim=-1)[rows], own >= logits.amax(dim=-1)[rows]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Project hidden states (..., D) to logits (..., V), scaled and soft-capped as the model does."""
-        return _capped(self.head(hidden) * self.scale if self.scale != 1.0 else self.head(hidden), self.softcap)
+        scale = self.frozen.scale
+        return capped(self.head(hidden) * scale if scale != 1.0 else self.head(hidden), self.frozen.softcap)
 
     def hidden(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the decoder's last hidden states, (B, T, D)."""
         states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def _hidden_at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def packed_hidden(self, layout: Layout) -> Tensor:
+        """Return the last hidden states of a packed row, (N, D)."""
+        inputs = packed_inputs(layout, next(self.decoder.parameters()).device)
+        with packed(self.decoder.config, layout):
+            states: Tensor = self.decoder(**inputs).last_hidden_state[0]
+        return states
+
+    @torch.no_grad()
+    def past(self, ids: Sequence[int]) -> Past:
+        """Return the keys and values of a beginning, for rows that go on behind it."""
+        layout = pack([ids], [0], share=False)
+        layout.keep = Past(len(ids))
+        self.packed_hidden(layout)
+        return layout.keep
+
+    def at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+        """Return the hidden states (N, D) that the targets (N,) follow, and what makes all of them, (B, T, D)."""
         where, targets = _targets(labels)
-        return self.hidden(inputs)[:, :-1][where], targets
-
-    def _frozen_linear(self) -> bool:
-        parameters = list(self.head.parameters())
-        return type(self.head) is nn.Linear and not any(p.requires_grad for p in parameters)
-
-
-class _FrozenHeadLoss(torch.autograd.Function):
-    """Sum of cross-entropies over targets, with the gradient to `hidden` (N, D) made in the forward pass."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917  torch passes arguments by position
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        softcap: float | None,
-    ) -> Tensor:
-        total = torch.zeros((), dtype=_at_least_float32(hidden[:0]).dtype, device=hidden.device)
-        gradient = torch.empty_like(hidden)
-        step = max(1, LOGITS_BYTES // (4 * weight.shape[0]))
-        for start in range(0, len(hidden), step):
-            rows = slice(start, start + step)
-            logits = _at_least_float32(F.linear(hidden[rows], weight, bias))
-            logits = logits if scale == 1.0 else logits.mul_(scale)
-            logits = _capped(logits, softcap)
-            at = targets[rows, None]
-            total -= logits.gather(1, at).sum()
-            # d capped / d logits, taken before the buffer is turned into probabilities, in place as all that follows
-            slope = None if softcap is None else (1 - (logits / softcap) ** 2).mul_(scale)
-            highest = logits.amax(dim=-1, keepdim=True)
-            share = logits.sub_(highest).exp_()
-            mass = share.sum(dim=-1, keepdim=True)
-            total += (mass.log() + highest).sum()
-            if ctx.needs_input_grad[0]:
-                share.div_(mass).scatter_add_(1, at, torch.full_like(at, -1, dtype=share.dtype))
-                share = share.mul_(slope) if slope is not None else share if scale == 1.0 else share.mul_(scale)
-                torch.mm(share.to(weight.dtype), weight, out=gradient[rows])
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None, None, None, None
+        if not self.packs:
+            states = self.hidden(inputs)
+            return states[:, :-1][where], targets, lambda: states
+        mask = inputs["attention_mask"].bool()
+        rows = [row.tolist() for row in torch.split(inputs["input_ids"][mask], mask.sum(dim=1).tolist())]
+        at = [row.nonzero().squeeze(-1).tolist() for row in where]
+        own_from = [places[0] if places else len(row) - 1 for places, row in zip(at, rows, strict=True)]
+        layout = pack(rows, own_from, self.shares)
+        predict = [layout.rows[i][place] for i, places in enumerate(at) for place in places]
+        states = self.packed_hidden(layout)
+        chosen = states[torch.tensor(predict, dtype=torch.long, device=labels.device)]
+        return chosen, targets, lambda: put_back(states, layout, labels.shape[1])
 
 
 class _UnsupportedError(Exception):
@@ -211,12 +215,8 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     return where, shifted[where]
 
 
-def _capped(logits: Tensor, softcap: float | None) -> Tensor:
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _tolerance(model: Any) -> float:
+    return 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 5e-2
 
 
 def _largest_difference(fast: TargetOnly, model: Any) -> float | None:
@@ -234,3 +234,31 @@ def _largest_difference(fast: TargetOnly, model: Any) -> float | None:
     if own.shape != ours.shape:
         return None
     return float((own - ours).abs().max() / own.abs().max().clamp_min(1e-6))
+
+
+@torch.no_grad()
+def _packing_fails(fast: TargetOnly) -> str | None:
+    """Return why rows cannot be packed, or None; three rows, two of which begin alike, are tried."""
+    model, n = fast.model, SHARED_AT_LEAST + 2
+    training = model.training
+    model.eval()
+    rows = [list(range(1, n + 4)), [*range(1, n + 1), 3, 2, 1, 5, 4], [7, 6, 5, 4, 3]]
+    device = next(model.parameters()).device
+    try:
+        tensors = [torch.tensor([row], device=device) for row in rows]
+        alone = [fast.hidden({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0] for ids in tensors]
+        layout = pack(rows, [n, n, 0])
+        states = fast.packed_hidden(layout)
+        worst = max(_difference(states[places], own) for places, own in zip(layout.rows, alone, strict=True))
+        behind = pack([row[n:] for row in rows[:2]], [0, 0], past=fast.past(rows[0][:n]))
+        states = fast.packed_hidden(behind)
+        worst = max(worst, *(_difference(states[p], own[n:]) for p, own in zip(behind.rows, alone, strict=False)))
+    except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
+        return f"the model takes no packed rows ({error or type(error).__name__})"
+    finally:
+        model.train(training)
+    return None if worst <= _tolerance(model) else "packed rows change this model's hidden states"
+
+
+def _difference(ours: Tensor, own: Tensor) -> float:
+    return float((ours - own).abs().max() / own.abs().max().clamp_min(1e-6))

@@ -64,8 +64,11 @@ class Task(Protocol):
         """Pad rows to one batch on `device`."""
         ...
 
-    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
-        """Return the loss of this model, and the fast paths it takes ("on" or "off: reason", by name)."""
+    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
+        """Return the loss of this model, and the fast paths it takes ("on" or "off: reason", by name).
+
+        `some` rows tell which tokens to expect, where that makes the loss cheaper.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
-from tunelift.fast.targets import IGNORED, target_model
+from tunelift.fast.targets import IGNORED, TargetOnly, target_model
 from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
 
 
@@ -41,9 +41,11 @@ class CausalLM:
         targets = int((labels[:, 1:] != IGNORED).sum())
         return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), targets)
 
-    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
-        view, state = target_model(model)
-        return lambda batch: view.loss_sum(batch.inputs, batch.labels), {"target_only_head": state}
+    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
+        view, _ = target_model(model)
+        if some is not None and isinstance(view, TargetOnly):
+            view.expect(some.inputs, some.labels)
+        return lambda batch: view.loss_sum(batch.inputs, batch.labels), view.fast_paths
 
 
 TASKS.add("causal-lm", CausalLM())

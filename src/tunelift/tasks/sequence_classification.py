@@ -43,7 +43,7 @@ class SequenceClassification:
         tokens = sum(len(row.ids) for row in rows)
         return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
 
-    def loss(self, model: Any) -> tuple[Loss, dict[str, str]]:
+    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         def loss(batch: Batch) -> torch.Tensor:
             return F.cross_entropy(model(**batch.inputs).logits.float(), batch.labels, reduction="sum")
 

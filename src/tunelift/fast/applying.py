@@ -1,0 +1,95 @@
+"""`apply` makes a stock model fast under anyone's loop, `restore` takes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from tunelift.core import progress
+from tunelift.fast.allocator import keep_freed_memory
+from tunelift.fast.attention import registered
+from tunelift.fast.head import MANY_ROWS
+from tunelift.fast.lora import fuse
+from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.undo import Undo, named
+from tunelift.fast.unpad import rows_of, unpad
+
+ALONE = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "num_items_in_batch"}
+"""Arguments of a training call that is computed at its targets only."""
+
+_applied: WeakKeyDictionary[Any, Undo] = WeakKeyDictionary()
+
+
+def apply(model: Any) -> dict[str, str]:
+    """Make a stock transformers or peft model fast in the user's own loop, `Trainer` and TRL included.
+
+    Returns each fast path by name with "on", or "off" and the reason, and says the latter. In training, a call with
+    `labels` gives the same loss; its `outputs.logits` are computed when asked for, (B, T, V). Evaluation and generation
+    give what they gave before, logits included. `restore` undoes all of it.
+    """
+    restore(model)
+    undo = Undo()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    keep_freed_memory()
+    states = {"fused_lora": fuse(model, undo)}
+    causal = hasattr(base, "get_output_embeddings") and base.get_output_embeddings() is not None
+    if causal:
+        view, _ = target_model(model)
+        states |= view.fast_paths
+        if isinstance(view, TargetOnly):
+            undo.put(base, partial(_at_targets, base, base.forward, view))
+            # For good, since checkpointing computes the attention again when the call is over.
+            undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
+            view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
+    states["unpadded"] = unpad(model, undo, always=not causal)
+    _applied[base] = undo
+    for name, state in states.items():
+        if state.startswith("off"):
+            progress.note(f"fast: {name.replace('_', ' ')} is {state}")
+    return states
+
+
+def restore(model: Any) -> None:
+    """Undo `apply`; parameters were never touched. A model without it is left as it is."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    undo = _applied.pop(base, None)
+    if undo is not None:
+        undo.all()
+
+
+@dataclass
+class TrainingOutput(ModelOutput):  # type: ignore[misc]
+    """The loss of a training call. `logits` (B, T, V) are computed when asked for: a loss at the targets needs none."""
+
+    loss: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        make: Callable[[], Tensor] = self.__dict__["make_logits"]
+        return make()
+
+
+def _at_targets(base: Any, forward: Any, view: TargetOnly, *args: Any, **inputs: Any) -> Any:
+    """Compute a training call with labels at its targets; leave any other call to the model."""
+    inputs = named(forward, args, inputs)
+    ids, labels = inputs.get("input_ids"), inputs.get("labels")
+    asked = {name for name, value in inputs.items() if value is not None and name not in ALONE}
+    mask = inputs.get("attention_mask")
+    plain = base.training and not (asked or inputs.get("use_cache") or inputs.get("return_dict") is False)
+    if not plain or ids is None or labels is None or rows_of(ids, mask) is None:
+        return forward(**inputs)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask is None else mask}
+    hidden, targets, padded = view.at_targets(batch, labels)
+    if view.frozen.likely_first is None and len(targets) >= MANY_ROWS:
+        view.frozen.order_by(hidden)
+    count = inputs.get("num_items_in_batch")
+    output = TrainingOutput(loss=view.loss_of(hidden, targets) / (max(len(targets), 1) if count is None else count))
+    output.make_logits = lambda: view.logits(padded())
+    return output

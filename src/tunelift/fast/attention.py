@@ -1,0 +1,185 @@
+"""Attention over packed rows, put in through transformers' own registry of attention functions.
+
+The model asks the registry for a mask and gets its own rule back (which positions may see which), and asks it for
+attention, which is then computed block by block; so sliding windows and chunks are the model's own. A call without a
+layout goes to the function that the model had before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunelift.fast.layout import Block, Layout
+
+NAME = "packed_"
+"""Our functions are registered as this and the name of the function that a model had before."""
+
+REFUSED = ("position_bias", "s_aux", "head_mask")
+"""Arguments of attention functions that change the result and are not known here."""
+
+_current: ContextVar[Layout | None] = ContextVar("the packed row of the calls inside", default=None)
+
+
+class UnpackableError(Exception):
+    """This model's attention cannot be computed over packed rows; the message says why."""
+
+
+@contextmanager
+def packed(config: Any, layout: Layout) -> Iterator[None]:
+    """Let the model with this transformers config see one packed row, laid out so, for the calls inside."""
+    before = config._attn_implementation
+    config._attn_implementation = registered(before)
+    token = _current.set(layout)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        config._attn_implementation = before
+
+
+def packed_inputs(layout: Layout, device: torch.device) -> dict[str, Any]:
+    """Return a packed row as the inputs of a decoder: ids, positions and a mask of ones, each (1, N)."""
+    ids, positions = (torch.tensor([values], device=device) for values in (layout.ids, layout.positions))
+    return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
+
+
+def registered(name: str | None) -> str:
+    """Return the name of our attention in place of the one called `name`, registered on first use."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    name = name or "eager"
+    if name.startswith(NAME):
+        return name
+    AttentionInterface.register(NAME + name, partial(_attention, name))
+    AttentionMaskInterface.register(NAME + name, partial(_mask, name))
+    return NAME + name
+
+
+class Rule:
+    """A model's own rule of who attends to whom, for the blocks of a layout. It travels as the attention mask."""
+
+    def __init__(self, layout: Layout, allowed: Callable[..., Tensor]) -> None:
+        self.layout, self.allowed = layout, allowed
+        self._masks: dict[int, Tensor] = {}
+        self._folded: dict[tuple[int, int, torch.device], Tensor | None] = {}
+
+    def causal(self, number: int) -> bool:
+        """Tell whether a block attends to itself alone, each token to those up to it."""
+        mask = self._mask(number)
+        return mask.shape[0] == mask.shape[1] and torch.equal(mask, torch.ones_like(mask).tril())
+
+    def folded(self, number: int, groups: int, device: torch.device) -> Tensor | None:
+        """Return the mask (groups * n, c) of a block over what it attends to; None where it attends to all of it."""
+        key = number, groups, device
+        if key not in self._folded:
+            mask = self._mask(number)
+            self._folded[key] = None if bool(mask.all()) else mask.repeat(groups, 1).to(device)
+        return self._folded[key]
+
+    def _mask(self, number: int) -> Tensor:
+        if number not in self._masks:
+            self._masks[number] = self._made(self.layout.blocks[number])
+        return self._masks[number]
+
+    def _made(self, block: Block) -> Tensor:
+        layout = self.layout
+        seen = list(range(layout.past.tokens)) if layout.past else []
+        for other in (*(layout.blocks[b] for b in block.before), block):
+            seen.extend(layout.positions[other.start : other.stop])
+        queries = torch.tensor(layout.positions[block.start : block.stop])[:, None]
+        keys, zero = torch.tensor(seen)[None], torch.zeros((), dtype=torch.long)
+        mask = self.allowed(zero, zero, queries, keys).expand(len(queries), len(seen))
+        if block.sees is None:
+            return mask
+        mask = mask.clone()
+        mask[:, -len(queries) :] &= block.sees
+        return mask
+
+
+def _mask(name: str, **arguments: Any) -> Any:
+    layout = _current.get()
+    if layout is not None:
+        return Rule(layout, arguments["mask_function"])
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    return ALL_MASK_ATTENTION_FUNCTIONS[name](**arguments)
+
+
+def _attention(
+    name: str, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    if isinstance(attention_mask, Rule):
+        return _over_blocks(module, query, key, value, attention_mask, options), None
+    if _current.get() is not None:
+        raise UnpackableError("its attention takes no rule from the registry")
+    return _original(name, module)(module, query, key, value, attention_mask, **options)
+
+
+def _original(name: str, module: Any) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Return the function a model had before; the eager one is a function of the model's own file."""
+    import sys
+
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    found: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+    return found
+
+
+def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: Rule, options: dict[str, Any]) -> Tensor:
+    """Attend block by block: query (1, H, N, d), key and value (1, G, N, d) with G dividing H -> (1, N, H, d)."""
+    if any(options.get(name) is not None for name in REFUSED):
+        raise UnpackableError("its attention adds something that is not known here")
+    layout = rule.layout
+    if layout.keep is not None:
+        layout.keep.layers[module.layer_idx] = (key, value)
+    lengths = [block.stop - block.start for block in layout.blocks]
+    keys, values = torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2)
+    past = [layout.past.layers[module.layer_idx]] if layout.past else []
+    parts = []
+    for number, (block, own) in enumerate(zip(layout.blocks, torch.split(query, lengths, dim=2), strict=True)):
+        seen = (*block.before, number)
+        k = _joined([*(known for known, _ in past), *(keys[b] for b in seen)])
+        v = _joined([*(known for _, known in past), *(values[b] for b in seen)])
+        parts.append(_attend(own, k, v, rule, number, options))
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, rule: Rule, number: int, options: dict[str, Any]) -> Tensor:
+    """Attend with query (1, H, n, d), key and value (1, G, c, d) -> (1, H, n, d)."""
+    heads, n = query.shape[1], query.shape[2]
+    groups = heads // key.shape[1]
+    dropout, scale = options.get("dropout") or 0.0, options.get("scaling")
+    if options.get("softcap") is None and rule.causal(number):
+        key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        return F.scaled_dot_product_attention(query, key, value, None, dropout, is_causal=True, scale=scale)
+    # Queries that share a head of keys become one longer run of queries, so that no keys are copied.
+    query = query.reshape(1, key.shape[1], groups * n, query.shape[3])
+    mask = rule.folded(number, groups, query.device)
+    if options.get("softcap") is None:
+        found = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+    else:
+        found = _soft_capped(query, key, value, mask, options)
+    return found.reshape(1, heads, n, -1)
+
+
+def _soft_capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor:
+    """Attend with scores that are soft-capped before the mask (Gemma 2)."""
+    scale, cap = options.get("scaling") or query.shape[-1] ** -0.5, options["softcap"]
+    scores = torch.tanh(query @ key.transpose(2, 3) * scale / cap) * cap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)  # as transformers' eager attention does
+    return F.dropout(shares, options.get("dropout") or 0.0) @ value

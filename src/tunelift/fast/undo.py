@@ -1,0 +1,41 @@
+"""What was put in the place of modules' `forward`, and how it is taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from inspect import signature
+from typing import Any
+
+
+class Undo:
+    """Functions in the place of modules' `forward`, taken out again in the opposite order."""
+
+    def __init__(self) -> None:
+        self.replaced: list[tuple[Any, Any, Any]] = []
+        self.attention: list[tuple[Any, str]] = []
+
+    def put(self, module: Any, forward: Any) -> None:
+        """Let `module.forward` be another function."""
+        update_wrapper(forward, module.forward)  # Trainer drops the columns that are not in its signature
+        self.replaced.append((module, module.__dict__.get("forward"), forward))
+        module.forward = forward
+
+    def all(self) -> None:
+        """Put every forward back, but for those that somebody else has replaced meanwhile."""
+        for module, before, ours in reversed(self.replaced):
+            if module.__dict__.get("forward") is not ours:
+                continue
+            if before is None:
+                del module.forward  # the class's own shows again
+            else:
+                module.forward = before
+        for config, name in self.attention:
+            config._attn_implementation = name
+        self.replaced.clear()
+        self.attention.clear()
+
+
+def named(forward: Callable[..., Any], args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by their names."""
+    return dict(zip(signature(forward).parameters, args, strict=False)) | inputs

@@ -1,0 +1,160 @@
+"""Stock models that compute padded batches without their padding.
+
+`forward` of the decoder (or of an encoder's stack of layers) is given packed rows, and its hidden states are put back
+into the padded batch, so that everything around it works as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.layout import Layout, pack, put_back
+from tunelift.fast.lora import fuse
+from tunelift.fast.undo import Undo, named
+
+PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
+"""Arguments of a call that can be packed; others that are not None go to the model's own forward."""
+
+
+@contextmanager
+def sped_up(model: Any) -> Iterator[dict[str, str]]:
+    """Let a model's layers run fused for a while, and without padding where it has a classification head.
+
+    Yields each fast path by name with "on", or "off" and the reason, for the manifest. (A causal model leaves padding
+    out by itself where its targets are known, see targets.py.)
+    """
+    undo = Undo()
+    states = {"fused_lora": fuse(model, undo)}
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base.get_output_embeddings() is None:
+        states["unpadded"] = unpad(model, undo, always=True)
+    try:
+        yield states
+    finally:
+        undo.all()
+
+
+def unpad(model: Any, undo: Undo, *, always: bool) -> str:
+    """Make a model compute without padding, if that is shown to change nothing; return "on" or "off: reason".
+
+    `always` also where a call might want the cache of keys and values, as a causal model's outside of training.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(base, base.base_model_prefix, None)
+    if inner is None or any(c.is_prompt_learning for c in (getattr(model, "peft_config", None) or {}).values()):
+        return "off: no inner model that takes rows as they are"
+    mine, tried = Undo(), list[Layout]()
+    stack = getattr(inner, "encoder", None) or getattr(inner, "transformer", None)
+    if isinstance(stack, nn.Module):
+        _unpad_encoder(inner, stack, mine, tried)
+    else:
+        mine.put(inner, partial(_decoder, inner, inner.forward, always, tried))
+    reason = _fails(model, mine, {} if always else {"use_cache": False})
+    if reason is None and not tried:
+        reason = "the model's calls carry arguments that are not known here"
+    if reason is None:
+        undo.replaced += mine.replaced
+        return "on"
+    mine.all()
+    return f"off: {reason}"
+
+
+def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]] | None:
+    """Return the rows' token ids without padding; None unless all padding is on the right and every row has a token."""
+    if input_ids is None:
+        return None
+    if attention_mask is None:
+        return [list(map(int, row)) for row in input_ids.tolist()]
+    if attention_mask.dim() != 2:
+        return None
+    mask = attention_mask.bool()
+    lengths = mask.sum(dim=1)
+    right = torch.arange(mask.shape[1], device=mask.device)[None] < lengths[:, None]
+    if not bool((mask == right).all()) or int(lengths.min()) == 0:
+        return None
+    return [row.tolist() for row in torch.split(input_ids[mask], lengths.tolist())]
+
+
+def _decoder(inner: Any, forward: Any, always: bool, tried: list[Layout], *args: Any, **inputs: Any) -> Any:
+    inputs = named(forward, args, inputs)
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    asked = {name for name, value in inputs.items() if value is not None and name not in PLAIN}
+    caches = inputs.get("use_cache") or (inputs.get("use_cache") is None and not always and not inner.training)
+    rows = None if asked or caches else rows_of(ids, mask)
+    if ids is None or rows is None:
+        return forward(**inputs)
+    layout = pack(rows, [len(row) - 1 for row in rows])
+    tried[:] = [layout]
+    with packed(inner.config, layout):
+        output = forward(**packed_inputs(layout, ids.device))
+    output.last_hidden_state = put_back(output.last_hidden_state[0], layout, ids.shape[1])
+    return output
+
+
+def _unpad_encoder(inner: Any, stack: Any, undo: Undo, tried: list[Layout]) -> None:
+    """Pack between an encoder's embeddings and its layers, so that embeddings and pooler see padded batches."""
+    current: list[Layout] = []
+
+    def whole(forward: Any, *args: Any, **inputs: Any) -> Any:
+        inputs = named(forward, args, inputs)
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        asked = {name for name, value in inputs.items() if value is not None and name not in PLAIN}
+        rows = None if asked else rows_of(ids, mask)
+        if rows is None:
+            return forward(**inputs)
+        layout = pack(rows, [0] * len(rows), share=False)
+        current.append(layout)
+        tried[:] = [layout]
+        try:
+            with packed(inner.config, layout):
+                return forward(**inputs)
+        finally:
+            current.pop()
+
+    def layers(forward: Any, *args: Any, **inputs: Any) -> Any:
+        if not current:
+            return forward(*args, **inputs)
+        inputs = named(forward, args, inputs)
+        name, hidden = next((name, value) for name, value in inputs.items() if isinstance(value, Tensor))
+        layout, width = current[-1], hidden.shape[1]
+        flat = [i * width + place for i, row in enumerate(layout.rows) for place in range(len(row))]
+        chosen = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(flat, device=hidden.device)]
+        output = forward(**inputs | {name: chosen[None]})
+        output.last_hidden_state = put_back(output.last_hidden_state[0], layout, width)
+        return output
+
+    undo.put(inner, partial(whole, inner.forward))
+    undo.put(stack, partial(layers, stack.forward))
+
+
+@torch.no_grad()
+def _fails(model: Any, patched: Undo, options: dict[str, Any]) -> str | None:
+    """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    pad = model.config.get_text_config().pad_token_id or 0
+    rows = [list(range(1, 24)), [*range(1, 20), 4], [7, 6, 5]]
+    ids = torch.tensor([[*row, *[pad] * (23 - len(row))] for row in rows], device=device)
+    mask = torch.arange(23, device=device)[None] < torch.tensor([[len(row)] for row in rows], device=device)
+    inputs = {"input_ids": ids, "attention_mask": mask.long(), **options}
+    try:
+        ours = model(**inputs).logits
+        forwards = [(module, module.__dict__.pop("forward")) for module, _, _ in patched.replaced]
+        own = model(**inputs).logits
+        for module, forward in forwards:
+            module.forward = forward
+    except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
+        return f"the model takes no packed rows ({error or type(error).__name__})"
+    finally:
+        model.train(training)
+    real = mask if own.dim() == 3 else ...  # what stands at padding means nothing
+    worst = float((ours - own)[real].abs().max() / own[real].abs().max().clamp_min(1e-6))
+    allowed = 1e-4 if own.dtype in (torch.float32, torch.float64) else 5e-2
+    return None if worst <= allowed else "packed rows change this model's outputs"
