@@ -77,7 +77,7 @@ MALFORMED: dict[str, tuple[str | bytes, str]] = {
     "deep": ('{"id": 1, "correct": 1, "x": ' + "[" * 200 + "]" * 200 + "}\n{}", "line 1: JSON that is nested more"),
     "very deep": ("[" * 100_000, "JSON that cannot be read|nested more"),
     "huge number": ('{"id": 1, "correct": ' + "9" * 5000 + "}\n{}", "line 1: JSON that cannot be read"),
-    "not utf-8": (b"id,correct\n1,1\n\xff,0\n", "is not utf-8 text, near line"),
+    "not utf-8": (b"id,correct\n1,1\n\xff,0\n", "line 3: not UTF-8 text: byte 0xff at column 1"),
     "binary": (b"id\0correct\n", "line 1: holds a NUL"),
     "ragged": ("id,correct\n1,1\n2,1,3\n", "line 3: 3 fields for 2 columns"),
     "open quote": ('id,correct\n1,1\n"2,1\n', "line 3: not valid csv"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tunelift.config import yaml_text
 from tunelift.config.load import default_output, dump, load_config
 from tunelift.config.schema import Config
 from tunelift.core.errors import InputError
+
+BOMB = "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in pairwise("abcdefgh"))
 
 
 def problems(*arguments: Any, **keywords: Any) -> list[str]:
@@ -171,11 +174,43 @@ def test_checks_of_other_rooms_are_in_the_same_list() -> None:
         ("model: a\ndata: b\nmodel: c\n", 'line 3, column 1: the key "model" is there twice, first in line 1'),
         ("train: {epochs: 1, epochs: 2}\n", 'the key "epochs" is there twice'),
         ("model: !!python/object/apply:os.system ['true']\n", "line 1, column 8: not valid YAML"),
+        ("train: {epochs: " + "9" * 5000 + "}\n", "line 1, column 17: not valid YAML ('999"),
+        ("model: !!timestamp 2026-99-99\n", "'2026-99-99' is no timestamp"),
+        ("model: !!bool maybe\n", "'maybe' is no bool"),
+        ("? [a, b]\n: c\n", "found unhashable key"),
+        ("model: &a [*a]\n", "more than 10,000 values with aliases written out"),
+        ("a: &a [x, x, x, x, x, x, x, x]\n" + BOMB, "more than 10,000 values with aliases written out"),
+        ("a: &a {k: v}\n" + BOMB.replace("[", "{<<: [").replace("]", "]}"), "more than 10,000 values"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 70)), "or 64 levels"),
+        ("a: " + "[" * 100_000, "has more than 50,000 bytes"),
+        ("a: " + "[" * 40_000, "nested more than 64 levels deep"),
+        ("a:\n" + "".join(" " * n + "- \n" for n in range(1, 300)), "or 64 levels"),
+        ('model: "\\0"\n', "holds a NUL character"),
+        ('model: "\\ud83d"\n', "half of a character"),
     ],
 )
 def test_files_that_are_no_config(write, text: str, said: str) -> None:
     (problem,) = problems(write(text))
     assert said in problem
+
+
+def test_encodings_of_a_config(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes("model: grüße\n".encode(encoding))
+        assert load_config(path).model.name == "grüße"
+    path.write_bytes("model: grüße\n".encode("latin-1"))
+    (problem,) = problems(path)
+    assert problem.endswith(
+        "config.yaml, line 1: not UTF-8 text: byte 0xfc at column 10. The file seems to be WINDOWS-1252."
+    )
+
+
+def test_bytes_of_a_shell_that_are_no_text_are_refused() -> None:
+    (problem,) = problems(None, ["adapter.r\udcff=3"])
+    assert problem == "'adapter.r\\udcff': its name or value is no valid text (UTF-8)."
+    (problem,) = problems(None, ["model=\udcff"])
+    assert problem.startswith("'model.name': its name or value is no valid text")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -184,7 +219,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_dump_loads_back_equal(write) -> None:
-    given = ["model=gpt2", "data.prompt=a\\nb: {text}", "data.id=1e-4", "adapter.r=8", "evaluate.stop=\\n"]
+    given = [
+        "model=gpt2",
+        "data.prompt=a\\nb: {text}",
+        "data.id=1e-4",
+        "adapter.r=8",
+        "adapter.rank_pattern={0: 2, a: 3}",
+        "evaluate.stop=\\n",
+    ]
     config = load_config(None, [*given, "data.labels=yes,null", "train.learning_rate=1e-5", "model.revision=12:30"])
     assert load_config(write(dump(config))) == config
 

@@ -85,6 +85,8 @@ def test_messages_and_conversations() -> None:
         ([{"role": "user", "content": "a"}], "the last message is the user's"),
         ([{"role": "tool", "content": "a"}], 'message 1: the role "tool" is refused: tool calls'),
         ([{"role": "robot", "content": "a"}], "the role 'robot' is unknown"),
+        ([{"role": ["user"], "content": "a"}], r"the role \['user'\] is unknown"),
+        ([{"role": "assistant", "content": "a\ud83d"}], "message 1 holds half of a character"),
         ([{"content": "a"}], "there is no role"),
         ([{"role": "assistant", "content": [{"type": "image"}]}], "the content is list, not text"),
         ([{"role": "assistant", "content": "a", "tool_calls": [1]}], '"tool_calls", which training here would ignore'),

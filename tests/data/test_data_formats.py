@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError
+from tunelift.data import formats
 from tunelift.data.formats import FORMATS, read_file
 
 SAME_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -85,12 +89,32 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         ("a.csv", b"text,label\na,b\nc\n", "line 3: 1 fields for 2 columns"),
         ("a.csv", b'text,label\n"a\nb",c\nd,e,f\n', "line 4: 3 fields"),
         ("a.csv", b'text,label\na,b\n"never closed,c\nd,e\n', "line 3: not valid csv"),
-        ("a.csv", b"text\ngr\xfc\xdfe\n", r"not utf-8 text: byte 0xfc at offset 7 \(line 2\)"),
+        (
+            "a.csv",
+            b"text\ngr\xfc\xdfe\n",
+            "line 2: not UTF-8 text: byte 0xfc at column 3. The file seems to be WINDOWS-1252",
+        ),
         ("a.csv", b"text\na\0b\n", "line 2: holds a NUL"),
+        ("a.csv", "text\ngrüße\n".encode("utf-16-le"), "line 2: not UTF-8.*seems to be UTF-16LE"),
+        ("a.csv", "text\nplain\n".encode("utf-16-le"), "line 1: holds a NUL.*seems to be UTF-16LE"),
+        ("a.jsonl", '{"a": "grüße"}'.encode("utf-16-be"), "line 1: not UTF-8.*seems to be UTF-16BE"),
+        ("a.csv", ",".join(f"c{n}" for n in range(2001)).encode() + b"\n1\n", "line 1: 2,001 columns"),
+        ("a.tsv", b"a\tb\n" + b"\t" * 5000 + b"x\n", "line 2: 5,001 columns"),
+        ("a.jsonl", b"".join(b'{"k%d": 1}\n' % n for n in range(2001)), "2,001 columns; a table may have 2,000"),
+        ("a.csv", b'text,label\na,b\n"open,c\n' + b"d,e\n" * 50, "line 3: not valid csv .*reading on to line 53"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 'line 2: .*the key "a" stands twice'),
+        ("a.json", b'[{"a": {"b": 1, "b": 1}}]', 'the key "b" stands twice'),
+        (
+            "a.jsonl",
+            b'{"a": ' + b"9" * 5000 + b"}",
+            "line 1: JSON that cannot be read .a number has thousands of digits",
+        ),
+        ("a.jsonl", b'{"a": "x"}\n{"a": "\\ud83d"}\n', "line 2: holds half of a character"),
+        ("a.json", b'[{"a": ' + b"[" * 70 + b"]" * 70 + b"}]", "nested more than 64 levels"),
         ("a.tsv", b"text\tlabel\na\n", "line 2: 1 fields"),
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2: not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2: a JSON object is expected, not list"),
-        ("a.jsonl", b"[" * 100_000, "line 1: JSON that cannot be read"),
+        ("a.jsonl", b"[" * 100_000, "line 1: JSON that is nested more than 64 levels"),
         ("a.json", b'{"a": 1}', "holds no list of rows"),
         ("a.json", b'{"a": 1}\n{"a": 2}\n', "name it .jsonl"),
         ("a.json", b'[{"a": 1}, 2]', "item 2: a JSON object is expected, not int"),
@@ -102,6 +126,51 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> N
         read_file(write(tmp_path, name, content))
     assert name in str(error.value)
     assert error.value.fix
+
+
+def test_a_file_without_line_ends_and_one_that_is_too_large_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_files, "LONGEST", 1000)
+    for name, content in (
+        ("a.txt", "a" * 1001),
+        ("a.jsonl", '{"a": "' + "a" * 1000),
+        ("a.csv", 'text\n"' + "a\n" * 600),
+    ):
+        with pytest.raises(InputError, match=r"more than 1,000 characters|larger than field limit \(1000\)") as error:
+            read_file(write(tmp_path, name, content))
+        assert f"{name}, line " in str(error.value)
+    monkeypatch.setattr(text_files, "LARGEST", 100)
+    with pytest.raises(InputError, match=r"a\.csv has 101 bytes; at most 100 are read") as error:
+        read_file(write(tmp_path, "a.csv", "text\n" + "a" * 96))
+    assert "head -n" in str(error.value.fix)
+
+
+def test_a_small_parquet_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(formats, "FREE_VALUES", 100_000)
+    for number, column in enumerate(([0] * 1_000_000, [[0] * 1_000_000])):
+        parquet.write_table(pyarrow.table({"a": column}), tmp_path / f"{number}.parquet")
+        assert (tmp_path / f"{number}.parquet").stat().st_size < 10_000
+        with pytest.raises(InputError, match="unpacks to 1,000,000 values"):
+            read_file(tmp_path / f"{number}.parquet")
+
+
+def test_a_parquet_file_with_any_byte_changed_is_read_or_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"text": "a", "labels": [1, 2]}, {"text": "bc", "labels": None}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet", compression="none")
+    sound = (tmp_path / "a.parquet").read_bytes()
+    draw = random.Random(0)
+    for place in [*range(0, len(sound), 7), *range(len(sound) - 12, len(sound))]:
+        changed = bytearray(sound)
+        changed[place] ^= 1 << draw.randrange(8)
+        with contextlib.suppress(InputError):
+            read_file(write(tmp_path, "a.parquet", bytes(changed)))
 
 
 def test_long_fields_are_read(tmp_path: Path) -> None:

@@ -54,6 +54,35 @@ def test_a_folder_without_split_files_lists_what_it_holds(tmp_path: Path) -> Non
         read_rows(tmp_path)
 
 
+def test_a_script_in_a_folder_of_data_is_never_run(tmp_path: Path) -> None:
+    """Not the script that older loaders ran (named as the folder is), and no other one."""
+    canary = tmp_path / "canary"
+    folder = tmp_path / "news"
+    folder.mkdir()
+    for name in ("news.py", "dataset.py", "train.py", "__init__.py"):
+        (folder / name).write_text(f"open({str(canary)!r}, 'w')\n")
+    with pytest.raises(InputError, match="Scripts in it are never run"):
+        read_rows(str(folder))
+    with pytest.raises(InputError, match=r'"\.py", which is no known format'):
+        read_rows(folder / "news.py")
+    (folder / "train.csv").write_text("text\na\n")
+    assert read_rows(str(folder)).rows == [{"text": "a"}]
+    assert not canary.exists()
+
+
+def test_a_link_that_leads_out_of_a_folder_of_data_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("text\nsecret\n")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(InputError, match="leads outside the folder"):
+        read_rows(folder)
+    (folder / "train.csv").unlink()
+    (folder / "real.csv").write_text("text\na\n")
+    (folder / "train.csv").symlink_to("real.csv")
+    assert read_rows(folder).rows == [{"text": "a"}]
+
+
 def test_fingerprints(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\na\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -56,6 +57,12 @@ def test_a_missing_column_is_named_with_the_nearest() -> None:
 )
 def test_values_as_text(value: Any, text: str) -> None:
     assert as_text(value, "here") == text
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "a\ud83d"])
+def test_what_is_no_number_and_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r'line 2, column "text" holds (an infinite number|half of a character)'):
+        fill("{text}", {"text": value})
 
 
 @pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a"])

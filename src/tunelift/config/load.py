@@ -40,8 +40,9 @@ def load_config(
 
 def build(settings: Sequence[Setting], problems: Sequence[str] = (), checks: Sequence[Check] = ()) -> Config:
     """Check settings (later ones win) and return the Config; raise InputError with `problems` and all that is found."""
-    problems = list(problems)
-    tree, origins = assemble(settings)
+    broken = [setting.name for setting in settings if not _is_text(setting)]
+    problems = [*problems, *(f"{name!a}: its name or value is no valid text (UTF-8)." for name in broken)]
+    tree, origins = assemble(setting for setting in settings if setting.name not in broken)
     config = _validated(tree, origins, problems)
     if config is not None:
         problems += [problem for check in checks for problem in check(config)]
@@ -65,6 +66,12 @@ def default_output(config: Config) -> Path:
     source = config.data.train if config.data.train is not None else config.data.test
     names = [config.model.name or "model", source if isinstance(source, str) else "data"]
     return Path("runs") / "-".join(_short_name(name) for name in names)
+
+
+def _is_text(setting: Setting) -> bool:
+    """Tell whether no half of a character is there, which a shell's bytes become where they are no UTF-8."""
+    text = setting.name + (setting.value if isinstance(setting.value, str) else "")
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _file_settings(path: Path) -> list[Setting]:
@@ -114,7 +121,8 @@ def _without(tree: dict[str, Any], wrong: Sequence[tuple[Any, ...]]) -> dict[str
 
 def _writable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _writable(entry) for key, entry in value.items()}
+        keys = {key: key if isinstance(key, (str, int, float)) else str(key) for key in value}
+        return {keys[key]: _writable(entry) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(str(entry) for entry in value)
     if isinstance(value, (list, tuple)):

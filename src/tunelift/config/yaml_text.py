@@ -1,4 +1,4 @@
-"""YAML in and out: read as YAML 1.2 reads it, every key with its line, keys given twice refused."""
+"""YAML in and out: read as YAML 1.2 reads it, within limits, every key with its line, keys given twice refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 
 import yaml
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError
+
+LARGEST = 50_000
+"""Bytes of a config file; long ones have 5,000. PyYAML reads this many in about a second."""
+
+MOST_NODES, DEEPEST = 10_000, 64
+"""Values of a config with its aliases written out, and lists and mappings inside each other."""
 
 # YAML 1.1, which PyYAML follows, reads 1e-4 as text, yes and no as truth values and 12:30 as a number; 1.2 does not.
 _SCALARS = {
@@ -31,6 +38,18 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         _refuse_keys_given_twice(node)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise _refused(node, f"{node.value!r:.60} is no {node.tag.rpartition(':')[2]}") from error
+
+    def fetch_flow_collection_start(self, *arguments: Any) -> None:
+        """Refuse brackets nested deep before PyYAML looks ahead over them, in time that grows with their square."""
+        if self.flow_level > DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(*arguments)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return int(node.value, 16 if "x" in node.value else 10)
@@ -55,8 +74,8 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse(text: str) -> Any:
-    """Parse YAML; raise yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    """Parse YAML; raise yaml.YAMLError, for what is beyond a limit too."""
+    return _read(text)[0]
 
 
 def dump(value: Any) -> str:
@@ -70,10 +89,11 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]
     Raises InputError for a file that cannot be read, is empty, is no YAML, holds something else, or has a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        value = parse(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {_reason(error)}.", fix="Give a YAML file in UTF-8.") from error
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path} has more than {LARGEST:,} bytes, the most of a config.", fix="Is it the config?")
+        value, root = _read(text_files.text_of(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", fix="Give a YAML file in UTF-8.") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}{_line_of(error)}: {_what(error)}.", fix="Correct the YAML there.") from error
     if value is None:
@@ -82,7 +102,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]
         raise InputError(
             f"{path} holds {kind(value)}, not a mapping.", fix="Write sections such as model:, data: and train:."
         )
-    return {str(key): entry for key, entry in value.items()}, _lines(text)
+    return {str(key): entry for key, entry in value.items()}, _lines(root)
 
 
 def kind(value: Any) -> str:
@@ -95,20 +115,59 @@ def kind(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__} object")
 
 
+def _read(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return what the text says and the node it was made from; aliases are counted before they are followed."""
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"more than {LARGEST:,} characters")
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None, None
+        _written_out(root, {})
+        return loader.construct_document(root), root
+    except RecursionError as error:
+        raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep") from error
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many nodes there are with every alias written out, and how many levels; refuse too many."""
+    if isinstance(node, yaml.ScalarNode):
+        _check_characters(node)
+        return 1, 0
+    if id(node) not in known:
+        known[id(node)] = MOST_NODES, 0  # what an alias within its own anchor comes to
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        found = [_written_out(each, known) for each in inner]
+        nodes, levels = 1 + sum(count for count, _ in found), 1 + max((depth for _, depth in found), default=0)
+        if nodes > MOST_NODES or levels > DEEPEST:
+            raise _refused(node, f"more than {MOST_NODES:,} values with aliases written out, or {DEEPEST} levels")
+        known[id(node)] = nodes, levels
+    return known[id(node)]
+
+
+def _check_characters(node: yaml.ScalarNode) -> None:
+    if "\0" in node.value or any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise _refused(node, f"{node.value!r:.60} holds a NUL character or half of a character")
+
+
+def _refused(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
 def _refuse_keys_given_twice(node: yaml.MappingNode) -> None:
     seen: dict[str, int] = {}
     for key, _ in node.value:
-        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):  # refused later: no setting has such a name
+            continue
         if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-            raise yaml.constructor.ConstructorError(
-                None, None, f'the key "{key.value}" is there twice, first in line {seen[key.value]}', key.start_mark
-            )
-        if isinstance(key.value, str):
-            seen[key.value] = line
+            raise _refused(key, f'the key "{key.value:.80}" is there twice, first in line {seen[key.value]}')
+        seen[key.value] = key.start_mark.line + 1
 
 
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    root = yaml.compose(text, Loader=_Loader)
+def _lines(root: yaml.Node | None) -> dict[tuple[str, ...], int]:
     lines: dict[tuple[str, ...], int] = {}
     for key, value in root.value if isinstance(root, yaml.MappingNode) else []:
         lines[(str(key.value),)] = key.start_mark.line + 1
@@ -125,7 +184,3 @@ def _line_of(error: yaml.YAMLError) -> str:
 def _what(error: yaml.YAMLError) -> str:
     problem = str(getattr(error, "problem", None) or error)
     return problem if problem.startswith("the key") else f"not valid YAML ({problem})"
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

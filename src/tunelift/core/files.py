@@ -115,7 +115,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     wrong = [name for name, part in parts.items() if not isinstance(part, MANIFEST_PARTS[name])]
     if not wrong:
         wrong += ["adapter"] if not isinstance(parts.get("adapter", {}).get("method"), str | None) else []
-        wrong += ["seconds"] if not all(isinstance(n, int | float) for n in parts.get("seconds", {}).values()) else []
+        spent = parts.get("seconds", {}).values()
+        wrong += ["seconds"] if not all(isinstance(seconds, int | float | None) for seconds in spent) else []
         wrong += ["proofs"] if not all(isinstance(proof, dict) for proof in parts.get("proofs", [])) else []
     if wrong:
         raise InputError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunelift.core.errors import InputError, listed
+from tunelift.data.template import whole_characters
 
 ROLES = {
     "system": "system",
@@ -45,7 +46,7 @@ def _message(item: Any, where: str) -> dict[str, str]:
     if not isinstance(item, Mapping):
         raise InputError(f"{where}: an object is expected, not {_kind(item)}.", fix=_SHAPE)
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise InputError(f"{where}: {_role_problem(role)}.", fix=f"Known roles: {listed(ROLES)}.")
     if not isinstance(content, str):
         raise InputError(f"{where}: the content is {_kind(content)}, not text.", fix=_SHAPE)
@@ -55,13 +56,13 @@ def _message(item: Any, where: str) -> dict[str, str]:
             f'{where}: holds "{unsupported[0]}", which training here would ignore.',
             fix="Write what the model should see or say into the content, and remove the key.",
         )
-    return {"role": ROLES[role], "content": content}
+    return {"role": ROLES[role], "content": whole_characters(content, where)}
 
 
 def _role_problem(role: Any) -> str:
     if role in ("tool", "function", "observation", "function_call"):
         return f'the role "{role}" is refused: tool calls are written differently by every template, and are not masked'
-    return "there is no role" if role is None else f"the role {role!r} is unknown"
+    return "there is no role" if role is None else f"the role {role!r:.60} is unknown"
 
 
 def _kind(value: Any) -> str:

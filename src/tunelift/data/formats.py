@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
-import io
-import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import files
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
 
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
 Columns = Sequence[str] | None
+
+FREE_VALUES, VALUES_PER_BYTE = 2**24, 50
+"""Values that a parquet file may always unpack to, and how many for each of its bytes beyond that."""
 
 GIVEN = "the data given"
 """How messages call rows that were passed as Python objects."""
@@ -64,60 +65,23 @@ def read_file(path: Path, columns: Columns = None) -> Table:
     numbered = read(path, columns)
     if not numbered:
         raise InputError(f"{path} holds no rows.", fix="Give a file with at least one row (below the header, if any).")
-    return Table(str(path), [row for _, row in numbered], [number for number, _ in numbered], unit, path)
-
-
-def read_text(path: Path) -> str:
-    """Read UTF-8 (with or without BOM), or UTF-16 and UTF-32 with BOM; InputError names the byte that is neither."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    encoding = next((name for bom, name in _BOMS if data.startswith(bom)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path} is not {encoding} text: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}).",
-            fix="Save it as UTF-8; for a file from Windows: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW.",
-        ) from error
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path}, line {line}: holds a NUL character.", fix="Give a text file; this one is binary.")
-    return text
-
-
-# UTF-32's little-endian mark begins with UTF-16's, so it is looked for first.
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines that are not blank; only line feeds end a line, as in every text editor."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
+    table = Table(str(path), [row for _, row in numbered], [number for number, _ in numbered], unit, path)
+    if len(table.columns) > text_files.MOST_COLUMNS:
+        raise text_files.too_many_columns(str(path), len(table.columns))
+    return table
 
 
 def _read_csv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, files.csv_records(path, io.StringIO(read_text(path), newline="")), columns)
+    return _with_header(path, text_files.records_of(path, ","), columns)
 
 
 def _read_tsv(path: Path, columns: Columns) -> Numbered:
-    """Quotes in a tsv file are text like any other: tabs cannot stand in a field, so nothing needs quoting."""
-    records = ((number, line.split("\t")) for number, line in _lines(read_text(path)))
-    return _with_header(path, records, columns)
+    return _with_header(path, text_files.records_of(path, "\t"), columns)
 
 
 def _with_header(path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns) -> Numbered:
     header = list(columns) if columns else [name.strip() for name in next(records, (0, []))[1]]
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise InputError(
             f'{path}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
@@ -137,37 +101,23 @@ def _with_header(path: Path, records: Iterator[tuple[int, list[str]]], columns: 
 def _read_jsonl(path: Path, columns: Columns) -> Numbered:
     example = 'Each line must be one JSON object, such as {"prompt": "...", "completion": "..."}.'
     rows = []
-    for number, line in _lines(read_text(path)):
+    for number, line in text_files.rows_of(path):
         where = f"{path}, line {number}"
-        rows.append((number, _object(_parsed(line, where, example), where, example)))
+        value = text_files.json_value(line, where, fix=example)
+        rows.append((number, text_files.json_object(value, where, example)))
     return rows
 
 
 def _read_json(path: Path, columns: Columns) -> Numbered:
     """A list of objects, or an object whose "data" is one."""
     shape = 'The file must be [{...}, {...}] or {"data": [{...}, {...}]}; with one object per line, name it .jsonl.'
-    value = _parsed(read_text(path), str(path), shape)
+    value = text_files.json_value(text_files.text_of(path), str(path), fix=shape)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if not isinstance(value, list):
         raise InputError(f"{path} holds no list of rows.", fix=shape)
-    return [(number, _object(item, f"{path}, item {number}", shape)) for number, item in enumerate(value, start=1)]
-
-
-def _parsed(text: str, where: str, fix: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{where}: not valid JSON ({error.msg}, {place}).", fix=fix) from error
-    except (RecursionError, ValueError) as error:  # nested too deep; a number with thousands of digits
-        raise InputError(f"{where}: JSON that cannot be read ({error}).", fix=fix) from error
-
-
-def _object(value: Any, where: str, fix: str) -> Row:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a JSON object is expected, not {type(value).__name__}.", fix=fix)
-    return value
+    places = ((number, f"{path}, item {number}", item) for number, item in enumerate(value, start=1))
+    return [(number, text_files.json_object(item, where, shape)) for number, where, item in places]
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:
@@ -176,16 +126,36 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(f"{path}: parquet needs pyarrow.", fix="pip install 'tunelift[data]'") from error
+    rows: list[Row] = []
     try:
-        rows = parquet.ParquetFile(path).read().to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        with parquet.ParquetFile(path) as file:
+            most = max(FREE_VALUES, VALUES_PER_BYTE * path.stat().st_size)
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            _check_values(path, _values_said(groups), most)
+            for batch in file.iter_batches(batch_size=1024):
+                rows += batch.to_pylist()
+                _check_values(path, len(rows) * batch.num_columns, most)
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as parquet: {error}.") from error
     return list(enumerate(rows, start=1))
 
 
+def _values_said(groups: Sequence[Any]) -> int:
+    """Return how many values the columns of parquet's row groups say they hold, those within lists included."""
+    return sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
+
+
+def _check_values(path: Path, values: int, most: int) -> None:
+    if values > most:
+        raise InputError(
+            f"{path} unpacks to {values:,} values, more than {VALUES_PER_BYTE} for each of its bytes.",
+            fix="Real data is not repeated so often; write the rows that are needed to jsonl.",
+        )
+
+
 def _read_txt(path: Path, columns: Columns) -> Numbered:
     """One row per line, as other loaders of text files have it: a document that spans lines belongs in jsonl."""
-    return [(number, {"text": line}) for number, line in _lines(read_text(path))]
+    return [(number, {"text": line}) for number, line in text_files.rows_of(path)]
 
 
 Reader = Callable[[Path, Columns], Numbered]

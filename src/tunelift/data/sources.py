@@ -12,6 +12,7 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.untrusted import inside
 from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
 
 SPLIT_NAMES = {
@@ -131,10 +132,12 @@ def _folder_splits(folder: Path) -> dict[str, Any]:
                 fix="Keep one of them there, or name the files in data.train, data.validation and data.test.",
             )
         if found:
-            splits[role] = found[0]
+            splits[role] = inside(folder, found[0].name)
     if not splits:
+        scripts = " Scripts in it are never run." if any(folder.glob("*.py")) else ""
+        names = listed(path.name for path in known) or "nothing"
         raise InputError(
-            f"{folder} holds no split files; of known formats it has: {listed(p.name for p in known) or 'nothing'}.",
+            f"{folder} holds no split files; of known formats it has: {names}.{scripts}",
             fix="Name one of its files, or call them train, validation and test (.csv, .jsonl, ...).",
         )
     return splits

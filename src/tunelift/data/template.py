@@ -69,7 +69,12 @@ class Template:
 
 
 def as_text(value: Any, where: str) -> str:
-    """Write a value as text: 1 as "1", 1.0 as "1.0", true as "true" (as in JSON), None and NaN as nothing."""
+    """Write a value as text: 1 as "1", 1.0 as "1.0", true as "true" (as in JSON), None and NaN as nothing.
+
+    Raises InputError for lists and the like, infinities, and text with half of a character in it.
+    """
+    if isinstance(value, str):
+        return whole_characters(value, where)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
@@ -79,4 +84,19 @@ def as_text(value: Any, where: str) -> str:
             f"{where} holds a {type(value).__name__}, where text or a number is expected.",
             fix="Templates take columns of text and numbers; write the part you want to a column of its own.",
         )
+    if isinstance(value, float) and math.isinf(value):
+        raise InputError(f"{where} holds an infinite number.", fix="Write the number, or nothing where it is missing.")
     return str(value)
+
+
+def whole_characters(text: str, where: str) -> str:
+    """Return the text; raise InputError where it holds half of a character, which no tokenizer takes."""
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} holds half of a character (\\u{ord(text[error.start]):x}, character {error.start + 1}).",
+            fix="Write the whole character, or remove the half: it is no text.",
+        ) from error
+    return text

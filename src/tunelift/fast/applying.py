@@ -15,7 +15,6 @@ from transformers.utils import ModelOutput
 from tunelift.core import progress
 from tunelift.fast.allocator import keep_freed_memory
 from tunelift.fast.attention import registered
-from tunelift.fast.head import MANY_ROWS
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import TargetOnly, target_model
 from tunelift.fast.undo import Undo, named
@@ -87,7 +86,7 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, *args: Any, **inputs:
         return forward(**inputs)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask is None else mask}
     hidden, targets, padded = view.at_targets(batch, labels)
-    if view.frozen.likely_first is None and len(targets) >= MANY_ROWS:
+    if view.frozen.likely_first is None:
         view.frozen.order_by(hidden)
     count = inputs.get("num_items_in_batch")
     output = TrainingOutput(loss=view.loss_of(hidden, targets) / (max(len(targets), 1) if count is None else count))

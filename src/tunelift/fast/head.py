@@ -21,9 +21,6 @@ TILE = 4096
 
 ROWS_AT_ONCE = 1024
 
-MANY_ROWS = 128
-"""Rows from which it pays to take the likely tokens first; below, the products are bound by reading the weights."""
-
 ORDERED_BY = 64
 """Hidden states that are asked which tokens are likely."""
 
@@ -120,12 +117,11 @@ def over_vocabulary(head: Head, hidden: Tensor, gradient: bool = False) -> tuple
 
     That is Σ softmax(logits) · slope · W, (N, D), less the parts that are skipped.
     """
-    many = gradient and len(hidden) >= MANY_ROWS
     kind = at_least_float32(hidden[:0]).dtype
     highest = torch.full((len(hidden), 1), -torch.inf, dtype=kind, device=hidden.device)
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
-    for weight, bias in head.tiles(likely_first=many):
+    for weight, bias in head.tiles(likely_first=gradient):
         logits = head.logits(hidden, weight, bias)
         slope = head.slope(logits) if gradient else 1.0
         top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))

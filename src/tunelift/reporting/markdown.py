@@ -42,6 +42,7 @@ def report_text(run: RunFiles) -> str:
         "What so many items can show": _power(run),
         "Data": _data(run),
         "Proofs": _proofs(run),
+        "What happened": _happened(run),
         "What it cost": _cost(run),
         "Reproduce": _reproduce(run),
     }
@@ -209,6 +210,11 @@ def _proofs(run: RunFiles) -> list[str]:
 def _proof(proof: dict[str, Any]) -> str:
     detail = plain(proof.get("detail"))
     return f"{plain(proof['name'])}{f' ({detail})' if detail else ''}"
+
+
+def _happened(run: RunFiles) -> list[str]:
+    lines = run.manifest.get("happened") or []
+    return ["\n".join(f"* {line['time'][:19]}: {plain(line['what'])}; {plain(line['done'])}" for line in lines)]
 
 
 def _cost(run: RunFiles) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.text_files import Item, json_object, json_value
-from tunelift.comparison.readers.values import identifier, number, scores_of, text
+from tunelift.comparison.readers.values import Item, identifier, number, scores_of, text
 from tunelift.comparison.readers.zip_members import Container
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, content_hash
+from tunelift.core.text_files import json_object, json_value
 
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 """Inspect's letters: correct, partially, incorrect, no answer; its own accuracy counts them so."""
@@ -59,7 +59,7 @@ def _member(path: Path, container: Container, name: str) -> Item:
         content = container.read(name).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text.") from error
-    return Item(where, json_object(json_value(content, where), where))
+    return Item(where, json_object(json_value(content, where, mend=True), where))
 
 
 def _scores(path: Path, header: Mapping[str, Any], samples: Iterator[Item]) -> Scores:

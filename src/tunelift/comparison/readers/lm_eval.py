@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.files_of import task_of
-from tunelift.comparison.readers.text_files import Item, json_object
-from tunelift.comparison.readers.values import identifier, number, scores_of, text
+from tunelift.comparison.readers.values import Item, identifier, number, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.core.text_files import json_object
 from tunelift.metrics import LOWER_IS_BETTER
 
 Row = Mapping[str, Any]

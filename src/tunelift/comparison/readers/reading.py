@@ -9,11 +9,11 @@ from typing import Any
 
 from tunelift.comparison.readers import inspect_log, lm_eval, table
 from tunelift.comparison.readers.files_of import only_file
-from tunelift.comparison.readers.text_files import Item, first_bytes, json_object, json_value, lines_of
-from tunelift.comparison.readers.values import check_row, identifier, text
+from tunelift.comparison.readers.values import Item, check_row, identifier, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
 
 
 def read_scores(path: Path) -> Scores:
@@ -36,7 +36,7 @@ def read_scores(path: Path) -> Scores:
         return table.read_table(path)
     if start[0] == "{" and first[1].rstrip().endswith("}"):
         return _one_per_line(path, first, lines)
-    return _whole(path, json_value("".join(line for _, line in lines_of(path)), str(path)))
+    return _whole(path, json_value(text_of(path), str(path), mend=True))
 
 
 def _inside(folder: Path) -> Path:
@@ -49,14 +49,14 @@ def _inside(folder: Path) -> Path:
 def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Scores:
     second = next(rest, None)
     if second is None:
-        return _whole(path, json_value(first[1], f"{path}, line {first[0]}"))
+        return _whole(path, json_value(first[1], f"{path}, line {first[0]}", mend=True))
     return _rows(path, _parsed_lines(path, chain((first, second), rest)))
 
 
 def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item]:
     for count, line in lines:
         where = f"{path}, line {count}"
-        yield Item(where, json_object(json_value(line, where), where))
+        yield Item(where, json_object(json_value(line, where, mend=True), where))
 
 
 def _whole(path: Path, value: Any) -> Scores:

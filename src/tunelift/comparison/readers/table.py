@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.text_files import Item, lines_of
-from tunelift.comparison.readers.values import check_row, identifier, is_missing, number, scores_of, text
-from tunelift.core import files
+from tunelift.comparison.readers.values import Item, check_row, identifier, is_missing, number, scores_of, text
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores, content_hash
 from tunelift.metrics import HIGHER_IS_BETTER, direction_is_known
@@ -67,15 +66,9 @@ def read_items(path: Path, items: Sequence[Item]) -> Scores:
 
 def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield (where it begins, fields) of each record that is not blank."""
-    first = next((line for _, line in lines_of(path) if line.strip()), "")
+    first = next((line for _, line in text_files.lines_of(path) if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
-    if delimiter == "\t":  # tabs cannot stand in a field, so quotes are text like any other
-        for count, line in lines_of(path):
-            if line.strip():
-                yield f"{path}, line {count}", line.rstrip("\r\n").split("\t")
-        return
-    lines = (line for _, line in lines_of(path))
-    yield from ((f"{path}, line {begins}", fields) for begins, fields in files.csv_records(path, lines, delimiter))
+    yield from ((f"{path}, line {begins}", fields) for begins, fields in text_files.records_of(path, delimiter))
 
 
 def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
@@ -89,6 +82,8 @@ def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str
 
 def _layout(items: Sequence[Item], path: Path) -> _Layout:
     columns = list(dict.fromkeys(name for item in items for name in item.row))
+    if len(columns) > text_files.MOST_COLUMNS:
+        raise text_files.too_many_columns(str(path), len(columns))
     by_name = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns)}
     roles = {
         role: by_name[name]

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, as_text
@@ -19,6 +19,13 @@ WORDS = {
 """Words, in any case, that stand for right and wrong."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+
+
+class Item(NamedTuple):
+    """One row as it stands in a file, and where: `results.csv, line 7`."""
+
+    where: str
+    row: dict[str, Any]
 
 
 def number(value: Any) -> float | None:

@@ -1,0 +1,45 @@
+"""tunelift's scorer on the same texts, without a closing token: seconds and log-likelihoods by kind."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from steps import peak_bytes, read_job, write_result
+
+from tunelift.config.schema import ModelSection
+from tunelift.core.records import Example
+from tunelift.data.render import Renderer
+from tunelift.evaluation.ranking import continuations
+from tunelift.fast.targets import target_model
+from tunelift.models import LoadedModel, load
+
+
+def main() -> None:
+    job = read_job()
+    loaded = load(ModelSection(name=job["name"], dtype=job["dtype"]))
+    view, state = target_model(loaded.model)
+    kinds: dict[str, dict[str, Any]] = {}
+    for kind, items in job["kinds"].items():
+        scored(loaded, view, [items[0] | {"choices": items[0]["choices"][:2]}])
+        began = time.perf_counter()
+        found = scored(loaded, view, items)
+        kinds[kind] = {"ours": {"seconds": time.perf_counter() - began, "found": found}}
+    write_result(kinds=kinds, dtype=str(loaded.dtype), target_only_head=state, peak_bytes=peak_bytes())
+
+
+def scored(loaded: LoadedModel, view: Any, items: list[dict[str, Any]]) -> list[list[float]]:
+    """Return the summed log-likelihood (nats) of every choice of every item."""
+    renderer = Renderer(loaded.tokenizer, 2**31)
+    examples = [Example(str(number), item["context"], "") for number, item in enumerate(items)]
+    prompts = [renderer.prompt_ids(example) for example in examples]
+    choices = [
+        [ids[: len(ids) - len(renderer.end)] for ids in renderer.candidate_ids(example, item["choices"])]
+        for example, item in zip(examples, items, strict=True)
+    ]
+    found = continuations(view, prompts, choices, loaded.device, lambda amount=1, note="": None)
+    return [[total for total, _ in row] for row in found]
+
+
+if __name__ == "__main__":
+    main()

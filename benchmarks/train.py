@@ -1,0 +1,199 @@
+"""Training side by side: transformers' Trainer, TRL and tunelift on the same rows from the same initial adapter.
+
+    python benchmarks/train.py [--quick] [--rows gsm8k,sst2,sst2-8shot,banking77] [--out FILE.json]
+
+Gemma 3 270M, LoRA r=8 on all linear layers, batches of 8 rows, AdamW 2e-4, loss on completion and EOS. Every setting
+runs once; those near the best peer run again in turns. A peer setting whose first step is too long is stopped, and not
+tried on more tokens. Afterwards every adapter's loss on held-out rows is taken by one plain script, and the frozen
+products of one of our steps are replayed alone: the share of our step that nothing but faster products could shorten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import side_by_side
+from side_by_side import Result, Setting
+
+OURS = "tunelift"
+STEPS = {"sst2": 6, "banking77": 6, "sst2-8shot": 3, "gsm8k": 2}
+"""Steps of each run, which together take a bit over half an hour where the best peer trains at 31 tokens/s on GSM8K."""
+
+HELD_OUT = {"sst2": 64, "banking77": 64, "sst2-8shot": 16, "gsm8k": 16}
+LIMIT_SECONDS = {"gsm8k": 120.0}
+"""A peer's first step may take 60 s; on GSM8K, where even the best takes nearly that, twice as long."""
+
+CONTENDER = 1.3
+"""Peers within so many times the best peer's seconds are measured in every round."""
+
+GROUPED = {"sampling": "group_by_length"}
+PLAIN_TRL = {"gradient_checkpointing": False}
+PEERS: dict[str, dict[str, Any]] = {
+    "Trainer fp32, padded": {},
+    "Trainer fp32, grouped": GROUPED,
+    "Trainer bf16, padded": {"bf16": True},
+    "Trainer bf16, grouped": GROUPED | {"bf16": True},
+    "Trainer fp32, cut-cross-entropy": {"cut_cross_entropy": True},
+    "Trainer fp32, cut-cross-entropy, grouped": GROUPED | {"cut_cross_entropy": True},
+    "TRL, defaults": {"trl": {}},
+    "TRL fp32, no checkpointing": {"trl": PLAIN_TRL | {"bf16": False}},
+    "TRL bf16 weights, no checkpointing": {"trl": PLAIN_TRL, "dtype": "bfloat16"},
+}
+
+Way = tuple[str, str, Mapping[str, Any]]
+"""How a setting trains: script, Python, and its part of the job."""
+
+
+def main() -> None:
+    options = side_by_side.arguments(__doc__, add_options)
+    peers = side_by_side.peers_python(options.peers_env)
+    figures: Result = side_by_side.facts(peers) | {"kinds": {}}
+    side_by_side.print_facts(figures)
+    ours: Way = ("ourselves.py", sys.executable, {"limit": True, "replays": 3})
+    ways = {OURS: ours} | {name: ("trainer.py", peers, job) for name, job in PEERS.items()}
+    ways = {name: way for name, way in ways.items() if any(word in name for word in options.only.split(";"))}
+    too_slow: dict[str, float] = {}
+    for kind in sorted(options.rows.split(","), key=list(STEPS).index):
+        job = {"kind": kind, "model": "gemma3-270m", "steps": options.steps or STEPS[kind], "batch_size": 8}
+        job |= {"held_out": HELD_OUT[kind], "learning_rate": 2e-4, "limit_seconds": LIMIT_SECONDS.get(kind, 60.0)}
+        figures["kinds"][kind] = trained(kind, job, ways, options, rounds=2, again=contends, too_slow=too_slow)
+        side_by_side.finish(options.out, figures)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", default=",".join(STEPS), help="kinds of rows, separated by commas")
+    parser.add_argument("--steps", type=int, help="steps of each run")
+    parser.add_argument("--only", default="", help="settings whose name holds one of these, separated by semicolons")
+
+
+def trained(
+    title: str,
+    job: dict[str, Any],
+    ways: Mapping[str, Way],
+    options: argparse.Namespace,
+    *,
+    rounds: int,
+    again: Callable[[str, Mapping[str, list[Result]]], bool] = lambda *_: True,
+    too_slow: dict[str, float] | None = None,
+) -> Result:
+    """Prepare the rows, train in every way in turns, take the held-out losses, print the table, return all figures.
+
+    `too_slow` holds the tokens a step at which a setting was stopped; it is not tried on as many, and is added to.
+    """
+    hopeless = {} if too_slow is None else too_slow
+    if options.quick:
+        job |= {"steps": options.steps or 1, "batch_size": 2, "held_out": 2}
+        rounds = 1
+    print(title, file=sys.stderr)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        job |= {"data": str(options.data.resolve()), "folder": scratch, "rows": f"{scratch}/rows.json"}
+        rows = side_by_side.measure(Setting("rows and first adapter", "prepare.py", sys.executable, job), folder)
+        a_step = rows["tokens"] / job["steps"]
+        tried = {name: way for name, way in ways.items() if hopeless.get(name, a_step + 1) > a_step}
+        settings = [
+            Setting(name, script, python, job | dict(extra) | {"out": f"{scratch}/{number}"})
+            for number, (name, (script, python, extra)) in enumerate(tried.items())
+        ]
+        results = side_by_side.in_turns(settings, options.rounds or rounds, folder, again)
+        adapters = {s.name: s.job["out"] for s in settings if digest(results[s.name])}
+        plain = Setting("held-out losses", "held_out.py", settings[-1].python, job | {"adapters": adapters})
+        losses = side_by_side.measure(plain, folder).get("losses", {})
+    for name in [name for name, runs in results.items() if "stopped" in runs[0]]:
+        hopeless.setdefault(name, a_step)
+    results |= {name: [{"stopped": "not tried: too slow on fewer tokens"}] for name in ways if name not in results}
+    figures = {"rows": rows, "job": job, "settings": results, "held_out": losses, "summary": summary(results)}
+    show(title, figures)
+    return figures
+
+
+def digest(runs: list[Result]) -> Result | None:
+    """Return medians over the runs of one setting, whole and from the second step on; None where it has no result."""
+    for run in runs:
+        steps = run.get("steps", [])
+        run["seconds"] = sum(step["seconds"] for step in steps)
+        for name, some in (("whole", steps), ("later", steps[1:])):
+            taken = sum(step["seconds"] for step in some)
+            run[name] = sum(step["tokens"] for step in some) / taken if taken else 0.0
+    if side_by_side.median(runs, "seconds") is None:
+        return None
+    figures = ("seconds", "whole", "later", "startup_seconds", "peak_bytes")
+    return {name: side_by_side.median(runs, name) for name in figures} | {
+        "rows": sum(step["rows"] for step in runs[0]["steps"]),
+        "losses": [step["loss"] for step in runs[0]["steps"]],
+        "first_step": runs[0]["steps"][0]["seconds"],
+        "spread": side_by_side.spread(runs, "seconds"),
+    }
+
+
+def contends(name: str, results: Mapping[str, list[Result]]) -> bool:
+    """Tell whether a setting may be the best peer, by whole runs or from the second step on."""
+    peers = {other: found for other, runs in results.items() if other != OURS and (found := digest(runs))}
+    if name == OURS:
+        return True
+    own = peers[name]
+    return any(own[rate] * CONTENDER >= max(found[rate] for found in peers.values()) for rate in ("whole", "later"))
+
+
+def summary(settings: Mapping[str, list[Result]]) -> Result:
+    """Return what each setting reached, and how ours compares with the best peer by either rate."""
+    found = {name: digest(runs) for name, runs in settings.items()}
+    result: Result = {"settings": found}
+    peers = {name: figures for name, figures in found.items() if figures and name != OURS}
+    ours = found.get(OURS)
+    for rate in ("whole", "later") if ours and peers else ():
+        best = max(peers, key=lambda name: peers[name][rate])
+        if peers[best][rate]:
+            ratio, memory = ours[rate] / peers[best][rate], ours["peak_bytes"] / peers[best]["peak_bytes"]
+            result[rate] = {"best_peer": best, "ratio": ratio, "memory_ratio": memory}
+    shares = [run["limit"] for run in settings.get(OURS, []) if "limit" in run]
+    if shares:
+        result["limit"] = sorted(shares, key=lambda limit: limit["share"])[len(shares) // 2]
+    return result
+
+
+def show(kind: str, figures: Result) -> None:
+    """Print the table of one kind of rows, and how ours compares."""
+    result = figures["summary"]
+    table = [row_of(name, figures) for name in figures["settings"]]
+    rows = figures["rows"]
+    side_by_side.print_table(f"{kind}: {rows['rows']} rows, {rows['tokens']} tokens a run", table)
+    print()
+    for rate, words in (("whole", "over the whole run"), ("later", "after the first step")):
+        if rate in result:
+            best = result[rate]
+            print(f"{best['ratio']:.2f} times the best peer {words} ({best['best_peer']}), "
+                  f"in {best['memory_ratio']:.2f} of its memory")  # fmt: skip
+    if "limit" in result:
+        limit = result["limit"]
+        print(f"frozen products alone: {limit['share']:.0%} of our step, {limit['gflops_per_second']:.0f} GFLOP/s")
+
+
+def row_of(name: str, figures: Result) -> dict[str, str]:
+    found, ours = (figures["summary"]["settings"].get(key) for key in (name, OURS))
+    runs = figures["settings"][name]
+    if not found:
+        return {"setting": name, "rows/s": str(runs[0].get("stopped") or runs[0].get("failed"))[:60]}
+    return {
+        "setting": name,
+        "rows/s": f"{found['rows'] / found['seconds']:.3f}",
+        "tokens/s": f"{found['whole']:.1f}",
+        "we are": f"{ours['whole'] / found['whole']:.2f}x" if ours else "",
+        "after 1st step": f"{found['later']:.1f}" if found["later"] else "",
+        "we": f"{ours['later'] / found['later']:.2f}x" if ours and found["later"] else "",
+        "runs": f"{len(runs)}, {found['spread']:.0%} apart",
+        "1st step": f"{found['first_step']:.1f} s",
+        "start-up": f"{found['startup_seconds']:.1f} s",
+        "memory": f"{found['peak_bytes'] / 1e9:.1f} GB",
+        "1st loss": f"{found['losses'][0]:.4f}",
+        "held out": f"{figures['held_out'].get(name, float('nan')):.4f}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What all benchmarks share: settings in turns, medians, the rows that all train on, and the recorded products."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tiny_tokenizers import byte_level
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "peers"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def steps(*seconds: float, tokens: int = 100) -> dict[str, Any]:
+    return {
+        "steps": [{"seconds": s, "rows": 8, "tokens": tokens, "loss": 1.0} for s in seconds],
+        "startup_seconds": 1.0,
+        "peak_bytes": 10**9,
+    }
+
+
+def test_settings_take_turns_and_those_out_of_the_running_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import side_by_side
+    import train
+
+    order: list[str] = []
+    figures = {
+        train.OURS: steps(1.0, 1.0),
+        "best": steps(4.0, 4.0),
+        "near": steps(5.0, 5.0),
+        "far": steps(8.0, 8.0),
+        "compiled": steps(20.0, 4.0),
+        "too slow": {"stopped": "over 60 s"},
+        "broken": {"failed": "no compiler"},
+    }
+
+    def measure(setting: side_by_side.Setting, scratch: Path) -> side_by_side.Result:
+        order.append(setting.name)
+        return dict(figures[setting.name])
+
+    monkeypatch.setattr(side_by_side, "measure", measure)
+    settings = [side_by_side.Setting(name, "", "") for name in figures]
+    results = side_by_side.in_turns(settings, 3, tmp_path, train.contends)
+    again = [train.OURS, "best", "near", "compiled"]
+    assert order == [*figures, *reversed(again), *again]
+    summary = train.summary(results)
+    assert summary["whole"] == {"best_peer": "best", "ratio": 4.0, "memory_ratio": 1.0}
+    assert summary["settings"]["too slow"] is None and summary["settings"]["broken"] is None
+    assert summary["settings"]["compiled"]["later"] == 25.0  # its compiling spared
+
+
+def test_a_script_that_fails_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    import side_by_side
+
+    failed = side_by_side.measure(side_by_side.Setting("x", "no_such_script.py", sys.executable), tmp_path)
+    assert "no_such_script.py" in failed["failed"]
+
+
+def test_medians_and_spread() -> None:
+    import side_by_side
+
+    runs = [{"seconds": s} for s in (1.0, 2.0, 4.0)]
+    assert side_by_side.median(runs, "seconds") == 2.0
+    assert side_by_side.spread(runs, "seconds") == 1.5
+    assert side_by_side.median([*runs, {"failed": "x"}], "seconds") is None
+
+
+def test_few_batches_have_the_lengths_of_all_and_come_back_as_they_were_when_grouped() -> None:
+    import prepare
+
+    rows = [{"input_ids": [0] * (1 + n % 97)} for n in range(400)]
+    chosen = prepare.shuffled(prepare.spread_by_length(rows, 4, 8))
+    lengths = sorted(len(row["input_ids"]) for row in chosen)
+    assert abs(sum(lengths) / 32 - sum(len(r["input_ids"]) for r in rows) / 400) < 2
+    grouped = [lengths[i : i + 8] for i in range(0, 32, 8)]
+    assert all(batch[-1] - batch[0] <= 3 for batch in grouped)  # as little padding as among 50 batches
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data files lie in shared/data beside the project")
+@pytest.mark.parametrize("kind", ["gsm8k", "sst2", "banking77"])
+def test_rows_are_tokenised_with_the_loss_on_the_completion_alone(kind: str) -> None:
+    import prepare
+
+    tokenizer = byte_level()
+    pairs = prepare.KINDS[kind](DATA, "train")[:3]
+    for (prompt, completion), row in zip(pairs, prepare.tokenised(pairs, tokenizer), strict=True):
+        learned = [token for token in row["labels"] if token != prepare.IGNORED]
+        assert learned[-1] == tokenizer.eos_token_id or len(row["input_ids"]) == 1024
+        assert tokenizer.decode(learned[:-1]).startswith(completion[:20])
+        assert all(
+            label in (prepare.IGNORED, token) for label, token in zip(row["labels"], row["input_ids"], strict=True)
+        )
+        assert prompt.startswith(("Question: ", "Review: ", "Message: "))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data files lie in shared/data beside the project")
+def test_all_rows_behind_shots_begin_alike() -> None:
+    import prepare
+
+    prompts = [prompt for prompt, _ in prepare.sst2_behind_shots(DATA, "train")[:20]]
+    assert {prompt.count("Review: ") for prompt in prompts} == {9}
+    assert len({prompt.rpartition("Review: ")[0] for prompt in prompts}) == 1
+
+
+def test_frozen_products_are_recorded_forward_and_backward_and_replayed() -> None:
+    import frozen_products
+
+    inner, width, rows, rank = 256, 512, 24, 8
+    frozen = nn.ModuleList([nn.Linear(inner, width), nn.Linear(width, inner)]).requires_grad_(False)
+    low = nn.Parameter(torch.randn(rank, inner))
+    tiles = torch.split(frozen[1].weight.detach().flip(0), 128)  # a copy in another order, used in parts
+    x = torch.randn(rows, inner)
+    with frozen_products.recorded(frozen) as products:
+        y = frozen[1](torch.relu(frozen[0](x + x @ low.T @ low)))
+        y.sum().backward()
+        with torch.no_grad():
+            x.repeat(1, 2) @ tiles[0].T
+    names = Counter(str(p.operation).split(".")[1] for p in products)
+    assert names == {"addmm": 2, "mm": 3}  # two forward, two gradients, one tile; none of the adapter's own
+    whole = 2 * rows * inner * width
+    assert sum(p.flops for p in products) == 4 * whole + 2 * rows * width * 128
+    assert frozen_products.replayed(products) > 0
