@@ -20,16 +20,22 @@ def state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Set the place for fixtures that live longer than a test."""
     folder = tmp_path_factory.mktemp("states")
     os.environ["TUNELIFT_STATE"] = str(folder / "shared")
+    os.environ["TUNELIFT_CACHE"] = str(new_cache(folder / "cache"))
     return folder
 
 
 @pytest.fixture(autouse=True)
 def own_state(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Count looks at test sets anew in each test, and know no scores from before; leave the user's own alone."""
-    own = state_folders / str(next(_numbers))
-    monkeypatch.setenv("TUNELIFT_STATE", str(own))
-    for kept in ("models", "hashes", "precision"):  # these take minutes to make and are the same for every test
-        (shared := USERS_CACHE / kept).mkdir(parents=True, exist_ok=True)
-        (own / "cache").mkdir(parents=True, exist_ok=True)
-        (own / "cache" / kept).symlink_to(shared)
-    monkeypatch.setenv("TUNELIFT_CACHE", str(own / "cache"))
+    number = next(_numbers)
+    monkeypatch.setenv("TUNELIFT_STATE", str(state_folders / str(number)))
+    monkeypatch.setenv("TUNELIFT_CACHE", str(new_cache(state_folders / f"cache{number}")))
+
+
+def new_cache(cache: Path) -> Path:
+    """Make a cache without scores; converted models take minutes to make and are the user's own."""
+    cache.mkdir()
+    for kept in ("models", "hashes", "precision"):
+        (USERS_CACHE / kept).mkdir(parents=True, exist_ok=True)
+        (cache / kept).symlink_to(USERS_CACHE / kept)
+    return cache

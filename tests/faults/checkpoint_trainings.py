@@ -43,8 +43,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
 
-    def loss(self, model: Any) -> Any:
-        plain, paths = self.plain.loss(model)
+    def loss(self, model: Any, some: Any = None) -> Any:
+        plain, paths = self.plain.loss(model, some)
         return lambda batch: self.watch(batch, plain(batch)) if model.training else plain(batch), paths
 
 

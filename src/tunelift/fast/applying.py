@@ -43,7 +43,7 @@ def apply(model: Any) -> dict[str, str]:
         view, _ = target_model(model)
         states |= view.fast_paths
         if isinstance(view, TargetOnly):
-            undo.put(base, partial(_at_targets, base, base.forward, view))
+            undo.put(base, partial(_at_targets, base, base.forward, view, _pads_anywhere(model)))
             # For good, since checkpointing computes the attention again when the call is over.
             undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
             view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
@@ -75,20 +75,45 @@ class TrainingOutput(ModelOutput):  # type: ignore[misc]
         return make()
 
 
-def _at_targets(base: Any, forward: Any, view: TargetOnly, *args: Any, **inputs: Any) -> Any:
+def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args: Any, **inputs: Any) -> Any:
     """Compute a training call with labels at its targets; leave any other call to the model."""
     inputs = named(forward, args, inputs)
     ids, labels = inputs.get("input_ids"), inputs.get("labels")
     asked = {name for name, value in inputs.items() if value is not None and name not in ALONE}
     mask = inputs.get("attention_mask")
     plain = base.training and not (asked or inputs.get("use_cache") or inputs.get("return_dict") is False)
-    if not plain or ids is None or labels is None or rows_of(ids, mask) is None:
+    if not plain or ids is None or labels is None or (mask is not None and mask.dim() != 2):
         return forward(**inputs)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids) if mask is None else mask}
-    hidden, targets, padded = view.at_targets(batch, labels)
+    mask = torch.ones_like(ids) if mask is None else mask.long()
+    begins = mask.argmax(dim=1, keepdim=True)
+    ids, mask, labels = (_moved(tensor, begins) for tensor in (ids, mask, labels))
+    if rows_of(ids, mask) is None or (not anywhere and int(begins.max())):
+        return forward(**inputs)
+    hidden, targets, padded = view.at_targets({"input_ids": ids, "attention_mask": mask}, labels)
     if view.frozen.likely_first is None:
         view.frozen.order_by(hidden)
     count = inputs.get("num_items_in_batch")
     output = TrainingOutput(loss=view.loss_of(hidden, targets) / (max(len(targets), 1) if count is None else count))
-    output.make_logits = lambda: view.logits(padded())
+    output.make_logits = lambda: _moved(view.logits(padded()), -begins)
     return output
+
+
+def _moved(batch: Tensor, by: Tensor) -> Tensor:
+    """Return a batch (B, T, ...) of which each row is moved so many places (B, 1) to the left, around its end."""
+    width = batch.shape[1]
+    places = (torch.arange(width, device=batch.device)[None] + by) % width
+    return batch[torch.arange(len(batch), device=batch.device)[:, None], places]
+
+
+@torch.no_grad()
+def _pads_anywhere(model: Any) -> bool:
+    """Tell whether padding on the left changes nothing: positions are relative, or counted from the first token."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    ids = torch.arange(1, 9, device=device)[None]
+    padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
+    mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
+    own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    left = model(input_ids=padded, attention_mask=mask).logits[:, 8:]
+    model.train(training)
+    return float((left - own).abs().max() / own.abs().max()) < (1e-4 if own.dtype.itemsize >= 4 else 5e-2)
