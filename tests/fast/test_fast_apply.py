@@ -76,6 +76,8 @@ def test_evaluation_and_generation_are_left_alone() -> None:
 def test_padding_on_the_left(kind: str) -> None:
     model = tiny_models.adapted(tiny_models.causal(kind, **NO_DROPOUT)).train()
     inputs = {name: value.flip(1) for name, value in batch().items()}
+    begins = inputs["attention_mask"].argmax(dim=1, keepdim=True)
+    inputs["labels"] = inputs["labels"].scatter(1, begins, -100)  # nothing a row could be asked for
     stock = model(**inputs)
     expected = gradients(model, stock.loss)
     tunelift.fast.apply(model)
@@ -83,6 +85,8 @@ def test_padding_on_the_left(kind: str) -> None:
     found = gradients(model, fast.loss)
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
     assert (set(fast.keys()) == {"loss"}) == (kind != "gpt2")  # whose positions count the padding
+    inputs["labels"][0, begins[0]] = 5
+    assert set(model(**inputs).keys()) != {"loss"}
     mask = inputs["attention_mask"].bool()
     assert torch.allclose(fast.logits[mask], stock.logits[mask], rtol=1e-4, atol=1e-4)
 

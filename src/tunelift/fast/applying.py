@@ -16,7 +16,7 @@ from tunelift.core import progress
 from tunelift.fast.allocator import keep_freed_memory
 from tunelift.fast.attention import registered
 from tunelift.fast.lora import fuse
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.targets import IGNORED, TargetOnly, target_model
 from tunelift.fast.undo import Undo, named
 from tunelift.fast.unpad import rows_of, unpad
 
@@ -87,7 +87,9 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args
     mask = torch.ones_like(ids) if mask is None else mask.long()
     begins = mask.argmax(dim=1, keepdim=True)
     ids, mask, labels = (_moved(tensor, begins) for tensor in (ids, mask, labels))
-    if rows_of(ids, mask) is None or (not anywhere and int(begins.max())):
+    # Behind padding a model is asked for a row's first token too; whatever it says of it is its own.
+    asked_first = bool(((labels[:, 0] != IGNORED) & (begins.squeeze(1) > 0)).any())
+    if rows_of(ids, mask) is None or asked_first or (not anywhere and int(begins.max())):
         return forward(**inputs)
     hidden, targets, padded = view.at_targets({"input_ids": ids, "attention_mask": mask}, labels)
     if view.frozen.likely_first is None:
