@@ -22,6 +22,10 @@ SMALL = 2**16
 """Elements below which a tensor is no weight of a base model."""
 
 
+HEAD_BYTES = 2**28
+"""A tile of so large a storage is the head's, which is copied into another order when a training begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """One operation. Each argument is a weight, kept, or the shape, strides and dtype of an activation, or a value."""
@@ -74,7 +78,8 @@ class _Recorder(TorchDispatchMode):
     def _is_weight(self, tensor: Tensor) -> bool:
         if tensor.layout != torch.strided:  # packed for the kernel: nothing but weights is
             return True
-        return tensor.dim() >= 2 and tensor.untyped_storage().data_ptr() in self.weights
+        storage = tensor.untyped_storage()
+        return tensor.dim() >= 2 and (storage.data_ptr() in self.weights or storage.nbytes() >= HEAD_BYTES)
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or self._is_weight(value):
