@@ -347,7 +347,8 @@ def test_a_class_index_of_another_label_is_caught(tuned_head: Tuned, monkeypatch
 
 @pytest.mark.parametrize("settings", [{"bias": "all"}, {"use_dora": True}])
 def test_other_settings_of_lora_pass(tiny: dict[str, Any], settings: dict[str, Any]) -> None:
-    stages.tune_stage(from_keywords("train", **tiny, adapter=settings))
+    adapter = stages.tune_stage(from_keywords("train", **tiny, adapter=settings))
+    assert (adapter / "adapter_model.safetensors").is_file()
 
 
 CONVERSATION = (
