@@ -290,13 +290,24 @@ class Judge:
 
     def _timed(self, content: bytes) -> None:
         began = time.process_time()
-        signal.setitimer(signal.ITIMER_REAL, ALARM)
-        self._tried(content)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            self._alarmed(content)
+        except Hanging:  # or the machine slept, so once more
+            try:
+                self._alarmed(content)
+            except Hanging:
+                self.tally.fault(f"no answer in {ALARM:.0f} s", content, self.crashes)
         seconds = time.process_time() - began
         self.tally.slowest = max(self.tally.slowest, seconds)
         if seconds > SECONDS:
             self.tally.fault(f"over {SECONDS:.0f} s", content, self.crashes)
+
+    def _alarmed(self, content: bytes) -> None:
+        signal.setitimer(signal.ITIMER_REAL, ALARM)
+        try:
+            self._tried(content)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _tried(self, content: bytes) -> None:
         try:
@@ -304,7 +315,7 @@ class Judge:
             self.tally.read += 1
         except TuneliftError as error:
             str(error).encode("utf-8", "backslashreplace")
-        except (Exception, Hanging) as error:
+        except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in frames if "tunelift" in Path(frame.filename).parts] or frames
             where = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
