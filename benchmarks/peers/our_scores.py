@@ -10,7 +10,7 @@ from steps import peak_bytes, read_job, write_result
 from tunelift.config.schema import ModelSection
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
-from tunelift.evaluation.ranking import continuations
+from tunelift.evaluation.ranking import Tree, continuations
 from tunelift.fast.targets import target_model
 from tunelift.models import LoadedModel, load
 
@@ -21,15 +21,15 @@ def main() -> None:
     view, state = target_model(loaded.model)
     kinds: dict[str, dict[str, Any]] = {}
     for kind, items in job["kinds"].items():
-        scored(loaded, view, [items[0] | {"choices": items[0]["choices"][:2]}])
+        scored(loaded, view, items[:1])
         began = time.perf_counter()
         found = scored(loaded, view, items)
         kinds[kind] = {"ours": {"seconds": time.perf_counter() - began, "found": found}}
     write_result(kinds=kinds, dtype=str(loaded.dtype), target_only_head=state, peak_bytes=peak_bytes())
 
 
-def scored(loaded: LoadedModel, view: Any, items: list[dict[str, Any]]) -> list[list[float]]:
-    """Return the summed log-likelihood (nats) of every choice of every item."""
+def scored(loaded: LoadedModel, view: Any, items: list[dict[str, Any]]) -> list[list[float | None]]:
+    """Return the summed log-likelihood (nats) of every choice of every item, None where it cannot be the best."""
     renderer = Renderer(loaded.tokenizer, 2**31)
     examples = [Example(str(number), item["context"], "") for number, item in enumerate(items)]
     prompts = [renderer.prompt_ids(example) for example in examples]
@@ -37,8 +37,14 @@ def scored(loaded: LoadedModel, view: Any, items: list[dict[str, Any]]) -> list[
         [ids[: len(ids) - len(renderer.end)] for ids in renderer.candidate_ids(example, item["choices"])]
         for example, item in zip(examples, items, strict=True)
     ]
-    found = continuations(view, prompts, choices, loaded.device, lambda amount=1, note="": None)
+    if "right" in items[0]:
+        return Tree(view).rank(prompts, choices, [item["right"] for item in items], silent)
+    found = continuations(view, prompts, choices, loaded.device, silent)
     return [[total for total, _ in row] for row in found]
+
+
+def silent(amount: int = 1, note: str = "") -> None:
+    """No progress is shown."""
 
 
 if __name__ == "__main__":

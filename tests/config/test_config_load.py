@@ -263,3 +263,8 @@ def test_any_text_survives_a_dump(text: str) -> None:
 )
 def test_default_output(overrides: list[str], folder: str) -> None:
     assert default_output(load_config(None, overrides)) == Path(folder)
+
+
+def test_more_overrides_than_a_config_may_have_are_refused() -> None:
+    with pytest.raises(InputError, match="more than 50,000 characters; put them into a file"):
+        load_config(None, ["train.epochs=3"] * 4_000)

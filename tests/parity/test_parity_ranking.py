@@ -110,3 +110,28 @@ def test_some_of_many_labels_are_never_finished() -> None:
     labels = [[a, b] for a in range(3, 15) for b in range(3, 15)]
     (found,) = Tree(view).rank([PROMPTS[0]], [labels], [None], silent)
     assert 1 <= sum(score is not None for score in found) < len(labels)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "gpt_neox"])
+def test_labels_are_read_only_as_far_as_they_may_win(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = {} if kind == "gpt_neox" else {"sliding_window": 8}
+    view = seen(tiny_models.causal(kind, **window))
+    view.frozen.scale = 8.0  # a model that is sure of something
+    read, packed_hidden = list[int](), view.packed_hidden
+    labels = [[a, b, c, 1] for a in range(3, 7) for b in range(3, 7) for c in range(3, 7)]
+    prompts = [[*range(3, 30), *prompt] for prompt in PROMPTS]
+    plain = Plain(view, CPU, 8).rank(prompts, [labels] * 3, None, silent)
+
+    def counted(layout: Any) -> torch.Tensor:
+        read.append(len(layout.ids) - layout.computed)
+        return packed_hidden(layout)
+
+    monkeypatch.setattr(view, "packed_hidden", counted)
+    found = Tree(view).rank(prompts, [labels] * 3, [5, None, 63], silent)
+    for ours, theirs in zip(found, plain, strict=True):
+        known = {i: score for i, score in enumerate(ours) if score is not None}
+        assert max(known, key=known.__getitem__) == max(range(64), key=lambda i, of=theirs: of[i] or 0.0)
+        assert [*known.values()] == pytest.approx([theirs[i] for i in known], rel=1e-5)
+    assert found[0][5] is not None and found[2][63] is not None
+    tree = 4 + 16 + 64
+    assert len(read) > 3 and sum(read) < 27 + 16 + 3 * tree

@@ -80,6 +80,9 @@ def _file_settings(path: Path) -> list[Setting]:
 
 
 def _override_settings(overrides: Sequence[str], problems: list[str]) -> list[Setting]:
+    if sum(map(len, overrides)) > yaml_text.LARGEST:
+        problems.append(f"The overrides have more than {yaml_text.LARGEST:,} characters; put them into a file.")
+        return []
     settings: dict[str, Setting] = {}
     for text in overrides:
         name, sign, value = text.partition("=")

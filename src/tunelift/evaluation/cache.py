@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from tunelift.models import cache
 
-VERSION = 1
+VERSION = 2
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
 
 LIMIT_BYTES = 2**30

@@ -4,7 +4,8 @@ The labels of one prompt share their first tokens, so they are laid out as a tre
 to the prompt and to the tokens that lead to it, and prompt and shared tokens are computed once; what all prompts begin
 with is computed once for all. A label's log-likelihood only falls as its tokens are added, so of many labels those are
 never finished whose beginning is less likely already than the best label is (branch and bound: exact for the best label
-and for the reference, the rest are left out). `Plain` is the slow twin: one row per prompt and label.
+and for the reference, the rest are left out); their tokens are not even read. `Plain` is the slow twin: one row per
+prompt and label.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ Needed = Sequence[int | None]
 FEW_LABELS = 16
 """So many labels are all finished."""
 
+LIKELY_ROWS = 16
+"""So many beginnings of labels are followed at once, the likeliest: what they lead to may rule out the rest."""
+
+LIKELY_TOKENS = 16
+"""About so many tokens of the labels are read where not all are finished."""
+
 TOKENS_AT_ONCE = 4096
 
 
@@ -57,10 +64,13 @@ def ranker(
     if not view.packs:
         return plain, view.fast_paths["packing"]
     tree, few = Tree(view), (sample[0], sample[1][:3])
-    ours, theirs = (r.rank([few[0]], [few[1]], None, _silent)[0] for r in (tree, plain))
+    theirs = plain.rank([few[0]], [few[1]], None, _silent)[0]
+    ours = tree.rank([few[0]], [few[1]], None, _silent)[0]
+    searched = Tree(view, finish_all=0).rank([few[0]], [few[1]], [0], _silent)[0]
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.2
     agrees = all(
-        abs((a or 0) - (b or 0)) <= tolerance * max(1.0, abs(b or 0)) for a, b in zip(ours, theirs, strict=True)
+        a is None or abs(a - (b or 0)) <= tolerance * max(1.0, abs(b or 0))
+        for a, b in zip([*ours, *searched], [*theirs, *theirs], strict=True)
     )
     return (tree, "on") if agrees else (plain, "off: a tree of tokens changes the scores of this model")
 
@@ -120,10 +130,10 @@ class Plain:
 
 
 class Tree:
-    """All labels of a prompt behind it, as a tree of tokens."""
+    """All labels of a prompt behind it, as a tree of tokens. Up to `finish_all` labels are all finished."""
 
-    def __init__(self, view: TargetOnly) -> None:
-        self.view = view
+    def __init__(self, view: TargetOnly, finish_all: int = FEW_LABELS) -> None:
+        self.view, self.finish_all = view, finish_all
 
     def rank(
         self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
@@ -137,11 +147,12 @@ class Tree:
         keys = [tuple(tuple(choice) for choice in choices) for choices in labels]
         trees = {key: _tree(key) for key in dict.fromkeys(keys)}
         searches = [
-            _Search(trees[key], needed is None, None if needed is None else needed[i]) for i, key in enumerate(keys)
+            _Search(trees[key], needed is None or len(key) <= self.finish_all, None if needed is None else needed[i])
+            for i, key in enumerate(keys)
         ]
         past = common_past(self.view, [(list(prompt), []) for prompt in prompts])
         known = past.tokens if past else 0
-        lengths = [len(prompt) - known + len(s.tree.tokens) for prompt, s in zip(prompts, searches, strict=True)]
+        lengths = [len(prompt) - known + s.expected() for prompt, s in zip(prompts, searches, strict=True)]
         for group in by_length(lengths, rows_at_once=256, tokens_at_once=TOKENS_AT_ONCE):
             self._group([prompts[i][known:] for i in group], [searches[i] for i in group], past)
             advance(len(group))
@@ -149,12 +160,13 @@ class Tree:
 
     @torch.no_grad()
     def _group(self, prompts: Sequence[Prompt], searches: Sequence[_Search], past: Past | None) -> None:
-        layout, places = Layout(past=past), []
-        for prompt, search in zip(prompts, searches, strict=True):
-            places.append(_lay_out(layout, prompt, search.tree))
+        layout = Layout(past=past, keep=None if all(search.all_labels for search in searches) else Past(0))
+        trees = [_Placed(layout, prompt, search) for prompt, search in zip(prompts, searches, strict=True)]
         hidden = self.view.packed_hidden(layout)  # (N, D)
         while any(wanted := [search.wanted() for search in searches]):
-            at = [places[i][row] for i, rows in enumerate(wanted) for row in rows]
+            at = [place for placed, rows in zip(trees, wanted, strict=True) for place in placed.places(rows)]
+            if layout.computed < len(layout.ids):
+                hidden = torch.cat([hidden, self.view.packed_hidden(layout)])
             asked = [edge for search, row in _pairs(searches, wanted) for edge in search.tree.after[row]]
             counts = [len(search.tree.after[row]) for search, row in _pairs(searches, wanted)]
             where = torch.repeat_interleave(torch.arange(len(at)), torch.tensor(counts)).to(hidden.device)
@@ -165,15 +177,31 @@ class Tree:
                 search.expand(row, [next(found) for _ in search.tree.after[row]])
 
 
-def _lay_out(layout: Layout, prompt: Prompt, tree: _Tree) -> list[int]:
-    """Append a prompt and its tree; return the places of the prompt's last token and of the tree's nodes."""
-    begin = layout.past.tokens if layout.past else 0
-    first = layout.add(prompt, range(begin, begin + len(prompt)))
-    last = layout.places(first)[-1:]
-    if not tree.tokens:
-        return last
-    positions = [begin + len(prompt) + depth for depth in tree.depths]
-    return last + layout.places(layout.add(tree.tokens, positions, (first,), tree.sees))
+class _Placed:
+    """A prompt and what is laid out of the tree behind it: all of it at once where all labels are to be finished."""
+
+    def __init__(self, layout: Layout, prompt: Prompt, search: _Search) -> None:
+        self.layout, self.tree = layout, search.tree
+        self.begin = len(prompt) + (layout.past.tokens if layout.past else 0)
+        first = layout.add(prompt, range(self.begin - len(prompt), self.begin))
+        self.block_of, self.place_of = {0: first}, {0: len(layout.ids) - 1}
+        if search.all_labels and self.tree.tokens:
+            self._add(range(1, len(self.tree.tokens) + 1), (first,), self.tree.sees)
+
+    def places(self, rows: Sequence[int]) -> list[int]:
+        """Return the places of rows in the packed row; those that are not there are added, with their chains."""
+        for row in rows:
+            if row not in self.place_of:
+                before = dict.fromkeys(self.block_of[lead] for lead in self.tree.leading[row])
+                self._add([row, *self.tree.chain(row)], tuple(before), None)
+        return [self.place_of[row] for row in rows]
+
+    def _add(self, rows: Sequence[int], before: tuple[int, ...], sees: Tensor | None) -> None:
+        start, tree = len(self.layout.ids), self.tree
+        positions = [self.begin + tree.depths[row - 1] for row in rows]
+        block = self.layout.add([tree.tokens[row - 1] for row in rows], positions, before, sees)
+        self.block_of |= dict.fromkeys(rows, block)
+        self.place_of |= {row: start + n for n, row in enumerate(rows)}
 
 
 class _Search:
@@ -185,7 +213,7 @@ class _Search:
 
     def __init__(self, tree: _Tree, all_labels: bool, needed: int | None) -> None:
         self.tree = tree
-        self.all_labels = all_labels or len(tree.paths) <= FEW_LABELS
+        self.all_labels = all_labels
         self.leading = set() if needed is None else set(tree.paths[needed])
         self.open: dict[int, tuple[float, bool]] = {0: (0.0, True)}
         self.finished: dict[int, float] = {}
@@ -193,13 +221,19 @@ class _Search:
 
     def wanted(self) -> list[int]:
         """Return the rows to project now: all, or what leads to a first finished label, then what may be better."""
-        if self.all_labels or not self.open:
-            return list(self.open)
+        if self.all_labels:
+            return list(range(len(self.tree.after))) if self.open else []
         if self.finished:
             best = max(self.finished.values())
-            return [row for row, (score, _) in self.open.items() if row in self.leading or score > best]
-        deepest = max(self.open, key=lambda row: (self.tree.depth(row), self.open[row]))
-        return [row for row in self.open if row in self.leading or row == deepest]
+            likely = sorted((row for row, (score, _) in self.open.items() if score > best), key=self.open.__getitem__)
+            chosen = likely[-LIKELY_ROWS:]
+        else:
+            chosen = [max(self.open, key=lambda row: (len(self.tree.leading[row]), self.open[row]))]
+        return [row for row in self.open if row in self.leading or row in chosen]
+
+    def expected(self) -> int:
+        """Return about how many tokens of the tree will be read."""
+        return len(self.tree.tokens) if self.all_labels else min(len(self.tree.tokens), LIKELY_TOKENS)
 
     def expand(self, row: int, found: Sequence[tuple[float, bool]]) -> None:
         """Take log-probability (nats) and likeliness of the tokens that follow a row."""
@@ -229,7 +263,8 @@ class _Edge:
 class _Tree:
     """A tree of tokens: every proper beginning of a label is a node.
 
-    Row 0 is the prompt's last token and row 1 + n is node n. `paths` are the rows before each label's tokens.
+    Row 0 is the prompt's last token and row 1 + n is node n, behind those that lead to it. `paths` are the rows before
+    each label's tokens, `leading` those before each row.
     """
 
     tokens: list[int]
@@ -237,10 +272,14 @@ class _Tree:
     sees: Tensor
     after: list[list[_Edge]]
     paths: list[list[int]]
+    leading: list[list[int]]
 
-    def depth(self, row: int) -> int:
-        """Return how many of a label's tokens stand before a row."""
-        return self.depths[row - 1] + 1 if row else 0
+    def chain(self, row: int) -> list[int]:
+        """Return the rows behind a row as long as only one can follow."""
+        found = []
+        while len(self.after[row]) == 1 and (row := self.after[row][0].row):
+            found.append(row)
+        return found
 
 
 def _tree(labels: Sequence[Sequence[int]]) -> _Tree:
@@ -267,6 +306,7 @@ def _tree(labels: Sequence[Sequence[int]]) -> _Tree:
         sees=sees,
         after=[list(edges.values()) for edges in after],
         paths=[[rows[tuple(label[:end])] for end in range(len(label))] for label in labels],
+        leading=[[rows[beginning[:end]] for end in range(len(beginning))] for beginning in rows],
     )
 
 

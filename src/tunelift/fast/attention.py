@@ -46,8 +46,9 @@ def packed(config: Any, layout: Layout) -> Iterator[None]:
 
 
 def packed_inputs(layout: Layout, device: torch.device) -> dict[str, Any]:
-    """Return a packed row as the inputs of a decoder: ids, positions and a mask of ones, each (1, N)."""
-    ids, positions = (torch.tensor([values], device=device) for values in (layout.ids, layout.positions))
+    """Return what is not computed yet as the inputs of a decoder: ids, positions and a mask of ones, each (1, N)."""
+    new = slice(layout.computed, None)
+    ids, positions = (torch.tensor([values[new]], device=device) for values in (layout.ids, layout.positions))
     return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
@@ -139,16 +140,15 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
     layout = rule.layout
-    if layout.keep is not None:
-        layout.keep.layers[module.layer_idx] = (key, value)
-    lengths = [block.stop - block.start for block in layout.blocks]
-    keys, values = torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2)
-    past = [layout.past.layers[module.layer_idx]] if layout.past else []
+    kept = layout.keep.layers.setdefault(module.layer_idx, []) if layout.keep else []
+    first = len(kept)
+    lengths = [block.stop - block.start for block in layout.blocks[first:]]
+    kept.extend(zip(torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2), strict=True))
+    past = layout.past.layers[module.layer_idx] if layout.past else []
     parts = []
-    for number, (block, own) in enumerate(zip(layout.blocks, torch.split(query, lengths, dim=2), strict=True)):
-        seen = (*block.before, number)
-        k = _joined([*(known for known, _ in past), *(keys[b] for b in seen)])
-        v = _joined([*(known for _, known in past), *(values[b] for b in seen)])
+    for number, own in enumerate(torch.split(query, lengths, dim=2), first):
+        seen = [*past, *(kept[b] for b in (*layout.blocks[number].before, number))]
+        k, v = (_joined([pair[i] for pair in seen]) for i in (0, 1))
         parts.append(_attend(own, k, v, rule, number, options))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 

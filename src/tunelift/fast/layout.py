@@ -34,8 +34,9 @@ class Block:
 class Layout:
     """A packed row: ids and positions (N,), its blocks, and for each row the places of its tokens in it.
 
-    With `past` every block attends to those tokens too, whose keys and values are known already. `keep` takes the keys
-    and values of this packed row.
+    With `past` every block attends to those tokens too, whose keys and values are known already. A layout that has a
+    `keep`, which takes its keys and values, may grow: once its first `computed` tokens are, only those behind them are
+    computed, and may attend to blocks among the first.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Layout:
     rows: list[list[int]] = field(default_factory=list)
     past: Past | None = None
     keep: Past | None = None
+    computed: int = 0
 
     def add(
         self, ids: Sequence[int], positions: Sequence[int], before: tuple[int, ...] = (), sees: Tensor | None = None
@@ -60,11 +62,11 @@ class Layout:
 
 
 class Past:
-    """Keys and values of a beginning that all blocks share, by layer: each (1, heads, tokens, size)."""
+    """Keys and values by layer, block by block: each (1, heads, tokens, size); a `past` of others is one block."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
 
 def pack(

@@ -173,10 +173,11 @@ class TargetOnly:
         return states
 
     def packed_hidden(self, layout: Layout) -> Tensor:
-        """Return the last hidden states of a packed row, (N, D)."""
+        """Return the last hidden states of those tokens of a packed row that are not computed yet, (N, D)."""
         inputs = packed_inputs(layout, next(self.decoder.parameters()).device)
         with packed(self.decoder.config, layout):
             states: Tensor = self.decoder(**inputs).last_hidden_state[0]
+        layout.computed = len(layout.ids)
         return states
 
     @torch.no_grad()
