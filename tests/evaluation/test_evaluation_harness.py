@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with two tasks and their data."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
-    rows = tmp_path / "rows.jsonl"
+    rows = tasks / "rows.jsonl"
     rows.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     for name, task in (("choice", CHOICE), ("answer", ANSWER)):
         (tasks / f"{name}.yaml").write_text(task.replace("FILE", str(rows)))
@@ -199,5 +199,7 @@ def test_a_run_measures_its_tasks_before_and_after(
 
 
 def test_a_task_that_does_not_exist(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot load .*no_such\.yaml"):
+    with pytest.raises(InputError, match=r"no_such\.yaml cannot be read"):
         harness.find_tasks((str(folder / "no_such.yaml"),))
+    with pytest.raises(InputError, match="cannot load no-such-task"):
+        harness.find_tasks(("no-such-task",))

@@ -177,9 +177,16 @@ IN_CONFIG: list[tuple[str, dict[str, Any], str]] = [
     ("config.json", {"_attn_implementation_internal": "/tmp/evil"}, "is none of eager, sdpa"),
     ("config.json", {"attn_implementation": {"": "sdpa", "text_config": "evil/attention"}}, "is none of eager"),
     ("config.json", {"text_config": {"attn_implementation": "evil/attention"}}, "is none of eager, sdpa"),
+    ("config.json", {"attn_implementation": "kernels-community/flash-attn"}, "is none of eager, sdpa"),
+    ("config.json", {"attn_implementation": "msa|evil/attention"}, "is none of eager, sdpa"),
     ("config.json", {"_experts_implementation": "sonicmoe"}, "is none of eager, batched_mm"),
     ("config.json", {"quantization_config": {"quant_method": "evil.module"}}, "is none of aqlm"),
     ("config.json", {"quantization_config": {"quant_method": "gptq", "trust_remote_code": True}}, "comes with it"),
+    ("config.json", {"quantization_config": {"quant_method": "quark"}}, "is none of aqlm"),
+    ("config.json", {"quantization_config": {"quant_method": "torchao", "quant_type": {"_type": "evil.C"}}}, "loaded"),
+    ("config.json", {"quantization_config": "evil.C"}, "cannot be used"),
+    ("config.json", {"dtype": "os.system"}, "cannot be used"),
+    ("config.json", {"model_type": "../evil"}, "cannot be used"),
     ("config.json", {"configuration_files": ["config.9.0.0.json", "../../secret.json"]}, "another file"),
     ("config.json", {"transformers_weights": "../../secret.txt"}, "another file"),
     ("config.json", {"transformers_weights": "pytorch_model.bin"}, "another file"),
@@ -189,6 +196,8 @@ IN_CONFIG: list[tuple[str, dict[str, Any], str]] = [
     ("config.json", {"auto_map": {"AutoConfig": "evil.C"}, "model_type": "evil"}, "no class of its own"),
     ("generation_config.json", {"custom_generate": "evil/generate"}, "comes with it"),
     ("generation_config.json", {"compile_config": {"backend": "evil"}}, "names a compiler"),
+    ("generation_config.json", {"cache_implementation": "evil/cache"}, "cannot be loaded"),
+    ("generation_config.json", {"eos_token_id": [1, {"a": 1}]}, "is no token's id"),
     ("tokenizer_config.json", {"auto_map": ["evil.C", "evil.C"], "tokenizer_class": None}, "no class of its own"),
     ("tokenizer_config.json", {"tokenizer_class": "os.system"}, "is no tokenizer that transformers has"),
     ("tokenizer_config.json", {"tokenizer_class": "pipeline"}, "is no tokenizer that transformers has"),
@@ -206,15 +215,29 @@ IN_CONFIG: list[tuple[str, dict[str, Any], str]] = [
     ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "outside the folder"),
     ("special_tokens_map.json", {"chat_template": "{{ messages.__class__ }}"}, "reaches for Python's insides"),
 ]
+NOT_FOLLOWED: list[tuple[str, dict[str, Any]]] = [
+    ("config.json", {"_name_or_path": "evil/model", "architectures": ["os.system"], "processor_class": "evil.C"}),
+    ("generation_config.json", {"assistant_model": "evil/model", "auto_map": {"AutoModel": "evil.C"}, "validate": 1}),
+    ("tokenizer_config.json", {"name_or_path": "evil/model", "backend": "evil", "processor_class": "evil.C"}),
+    ("tokenizer_config.json", {"extra_special_tokens": {"__class__": "evil"}}),
+    ("processor_config.json", {"auto_map": {"AutoProcessor": "evil.C"}, "audio_tokenizer": "evil/model"}),
+    ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.C"}}),
+    ("chat_template.json", {"chat_template": "{{ messages.__class__ }}"}),
+]
+"""Files and keys that no loader follows here: the model loads as if they were not there."""
+
 IN_ADAPTER: list[tuple[dict[str, Any], str]] = [
     ({"auto_mapping": {"parent_library": "evil", "base_model_class": "C"}}, "peft would import"),
     ({"auto_mapping": {"parent_library": "transformersevil", "base_model_class": "C"}}, "peft would import"),
+    ({"auto_mapping": {"parent_library": ["transformers"], "base_model_class": "C"}}, "peft would import"),
     ({"megatron_config": {"a": 1}}, "import a module by name"),
     ({"megatron_core": "evil"}, "is none of megatron.core"),
     ({"tokenizer_kwargs": {"trust_remote_code": True}}, "loader of tokenizers"),
     ({"peft_type": "EVIL"}, "is no PEFT method"),
     ({"peft_type": "XLORA", "adapters": {"a": "evil/adapter"}}, "another model or adapter"),
     ({"peft_type": "SHADOW", "shadow_model": "evil/model"}, "another model or adapter"),
+    ({"peft_type": "PROMPT_TUNING", "tokenizer_name_or_path": "evil/tokenizer"}, "another model or adapter"),
+    ({"arrow_config": {"router_temperature": 1}}, "does not fit this model"),
     ({"prompt_tuning_init_state_dict_path": "adapter_model.bin"}, "another file"),
     ({"init_lora_weights": "corda", "corda_config": {"cache_file": "adapter_model.bin"}}, "another file"),
 ]
@@ -233,12 +256,10 @@ def _pickles(corpus: Corpus) -> None:
         corpus.add(f"only {name}", r"has no model\.safetensors", removes("model.safetensors"), corpus.pickled(name))
     corpus.add("pickles beside safetensors", None, corpus.pickled(*PICKLE_NAMES))
     index = json.dumps({"weight_map": {"lm_head.weight": "pytorch_model.bin"}})
-    edits = (
-        removes("model.safetensors"),
-        corpus.pickled("pytorch_model.bin"),
-        writes("model.safetensors.index.json", index),
-    )
-    corpus.add("index that names a pickle", r"names pytorch_model\.bin, which is no safetensors", *edits)
+    named = (corpus.pickled("pytorch_model.bin"), writes("model.safetensors.index.json", index))
+    said = r"names pytorch_model\.bin, which is no safetensors"
+    corpus.add("index that names a pickle", said, removes("model.safetensors"), *named)
+    corpus.add("index beside the weights", None, *named)
     corpus.add("a pickle named .safetensors", "is not a sound safetensors file", corpus.pickled("model.safetensors"))
 
 
@@ -251,6 +272,8 @@ def _configs(corpus: Corpus) -> None:
     corpus.add(
         "auto_map of another repository", None, sets("config.json", auto_map={"AutoConfig": "evil/repo--evil.C"})
     )
+    for file, values in NOT_FOLLOWED:
+        corpus.add(f"not followed: {file} {json.dumps(values)}", None, sets(file, **values), corpus.code("evil.py"))
     corpus.add("custom_generate in the folder", None, corpus.code("custom_generate/generate.py"))
     corpus.add("code under every name", None, *(corpus.code(n) for n in ("setup.py", "conftest.py", "__init__.py")))
     corpus.add(
@@ -302,6 +325,8 @@ def _paths(corpus: Corpus) -> None:
     for name, target in outside.items():
         for file in ("config.json", "model.safetensors", "tokenizer.json"):
             corpus.add(f"{file} linked to {name}", said, links(file, target))
+    beside = links("additional_chat_templates", lambda folder: folder.with_name("elsewhere"))
+    corpus.add("linked templates", "outside the folder", writes("additional_chat_templates/x.jinja", "a"), beside)
     corpus.add("a link to a secret", said, lambda folder: (folder / "vocab.txt").symlink_to(corpus.secret))
     corpus.add("links in a circle", "leads nowhere", lambda folder: (folder / "vocab.txt").symlink_to("vocab.txt"))
     corpus.add("a link inside", None, links("config.json", lambda folder: folder / "real.json"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import tunelift
 from tunelift.core import progress
+from tunelift.evaluation.task_files import read_tasks
 
 ROOT, MODEL, ADAPTER = sys.argv[1:4]
 OUTSIDE = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pty.spawn")
@@ -53,6 +54,8 @@ def opened(call: str, path: str) -> None:
         tunelift.load(path, dtype="float32", device="cpu")
     elif call == "adapter":
         tunelift.load(MODEL, adapter=path, dtype="float32", device="cpu")
+    elif call == "task":
+        read_tasks(Path(path))
     elif call == "data":
         tunelift.evaluate(*SOUND, path)
     else:

@@ -15,12 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import hostile_tasks
 import pytest
 from click.testing import CliRunner
 from hostile_corpus import ENDLESS, PICKLE_NAMES, Corpus, build, sets, writes
 
 import tiny_models
 from tiny_tokenizers import CHAT, byte_level
+from tunelift.adapters.build import check_keys
 from tunelift.cli.main import cli
 from tunelift.core.errors import InputError
 from tunelift.core.untrusted import bounded
@@ -42,7 +44,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def corpus(sound: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return build(tmp_path_factory.mktemp("strangers"), *sound)
+    corpus = build(tmp_path_factory.mktemp("strangers"), *sound)
+    hostile_tasks.build(corpus)
+    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +118,21 @@ def test_transformers_renders_templates_in_the_immutable_sandbox() -> None:
 
     compiled = chat_template_utils._compile_jinja_template("{{ messages }}")
     assert isinstance(compiled.environment, ImmutableSandboxedEnvironment)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"megatron_config": {"a": 1}}, r"megatron_config: it is .*, which makes peft import a module by name"),
+        ({"megatron_core": "evil"}, r"megatron_core: it is 'evil', which is none of megatron\.core"),
+        ({"auto_mapping": {"parent_library": "evil"}}, r"auto_mapping\.parent_library: it is .* peft would import"),
+        ({"corda_config": {"cache_file": "evil.pt"}}, r"corda_config\.cache_file: it is .* names another file"),
+    ],
+)
+def test_a_config_of_ones_own_names_no_code_or_pickle_either(keys: dict[str, Any], said: str) -> None:
+    """A config is shared like any other file: the keys that an adapter's file must not have are refused in it too."""
+    (problem,) = check_keys(keys)
+    assert re.match(rf"adapter\.{said}.* Leave it out\.$", problem), problem
 
 
 def doctor(*arguments: str) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from tunelift.adapters.methods import METHODS
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.models import trusted
 
 OURS = {"method", "start_from"}
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
@@ -49,7 +50,8 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
         + (did_you_mean(key, fields) or f" Its keys: {listed(sorted(fields), 99)}.")
         for key in sorted(extra - fields)
     ]
-    return unknown + _wrong_values(method, {key: keys[key] for key in sorted(extra & fields)})
+    values = {key: keys[key] for key in sorted(extra & fields)}
+    return unknown + _foreign(values) + _wrong_values(method, values)
 
 
 def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
@@ -119,6 +121,14 @@ def switched_off(model: Any) -> Iterator[Any]:
             yield model
     else:
         yield model
+
+
+def _foreign(values: Mapping[str, Any]) -> list[str]:
+    """Return what names code or another file: a config may be a stranger's too, and peft would follow it."""
+    found = [
+        (key, *wrong) for key in values for wrong in trusted.wrong_settings({key: values[key]}, trusted.ADAPTER[0])
+    ]
+    return [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
 
 
 def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:

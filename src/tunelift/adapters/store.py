@@ -94,7 +94,6 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     Raises InputError where the adapter was made on other weights than `weights_sha256`, or does not fit the model.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     read_adapter_config(folder)
     made_on = read_lineage(folder).get("base", {})
@@ -109,10 +108,10 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError, TypeError, KeyError, UserWarning, SafetensorError) as error:
+    except Exception as error:  # whatever a wrong value in the adapter's config leads to in peft
         base = made_on.get("name") or read_adapter_config(folder).get("base_model_name_or_path")
         raise InputError(
-            f"The adapter {folder} does not fit this model: {str(error).splitlines()[0]}",
+            f"The adapter {folder} does not fit this model: {(str(error) or repr(error)).splitlines()[0]}",
             fix=f"It was made on {base}.",
         ) from error
 

@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,15 +39,22 @@ _MARKS = (
 _LOOKED_AT = 4096  # bytes; enough to tell UTF-16 by its zeros
 
 
+def check_size(path: Path, most: int, fix: str | None = None) -> None:
+    """Raise InputError for what is no regular file (a pipe or a device would never end) or larger than `most` bytes."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise InputError(f"{path} is no regular file.")
+    if state.st_size > most:
+        raise InputError(f"{path} has {state.st_size:,} bytes; at most {most:,} are read.", fix=fix)
+
+
 def first_bytes(path: Path, count: int = 4) -> bytes:
     """Return the first bytes of a file; InputError where it cannot be read or has more than LARGEST bytes."""
+    check_size(path, LARGEST, "Give a part of it, such as its first million lines: head -n 1000000 OLD > NEW.")
     try:
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise InputError(
-                f"{path} has {size:,} bytes; at most {LARGEST:,} are read, since rows are held in memory.",
-                fix="Give a part of it, such as its first million lines: head -n 1000000 OLD > NEW.",
-            )
         with path.open("rb") as file:
             return file.read(count)
     except OSError as error:

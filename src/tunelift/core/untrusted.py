@@ -31,17 +31,8 @@ def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     """Read a text file of at most `max_bytes`; raise InputError for another."""
-    check_size(path, max_bytes)
+    text_files.check_size(path, max_bytes)
     return text_files.text_of(path)
-
-
-def check_size(path: Path, max_bytes: int = MAX_JSON_BYTES) -> None:
-    """Raise InputError for what is no regular file (a pipe or a device would never end) or larger than `max_bytes`."""
-    if not path.is_file():
-        raise InputError(f"{path} is no regular file, or is not there.")
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise InputError(f"{path} has {size:,} bytes; at most {max_bytes:,} are read.")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -59,7 +50,7 @@ def inside(folder: Path, name: str) -> Path:
         what = "is a link that leads" if (folder / name).is_symlink() else "lies"
         raise InputError(
             f"{folder / name} {what} outside the folder, to {target}.",
-            fix="Files of a model stay in its folder. Copy what is yours into it.",
+            fix="What a file names stays in its folder. Copy what is yours into it.",
         )
     return folder / name
 
@@ -88,7 +79,7 @@ def safetensors_header(path: Path) -> list[str]:
     """
     from safetensors import SafetensorError, safe_open
 
-    check_size(path, sys.maxsize)
+    text_files.check_size(path, sys.maxsize)
     try:
         with safe_open(path, "np") as file:
             return list(file.keys())

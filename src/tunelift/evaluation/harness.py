@@ -1,11 +1,13 @@
 """The bridge to lm-evaluation-harness: its tasks on our scorer, and what it logs of each item as ordinary scores.
 
 Texts become tokens as its own backend for transformers' models has it, so that scores are equal. Importing this module
-needs lm-evaluation-harness. Its tasks are programs: a task's file can name Python functions.
+needs lm-evaluation-harness. Its own tasks are its code; a task's file passes `task_files`, and only what that read is
+given to it. Templates of both are rendered in jinja2's sandbox, within limits.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +17,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import jinja2
 import lm_eval
 import numpy as np
 import torch
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, make_disjoint_window
@@ -27,9 +32,11 @@ from tunelift.comparison.readers.values import Item
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.core.untrusted import bounded
 from tunelift.evaluation import ranking
 from tunelift.evaluation.cache import hash_of, keeper
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
+from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import context_length
@@ -57,23 +64,27 @@ def find_tasks(named: tuple[str, ...]) -> list[Task]:
     """Return the tasks, those of groups and tags each by itself, having loaded each with its data.
 
     `named` are names, YAML files, or folders of such files, of which every task is meant. Raises InputError where there
-    is no such task, or its data cannot be had.
+    is no such task, its data cannot be had, or its file must not be followed.
     """
-    folders = [name for name in named if Path(name).is_dir()]
-    files = [name for name in named if Path(name).suffix in (".yaml", ".yml")]
-    inside = TaskManager(include_path=folders, include_defaults=False).all_subtasks if folders else []
-    specs = dict.fromkeys([*(name for name in named if name not in folders), *inside])
+    paths = [name for name in named if Path(name).suffix in (".yaml", ".yml") or Path(name).expanduser().exists()]
+    specs: list[Any] = [task for path in dict.fromkeys(paths) for task in read_tasks(Path(path))]
+    specs += dict.fromkeys(name for name in named if name not in paths)
     try:
         # The harness's own tasks are 14,000 files, which take 10 s to read.
-        manager = TaskManager(include_path=folders or None, include_defaults=len(files) + len(folders) < len(named))
-        with _seeded():
-            found = {name: spec for spec in specs for name in manager.load([spec])["tasks"]}
+        manager = TaskManager(include_defaults=len(paths) < len(named))
+        with _contained():
+            found = {name: spec for spec in specs for name in _load(manager, spec)["tasks"]}
     except Exception as error:  # whatever a task's own code raises
         raise InputError(
             f"evaluate.tasks: lm-evaluation-harness cannot load {', '.join(named)}: {type(error).__name__}: {error}",
             fix="lm-eval ls tasks shows every name; their data come from the Hugging Face Hub.",
         ) from error
-    return [Task(name, partial(manager.load, [spec])) for name, spec in found.items()]
+    return [Task(name, partial(_load, manager, spec)) for name, spec in found.items()]
+
+
+def _load(manager: TaskManager, spec: Any) -> dict[str, Any]:
+    """Load a task by its name or settings, of which a copy is given, since the harness writes defaults into them."""
+    return dict(manager.load([copy.deepcopy(spec)]))
 
 
 def score_task(
@@ -83,7 +94,7 @@ def score_task(
     was_training = model.training
     model.eval()
     try:
-        with sped_up(model), _seeded():
+        with sped_up(model), _contained():
             found = _evaluated(Scorer(model, tokenizer, made_with if cache else {}, title), task)
     finally:
         model.train(was_training)
@@ -207,6 +218,31 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
         _, stops, most = items[0]
         decoding, prompts = Decoding(self.ends, most, self.max_length, stops), [prompt for prompt, *_ in items]
         return generate_greedily(self.model, self.tokenizer, prompts, decoding, ROWS_AT_ONCE, advance)
+
+
+class _Template(jinja2.Template):
+    """A template that is stopped where it needs too much, and whose errors are ours."""
+
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        try:
+            with bounded("A template of the task"):
+                return super().render(*args, **kwargs)
+        except jinja2.TemplateError as error:
+            raise InputError(f"A template of the task cannot be rendered: {error}") from error
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Let the harness load and evaluate with seeds, in jinja2's sandbox, and without counting a load on a server."""
+    plain, counted = lm_eval.utils.env, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    sandbox = ImmutableSandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=True)
+    sandbox.filters, sandbox.template_class = plain.filters, _Template
+    lm_eval.utils.env, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = sandbox, False
+    try:
+        with _seeded():
+            yield
+    finally:
+        lm_eval.utils.env, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = plain, counted
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunelift.core import untrusted
+from tunelift.core import text_files, untrusted
 from tunelift.core.errors import InputError, listed
 from tunelift.models import gguf, templates, weights
 
@@ -50,7 +50,9 @@ REFUSED = {
         *("configuration_files", "fast_tokenizer_files", "transformers_weights", "gguf_file", "init_inputs"),
         *("prompt_tuning_init_state_dict_path", "cache_file", "covariance_file", "mecab_option"),
     ),
-    "names another model or adapter to fetch": ("backbone", "use_pretrained_backbone", "shadow_model", "adapters"),
+    "names another model or adapter to fetch": (
+        *("backbone", "use_pretrained_backbone", "shadow_model", "adapters", "tokenizer_name_or_path"),
+    ),
     "goes to a loader of tokenizers as it is": ("tokenizer_kwargs",),
     "makes peft import a module by name": ("megatron_config",),
 }
@@ -99,6 +101,12 @@ def examine(path: Path) -> list[Finding]:
     return findings
 
 
+def wrong_settings(settings: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    """Return (key, "is VALUE, which ...") for each setting, at any depth, that a file called `name` must not have."""
+    found = ((key, value, _wrong(key, value, name)) for key, value in _settings(settings))
+    return [(key, f"is {str(value)[:80]!r}, which {why}") for key, value, why in found if why]
+
+
 def check_gguf(file: gguf.GgufFile) -> None:
     """Raise InputError for a chat template in a GGUF file that must not be rendered."""
     templates.check(str(file.metadata.get("tokenizer.chat_template", "")), f"{file.path}: tokenizer.chat_template")
@@ -133,7 +141,7 @@ def _remarks(path: Path, whole: bool) -> list[str] | None:
     elif path.suffix == ".jinja":
         templates.check(untrusted.read_text(path), str(path))
     elif path.name == "tokenizer.json" or path.suffix in (".model", ".spm", ".tiktoken", ".bpe", ".codes", ".txt"):
-        untrusted.check_size(path)
+        text_files.check_size(path, untrusted.MAX_JSON_BYTES)
     else:
         return None
     return []
@@ -148,9 +156,8 @@ def _why_ignored(name: str) -> str:
 def _check_config(path: Path) -> list[str]:
     """Return what is not followed in a config; raise InputError for its first value that must not be."""
     config = untrusted.read_object(path)
-    for key, value in _settings(config):
-        if why := _wrong(key, value, path.name):
-            raise InputError(f'{path}: "{key}" is {str(value)[:80]!r}, which {why}.')
+    for key, why in wrong_settings(config, path.name):
+        raise InputError(f'{path}: "{key}" {why}.')
     for _, text in _settings({"": config.get("chat_template")}):
         if isinstance(text, str):
             templates.check(text, f"{path}: chat_template")
@@ -215,10 +222,17 @@ def _foreign_library(value: Any) -> str | None:
     return None if known else "is a module that peft would import; only transformers is allowed"
 
 
+def _foreign_ids(value: Any) -> str | None:
+    """Answers would go on to their limit, or stop nothing, where the ids that end them are none."""
+    ids = value if isinstance(value, list) else [value]
+    return None if all(isinstance(token, int) for token in ids) else "is no token's id, nor a list of them"
+
+
 RULES: Mapping[str, Callable[[Any], str | None]] = {
     "tokenizer_class": _foreign_tokenizer,
     "peft_type": _foreign_method,
     "parent_library": _foreign_library,
+    "eos_token_id": _foreign_ids,
 }
 
 
