@@ -58,12 +58,16 @@ def _tiny(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     import run_to_kill
     from checkpoint_trainings import in_child
 
+    from tunelift.evaluation import run as evaluation
+
+    evaluation.KEPT_AT_ONCE = run_to_kill.ITEMS_AT_ONCE
     kills, draw = options.kills or 200, random.Random(options.seed)
     _quietly(lambda: in_child(lambda: run_to_kill.run_killed(place, place / "whole", 10**9)))
     expected, events = run_to_kill.result(place / "whole"), int((place / "events").read_text())
     found: dict[str, Counter[str]] = {}
     for number in range(kills):
         output, after = place / "killed", 1 + events * number // kills
+        shutil.rmtree(place / "cache")  # or every item would be known from the run before
         delay = draw.uniform(0.0005, 0.02) if number % 2 else 0.0
         code = _quietly(lambda: in_child(lambda: run_to_kill.run_killed(place, output, after, delay)))  # noqa: B023
         stage = _stage(output) if code == -signal.SIGKILL else "not killed: it had ended"
@@ -116,7 +120,7 @@ def _real(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     kills, draw = options.kills or 5, random.Random(options.seed)
     seconds = _train(options, place / "first", steps=2 * SAVE_EVERY)[1] / (2 * SAVE_EVERY)
     steps = max(4 * SAVE_EVERY, round(options.minutes * 60 / seconds))
-    whole, _ = _train(options, place / "whole", steps)
+    whole, _, memory = _train(options, place / "whole", steps)
     rows, times, peaks = [], list[str](), list[int]()
     for number in range(kills):
         process = _start(options, place / "killed", steps)
@@ -124,14 +128,16 @@ def _real(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
         peaks.append(_watch(process, _begun(place / "killed"), wait))
         times.append(f"{_steps(place / 'killed')}")
         print(f"kill {number + 1}/{kills} after step {times[-1]}", file=sys.stderr)
-    killed, _ = _train(options, place / "killed", steps)
+    killed, _, memory_killed = _train(options, place / "killed", steps)
     done = _counted(place / "killed")
     again = done.total() - len(done)
     good = killed == whole and again <= kills * SAVE_EVERY
     rows.append({
         "model": options.model, "steps": steps, "kills": kills, "failed": int(not good),
         "killed after step": ", ".join(times), "steps done again": again,
-        "peak memory of each start (MB)": ", ".join(map(str, peaks)),
+        "peak memory of each killed start (MB)": ", ".join(map(str, peaks)),
+        "resident at the end of each tenth but the first, in peace (MB)": ", ".join(map(str, memory[1:])),
+        "resident at the end, in peace and after the kills (MB)": ", ".join(map(str, memory[-1:] + memory_killed[-1:])),
     })  # fmt: skip
     return rows
 
@@ -147,14 +153,22 @@ def _start(options: argparse.Namespace, output: Path, steps: int) -> subprocess.
         return subprocess.Popen(command, stdout=said, stderr=said)
 
 
-def _train(options: argparse.Namespace, output: Path, steps: int) -> tuple[str, float]:
-    """Train to the end; return the hash of the adapter's weights and the seconds that the steps took."""
-    if code := _start(options, output, steps).wait():
+def _train(options: argparse.Namespace, output: Path, steps: int) -> tuple[str, float, list[int]]:
+    """Train to the end; return the hash of the adapter's weights, the seconds that the steps took, and the memory (MB).
+
+    The memory is what is resident at the end of each tenth of the steps of which this process did any.
+    """
+    process, resident = _start(options, output, steps), dict[int, int]()
+    while process.poll() is None:
+        resident[10 * _steps(output) // steps] = _memory(process, "VmRSS")  # the last reading of each tenth stays
+        time.sleep(1)
+    if code := process.returncode:
         print((output.parent / f"{output.name}.err").read_text(), file=sys.stderr)
         raise SystemExit(f"tunelift tune ended with {code}")
     manifest = json.loads((output / "manifest.json").read_text())
     weights = (output / "adapter" / "adapter_model.safetensors").read_bytes()
-    return hashlib.sha256(weights).hexdigest(), manifest["train"]["seconds"]
+    memory = [resident[tenth] for tenth in sorted(resident) if tenth < 10]  # after the last step come the proofs
+    return hashlib.sha256(weights).hexdigest(), manifest["train"]["seconds"], memory
 
 
 def _begun(output: Path) -> Any:
@@ -169,12 +183,17 @@ def _watch(process: subprocess.Popen[bytes], begun: Any, wait: float) -> int:
         time.sleep(0.2)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(wait)
-    status = Path(f"/proc/{process.pid}/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    peak = next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM")), 0)
+    peak = _memory(process, "VmHWM")
     process.kill()
     process.wait()
     return peak
+
+
+def _memory(process: subprocess.Popen[bytes], name: str) -> int:
+    """Return a line of Linux's account of a process (MB): VmHWM is its peak, VmRSS what is resident now."""
+    status = Path(f"/proc/{process.pid}/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith(name)), 0)
 
 
 def _counted(output: Path) -> Counter[int]:

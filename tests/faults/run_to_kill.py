@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from disk_model import hooked
 import tiny_models
 from small_rows import write_rows
 from tunelift.config.keywords import from_keywords
+from tunelift.evaluation import run as evaluation
 from tunelift.pipeline.run import run
 from tunelift.training import loop, step
 
 SAVE_EVERY = 2
+ITEMS_AT_ONCE = 8
+"""What evaluation.KEPT_AT_ONCE is to be, so that the 20 items are computed and kept in three parts."""
 SAME = ("adapter/adapter_model.safetensors", "base/scores.jsonl", "tuned/scores.jsonl")
 """Files of a run folder that hold nothing of when and how often it was begun."""
 
@@ -48,9 +52,10 @@ def run_in(folder: Path, output: Path) -> None:
 
 
 def run_killed(folder: Path, output: Path, after: int, delay: float = 0.0) -> None:
-    """Do the run, and get SIGKILL `delay` seconds after the `after`-th event: a system call on files, or a loss.
+    """Do the run, and get SIGKILL `delay` seconds after the `after`-th event.
 
-    Ends with a 0 where the run has fewer events, and writes down how many it had.
+    That is a system call on files, a loss, or items computed and not yet kept. Ends with a 0 where the run has fewer
+    events, and writes down how many it had.
     """
     count, kernel = 0, step.train_step
 
@@ -69,9 +74,54 @@ def run_killed(folder: Path, output: Path, after: int, delay: float = 0.0) -> No
         return kernel(micro_batches, counted, *others)
 
     loop.train_step = train_step
+    _when_computed(event)
     with hooked(event):
         run_in(folder, output)
     (folder / "events").write_text(str(count))
+
+
+def run_noting_items(folder: Path, output: Path, side: str = "", parts: int = 0) -> None:
+    """Do the run, noting each item computed; get SIGKILL once so many parts of `side` are computed, the last not kept.
+
+    The items are in items_computed, of every call for this output.
+    """
+    left = parts
+
+    def computed(title: str, ids: Sequence[str]) -> None:
+        nonlocal left
+        with _noted(output).open("a") as file:
+            file.writelines(f"{title} {number}\n" for number in ids)
+        left -= title == side
+        if title == side and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _when_computed(computed)
+    run_in(folder, output)
+
+
+def items_computed(output: Path, side: str) -> Counter[str]:
+    """Return how often each item of a side was computed, by `run_noting_items`."""
+    lines = [line.rpartition(" ") for line in _noted(output).read_text().splitlines()]
+    return Counter(number for title, _, number in lines if title == side)
+
+
+def _noted(output: Path) -> Path:
+    return output.with_name(f"{output.name}.items")
+
+
+def _when_computed(heard: Callable[[str, Sequence[str]], None]) -> None:
+    """Have `heard(title, ids)` called, in this process, whenever items were computed and are not yet kept."""
+    plain = evaluation._Items.found
+
+    def found(items: Any, compute: evaluation.Compute, made_with: Any, title: str) -> Any:
+        def computed(some: Sequence[int], advance: Any) -> Any:
+            values = compute(some, advance)
+            heard(title, [items.examples[i].id for i in some])
+            return values
+
+        return plain(items, computed, made_with, title)
+
+    evaluation._Items.found = found  # type: ignore[method-assign]
 
 
 def result(output: Path) -> dict[str, str]:

@@ -239,6 +239,20 @@ def test_memory_that_runs_out_halves_the_micro_batch_with_the_same_gradient(tmp_
     assert faults == []
 
 
+@pytest.mark.parametrize(("asked", "most"), [(200, 80), (40, 40)])
+def test_a_micro_batch_asked_for_since_holds_if_it_is_smaller(tmp_path: Path, asked: int, most: int) -> None:
+    """As after the system itself ended the process for want of memory."""
+    cut_off(tmp_path, 7, micro_batch_tokens=80)
+    seen: list[int] = []
+
+    def watch(batch: Batch, loss: torch.Tensor) -> torch.Tensor:
+        seen.append(batch.tokens)
+        return loss
+
+    trained(tmp_path, task=Watched(watch), micro_batch_tokens=asked)
+    assert most / 2 < max(seen) <= most
+
+
 def no_dropout() -> Any:
     return tiny_models.adapted(tiny_models.causal("llama"))
 
@@ -290,7 +304,7 @@ def test_ten_in_a_row_end_the_training_with_the_last_good_adapter() -> None:
 def test_a_disk_without_room_is_found_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     steps: list[str] = []
-    with pytest.raises(TuneliftError, match=r"Checkpoints take \d+ MB(.|\n)*Make room for \d+ MB more"):
+    with pytest.raises(TuneliftError, match=r"takes 1 MB: checkpoints 1 MB(.|\n)*Make room for 1 MB more"):
         trained(tmp_path, [lambda event, **_: steps.append(event)])
     assert steps == []
 

@@ -19,6 +19,7 @@ from checkpoint_trainings import in_child
 from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
+from tunelift.evaluation import run as evaluation
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.stages import opened
 from tunelift.training import loop
@@ -31,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("kills")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNELIFT_CACHE", str(folder / "cache"))
+        patch.setattr(evaluation, "KEPT_AT_ONCE", run_to_kill.ITEMS_AT_ONCE)
         yield folder
 
 
@@ -55,6 +57,22 @@ def test_killed_anywhere_the_same_command_ends_in_the_same_bytes(
     assert run_to_kill.steps_done_again(output) <= run_to_kill.SAVE_EVERY
     assert [*output.rglob("*.part"), *output.rglob("*.old")] == []
     assert not (output / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_killed_while_it_scores_no_item_is_scored_twice_but_those_in_work(
+    place: Path, whole: tuple[dict[str, str], int], side: str
+) -> None:
+    output = place / f"scoring-{side}"
+    assert in_child(lambda: run_to_kill.run_noting_items(place, output, side, parts=2)) == -signal.SIGKILL
+    assert not (output / side).exists()
+    assert in_child(lambda: run_to_kill.run_noting_items(place, output)) == 0
+    assert run_to_kill.result(output) == whole[0]
+    for measured in ("base", "tuned"):
+        times = sorted(run_to_kill.items_computed(output, measured).values())
+        twice = run_to_kill.ITEMS_AT_ONCE if measured == side else 0
+        assert times == [1] * (20 - twice) + [2] * twice
+    assert json.loads((output / side / "metrics.json").read_text())["from_cache"] == run_to_kill.ITEMS_AT_ONCE
 
 
 def test_killed_again_and_again(place: Path, whole: tuple[dict[str, str], int]) -> None:

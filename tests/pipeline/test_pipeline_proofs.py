@@ -25,7 +25,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.splits import load_splits
 from tunelift.evaluation import run
-from tunelift.pipeline import api, stages
+from tunelift.pipeline import stages
 from tunelift.pipeline.learned import Learned, says_the_answer, stops
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session
@@ -191,8 +191,8 @@ def test_a_base_changed_by_a_tune_in_memory_is_seen(
     if adapted:  # its adapter acts already, so that the base is the model with its adapter off
         model = tunelift.tune(model, tokenizer, rows, steps=2, learning_rate=0.05)
     tunelift.tune(model, tokenizer, rows, output=tiny["output"] + " sound", steps=2)
-    train = api.train
-    monkeypatch.setattr(api, "train", lambda model, *args, **kwargs: (train(model, *args, **kwargs), broken(model)))
+    train = stages.train
+    monkeypatch.setattr(stages, "train", lambda model, *args, **kwargs: (train(model, *args, **kwargs), broken(model)))
     model = model if adapted else tunelift.load(tiny["model"], dtype="float32")[0]
     with pytest.raises(ProofFailed, match="base unchanged by training"):
         tunelift.tune(model, tokenizer, rows, output=tiny["output"], steps=2)

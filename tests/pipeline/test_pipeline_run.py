@@ -18,7 +18,7 @@ import tunelift
 from small_rows import write_rows
 from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, TuneliftError
 from tunelift.pipeline import stages
 from tunelift.pipeline.run import run
 
@@ -100,6 +100,31 @@ def test_settings_that_cannot_work_are_found_before_anything_is_measured(tiny: d
         with pytest.raises(InputError, match=message):
             run(from_keywords("train", **tiny, adapter=adapter))
     assert not Path(tiny["output"]).exists()
+
+
+def test_a_disk_without_room_is_found_before_anything_is_measured(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    for begin, parts in ((run, "checkpoints 1 MB, adapter 1 MB, scores 1 MB"), (stages.tune_stage, "checkpoints 1 MB")):
+        with pytest.raises(TuneliftError, match=rf"{parts}(.|\n)*Make room for 1 MB more"):
+            begin(from_keywords("train", **tiny))
+    assert not Path(tiny["output"]).exists()
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny_encoder"])
+def test_the_room_that_a_run_takes_is_known_before(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder's new head is trained whole, beside the adapter."""
+    keywords, asked, whole = request.getfixturevalue(kind), list[Any](), stages.check_space
+    monkeypatch.setattr(stages, "check_space", lambda *room: (asked.append(room), whole(*room)))
+    run(from_keywords("train", **keywords))
+    (_, trained, others), out = asked[0], Path(keywords["output"])
+    assert trained == others["adapter"] == 4 * json.loads((out / "manifest.json").read_text())["adapter"]["trainable"]
+    assert trained == pytest.approx((out / "adapter" / "adapter_model.safetensors").stat().st_size, rel=0.3)
+    scores = sum((out / side / "scores.jsonl").stat().st_size for side in ("base", "tuned"))
+    assert scores <= others["scores"] <= 4 * scores
 
 
 def test_until_something_is_trained_its_settings_may_change(

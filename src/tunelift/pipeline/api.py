@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
 from tunelift.config.schema import Config, ModelSection
+from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.data.splits import load_splits
+from tunelift.data.splits import Splits, load_splits
 from tunelift.pipeline import stages
 from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
-from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.folder import CHECKPOINTS, LOCK, locked
+from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts, head_labels
 from tunelift.tasks.base import TASKS
-from tunelift.training.events import EventLog
+from tunelift.training import ranks
 from tunelift.training.run import train
+
+CUT_OFF = {"events.jsonl", CHECKPOINTS, LOCK, "adapter"}
+"""What a `tune` that was cut off leaves in its output folder."""
 
 
 def load(
@@ -72,40 +78,37 @@ def tune(
 ) -> Any:
     """Train an adapter and return peft's own model; with `output`, save the adapter and its events.jsonl there.
 
+    What was cut off with an `output` goes on from its last checkpoint when the same call is made again.
+
     `model` is a PEFT model, which is trained in place, or a plain one, which gets `adapter`: a ready peft config, a
     mapping such as {"r": 8}, or by default LoRA on all linear layers. `data` is as for `evaluate` (its `train`);
     validation rows are taken from it. With `output` every proof of a run is made once the adapter is saved: among them
     that the file gives the scores of the model in memory, and that the base is unchanged; ProofFailed is raised where
     one fails. Without `output` there is no saved adapter and none is made. Raises InputError for data or settings that
-    do not fit, and for an output folder that holds anything.
+    do not fit, and for an output folder that holds anything but this training, cut off.
+
+    Where torch.distributed runs, its processes share the work, and the first of them writes `output`.
     """
     ready = adapter is not None and not isinstance(adapter, (Mapping, str))
     if adapter is not None and not ready:
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
     task = config.task or _task_of(model)
+    if adapter is not None and is_adapted(model):
+        raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if output:
-        stages.refuse_to_write_over(Path(output))
+        _refuse_to_write_over(Path(output))
     splits = load_splits(config.data, task=task, roles=("train", "validation"))
     labels = head_labels(model) if task == "sequence-classification" else []
     session = Session.of(model, tokenizer, task, labels)
-    some, max_length = rows_to_prove_on(splits.train), config.train.max_length
-    with switched_off(model):
-        before = likelihoods(session, some, max_length) if output else []
-    if not is_adapted(model):
-        session.attach(adapter if ready else adapter_keys(config), config.train.seed)
-    elif adapter is not None:
-        raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
-    listeners = [EventLog(Path(output) / "events.jsonl")] if output else []
-    examples = {"train": splits.train, "validation": splits.validation}
-    try:
-        train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels, listeners=listeners)
-    finally:
-        for listener in listeners:
-            listener.close()
+    put_on = adapter if ready else adapter_keys(config)
     if output:
-        folder = session.save_adapter(Path(output) / "adapter")
-        prove(session, folder, some, before, max_length)
+        with locked(Path(output)):
+            _tune_in(Path(output), session, splits, config, put_on)
+        return session.model
+    _put_on(session, put_on, config)
+    examples = {"train": splits.train, "validation": splits.validation}
+    train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels)
     return session.model
 
 
@@ -130,6 +133,39 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     if settings:
         raise InputError("Give a config or keywords, not both.")
     return run_config(config if isinstance(config, Config) else load_config(config))
+
+
+def _tune_in(folder: Path, session: Session, splits: Splits, config: Config, put_on: Any) -> None:
+    """Train with all that a tune keeps on disk, and prove what was saved."""
+    if ranks.first():
+        files.recover(folder)
+    some, max_length = rows_to_prove_on(splits.train), config.train.max_length
+    with switched_off(session.model):
+        before = likelihoods(session, some, max_length)
+    _put_on(session, put_on, config)
+    stages.train_in(folder, session, splits, config)
+    if not ranks.first():
+        return
+    try:
+        prove(session, folder / "adapter", some, before, max_length)
+    except ProofFailed:
+        shutil.rmtree(folder / CHECKPOINTS)
+        raise
+    shutil.rmtree(folder / CHECKPOINTS)
+
+
+def _put_on(session: Session, adapter: Any, config: Config) -> None:
+    if not is_adapted(session.model):
+        session.attach(adapter, config.train.seed)
+
+
+def _refuse_to_write_over(folder: Path) -> None:
+    """Raise InputError where a folder holds anything but what a `tune` that was cut off leaves."""
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir() if not path.name.endswith((files.PART, files.OLD))}
+        if names <= CUT_OFF and (CHECKPOINTS in names or "adapter" not in names):
+            return
+    stages.refuse_to_write_over(folder)
 
 
 def _as_section(data: Any, role: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tunelift.core import files, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
+from tunelift.training import ranks
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -25,8 +26,8 @@ LOCK = ".lock"
 KEPT = "what was complete is kept"
 CHECKPOINTS = "checkpoints"
 RESULTS = ("base", "tuned", "adapter", CHECKPOINTS)
-NEVER_MATTERS = ("train.save_every", "evaluate.cache")
-"""Settings that change no result."""
+NEVER_MATTERS = ("train.save_every", "train.micro_batch_tokens", "evaluate.cache")
+"""Settings that change nothing of a result but its last digits."""
 MEASURED_WITH = ("train.max_length", "train.seed")
 """Settings of training that the measuring of the base depends on too: how texts are cut, how a new head is drawn."""
 MAY_CHANGE = (
@@ -37,7 +38,7 @@ MAY_CHANGE = (
 
 
 class RunFolder:
-    """One run's files. `manifest` is written whole after each change."""
+    """One run's files. `manifest` is written whole after each change; of several processes the first alone writes."""
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
         self.path, self.config, self.manifest = path, config, manifest
@@ -62,7 +63,8 @@ class RunFolder:
             _refuse_another_run(path, manifest, config, inputs)
         folder = cls(path, config, manifest)
         if not folder.complete:
-            folder._lock().release()  # said now, not when the model is loaded
+            with locked(path):
+                pass  # said now, not when the model is loaded
         return folder
 
     @contextmanager
@@ -72,9 +74,10 @@ class RunFolder:
         Raises InputError where another process is at work on the folder. What ends it early is noted, and the command
         that goes on is added to the exception.
         """
-        files.make_folder(self.path)
-        lock = self._lock()
-        try:
+        if not ranks.first():
+            yield
+            return
+        with locked(self.path):
             if self._on_disk() != self._found:
                 raise InputError(f"{self.path} was written by another run just now.", fix="Give the command again.")
             self._begin(facts)
@@ -83,26 +86,14 @@ class RunFolder:
             except (KeyboardInterrupt, Exception) as error:
                 self._ended_early(error)
                 raise
-        finally:
-            lock.release()
 
     def _ended_early(self, error: BaseException) -> None:
         interrupted = isinstance(error, KeyboardInterrupt)
-        what = "interrupted" if interrupted else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        what = "interrupted" if interrupted else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         with suppress(OSError):  # the disk may be full
             self.note(status="interrupted" if interrupted else "failed")
             self.happened(what, KEPT)
         error.add_note(f"What was complete is kept. To go on: {provenance.command_line()}")
-
-    def _lock(self) -> FileLock:
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise InputError(
-                f"{self.path} is in use by a run that is still at work.", fix="Wait for it, or name another output."
-            ) from error
-        return lock
 
     def _on_disk(self) -> str:
         manifest = self.path / MANIFEST
@@ -143,7 +134,8 @@ class RunFolder:
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
         self.manifest.update(facts)
-        files.write_json(self.path / MANIFEST, self.manifest)
+        if ranks.first():
+            files.write_json(self.path / MANIFEST, self.manifest)
 
     def happened(self, what: str, done: str) -> None:
         """Add to the manifest what went wrong, when, and what was done about it."""
@@ -169,7 +161,31 @@ class RunFolder:
 
     def remove_checkpoints(self) -> None:
         """Remove the state of the training, when its adapter is proved or must not be relied on."""
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        if ranks.first():
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and hold its lock for a while; of several ranks the first does.
+
+    Raises InputError where another process has it.
+    """
+    if not ranks.first():
+        yield
+        return
+    files.make_folder(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(
+            f"{folder} is in use by a run that is still at work.", fix="Wait for it, or name another output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def free_folder(path: Path) -> Path:

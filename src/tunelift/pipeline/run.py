@@ -22,6 +22,7 @@ from tunelift.pipeline.choices import check_labels, check_required, evaluation_p
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.seeds import first_seed, further_seeds
 from tunelift.pipeline.stages import (
+    check_room,
     check_training,
     concluded,
     concluded_before,
@@ -32,6 +33,7 @@ from tunelift.pipeline.stages import (
     say_power,
     tune,
 )
+from tunelift.training import ranks
 
 
 def run(config: Config, required: Sequence[str] = ()) -> Comparison:
@@ -41,6 +43,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     completed is not done again. `required` are metrics that a gate will ask for. Raises InputError for wrong config or
     data before anything is computed or written.
     """
+    ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
     config = first_seed(config)
     task = config.task or natural_task(config.model.name, config.model.revision)
@@ -62,6 +65,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     session = opened(folder, task, labels)
     check_training(session, splits, config)
     plan = replace(plan, labels=session.labels or plan.labels)
+    check_room(folder, session, splits.test, plan.labels)
     with folder.begun(**model_facts(session)):
         folder.took("load", time.monotonic() - began)
         measured(folder, "base", session, splits, plan)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import torch
 
 from tunelift.adapters.build import attach, check_targets, count_parameters, is_adapted, peft_config
 from tunelift.adapters.store import adapter_hash, load_adapter, read_adapter_config, read_lineage, save_adapter
@@ -74,6 +77,17 @@ class Session:
             read_adapter_config(keys["start_from"])
         else:
             check_targets(self.model, self._peft_config(keys))
+
+    def bytes_to_train(self, keys: Mapping[str, Any]) -> int:
+        """Return the size of the parameters that an adapter of these settings would train, before it is put on.
+
+        It is put on a copy of the model whose weights have shapes only.
+        """
+        if keys.get("start_from"):
+            return (Path(keys["start_from"]) / "adapter_model.safetensors").stat().st_size
+        shapes = {id(p): torch.nn.Parameter(torch.empty_like(p, device="meta")) for p in self.model.parameters()}
+        adapted = attach(deepcopy(self.model, shapes), self._peft_config(keys), seed=0)
+        return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 
     def load_adapter(self, folder: str | Path, *, trainable: bool = False) -> None:
         """Put a saved adapter on; raise InputError where it was made for another base."""

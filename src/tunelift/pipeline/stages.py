@@ -29,12 +29,22 @@ from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_pr
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.tasks.base import TASKS, context_length
+from tunelift.training import ranks
+from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
-from tunelift.training.run import train
+from tunelift.training.loop import Listener
+from tunelift.training.run import Trained, train
+
+ROW_BYTES, LABEL_BYTES = 700, 30
+"""Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
 
 
+@ranks.joined()
 def tune_stage(config: Config) -> Path:
-    """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read."""
+    """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read.
+
+    Processes that torchrun started share the work of the training, and the first of them writes the folder.
+    """
     if config.train.seeds:
         raise InputError(
             "train.seeds trains several adapters, to compare them.", fix="Use tunelift run, or train.seed."
@@ -49,6 +59,7 @@ def tune_stage(config: Config) -> Path:
     labels = label_texts(task, [*splits.train, *splits.validation], config.data)
     session = opened(folder, task, labels)
     check_training(session, splits, config)
+    check_room(folder, session)
     with folder.begun(**model_facts(session)):
         tune(folder, session, splits, config)
         folder.finish()
@@ -60,6 +71,7 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
 
     The folder is noted on standard error; an existing one is not written over.
     """
+    ranks.refuse_several("tunelift evaluate")
     config, facts = with_adapter_facts(config, adapter)
     folder = Path(config.output) if config.output else free_folder(_beside(config, "scores"))
     refuse_to_write_over(folder)
@@ -77,6 +89,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
 
     `required` are metrics that a gate will ask for.
     """
+    ranks.refuse_several("tunelift compare")
     config, facts = with_adapter_facts(config, adapter)
     if not config.output:
         config = config.model_copy(update={"output": str(free_folder(_beside(config, "compared")))})
@@ -132,23 +145,33 @@ def check_training(session: Session, splits: Splits, config: Config) -> None:
     TASKS.get(session.task).rows(splits.train, session.tokenizer, max_length, session.labels)
 
 
+def check_room(folder: RunFolder, session: Session, test: Sequence[Example] = (), labels: Sequence[str] = ()) -> None:
+    """Raise TuneliftError where the disk has no room for what is left of the run, before anything is measured.
+
+    Rows of scores are guessed: the item's texts, a number for each label, and what stands around them.
+    """
+    keys = adapter_keys(folder.config)
+    trained = 0 if folder.proved else session.bytes_to_train(keys)
+    around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in labels)
+    rows = sum(len(example.prompt) + 2 * len(example.completion) + around for example in test)
+    seeds = max(1, len(folder.config.train.seeds))
+    check_space(folder.path / CHECKPOINTS, trained, {"adapter": seeds * trained, "scores": (1 + seeds) * rows})
+
+
 def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) -> None:
-    """Put an adapter on, train it, save it, and prove that what was saved is what was trained."""
+    """Put an adapter on, train it, save it, and prove that what was saved is what was trained.
+
+    Of several processes the first alone does what comes after the training.
+    """
     some, max_length = rows_to_prove_on(splits.train), config.train.max_length
     before = likelihoods(session, some, max_length)
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
     progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))
-    examples, events = {"train": splits.train, "validation": splits.validation}, EventLog(folder.path / "events.jsonl")
-    try:
-        trained = train(
-            session.model, session.tokenizer, TASKS.get(session.task), examples, config.train,
-            labels=session.labels, listeners=[events, _Diary(folder)], checkpoints=folder.path / CHECKPOINTS,
-        )  # fmt: skip
-    finally:
-        events.close()
+    trained = train_in(folder.path, session, splits, config, _Diary(folder))
+    if not ranks.first():
+        return
     folder.took("train", trained.fit.seconds)
-    session.save_adapter(folder.adapter)
     keys = {k: v for k, v in adapter_keys(config).items() if k != "method"}
     data = {"splits": {}, "sources": {}, **splits.report.to_dict(), "rendering": _rendering(trained.rows)}
     folder.note(
@@ -165,12 +188,38 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
         raise
 
 
+def train_in(folder: Path, session: Session, splits: Splits, config: Config, *listeners: Listener) -> Trained:
+    """Train the adapter that is on, with events and checkpoints in a folder, and save it there.
+
+    A training that was cut off goes on.
+    """
+    events = [EventLog(folder / "events.jsonl")] if ranks.first() else []
+    try:
+        trained = train(
+            session.model, session.tokenizer, TASKS.get(session.task),
+            {"train": splits.train, "validation": splits.validation}, config.train, labels=session.labels,
+            listeners=[*events, *listeners], checkpoints=folder / CHECKPOINTS,
+        )  # fmt: skip
+    finally:
+        for log in events:
+            log.close()
+    if ranks.first():
+        session.save_adapter(folder / "adapter")
+    return trained
+
+
 def opened(folder: RunFolder, task: str, labels: Sequence[str]) -> Session:
-    """Load the run's model: in the precision that the run was begun in, if it was; that is not measured again."""
+    """Load the run's model: in the precision that the run was begun in, if it was; that is not measured again.
+
+    Of several processes the others take what the first one measured.
+    """
     config, known = folder.config, folder.manifest
-    section = config.model.model_copy(update={"dtype": known["dtype"]}) if "dtype" in known else config.model
+    dtype = known.get("dtype", config.model.dtype) if ranks.first() else ranks.of_first("")
+    section = config.model.model_copy(update={"dtype": dtype})
     session = Session.open(section, task, class_names(task, labels), config.train.seed)
     session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
+    if ranks.first():
+        ranks.of_first(_dtype(session))
     return session
 
 
@@ -244,9 +293,13 @@ def model_facts(session: Session) -> dict[str, Any]:
             "weights_sha256": identity.weights_sha256, "note": identity.note,
         },
         "task": session.task,
-        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "dtype": _dtype(session),
         "dtype_reason": session.dtype_reason,
     }  # fmt: skip
+
+
+def _dtype(session: Session) -> str:
+    return str(session.model.dtype).removeprefix("torch.")
 
 
 def class_names(task: str, labels: Sequence[str]) -> Sequence[str]:

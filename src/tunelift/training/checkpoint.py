@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.training import ranks
 
 FORMAT = 1
 KEPT = 2
@@ -55,8 +57,17 @@ class Checkpoints:
     def load(self) -> Saved | None:
         """Return the newest state that is whole, or None; those that are not are removed, and named in `faults`.
 
-        Raises InputError where it is of another training.
+        Raises InputError where it is of another training, or another one than those of other ranks.
         """
+        found = self._newest_whole()
+        step = int(found[0].name.removeprefix("step-")) if found else 0
+        if len({int(other) for other in ranks.of_all(torch.tensor([step]))}) > 1:
+            raise InputError(
+                f"The processes found different checkpoints in {self.folder}.", fix="Give all of them the same folder."
+            )
+        return found[1] if found else None
+
+    def _newest_whole(self) -> tuple[Path, Saved] | None:
         for path in self._newest_first():
             try:
                 tensors, facts = _read(path)
@@ -66,37 +77,42 @@ class Checkpoints:
                 continue
             if facts["made_for"] != self.made_for:
                 raise InputError(
-                    f"{path} is of another training: its rows, settings or trained layers differ.",
+                    f"{path} is of another training: its model, rows, settings or adapter differ.",
                     fix=f"Remove {self.folder} to train from the start.",
                 )
             if facts["choices"] != self._own()["choices"]:
                 what = f"fast paths were {facts['choices']} and are {dict(self.choices)}"
                 self.faults.append((what, "training goes on; its last digits may differ"))
-            return tensors, facts
+            return path, (tensors, facts)
         if self.faults:
             self.faults.append(("no checkpoint is whole", "training begins anew"))
         return None
-
-    def check_space(self, parameters: int) -> None:
-        """Raise TuneliftError where the disk has no room for the checkpoints of so many bytes of trained parameters.
-
-        Each holds them, those of the best look and AdamW's two moments; three are there while one is made.
-        """
-        needed, where = 4 * parameters * (KEPT + 1), self.folder
-        while not where.exists():
-            where = where.parent
-        free = shutil.disk_usage(where).free
-        if free < needed:
-            raise TuneliftError(
-                f"Checkpoints take {_megabytes(needed)} in {self.folder}, and {_megabytes(free)} are free.",
-                fix=f"Make room for {_megabytes(needed - free)} more, or name another folder with output.",
-            )
 
     def _own(self) -> dict[str, Any]:
         return {"made_for": self.made_for, "choices": dict(self.choices)}
 
     def _newest_first(self) -> Iterator[Path]:
         return iter(sorted(self.folder.glob("step-*"), reverse=True))
+
+
+def check_space(folder: Path, trained: int, others: Mapping[str, int] | None = None) -> None:
+    """Raise TuneliftError where the disk has no room for the checkpoints in `folder`, and for `others` (bytes by name).
+
+    Of `trained` bytes of parameters each checkpoint holds these, those of the best look and AdamW's two moments; three
+    are there while one is made.
+    """
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    needed = {"checkpoints": max(0, 4 * trained * (KEPT + 1) - there), **(others or {})}
+    total, where = sum(needed.values()), folder
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
+    if free < total:
+        parts = ", ".join(f"{name} {_megabytes(count)}" for name, count in needed.items() if count)
+        raise TuneliftError(
+            f"The disk of {folder.parent} has {_megabytes(free)} free, and this takes {_megabytes(total)}: {parts}.",
+            fix=f"Make room for {_megabytes(total - free)} more, or name another folder with output.",
+        )
 
 
 def _fill(staging: Path, contents: Mapping[str, bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -14,15 +15,17 @@ import torch
 
 from tunelift.config.schema import TrainSection
 from tunelift.core import progress
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Example
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task, context_length, pad_id
+from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
-from tunelift.training.checkpoint import Checkpoints
+from tunelift.training.checkpoint import Checkpoints, check_space
 from tunelift.training.events import ProgressBar
 from tunelift.training.loop import Fit, Listener, Settings, fit
+from tunelift.training.step import is_out_of_memory
 
 
 @dataclass(slots=True)
@@ -39,6 +42,9 @@ class Trained:
         losses = figures.pop("losses")
         return figures | {"first_loss": losses[0], "last_loss": losses[-1]}
 
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The integers of so many bytes."""
 
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
@@ -58,7 +64,8 @@ def train(
     """Train the adapter of a PEFT model in place on `examples["train"]`, selecting on `examples["validation"]` if any.
 
     With `checkpoints`, a folder, the state is kept there, and a training that was cut off goes on from it. Raises
-    InputError where nothing is trainable, no row is left, or the checkpoints are of another training.
+    InputError where nothing is trainable, no row is left, or the checkpoints are of another training; TuneliftError
+    where a disk or memory does not suffice.
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
@@ -93,7 +100,8 @@ def train(
         fast_paths |= layers
         _say_slow(fast_paths)
         told = [ProgressBar(advance), *listeners]
-        done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
+        with _memory_of_several(settings):
+            done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
     return Trained(done, report, fast_paths)
 
 
@@ -103,8 +111,29 @@ def _some(rows: Sequence[Row]) -> Sequence[Row]:
     return rows[: max(count, 1)]
 
 
+@contextmanager
+def _memory_of_several(settings: TrainSection) -> Iterator[None]:
+    """Say what it is and what to do when memory runs out in one of several processes, where nothing is halved."""
+    try:
+        yield
+    except Exception as error:
+        rank, count = ranks.position()
+        if count == 1 or not is_out_of_memory(error):
+            raise
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise TuneliftError(
+            f"Memory ran out in process {rank + 1} of {count}: {said}",
+            fix=f"Lower train.micro_batch_tokens, which is {settings.micro_batch_tokens}: with several processes it is "
+            "not halved by itself. The training goes on from its last checkpoint.",
+        ) from error
+
+
 class _Batches(Sequence[Iterator[Batch]]):
-    """The steps of a plan, made into tensors when their turn comes; micro-batches have at most `tokens` tokens."""
+    """The steps of a plan, made into tensors when their turn comes.
+
+    Micro-batches have at most `tokens` tokens, which can be set to no more than they were at first: a training that
+    goes on takes the number it had come down to, or what was asked for since, if that is less.
+    """
 
     def __init__(
         self,
@@ -114,7 +143,7 @@ class _Batches(Sequence[Iterator[Batch]]):
         collate: Callable[[Sequence[Row]], Batch],
     ) -> None:
         self.plan, self.rows, self.collate = plan, rows, collate
-        self.tokens = tokens
+        self.most = self.tokens = tokens
 
     @property
     def tokens(self) -> int:
@@ -122,7 +151,8 @@ class _Batches(Sequence[Iterator[Batch]]):
 
     @tokens.setter
     def tokens(self, tokens: int) -> None:
-        self._tokens, self.steps = tokens, self.plan(tokens)
+        self._tokens = min(tokens, self.most)
+        self.steps = self.plan(self._tokens)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -158,11 +188,35 @@ def _store(
 ) -> Checkpoints:
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
     trained = [(name, list(p.shape), str(p.dtype)) for name, p in model.named_parameters() if p.requires_grad]
-    facts = [settings.model_dump(exclude={"save_every"}), trained, [(list(row.ids), row.labels) for row in rows]]
-    made_for = hashlib.sha256(json.dumps(facts, default=list).encode()).hexdigest()
-    store = Checkpoints(folder, settings.save_every, made_for, fast_paths)
-    store.check_space(sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
-    return store
+    facts = [
+        settings.model_dump(exclude={"save_every", "micro_batch_tokens"}),  # these change nothing but last digits
+        [trained, _frozen(model), _adapter_settings(model)],
+        [(list(row.ids), row.labels) for row in rows],
+    ]
+    made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
+    check_space(folder, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    return Checkpoints(folder, settings.save_every, made_for, fast_paths)
+
+
+def _frozen(model: Any) -> list[int]:
+    """Return the sum over the bits of each parameter that is not trained: a gigabyte takes half a second."""
+    frozen = [p.detach() for p in model.parameters() if not p.requires_grad]
+    return [int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in frozen]
+
+
+def _adapter_settings(model: Any) -> list[dict[str, Any]]:
+    """Return what is set in peft's configs other than its defaults, without where the base lies or which peft it is."""
+    configs = [(config.to_dict(), type(config)().to_dict()) for config in getattr(model, "peft_config", {}).values()]
+    beside = ("base_model_name_or_path", "revision", "inference_mode", "peft_version")
+    return [
+        {key: value for key, value in config.items() if key not in beside and value != plain.get(key)}
+        for config, plain in configs
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Return for JSON what it has no word for: names in a set have another order in each process."""
+    return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
 
 
 def _loop_settings(settings: TrainSection, steps_per_epoch: int) -> Settings:
