@@ -310,7 +310,7 @@ def test_a_run_cut_off_while_training(tmp_path: Path) -> None:
     folder = classification_run(tmp_path / "run", items=30)
     events = (folder / "events.jsonl").read_text()
     files.write_text(folder / "events.jsonl", events[: len(events) // 2])
-    partial = {"format": 1, "status": "failed", "seconds": {"load": 2.0, "base": None}, "train": {"steps": 10}}
+    partial = {"format": 1, "status": "failed", "seconds": {"load": 2.0}, "train": {"steps": 10}}
     files.write_json(folder / "manifest.json", partial)
     (folder / "comparison.json").unlink()
     html, page = read(folder)

@@ -116,7 +116,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not wrong:
         wrong += ["adapter"] if not isinstance(parts.get("adapter", {}).get("method"), str | None) else []
         spent = parts.get("seconds", {}).values()
-        wrong += ["seconds"] if not all(isinstance(seconds, int | float | None) for seconds in spent) else []
+        wrong += ["seconds"] if not all(isinstance(seconds, int | float) for seconds in spent) else []
         wrong += ["proofs"] if not all(isinstance(proof, dict) for proof in parts.get("proofs", [])) else []
     if wrong:
         raise InputError(
