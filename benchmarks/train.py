@@ -172,6 +172,7 @@ def show(kind: str, figures: Result) -> None:
     if "limit" in result:
         limit = result["limit"]
         print(f"frozen products alone: {limit['share']:.0%} of our step, {limit['gflops_per_second']:.0f} GFLOP/s")
+        print("of its time: " + ", ".join(f"{kind} {share:.0%}" for kind, share in limit["profile"].items()))
 
 
 def row_of(name: str, figures: Result) -> dict[str, str]:

@@ -101,7 +101,30 @@ def limit(session: Session, last: list[Example], job: dict[str, Any], step_secon
         "step_seconds": step_seconds,
         "share": seconds / step_seconds,
         "gflops_per_second": flops / seconds / 1e9,
+        "profile": profile(session, last, job),
     }
+
+
+PARTS = {"products": ("aten::mm", "aten::addmm", "aten::bmm"), "attention": ("aten::_scaled_dot_product",)}
+
+
+def profile(session: Session, last: list[Example], job: dict[str, Any]) -> dict[str, float]:
+    """Return the shares of the last step's processor time by kind of operation, as torch's profiler sees them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    profiler = profile(activities=[ProfilerActivity.CPU])
+
+    def second_step(event: str, **figures: Any) -> None:
+        if event == "train":
+            profiler.start() if figures["step"] == 1 else profiler.stop()
+
+    run(session, last * 2, job, second_step)
+    shares = dict.fromkeys((*PARTS, "all else"), 0.0)
+    for operation in profiler.key_averages():
+        kind = next((kind for kind, names in PARTS.items() if operation.key.startswith(names)), "all else")
+        shares[kind] += operation.self_cpu_time_total
+    total = sum(shares.values())
+    return {kind: part / total for kind, part in shares.items()}
 
 
 if __name__ == "__main__":
