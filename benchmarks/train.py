@@ -32,14 +32,19 @@ CONTENDER = 1.3
 """Peers within so many times the best peer's seconds are measured in every round."""
 
 GROUPED = {"sampling": "group_by_length"}
+CUT = {"cut_cross_entropy": True}
 PLAIN_TRL = {"gradient_checkpointing": False}
 PEERS: dict[str, dict[str, Any]] = {
     "Trainer fp32, padded": {},
     "Trainer fp32, grouped": GROUPED,
     "Trainer bf16, padded": {"bf16": True},
     "Trainer bf16, grouped": GROUPED | {"bf16": True},
-    "Trainer fp32, cut-cross-entropy": {"cut_cross_entropy": True},
-    "Trainer fp32, cut-cross-entropy, grouped": GROUPED | {"cut_cross_entropy": True},
+    "Trainer fp32, cut-cross-entropy": CUT,
+    "Trainer fp32, cut-cross-entropy, grouped": GROUPED | CUT,
+    "Trainer bf16, cut-cross-entropy": CUT | {"bf16": True},
+    "Trainer bf16, cut-cross-entropy, grouped": GROUPED | CUT | {"bf16": True},
+    "Trainer bf16 weights, cut-cross-entropy": CUT | {"dtype": "bfloat16"},
+    "Trainer bf16 weights, cut-cross-entropy, grouped": GROUPED | CUT | {"dtype": "bfloat16"},
     "TRL, defaults": {"trl": {}},
     "TRL fp32, no checkpointing": {"trl": PLAIN_TRL | {"bf16": False}},
     "TRL bf16 weights, no checkpointing": {"trl": PLAIN_TRL, "dtype": "bfloat16"},

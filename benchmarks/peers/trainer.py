@@ -98,10 +98,11 @@ def trainer_class(job: dict[str, Any]) -> Any:
             from cut_cross_entropy import linear_cross_entropy
 
             base = model.get_base_model()
-            hidden = base.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
-            total = linear_cross_entropy(
-                hidden, base.lm_head.weight, inputs["labels"], shift=True, reduction="sum", impl="torch_compile"
-            )
+            with self.accelerator.autocast():  # which accelerate puts around the model's own forward alone
+                hidden = base.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])[0]
+                total = linear_cross_entropy(
+                    hidden, base.lm_head.weight, inputs["labels"], shift=True, reduction="sum", impl="torch_compile"
+                )
             return total / num_items_in_batch
 
     return WithCutCrossEntropy

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import tiny_models
+from tunelift.fast import short_rows
 from tunelift.fast.head import TILE, Head
 from tunelift.fast.layout import pack
 from tunelift.fast.targets import IGNORED, TargetOnly, WholeLogits, target_model
@@ -49,12 +50,21 @@ def row_by_row(view: Any, model: Any, inputs: Any, labels: Any) -> tuple[float, 
     return sum(loss for loss, _ in found), torch.stack([gradients for _, gradients in found]).sum(dim=0)
 
 
+@pytest.fixture(params=[False, True], ids=["torch's attention", "attention of short rows"])
+def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether blocks are attended as plain products, which heads as small as these are not otherwise."""
+    monkeypatch.setattr(short_rows, "SMALLEST_HEAD", dict.fromkeys((torch.float32, torch.float64, torch.bfloat16), 1))
+    if not request.param:
+        monkeypatch.setattr(short_rows, "SCORES_AT_MOST", 0)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("window", [64, 8])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_loss_and_gradients_equal_the_plain_twin(
-    kind: str, dtype: torch.dtype, tolerance: float, shared: bool, window: int
+    kind: str, dtype: torch.dtype, tolerance: float, shared: bool, window: int, short: bool
 ) -> None:
     windowed = "sliding_window" in tiny_models.ARCHITECTURES[kind]
     if window == 8 and not windowed:
@@ -78,7 +88,7 @@ def test_loss_and_gradients_equal_the_plain_twin(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "opt"])
-def test_half_precision_rounds_no_worse_than_the_plain_twin(kind: str) -> None:
+def test_half_precision_rounds_no_worse_than_the_plain_twin(kind: str, short: bool) -> None:
     exact = tiny_models.adapted(tiny_models.causal(kind))
     inputs, labels = batch([11, 7, 9], [4, 1, 2])
     _, expected = loss_and_gradients(WholeLogits(exact), exact, inputs, labels)
@@ -146,6 +156,20 @@ def test_a_packed_row_does_not_feel_its_neighbours(kind: str) -> None:
     labels[1, 1:7] = inputs["input_ids"][1, 1:7]
     after = view.log_likelihoods(inputs, labels)
     others = torch.tensor([True] * 7 + [False] * 6 + [True] * 7)
+    assert torch.equal(before[others], after[others])
+    assert not torch.equal(before[~others], after[~others])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_a_row_in_training_does_not_feel_its_neighbours(kind: str, short: bool) -> None:
+    model = tiny_models.adapted(tiny_models.causal(kind)).train()
+    view, _ = target_model(model)
+    inputs, labels = batch([11, 7, 9], [4, 1, 2])
+    before, _, _ = view.at_targets(inputs, labels)
+    inputs["input_ids"][1, 2:7] = torch.arange(30, 35)
+    after, _, _ = view.at_targets(inputs, labels)
+    others = torch.tensor([True] * 7 + [False] * 6 + [True] * 7)
+    assert before.requires_grad
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[~others], after[~others])
 

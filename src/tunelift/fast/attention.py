@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunelift.fast import short_rows
 from tunelift.fast.layout import Block, Layout
 
 NAME = "packed_"
@@ -71,6 +72,13 @@ class Rule:
         self.layout, self.allowed = layout, allowed
         self._masks: dict[int, Tensor] = {}
         self._folded: dict[tuple[int, int, torch.device], Tensor | None] = {}
+        self._groups: list[short_rows.Group] | None = None
+
+    def groups(self) -> list[short_rows.Group]:
+        """Return the blocks as groups that are computed together."""
+        if self._groups is None:
+            self._groups = short_rows.grouped(self.layout, self._mask)
+        return self._groups
 
     def causal(self, number: int) -> bool:
         """Tell whether a block attends to itself alone, each token to those up to it."""
@@ -139,6 +147,8 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     """Attend block by block: query (1, H, N, d), key and value (1, G, N, d) with G dividing H -> (1, N, H, d)."""
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
+    if short_rows.suits(query, rule, options):
+        return short_rows.attend(query, key, value, rule, options.get("scaling"))
     layout = rule.layout
     kept = layout.keep.layers.setdefault(module.layer_idx, []) if layout.keep else []
     first = len(kept)

@@ -73,8 +73,14 @@ def _plain(module: Any, x: Tensor) -> bool:
         return False
     dropout = module.lora_dropout[active[0]]
     drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
-    # In half precision peft computes the adapter in fp32, which is kept.
-    return not drops and x.dtype == module.lora_A[active[0]].weight.dtype
+    low = module.lora_A[active[0]].weight.dtype
+    # On a bfloat16 base the adapter, kept in fp32, is computed in bfloat16 as under autocast, and its gradient with it.
+    computed = x.dtype == low or (x.dtype, low) == (torch.bfloat16, torch.float32)
+    return not drops and computed and module.base_layer.weight.dtype == x.dtype and not _autocast(x)
+
+
+def _autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def _parts(module: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float]:
@@ -132,7 +138,9 @@ class _LoraLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])
-        layers = list(zip(*(flat[i::4] for i in range(4)), strict=True))
+        layers = [
+            (*base, a.to(x.dtype), b.to(x.dtype)) for *base, a, b in zip(*(flat[i::4] for i in range(4)), strict=True)
+        ]
         a = torch.cat([layer[2] for layer in layers]) if len(layers) > 1 else layers[0][2]
         low = F.linear(rows, a)  # (N, all r)
         outputs = []
@@ -140,6 +148,7 @@ class _LoraLinears(torch.autograd.Function):
             outputs.append(F.linear(rows, weight, bias).addmm_(part, b.t(), alpha=scale).view(*x.shape[:-1], -1))
         ctx.save_for_backward(rows, low, a, *(layer[i] for layer in layers for i in (0, 3)))
         ctx.scales, ctx.ranks = scales, [layer[2].shape[0] for layer in layers]
+        ctx.kept_in = flat[2].dtype  # type: ignore[union-attr]
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
@@ -162,8 +171,9 @@ class _LoraLinears(torch.autograd.Function):
             dlow[:, part] = (dy @ b).mul_(scale)
             if needs_input:
                 dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
-            flat += [None, None, dlow[:, part], (dy.t() @ low[:, part]).mul_(scale)]
-        da = dlow.t() @ rows  # (all r, I)
+            # The transposed product: the other way round some libraries are up to forty times slower in float32.
+            flat += [None, None, dlow[:, part], (low[:, part].t() @ dy).to(ctx.kept_in).mul_(scale).t()]
+        da = (dlow.t() @ rows).to(ctx.kept_in)  # (all r, I)
         for i, some in enumerate(torch.split(da, ctx.ranks)):
             flat[4 * i + 2] = None if flat[4 * i + 2] is None else some
         if dx is not None:
