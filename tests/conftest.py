@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunelift.models.cache import folder
+from tunelift.core.cache import folder
 
 _numbers = count()
 

@@ -68,7 +68,7 @@ def command(clear: str | None, as_json: bool) -> None:
       tunelift cache --clear gemma3-270m
       tunelift cache --clear all
     """
-    from tunelift.models.cache import folder
+    from tunelift.core.cache import folder
 
     kept = [*_scores(), *_others(folder())]
     shown = kept if clear is None else _cleared(kept, clear)

@@ -102,7 +102,7 @@ def _gpus() -> str:
 
 
 def _cache() -> Facts:
-    from tunelift.models import cache
+    from tunelift.core import cache
 
     folder = cache.folder()
     there = next(place for place in (folder, *folder.parents) if place.exists())

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.models import cache
+from tunelift.core import cache
 
 VERSION = 2
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""

@@ -94,8 +94,9 @@ def score_task(
     was_training = model.training
     model.eval()
     try:
-        with sped_up(model), _contained():
-            found = _evaluated(Scorer(model, tokenizer, made_with if cache else {}, title), task)
+        with sped_up(model) as layers, _contained():
+            scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers["fused_passes"])
+            found = _evaluated(scorer, task)
     finally:
         model.train(was_training)
     samples = json.loads(json.dumps(found["samples"][task.name], default=handle_non_serializable))
@@ -122,14 +123,16 @@ def _evaluated(scorer: Scorer, task: Task) -> dict[str, Any]:
 class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not always there
     """A causal language model behind the harness's own interface, `made_with` as for the cache of scores."""
 
-    def __init__(self, model: Any, tokenizer: Any, made_with: Mapping[str, Any], title: str = "task") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, made_with: Mapping[str, Any], title: str = "task", fused_passes: str = "off"
+    ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.title = model, tokenizer, title
         self.view: Any = target_model(model)[0]
         self.max_length = context_length(model, tokenizer)
         self.ends = end_ids(model) | {self.eot_token_id}
         how = {"task": "lm-eval", "max_length": self.max_length, "ends": sorted(self.ends)}
-        how["fast_paths"] = self.view.fast_paths
+        how["fast_paths"] = self.view.fast_paths | {"fused_passes": fused_passes}
         self.kept = keeper(model, tokenizer, made_with, how)
         self.found: dict[str, Any] = self.kept.found if self.kept else {}
 

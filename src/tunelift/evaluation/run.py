@@ -84,7 +84,8 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        with sped_up(model):
+        with sped_up(model) as layers:
+            items.fast_paths["fused_passes"] = layers["fused_passes"]
             found, before = items.found(items.prepared(), made_with, title)
     finally:
         model.train(was_training)

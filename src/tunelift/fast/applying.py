@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from tunelift.core import progress
 from tunelift.fast.allocator import keep_freed_memory
 from tunelift.fast.attention import registered
+from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import IGNORED, TargetOnly, target_model
 from tunelift.fast.undo import Undo, named
@@ -37,7 +38,7 @@ def apply(model: Any) -> dict[str, str]:
     undo = Undo()
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     keep_freed_memory()
-    states = {"fused_lora": fuse(model, undo)}
+    states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
     causal = hasattr(base, "get_output_embeddings") and base.get_output_embeddings() is not None
     if causal:
         view, _ = target_model(model)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunelift.fast import kernels
+
 TILE = 4096
 """Vocabulary entries at once: with 1,024 rows 16 MB of logits."""
 
@@ -75,7 +77,11 @@ class Head:
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return capped logits (N, tile) in fp32 at least."""
-        logits = at_least_float32(F.linear(hidden, weight, bias))
+        return self.of_plain(F.linear(hidden, weight, bias))
+
+    def of_plain(self, logits: Tensor) -> Tensor:
+        """Return what plain logits are once scaled and capped, in fp32 at least; in fp32 they are scaled in place."""
+        logits = at_least_float32(logits)
         return capped(logits if self.scale == 1.0 else logits.mul_(self.scale), self.softcap)
 
     def own_logits(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -122,16 +128,33 @@ def over_vocabulary(head: Head, hidden: Tensor, gradient: bool = False) -> tuple
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
     for weight, bias in head.tiles(likely_first=gradient):
-        logits = head.logits(hidden, weight, bias)
-        slope = head.slope(logits) if gradient else 1.0
-        top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))
-        fall = (highest - top).exp_()
-        shares = logits.sub_(top).exp_()
-        part = shares.sum(dim=-1, keepdim=True)
-        mass, highest = mass.mul_(fall).add_(part), top
+        shares, fall, part = _tile(head, F.linear(hidden, weight, bias), highest, mass, gradient)
         if gradient:
-            _add(head, sums.mul_(fall), shares if isinstance(slope, float) else shares.mul_(slope), weight, part / mass)
+            _add(head, sums.mul_(fall), shares, weight, part)
     return (highest + mass.log()).squeeze(-1), highest.squeeze(-1), sums.div_(mass) if gradient else sums
+
+
+def _tile(head: Head, logits: Tensor, highest: Tensor, mass: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring the highest logit and the mass (N, 1) up to date with a tile's plain logits (N, tile), which are lost.
+
+    Returns exp(logit - highest) times the slope of the cap (N, tile), by how much what was summed before is to be
+    scaled, and the tile's part of the mass so far, (N, 1) each.
+    """
+    functions = kernels.of(logits)
+    if functions is not None and mass.dtype == torch.float32:
+        fall, part = torch.empty_like(mass), torch.empty_like(mass)
+        how = *logits.shape, head.scale, head.softcap or 0.0, gradient
+        kernels.call(functions, "tile_softmax", logits, highest, mass, fall, part, *how)
+        return logits, fall, part
+    logits = head.of_plain(logits)
+    slope = head.slope(logits) if gradient else 1.0
+    top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))
+    fall = (highest - top).exp_()
+    shares = logits.sub_(top).exp_()
+    part = shares.sum(dim=-1, keepdim=True)
+    mass.mul_(fall).add_(part)
+    highest.copy_(top)
+    return shares if isinstance(slope, float) else shares.mul_(slope), fall, part / mass
 
 
 def _add(head: Head, sums: Tensor, shares: Tensor, weight: Tensor, share_of_row: Tensor) -> None:

@@ -14,6 +14,7 @@ class Undo:
     def __init__(self) -> None:
         self.replaced: list[tuple[Any, Any, Any]] = []
         self.attention: list[tuple[Any, str]] = []
+        self.names: list[tuple[dict[str, Any], str, Any, Any]] = []
 
     def put(self, module: Any, forward: Any) -> None:
         """Let `module.forward` be another function."""
@@ -21,8 +22,13 @@ class Undo:
         self.replaced.append((module, module.__dict__.get("forward"), forward))
         module.forward = forward
 
+    def put_name(self, names: dict[str, Any], name: str, function: Any) -> None:
+        """Let a name of a module's file stand for another function."""
+        self.names.append((names, name, names[name], function))
+        names[name] = function
+
     def all(self) -> None:
-        """Put every forward back, but for those that somebody else has replaced meanwhile."""
+        """Put everything back, but for what somebody else has replaced meanwhile."""
         for module, before, ours in reversed(self.replaced):
             if module.__dict__.get("forward") is not ours:
                 continue
@@ -30,10 +36,13 @@ class Undo:
                 del module.forward  # the class's own shows again
             else:
                 module.forward = before
+        for names, name, before, ours in reversed(self.names):
+            names[name] = before if names[name] is ours else names[name]
         for config, name in self.attention:
             config._attn_implementation = name
         self.replaced.clear()
         self.attention.clear()
+        self.names.clear()
 
 
 def named(forward: Callable[..., Any], args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
 from tunelift.fast.undo import Undo, named
@@ -31,7 +32,7 @@ def sped_up(model: Any) -> Iterator[dict[str, str]]:
     out by itself where its targets are known, see targets.py.)
     """
     undo = Undo()
-    states = {"fused_lora": fuse(model, undo)}
+    states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if base.get_output_embeddings() is None:
         states["unpadded"] = unpad(model, undo, always=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunelift.core import files
+from tunelift.core import cache, files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.progress import note
-from tunelift.models import cache, tokenizers, trusted
+from tunelift.models import tokenizers, trusted
 from tunelift.models.architectures import architecture, config_values
 from tunelift.models.gguf import GgufFile, read
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunelift.core import files
+from tunelift.core import cache, files
 from tunelift.core.errors import InputError
-from tunelift.models import cache
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,8 @@ import json
 import re
 from pathlib import Path
 
-from tunelift.core import files, untrusted
+from tunelift.core import cache, files, untrusted
 from tunelift.core.errors import InputError
-from tunelift.models import cache
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -1,4 +1,4 @@
-"""Where converted models and measurements of this machine are kept."""
+"""Where converted models, scores, compiled kernels and measurements of this machine are kept."""
 
 from __future__ import annotations
 

@@ -1,0 +1,215 @@
+"""Norms, gates and rotary positions of stock models through the kernels, each in one pass over memory.
+
+What is fused is found by trying: a module's own result on random numbers is compared with that of the formula that a
+kernel computes, and a module that gives something else is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tunelift.fast import kernels
+from tunelift.fast.undo import Undo
+
+ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
+"""In the order of the kernels' enum."""
+
+EPSILONS = ("eps", "variance_epsilon")
+ROTARY = "apply_rotary_pos_emb"
+"""The function that turns queries and keys in transformers' model files."""
+
+
+def fuse_passes(model: nn.Module, undo: Undo) -> str:
+    """Fuse norms, gates and rotary positions until undone; return "on: what" or "off: reason" for the manifest."""
+    weight = next(model.parameters())
+    if weight.device.type != "cpu" or weight.dtype not in kernels.TYPES:
+        return "off: they are for float32 and bfloat16 on a CPU"
+    try:
+        kernels.library(weight.dtype)
+    except kernels.UncompiledError as error:
+        return f"off: {error}"
+    training = model.training
+    model.eval()
+    norms, gates = _fused_modules(model, undo)
+    files = [vars(sys.modules[name]) for name in {type(module).__module__ for module in model.modules()}]
+    turned = [names for names in files if ROTARY in names and _is_rotary(names[ROTARY])]
+    for names in turned:
+        undo.put_name(names, ROTARY, partial(_rotary, names[ROTARY]))
+    model.train(training)
+    found = [f"{norms} norms" * bool(norms), f"{gates} gates" * bool(gates), "rotary positions" * bool(turned)]
+    return f"on: {', '.join(filter(None, found))}" if any(found) else "off: this model has no layers that they are for"
+
+
+def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int]:
+    norms = gates = 0
+    for module in model.modules():
+        if (norm := _as_norm(module)) is not None:
+            undo.put(module, partial(_norm, module, module.forward, *norm))
+            norms += 1
+        elif (kind := _as_gate(module)) is not None:
+            undo.put(module, partial(_gate, module, module.forward, kind))
+            gates += 1
+    return norms, gates
+
+
+@torch.no_grad()
+def _as_norm(module: Any) -> tuple[float, float] | None:
+    """Return epsilon and what is added to the weight, if this module is a root-mean-square norm."""
+    weight = getattr(module, "weight", None)
+    epsilon = next((value for name in EPSILONS if (value := getattr(module, name, None)) is not None), None)
+    if epsilon is None or not isinstance(weight, Tensor) or weight.dim() != 1 or len(list(module.parameters())) != 1:
+        return None
+    x = _some_numbers(3, len(weight)) * 0.1  # so small that epsilon tells
+    normed = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + epsilon)
+    return next(((epsilon, o) for o in (0.0, 1.0) if _gives(partial(module, x), normed * (o + weight.float()))), None)
+
+
+@torch.no_grad()
+def _as_gate(module: Any) -> int | None:
+    """Return the number of its activation, if this module is down(activation(gate(x)) * up(x))."""
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    if not all(isinstance(part, nn.Module) for part in parts) or not hasattr(parts[0], "in_features"):
+        return None
+    gate, up, down, activation = cast("list[Any]", parts)
+    x = _some_numbers(3, 64)
+    kind = next((i for i, one in enumerate(ACTIVATIONS) if _gives(partial(activation, x), one(x))), None)
+    x = _some_numbers(3, gate.in_features).to(next(module.parameters()).dtype)
+    whole = kind is not None and _gives(partial(module, x), down(activation(gate(x)) * up(x)))
+    return kind if whole else None
+
+
+@torch.no_grad()
+def _is_rotary(function: Callable[..., Any]) -> bool:
+    """Tell whether the function turns whole heads, half by half."""
+    query, key, cosine, sine = (_some_numbers(1, heads, 3, 8) for heads in (2, 1, 1, 1))
+
+    def turned(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cosine + torch.cat([-second, first], dim=-1) * sine
+
+    def both() -> Tensor:
+        return torch.cat(function(query, key, cosine[0], sine[0]), dim=1)
+
+    return _gives(both, torch.cat([turned(query), turned(key)], dim=1))
+
+
+def _gives(function: Callable[[], Any], expected: Tensor) -> bool:
+    try:
+        found = function()
+    except Exception:  # whatever a module cannot do with these numbers, it is none of those that are meant
+        return False
+    same = isinstance(found, Tensor) and (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    return same and torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def _some_numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _norm(module: Any, plain: Callable[..., Tensor], epsilon: float, offset: float, x: Tensor) -> Tensor:
+    functions, weight = kernels.of(x), module.weight
+    learns = weight.requires_grad and torch.is_grad_enabled()
+    if functions is None or weight.dtype != x.dtype or learns:
+        return plain(x)
+    found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor) -> Tensor:
+    if kernels.of(x) is None:
+        return plain(x)
+    gate, up = module.gate_proj(x), module.up_proj(x)
+    functions = kernels.of(gate)
+    if functions is None or gate.dtype != up.dtype:
+        found: Tensor = module.down_proj(module.act_fn(gate) * up)
+    else:
+        found = module.down_proj(_Gate.apply(gate, up, kind, functions))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _rotary(
+    plain: Callable[..., Any], query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, *args: Any, **options: Any
+) -> Any:
+    functions = kernels.of(query)
+    whole = cosine.shape == sine.shape == (1, query.shape[2], query.shape[3]) and len(query) == 1
+    alike = query.dtype == key.dtype == cosine.dtype == sine.dtype and query.shape[2:] == key.shape[2:]
+    if functions is None or not (whole and alike) or args or options:
+        return plain(query, key, cosine, sine, *args, **options)
+    cosine, sine = cosine.contiguous(), sine.contiguous()
+    return tuple(_Rotary.apply(x, cosine, sine, functions) for x in (query, key))  # type: ignore[no-untyped-call]
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x (..., D) and weight (D,) -> x / sqrt(mean(x²) + epsilon) * (offset + weight)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float, functions: Any) -> Tensor:
+        ctx.turned = not x.is_contiguous() and x.dim() == 4 and x.transpose(1, 2).is_contiguous()
+        rows = x.transpose(1, 2) if ctx.turned else x.contiguous()
+        y, inverse = torch.empty_like(rows), rows.new_empty(rows.shape[:-1], dtype=torch.float32)
+        sizes = inverse.numel(), rows.shape[-1]
+        kernels.call(functions, "rms_norm", rows, weight.contiguous(), y, inverse, *sizes, epsilon, offset)
+        ctx.save_for_backward(rows, weight, inverse)
+        ctx.offset, ctx.functions = offset, functions
+        return y.transpose(1, 2) if ctx.turned else y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        rows, weight, inverse = ctx.saved_tensors
+        dy = (gradients[0].transpose(1, 2) if ctx.turned else gradients[0]).contiguous()
+        dx = torch.empty_like(rows)
+        sizes = inverse.numel(), rows.shape[-1]
+        tensors = dy, rows, weight.contiguous(), inverse, dx
+        kernels.call(ctx.functions, "rms_norm_backward", *tensors, *sizes, ctx.offset)
+        return dx.transpose(1, 2) if ctx.turned else dx, None, None, None, None
+
+
+class _Gate(torch.autograd.Function):
+    """gate and up, each (..., D) -> activation(gate) * up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, kind: int, functions: Any) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        kernels.call(functions, "gated", gate, up, y, y.numel(), kind)
+        ctx.save_for_backward(gate, up)
+        ctx.kind, ctx.functions = kind, functions
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        gate, up = ctx.saved_tensors
+        dgate, dup = torch.empty_like(gate), torch.empty_like(up)
+        tensors = gradients[0].contiguous(), gate, up, dgate, dup
+        kernels.call(ctx.functions, "gated_backward", *tensors, gate.numel(), ctx.kind)
+        return dgate, dup, None, None
+
+
+class _Rotary(torch.autograd.Function):
+    """x (1, H, N, d), cosine and sine (1, N, d) -> x turned, (1, H, N, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor, functions: Any) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        ctx.functions = functions
+        return _turned(functions, x, cosine, sine, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        cosine, sine = ctx.saved_tensors
+        return _turned(ctx.functions, gradients[0], cosine, sine, back=True), None, None, None
+
+
+def _turned(functions: Any, x: Tensor, cosine: Tensor, sine: Tensor, back: bool) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    y = torch.empty_like(x)
+    strides = x.stride(1), x.stride(2), y.stride(1), y.stride(2)
+    kernels.call(functions, "rotated", x, cosine, sine, y, *x.shape[1:], *strides, back)
+    return y

@@ -1,0 +1,211 @@
+/* Passes over memory that torch makes in a dozen steps, in one: norms, gates, rotary positions, the softmax of a head.
+
+   Compiled on first use by kernels.py, once for float and once for bfloat16 (-DBFLOAT16). All is computed in float and
+   rounded once. Every row is one thread's work, so that results do not depend on the number of threads. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef BFLOAT16
+typedef uint16_t element;
+
+static inline float load(element x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline element store(float x) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    return (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : (element)rounded;
+}
+#else
+typedef float element;
+
+static inline float load(element x) { return x; }
+static inline element store(float x) { return x; }
+#endif
+
+/* exp(x) to 2 units in the last place: x = n log 2 + r, a polynomial in r (coefficients of Cephes' expf), times 2^n. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = rintf(x * 1.44269504f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+enum activation { SILU, GELU_TANH };
+
+#define GELU_INNER(x) (0.7978845608f * ((x) + 0.044715f * (x) * (x) * (x)))
+
+static inline float activated(float x, enum activation kind) {
+    return kind == SILU ? x / (1.0f + exponential(-x)) : 0.5f * x * (1.0f + hyperbolic_tangent(GELU_INNER(x)));
+}
+
+static inline float slope(float x, enum activation kind) {
+    if (kind == SILU) {
+        float s = 1.0f / (1.0f + exponential(-x));
+        return s * (1.0f + x * (1.0f - s));
+    }
+    float t = hyperbolic_tangent(GELU_INNER(x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3 * 0.044715f * x * x);
+}
+
+/* y = x / sqrt(mean(x^2) + epsilon) * (offset + weight), row by row; inverse keeps 1 / sqrt. */
+void rms_norm(const element *x, const element *weight, element *y, float *inverse, int64_t rows, int64_t size,
+              float epsilon, float offset, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        const element *from = x + row * size;
+        element *to = y + row * size;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < size; i++) sum += load(from[i]) * load(from[i]);
+        float scale = inverse[row] = 1.0f / sqrtf(sum / size + epsilon);
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) to[i] = store(load(from[i]) * scale * (offset + load(weight[i])));
+    }
+}
+
+/* dx = inverse * g - x * inverse^3 * mean(g x), where g = dy * (offset + weight). */
+void rms_norm_backward(const element *dy, const element *x, const element *weight, const float *inverse, element *dx,
+                       int64_t rows, int64_t size, float offset, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        const element *from = x + row * size, *above = dy + row * size;
+        element *to = dx + row * size;
+        float sum = 0, scale = inverse[row];
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < size; i++) sum += load(above[i]) * (offset + load(weight[i])) * load(from[i]);
+        float along = sum / size * scale * scale * scale;
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++)
+            to[i] = store(load(above[i]) * (offset + load(weight[i])) * scale - load(from[i]) * along);
+    }
+}
+
+#define PIECE 2048
+
+/* y = activation(gate) * up */
+void gated(const element *gate, const element *up, element *y, int64_t count, int kind, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t start = 0; start < count; start += PIECE) {
+        int64_t stop = start + PIECE < count ? start + PIECE : count;
+        if (kind == SILU) {
+#pragma omp simd
+            for (int64_t i = start; i < stop; i++) y[i] = store(activated(load(gate[i]), SILU) * load(up[i]));
+        } else {
+#pragma omp simd
+            for (int64_t i = start; i < stop; i++) y[i] = store(activated(load(gate[i]), GELU_TANH) * load(up[i]));
+        }
+    }
+}
+
+void gated_backward(const element *dy, const element *gate, const element *up, element *dgate, element *dup,
+                    int64_t count, int kind, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t start = 0; start < count; start += PIECE) {
+        int64_t stop = start + PIECE < count ? start + PIECE : count;
+        enum activation one = kind;
+        if (one == SILU) {
+#pragma omp simd
+            for (int64_t i = start; i < stop; i++) {
+                float g = load(gate[i]), d = load(dy[i]);
+                dgate[i] = store(d * load(up[i]) * slope(g, SILU));
+                dup[i] = store(d * activated(g, SILU));
+            }
+        } else {
+#pragma omp simd
+            for (int64_t i = start; i < stop; i++) {
+                float g = load(gate[i]), d = load(dy[i]);
+                dgate[i] = store(d * load(up[i]) * slope(g, GELU_TANH));
+                dup[i] = store(d * activated(g, GELU_TANH));
+            }
+        }
+    }
+}
+
+/* Turn both halves of each head by the angle of its token: y = x cos + (-second half, first half) sin, and with
+   back = 1 the transpose of that. x and y have a stride by head and one by token; cosine and sine are (tokens, size). */
+void rotated(const element *x, const element *cosine, const element *sine, element *y, int64_t heads, int64_t tokens,
+             int64_t size, int64_t x_head, int64_t x_token, int64_t y_head, int64_t y_token, int back, int threads) {
+    int64_t half = size / 2;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t token = 0; token < tokens; token++) {
+        const element *c = cosine + token * size, *s = sine + token * size;
+        for (int64_t head = 0; head < heads; head++) {
+            const element *from = x + head * x_head + token * x_token;
+            element *to = y + head * y_head + token * y_token;
+#pragma omp simd
+            for (int64_t i = 0; i < half; i++) {
+                float a = load(from[i]), b = load(from[half + i]);
+                float first = back ? load(s[half + i]) : -load(s[i]), second = back ? -load(s[i]) : load(s[half + i]);
+                to[i] = store(a * load(c[i]) + b * first);
+                to[half + i] = store(b * load(c[half + i]) + a * second);
+            }
+        }
+    }
+}
+
+static inline float capped(float x, float scale, float softcap) {
+    x *= scale;
+    return softcap > 0 ? softcap * hyperbolic_tangent(x / softcap) : x;
+}
+
+/* One tile of an online softmax, row by row: highest and mass are of what came before and are brought up to date,
+   fall is by how much the sums of before are to be scaled, share the tile's part of the mass so far. With `shares` the
+   logits are overwritten by exp(logit - highest), times the slope of the cap where there is one. */
+void tile_softmax(element *logits, float *highest, float *mass, float *fall, float *share, int64_t rows, int64_t size,
+                  float scale, float softcap, int shares, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        element *own = logits + row * size;
+        float top = highest[row], sum = 0;
+        if (softcap > 0) {
+#pragma omp simd reduction(max : top)
+            for (int64_t i = 0; i < size; i++) {
+                float x = capped(load(own[i]), scale, softcap);
+                top = x > top ? x : top;
+            }
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < size; i++) {
+                float x = capped(load(own[i]), scale, softcap), e = exponential(x - top);
+                sum += e;
+                own[i] = shares ? store(e * (1.0f - x / softcap * (x / softcap))) : own[i];
+            }
+        } else {
+#pragma omp simd reduction(max : top)
+            for (int64_t i = 0; i < size; i++) {
+                float x = load(own[i]) * scale;
+                top = x > top ? x : top;
+            }
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < size; i++) {
+                float e = exponential(load(own[i]) * scale - top);
+                sum += e;
+                own[i] = shares ? store(e) : own[i];
+            }
+        }
+        fall[row] = exponential(highest[row] - top);
+        mass[row] = mass[row] * fall[row] + sum;
+        share[row] = sum / mass[row];
+        highest[row] = top;
+    }
+}

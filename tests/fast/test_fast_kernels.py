@@ -1,0 +1,248 @@
+"""Every compiled kernel equals its slow twin in torch, forward and backward; without a compiler all runs as before."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+import tiny_models
+from tunelift.fast import apply, fusing, kernels, restore
+from tunelift.fast.head import TILE, Head, over_vocabulary
+from tunelift.fast.undo import Undo
+
+
+def reason() -> str:
+    try:
+        kernels.library(torch.float32)
+    except kernels.UncompiledError as error:
+        return str(error)
+    return ""
+
+
+compiled = pytest.mark.skipif(bool(reason()), reason=f"no compiled kernels: {reason()}")
+ROUNDED = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
+"""What one rounding more or less may change, of the largest value."""
+
+both_types = pytest.mark.parametrize("dtype", ROUNDED)
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_equal_with_gradients(ours: Callable[..., Tensor], exact: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """Compare with the twin in fp64, results and gradients by each input, but for a rounding to the inputs' dtype."""
+    dtype = inputs[0].dtype
+    above = numbers(*ours(*inputs).shape, dtype=dtype, seed=9)
+    found = []
+    for function, kind in ((ours, dtype), (exact, torch.float64)):
+        leaves = [x.detach().to(kind).requires_grad_() for x in inputs]
+        result = function(*leaves)
+        found.append([result, *torch.autograd.grad(result, leaves, above.to(kind))])
+    for own, twin in zip(*found, strict=True):
+        assert own.dtype == dtype
+        assert float((own.double() - twin).abs().max()) <= ROUNDED[dtype] * float(twin.abs().max())
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize(("made", "offset"), [(LlamaRMSNorm, 0.0), (Gemma3RMSNorm, 1.0)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_norm(made: type[Any], offset: float, turned: bool, dtype: torch.dtype) -> None:
+    norm = made(24, eps=1e-5).to(dtype)
+    norm.weight.data = 30 + numbers(24, dtype=dtype, seed=1)  # so large that adding 1 is within bfloat16's rounding
+    assert fusing._as_norm(norm) == (1e-5, offset)
+
+    def exact(x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * (offset + norm.weight.double().detach())
+
+    def ours(x: Tensor) -> Tensor:
+        norm.weight.requires_grad_(False)
+        return fusing._norm(norm, norm.forward, 1e-5, offset, x)
+
+    x = numbers(1, 5, 3, 24, dtype=dtype)
+    assert_equal_with_gradients(ours, exact, x.transpose(1, 2) if turned else x)
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("size", [(3, 7), (5, 1000)])
+def test_gate(kind: int, size: tuple[int, int], dtype: torch.dtype) -> None:
+    functions = kernels.library(dtype)
+    assert_equal_with_gradients(
+        lambda gate, up: fusing._Gate.apply(gate, up, kind, functions),
+        lambda gate, up: fusing.ACTIVATIONS[kind](gate) * up,
+        numbers(*size, dtype=dtype) * 4,
+        numbers(*size, dtype=dtype, seed=1),
+    )
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("turned", [False, True])
+def test_rotary_positions(turned: bool, dtype: torch.dtype) -> None:
+    angles = numbers(2, 1, 7, 16, dtype=dtype, seed=3)
+
+    def one(x: Tensor) -> Tensor:
+        return torch.cat(fusing._rotary(apply_rotary_pos_emb, x, x[:, :2], *angles), dim=1)
+
+    def exact(x: Tensor) -> Tensor:
+        return torch.cat(apply_rotary_pos_emb(x, x[:, :2], *angles.double()), dim=1)
+
+    x = numbers(1, 7, 4, 16, dtype=dtype).transpose(1, 2) if turned else numbers(1, 4, 7, 16, dtype=dtype)
+    assert_equal_with_gradients(one, exact, x)
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.3, None), (0.5, 5.0)])
+def test_softmax_of_a_head(scale: float, softcap: float | None, dtype: torch.dtype) -> None:
+    weight, hidden = numbers(TILE + 700, 16, dtype=dtype), numbers(9, 16, dtype=dtype, seed=1) * 2
+    head = Head(weight, numbers(TILE + 700, dtype=dtype, seed=2), scale, softcap, skip_below=0.0)
+    ours = over_vocabulary(head, hidden, gradient=True)
+    with kernels.without():
+        twin = over_vocabulary(head, hidden, gradient=True)
+    for own, other in zip(ours, twin, strict=True):
+        assert float((own - other).abs().max()) <= ROUNDED[dtype] * float(other.abs().max())
+
+
+@compiled
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=70))
+def test_softmax_of_any_logits(values: list[float]) -> None:
+    logits = torch.tensor([values])
+    highest, mass = torch.full((1, 1), -math.inf), torch.zeros(1, 1)
+    fall, share = torch.empty(1, 1), torch.empty(1, 1)
+    kernels.call(
+        kernels.library(torch.float32), "tile_softmax", logits, highest, mass, fall, share, *logits.shape, 1.0, 0.0, 1
+    )
+    assert float(highest + mass.log()) == pytest.approx(
+        float(torch.logsumexp(torch.tensor(values), 0)), rel=1e-6, abs=1e-6
+    )
+    assert torch.allclose(logits / mass, torch.softmax(torch.tensor([values]), -1), atol=1e-6)
+
+
+@compiled
+@both_types
+def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+    for bad in (math.nan, math.inf):
+        x = numbers(2, 24, dtype=dtype)
+        x[1, 5] = bad
+        norm = LlamaRMSNorm(24).to(dtype).requires_grad_(False)
+        found = fusing._norm(norm, norm.forward, 1e-6, 0.0, x)
+        assert torch.isfinite(found[0]).all()
+        assert not torch.isfinite(found[1]).all()
+        head = Head(numbers(500, 24, dtype=dtype))
+        mass = over_vocabulary(head, x)[0]
+        assert math.isfinite(mass[0])
+        assert not math.isfinite(mass[1])
+
+
+@compiled
+@pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
+def test_models_give_the_same_loss_and_gradients(kind: str) -> None:
+    model = tiny_models.adapted(tiny_models.causal(kind))
+    ids = torch.arange(3, 35)[None]
+
+    def loss_and_gradients(some: Any) -> tuple[float, Tensor]:
+        some.zero_grad()
+        loss = some(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return float(loss.detach()), torch.cat(
+            [p.grad.flatten().float() for p in some.parameters() if p.grad is not None]
+        )
+
+    plain_loss, plain = loss_and_gradients(model)
+    undo = Undo()
+    fusing.fuse_passes(model, undo)
+    loss, gradients = loss_and_gradients(model)
+    undo.all()
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert float((gradients - plain).abs().max() / plain.abs().max()) < 1e-5
+    again_loss, again = loss_and_gradients(model)
+    assert (again_loss, torch.equal(again, plain)) == (plain_loss, True)
+    rough = model.bfloat16()
+    errors = []
+    for fused in (True, False):
+        fusing.fuse_passes(rough, undo) if fused else undo.all()
+        errors.append(float((loss_and_gradients(rough)[1] - plain).norm() / plain.norm()))
+    assert errors[0] < 1.5 * errors[1]
+
+
+@compiled
+def test_a_learning_norm_gets_its_gradient() -> None:
+    model = tiny_models.causal("llama")
+    undo = Undo()
+    fusing.fuse_passes(model, undo)
+    ids = torch.arange(3, 12)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    undo.all()
+    assert float(model.model.norm.weight.grad.abs().max()) > 0
+
+
+@compiled
+def test_apply_is_taken_back_whole() -> None:
+    model = tiny_models.causal("llama")
+    names = vars(sys.modules[type(model).__module__])
+    before = names["apply_rotary_pos_emb"]
+    assert apply(model)["fused_passes"] == "on: 7 norms, 3 gates, rotary positions"
+    assert names["apply_rotary_pos_emb"] is not before
+    restore(model)
+    assert names["apply_rotary_pos_emb"] is before
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Sets another compiler for an empty cache; what was loaded before is forgotten."""
+    monkeypatch.setenv("TUNELIFT_CACHE", str(tmp_path))
+    kernels._library.cache_clear()
+    yield lambda command: monkeypatch.setenv("CC", command)
+    kernels._library.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are compiled on Linux only")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("no-such-compiler", "there is no C compiler (cc)"), ("false", "the C compiler failed")],
+)
+def test_without_a_compiler_all_runs_as_before(command: str, said: str, compiler: Any, tmp_path: Path) -> None:
+    compiler(command)
+    model = tiny_models.causal("llama")
+    ids = torch.arange(3, 12)[None]
+    before = model(input_ids=ids).logits
+    undo = Undo()
+    assert fusing.fuse_passes(model, undo).startswith(f"off: {said}")
+    assert kernels.of(before) is None
+    assert torch.equal(model(input_ids=ids).logits, before)
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_they_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.SWITCH, "0")
+    assert fusing.fuse_passes(tiny_models.causal("llama"), Undo()) == "off: TUNELIFT_KERNELS is 0"
+    assert kernels.of(torch.zeros(1)) is None
+
+
+@compiled
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    norm = LlamaRMSNorm(24).requires_grad_(False)
+    x, threads = numbers(64, 24), torch.get_num_threads()
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(fusing._norm(norm, norm.forward, 1e-6, 0.0, x))
+    torch.set_num_threads(threads)
+    assert torch.equal(*found)
