@@ -75,32 +75,31 @@ def train(
     rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    loss, fast_paths = task.loss(model, task.collate(_some(rows), pad, model.device))
-    packs = fast_paths.get("packing") == "on"
-    costs = _sizes(rows, packs)
-
-    def plan(tokens: int) -> list[Step]:
-        return plan_steps(costs, settings.batch_size, settings.epochs, settings.steps, settings.seed, tokens)
-
-    def collate(some: Sequence[Row]) -> Batch:
-        batch = task.collate(some, pad, model.device)
-        return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
-
-    batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
-    validate = None
-    if examples.get("validation"):
-        held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
-        _say(held_out_report, "validation", max_length)
-        validate = _validation(held_out, _sizes(held_out, packs), loss, batches)
-    torch.manual_seed(settings.seed)
-    per_epoch = -(-len(rows) // settings.batch_size)
-    loop = _loop_settings(settings, per_epoch)
-    store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
-    with progress.bar("train", len(batches)) as advance, sped_up(model) as layers:
+    with sped_up(model) as layers:
+        loss, fast_paths = task.loss(model, task.collate(_some(rows), pad, model.device))
         fast_paths |= layers
+        packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
+        costs = _sizes(rows, packs)
+
+        def plan(tokens: int) -> list[Step]:
+            return plan_steps(costs, settings.batch_size, settings.epochs, settings.steps, settings.seed, tokens)
+
+        def collate(some: Sequence[Row]) -> Batch:
+            batch = task.collate(some, pad, model.device)
+            return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
+
+        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
+        validate = None
+        if examples.get("validation"):
+            held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
+            _say(held_out_report, "validation", max_length)
+            validate = _validation(held_out, _sizes(held_out, packs), loss, batches)
+        torch.manual_seed(settings.seed)
+        loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
+        store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
-        told = [ProgressBar(advance), *listeners]
-        with _memory_of_several(settings):
+        with progress.bar("train", len(batches)) as advance, _memory_of_several(settings):
+            told = [ProgressBar(advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
     return Trained(done, report, fast_paths)
 
@@ -162,8 +161,10 @@ class _Batches(Sequence[Iterator[Batch]]):
 
 
 def _sizes(rows: Sequence[Row], packs: bool) -> Sizes:
-    """Return what each row costs; only rows with a label for each token pack."""
-    labels = [row.labels for row in rows if not isinstance(row.labels, int)] if packs else []
+    """Return what each row costs; what rows share is counted where they have a label for each token."""
+    labels = [row.labels for row in rows if not isinstance(row.labels, int)]
+    if not labels:
+        return Sizes([len(row.ids) for row in rows], packs=packs)
     firsts = [next((at for at, label in enumerate(own) if label != IGNORED), len(own)) for own in labels]
     return sizes([row.ids for row in rows], firsts, packs)
 
