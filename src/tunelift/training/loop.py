@@ -145,8 +145,8 @@ class _Loop:
         )
         fit.steps, fit.rows, fit.tokens = fit.steps + 1, fit.rows + done.rows, fit.tokens + done.tokens
         if done.finite:
-            state.optimiser.step()
-        state.optimiser.zero_grad(set_to_none=True)
+            state.move()
+        state.clear()
         fit.seconds = time.monotonic() - began
         if not done.finite:
             self.skip(done)
@@ -195,7 +195,7 @@ class _Loop:
                 if not is_out_of_memory(error) or self.budget is None or ranks.position()[1] > 1:
                     raise
                 said = (str(error) or type(error).__name__).splitlines()[0][:200]
-            self.state.optimiser.zero_grad(set_to_none=True)
+            self.state.clear()
             gc.collect()  # the error is gone by now, and with it what its frames held
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

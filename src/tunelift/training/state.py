@@ -38,12 +38,29 @@ class State:
 
     def __init__(self, model: nn.Module, rate: float, weight_decay: float) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=rate, weight_decay=weight_decay)
+        # A step is often less than what a half-precision number of that size can tell: those are moved in fp32.
+        halves = {name: p for name, p in self.parameters.items() if p.dtype in (torch.bfloat16, torch.float16)}
+        self.exact = {name: p.detach().float() for name, p in halves.items()}
+        moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
+        self.optimiser = torch.optim.AdamW(moved, lr=rate, weight_decay=weight_decay)
         self.fit = Fit()
         self.best: dict[str, Tensor] = {}
         self.looked = 0  # the last step after which validation was looked at
         self.looks_since = 0  # looks without improvement
         self.bad_in_a_row = 0
+
+    def move(self) -> None:
+        """Move the parameters by their gradients."""
+        for name, exact in self.exact.items():
+            gradient = self.parameters[name].grad
+            exact.grad = None if gradient is None else gradient.float()
+        self.optimiser.step()
+        self._copy(self.exact)
+
+    def clear(self) -> None:
+        """Drop all gradients."""
+        for parameter in (*self.parameters.values(), *self.exact.values()):
+            parameter.grad = None
 
     def keep_best(self) -> None:
         self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -56,6 +73,7 @@ class State:
         """Return every tensor of the state by name."""
         moments = self.optimiser.state_dict()["state"]
         named = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
+        named |= {f"exact/{name}": tensor for name, tensor in self.exact.items()}
         named |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         named |= {f"optimiser/{i}/{key}": tensor for i, some in moments.items() for key, tensor in some.items()}
         for kind, numbers in _torch_states().items():
@@ -81,6 +99,9 @@ class State:
         self.looked, self.looks_since = facts["looked"], facts["looks_since"]
         self.bad_in_a_row = facts["bad_in_a_row"]
         self._copy(_below("parameter/", tensors))
+        exact = _below("exact/", tensors)
+        for name, own in self.exact.items():
+            own.copy_(exact.get(name, self.parameters[name].detach()))
         best = _below("best/", tensors)
         self.best = {name: tensor.to(self.parameters[name].device) for name, tensor in best.items()}
         moments: dict[int, dict[str, Tensor]] = {}
