@@ -148,7 +148,7 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
     if short_rows.suits(query, rule, options):
-        return short_rows.attend(query, key, value, rule, options.get("scaling"))
+        return short_rows.attend(query, key, value, rule, options)
     layout = rule.layout
     kept = layout.keep.layers.setdefault(module.layer_idx, []) if layout.keep else []
     first = len(kept)
