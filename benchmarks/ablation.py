@@ -13,8 +13,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,11 @@ import torch
 from side_by_side import Result, Setting
 
 from tunelift.config.schema import ModelSection
+from tunelift.fast import kernels, short_rows
+from tunelift.fast.fusing import fuse_passes
+from tunelift.fast.lora import fuse
 from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
-from tunelift.fast.unpad import sped_up
+from tunelift.fast.undo import Undo
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Batch, Row, pad_id
 from tunelift.training.batches import micro_batches, sizes
@@ -39,6 +42,8 @@ OFF: dict[str, Callable[[TargetOnly], None]] = {
     "skipped tiles": lambda view: setattr(view.frozen, "skip_below", 0.0),
     "likely tokens first": lambda view: setattr(view.frozen, "likely_first", None),
     "fused LoRA": lambda view: None,
+    "kernels in C": lambda view: None,
+    "attention of short rows": lambda view: None,
     "target-only head": lambda view: None,
 }
 
@@ -106,7 +111,7 @@ class Trainer:
         firsts = [next(i for i, label in enumerate(row.labels) if label != -100) for row in some]
         cost = sizes([row.ids for row in some], firsts if shares else [0] * len(some), packs)
         loss: Any = WholeLogits(self.model).loss_sum if off == "target-only head" else view.loss_sum
-        with nullcontext() if off == "fused LoRA" else sped_up(self.model):
+        with layers_without(self.model, off):
             began = time.perf_counter()
             for group in micro_batches(range(len(some)), cost, TOKENS):
                 batch = self.batch([some[i] for i in group])
@@ -114,6 +119,23 @@ class Trainer:
             taken = time.perf_counter() - began
         self.model.zero_grad()
         return taken
+
+
+@contextmanager
+def layers_without(model: Any, off: str) -> Iterator[None]:
+    """Let the model's layers run fused, all but one way to do so."""
+    undo, longest = Undo(), short_rows.SCORES_AT_MOST
+    if off != "fused LoRA":
+        fuse(model, undo)
+    short_rows.SCORES_AT_MOST = 0 if off == "attention of short rows" else longest
+    try:
+        with kernels.without() if off == "kernels in C" else nullcontext():
+            if off != "kernels in C":
+                fuse_passes(model, undo)
+            yield
+    finally:
+        undo.all()
+        short_rows.SCORES_AT_MOST = longest
 
 
 if __name__ == "__main__":

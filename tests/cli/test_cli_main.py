@@ -124,7 +124,7 @@ def test_doctor(monkeypatch) -> None:
     assert result.exit_code == 0, result.output
     facts = dict(line.split("  ", 1) for line in result.stdout.splitlines())
     assert facts["python"].strip() == sys.version.split()[0]
-    assert {"torch", "device", "dtype", "cache", "model gemma3-270m"} <= facts.keys()
+    assert {"torch", "device", "dtype", "kernels", "cache", "model gemma3-270m"} <= facts.keys()
     assert facts["Hugging Face Hub"].strip() == "offline (HF_HUB_OFFLINE is set)"
 
 

@@ -230,6 +230,22 @@ def test_without_a_compiler_all_runs_as_before(command: str, said: str, compiler
     assert not list(tmp_path.rglob("*.so"))
 
 
+@compiled
+def test_what_others_may_have_written_is_not_loaded(compiler: Any, tmp_path: Path) -> None:
+    compiler("cc")
+    kernels.library(torch.float32)
+    (made,) = tmp_path.rglob("*.so")
+    for path, mode in ((made, 0o666), (made.parent, 0o777)):
+        before = path.stat().st_mode
+        path.chmod(mode)
+        kernels._library.cache_clear()
+        with pytest.raises(kernels.UncompiledError, match="may have been written by another user"):
+            kernels.library(torch.float32)
+        path.chmod(before)
+    kernels._library.cache_clear()
+    kernels.library(torch.float32)
+
+
 def test_they_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.SWITCH, "0")
     assert fusing.fuse_passes(tiny_models.causal("llama"), Undo()) == "off: TUNELIFT_KERNELS is 0"

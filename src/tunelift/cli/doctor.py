@@ -8,12 +8,16 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tunelift.cli.command import KeyCommand
 from tunelift.core import provenance
 from tunelift.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Facts = list[tuple[str, str]]
 
@@ -88,7 +92,22 @@ def _device() -> Facts:
 
     chosen = choose()
     dtype = str(chosen.dtype).removeprefix("torch.")
-    return [("device", str(chosen.device)), ("dtype", f"{dtype}: {chosen.reason}"), ("GPUs", _gpus())]
+    return [
+        ("device", str(chosen.device)),
+        ("dtype", f"{dtype}: {chosen.reason}"),
+        ("kernels", _kernels(chosen.dtype)),
+        ("GPUs", _gpus()),
+    ]
+
+
+def _kernels(dtype: torch.dtype) -> str:
+    from tunelift.fast import kernels
+
+    try:
+        kernels.library(dtype)
+    except kernels.UncompiledError as error:
+        return f"off: {error}"
+    return "compiled for this processor"
 
 
 def _gpus() -> str:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import stat
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,8 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     """Return the compiled functions for a dtype, from the cache where they are in it; raise UncompiledError."""
     if os.environ.get(SWITCH) == "0":
         raise UncompiledError(f"{SWITCH} is 0")
+    if dtype not in TYPES:
+        raise UncompiledError("they are for float32 and bfloat16 on a CPU")
     found = _library(dtype)
     if isinstance(found, str):
         raise UncompiledError(found)
@@ -94,6 +97,8 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | str:
     try:
         if not kept.is_file():
             _compile(flags, kept)
+        if not _own(kept):
+            return f"{kept} may have been written by another user"
         functions = ctypes.CDLL(str(kept))
         for name, types in ARGUMENTS.items():
             getattr(functions, name).argtypes = types
@@ -121,6 +126,12 @@ def _compile(flags: tuple[str, ...], into: Path) -> None:
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         linked.replace(into)
+
+
+def _own(path: Path) -> bool:
+    """Tell whether nobody else but root could have put this file here: it is code, unlike all else in the cache."""
+    facts = [path.stat(), path.parent.stat()]
+    return all(fact.st_uid in (0, os.getuid()) and not fact.st_mode & stat.S_IWOTH for fact in facts)
 
 
 def _key(flags: tuple[str, ...]) -> str:
