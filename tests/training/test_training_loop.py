@@ -9,14 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 import tiny_models
+from tunelift.config.schema import TrainSection
 from tunelift.core.errors import TuneliftError
 from tunelift.core.records import Example
 from tunelift.tasks.base import TASKS, Batch
 from tunelift.training.batches import Sizes, micro_batches, plan_steps
 from tunelift.training.loop import Settings, fit, learning_rate
+from tunelift.training.run import train
 from tunelift.training.step import train_step
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -140,3 +143,16 @@ def test_every_row_in_the_loss_once(monkeypatch: pytest.MonkeyPatch) -> None:
         logits: Any = model(**batch.inputs).logits
         plain = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten())
         assert float(loss(batch)) / batch.targets == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_a_classifier_that_runs_without_padding_makes_one_micro_batch_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, collated = TASKS.get("sequence-classification"), []
+    collate = type(task).collate
+    monkeypatch.setattr(type(task), "collate", lambda *args: collated.append(len(args[1])) or collate(*args))
+    config = LoraConfig(target_modules=["query", "value"], task_type="SEQ_CLS")
+    model = get_peft_model(tiny_models.classifier(["bad", "good"]), config)
+    examples = [Example(str(i), "the cat " * (1 + 4 * i), "good" if i % 2 else "bad") for i in range(8)]
+    settings = TrainSection(batch_size=8, steps=2, max_length=128)
+    done = train(model, tiny_models.tokenizer(), task, {"train": examples}, settings, labels=["bad", "good"])
+    assert done.fast_paths["unpadded"] == "on"
+    assert collated[-2:] == [8, 8]
