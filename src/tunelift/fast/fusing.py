@@ -41,7 +41,9 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
     files = [vars(sys.modules[name]) for name in {type(module).__module__ for module in model.modules()}]
     turned = [names for names in files if ROTARY in names and _is_rotary(names[ROTARY])]
     for names in turned:
-        undo.put_name(names, ROTARY, partial(_rotary, names[ROTARY]))
+        # All models of a file share its function: put in once, so that nobody takes back another's.
+        if getattr(names[ROTARY], "func", None) is not _rotary:
+            undo.put_name(names, ROTARY, partial(_rotary, names[ROTARY]))
     model.train(training)
     found = [f"{norms} norms" * bool(norms), f"{gates} gates" * bool(gates), "rotary positions" * bool(turned)]
     return f"on: {', '.join(filter(None, found))}" if any(found) else "off: this model has no layers that they are for"

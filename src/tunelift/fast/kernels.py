@@ -1,6 +1,6 @@
 """The functions of kernels.c, compiled for this machine when they are first wanted.
 
-A C compiler and half a second are all that takes; without one everything runs as before. TUNELIFT_KERNELS=0
+A C compiler is all that takes; without one everything runs as before. TUNELIFT_KERNELS=0
 forbids it.
 """
 

@@ -171,7 +171,7 @@ class _LoraLinears(torch.autograd.Function):
             dlow[:, part] = (dy @ b).mul_(scale)
             if needs_input:
                 dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
-            # The transposed product: the other way round some libraries are up to forty times slower in float32.
+            # Transposed, since with few columns the other way round is far slower in some libraries.
             flat += [None, None, dlow[:, part], (low[:, part].t() @ dy).to(ctx.kept_in).mul_(scale).t()]
         da = (dlow.t() @ rows).to(ctx.kept_in)  # (all r, I)
         for i, some in enumerate(torch.split(da, ctx.ranks)):

@@ -1,7 +1,7 @@
 """Attention of short blocks as plain matrix products, all blocks of a layer in one function.
 
-The fused attention of torch is made for long rows: on a CPU its backward over a row of 30 or 200 tokens takes two to
-three times as long as the products it consists of in bfloat16, and a fifth longer in float32. Here blocks that attend
+The fused attention of torch is made for long rows: on a CPU its backward over rows of some hundred tokens takes longer
+than the products it consists of (benchmarks/ablation.py shows by how much). Here blocks that attend
 to the same others are computed together, those of some tokens padded to the longest, and the shares of attention are
 kept for the way back.
 """
@@ -186,7 +186,7 @@ def _add(into: Tensor, found: Tensor, group: Group) -> None:
 def dropout_factors(like: Tensor, p: float) -> Tensor:
     """Return what dropout multiplies each element by: 0 with probability p (to 16 bits), else what makes up for it.
 
-    Four times as fast as torch's: 16 bits of a random number suffice for one element.
+    One random number of 64 bits serves four elements, where torch draws one for each.
     """
     dropped = round(p * 2**16)
     if dropped == 2**16:
