@@ -23,7 +23,7 @@ import torch
 from side_by_side import Result, Setting
 
 from tunelift.config.schema import ModelSection
-from tunelift.fast import kernels, short_rows
+from tunelift.fast import block_attention, kernels
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
@@ -43,7 +43,7 @@ OFF: dict[str, Callable[[TargetOnly], None]] = {
     "likely tokens first": lambda view: setattr(view.frozen, "likely_first", None),
     "fused LoRA": lambda view: None,
     "kernels in C": lambda view: None,
-    "attention of short rows": lambda view: None,
+    "attention in C": lambda view: None,
     "target-only head": lambda view: None,
 }
 
@@ -124,10 +124,10 @@ class Trainer:
 @contextmanager
 def layers_without(model: Any, off: str) -> Iterator[None]:
     """Let the model's layers run fused, all but one way to do so."""
-    undo, longest = Undo(), short_rows.SCORES_AT_MOST
+    undo, longest = Undo(), block_attention.SCORES_AT_MOST
     if off != "fused LoRA":
         fuse(model, undo)
-    short_rows.SCORES_AT_MOST = 0 if off == "attention of short rows" else longest
+    block_attention.SCORES_AT_MOST = 0 if off == "attention in C" else longest
     try:
         with kernels.without() if off == "kernels in C" else nullcontext():
             if off != "kernels in C":
@@ -135,7 +135,7 @@ def layers_without(model: Any, off: str) -> Iterator[None]:
             yield
     finally:
         undo.all()
-        short_rows.SCORES_AT_MOST = longest
+        block_attention.SCORES_AT_MOST = longest
 
 
 if __name__ == "__main__":

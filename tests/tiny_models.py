@@ -17,9 +17,9 @@ SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
     "max_position_embeddings": 128,
     "bos_token_id": 0,
     "eos_token_id": 1,
@@ -27,7 +27,7 @@ SIZES = {
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
     "gemma2": {"final_logit_softcapping": 3.0, "sliding_window": 64},
     "gemma3_text": {"sliding_window": 64, "final_logit_softcapping": 2.0},
     "qwen3": {},
@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "gpt_neox": {},
     "cohere": {"logit_scale": 0.25},
-    "bloom": {"n_layer": 2, "n_head": 4},
+    "bloom": {"n_layer": 2, "n_head": 2},
 }
 
 

@@ -25,7 +25,7 @@ TEST = [Example(f"test {i}", f"Q: {'stuvwxyz'[i]}\nA:", LABELS[i % 3], row={"n":
 def few(train: list[Example] = TRAIN, tokenizer: Any = None, shots: int = 3, **settings: Any) -> FewShot:
     metrics = resolve(settings.pop("metrics", ["accuracy", "loss"]))
     plan = Plan(metrics, **{"labels": LABELS, "max_new_tokens": 8} | settings)
-    model = tiny_models.causal("qwen3")
+    model = tiny_models.causal("qwen3", seed=2)
     return FewShot(Given(model, tokenizer or tiny_models.tokenizer(), train, plan, shots, 0, {"adapter": None}))
 
 

@@ -76,15 +76,17 @@ def test_more_than_plain_lora_keeps_pefts_forward(settings: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "opt"])
 def test_adapter_on_a_bfloat16_base_rounds_no_worse_than_pefts_own(kind: str) -> None:
-    _, exact = loss_and_gradients(tiny_models.adapted(tiny_models.causal(kind)))
-    model = tiny_models.adapted(tiny_models.causal(kind).bfloat16())
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    _, plain = loss_and_gradients(model)
-    with fused_lora(model):
-        _, fused = loss_and_gradients(model)
-    assert not torch.equal(fused, plain)  # or peft's own ran
-    errors = [float((gradients - exact).norm() / exact.norm()) for gradients in (fused, plain)]
-    assert errors[0] < 1.5 * errors[1]
+    errors = torch.zeros(2)
+    for seed in range(6):  # of one model alone either may be off by chance
+        _, exact = loss_and_gradients(tiny_models.adapted(tiny_models.causal(kind, seed)))
+        model = tiny_models.adapted(tiny_models.causal(kind, seed).bfloat16())
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+        _, plain = loss_and_gradients(model)
+        with fused_lora(model):
+            _, fused = loss_and_gradients(model)
+        assert not torch.equal(fused, plain)  # or peft's own ran
+        errors += torch.tensor([float((found - exact).norm() / exact.norm()) for found in (fused, plain)])
+    assert errors[0] < 1.25 * errors[1]
 
 
 def test_under_autocast_pefts_own_runs() -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunelift.fast import short_rows
+from tunelift.fast import block_attention
 from tunelift.fast.layout import Block, Layout
 
 NAME = "packed_"
@@ -72,13 +72,13 @@ class Rule:
         self.layout, self.allowed = layout, allowed
         self._masks: dict[int, Tensor] = {}
         self._folded: dict[tuple[int, int, torch.device], Tensor | None] = {}
-        self._groups: list[short_rows.Group] | None = None
+        self._plans: dict[int, block_attention.Plan] = {}
 
-    def groups(self) -> list[short_rows.Group]:
-        """Return the blocks as groups that are computed together."""
-        if self._groups is None:
-            self._groups = short_rows.grouped(self.layout, self._mask)
-        return self._groups
+    def plan(self, share: int) -> block_attention.Plan:
+        """Return the blocks as the kernels take them, for so many heads of queries to one of keys."""
+        if share not in self._plans:
+            self._plans[share] = block_attention.planned(self.layout, share, self._mask)
+        return self._plans[share]
 
     def causal(self, number: int) -> bool:
         """Tell whether a block attends to itself alone, each token to those up to it."""
@@ -147,14 +147,16 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     """Attend block by block: query (1, H, N, d), key and value (1, G, N, d) with G dividing H -> (1, N, H, d)."""
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
-    if short_rows.suits(query, rule, options):
-        return short_rows.attend(query, key, value, rule, options)
     layout = rule.layout
     kept = layout.keep.layers.setdefault(module.layer_idx, []) if layout.keep else []
     first = len(kept)
     lengths = [block.stop - block.start for block in layout.blocks[first:]]
     kept.extend(zip(torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2), strict=True))
     past = layout.past.layers[module.layer_idx] if layout.past else []
+    if block_attention.suits(query, key, rule, options):
+        if past or first:
+            key, value = (_joined([pair[i] for pair in (*past, *kept)]) for i in (0, 1))
+        return block_attention.attend(query, key, value, rule.plan(query.shape[1] // key.shape[1]), options)
     parts = []
     for number, own in enumerate(torch.split(query, lengths, dim=2), first):
         seen = [*past, *(kept[b] for b in (*layout.blocks[number].before, number))]

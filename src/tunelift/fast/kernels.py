@@ -1,4 +1,4 @@
-"""The functions of kernels.c, compiled for this machine when they are first wanted.
+"""The functions of the C files here, compiled for this machine when they are first wanted.
 
 A C compiler is all that takes; without one everything runs as before. TUNELIFT_KERNELS=0
 forbids it.
@@ -26,7 +26,8 @@ from torch import Tensor
 
 from tunelift.core import cache
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("passes.c", "attention.c")]
+HEADER = Path(__file__).with_name("elements.h")
 SWITCH = "TUNELIFT_KERNELS"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 TYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
@@ -40,7 +41,11 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "gated_backward": (P, P, P, P, P, N, I, I),
     "rotated": (P, P, P, P, N, N, N, N, N, N, N, I, I),
     "tile_softmax": (P, P, P, P, P, N, N, F, F, I, I),
+    "attention": (P, P, P, P, P, P, P, I),
+    "attention_backward": (P, P, P, P, P, P, P, P, P, P, P, I),
+    "attention_space": (P, I, I),
 }
+RETURNS = {"attention_space": N}
 
 _forbidden: ContextVar[bool] = ContextVar("whether the slow twins run in the calls inside", default=False)
 
@@ -102,7 +107,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | str:
         functions = ctypes.CDLL(str(kept))
         for name, types in ARGUMENTS.items():
             getattr(functions, name).argtypes = types
-            getattr(functions, name).restype = None
+            getattr(functions, name).restype = RETURNS.get(name)
     except FileNotFoundError:
         return "there is no C compiler (cc)"
     except subprocess.SubprocessError as error:
@@ -119,10 +124,10 @@ def _compile(flags: tuple[str, ...], into: Path) -> None:
     compiler = os.environ.get("CC") or "cc"
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        made, linked = Path(scratch, "kernels.o"), Path(scratch, "kernels.so")
+        made, linked = [Path(scratch, f"{source.stem}.o") for source in SOURCES], Path(scratch, "kernels.so")
         for command in (
-            [*compiler.split(), *flags, "-c", str(SOURCE), "-o", str(made)],
-            [*compiler.split(), "-shared", "-nostdlib", str(made), "-o", str(linked)],
+            *([*compiler.split(), *flags, "-c", str(s), "-o", str(o)] for s, o in zip(SOURCES, made, strict=True)),
+            [*compiler.split(), "-shared", "-nostdlib", *map(str, made), "-o", str(linked)],
         ):
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
         linked.replace(into)
@@ -136,7 +141,12 @@ def _own(path: Path) -> bool:
 
 def _key(flags: tuple[str, ...]) -> str:
     """Return what stands for source, flags and this processor, for which they are compiled."""
-    about = [SOURCE.read_bytes(), " ".join(flags).encode(), platform.machine().encode(), _processor()]
+    about = [
+        *(file.read_bytes() for file in (HEADER, *SOURCES)),
+        " ".join(flags).encode(),
+        platform.machine().encode(),
+        _processor(),
+    ]
     return hashlib.sha256(b"\0".join(about)).hexdigest()[:16]
 
 

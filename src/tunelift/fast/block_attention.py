@@ -1,0 +1,168 @@
+"""Attention of all blocks of a packed row in one call of the kernels (attention.c).
+
+The fused attention of torch is made for long rows: over rows of some hundred tokens its backward takes longer than the
+products it consists of (benchmarks/ablation.py shows by how much), and packed rows need a call for each block. Here
+scores are kept in the processor's cache, the softmax is the plain one, and the way back computes it again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tunelift.fast import kernels
+from tunelift.fast.layout import Layout
+
+if TYPE_CHECKING:
+    from tunelift.fast.attention import Rule
+
+SCORES_AT_MOST = 2**27
+"""Scores (heads times queries times keys) of one block; above, they leave the cache, and torch's attention is faster."""
+
+COLUMNS = 16
+"""Segments begin at multiples of so many columns, and sizes of heads are multiples of it (attention.c)."""
+
+SEES_AT_MOST = 64
+
+ROWS_OF_A_TASK = 256
+"""Queries times heads of a task, so that the blocks of a small batch are work for several threads."""
+
+TASKS_OF_A_BLOCK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who attends to whom, as attention.c reads it: its tables, and how many columns there are in all."""
+
+    tables: dict[str, Tensor]
+    columns: int
+    widest: int
+    buffered: int
+
+
+class _Plan(ctypes.Structure):
+    """The struct of attention.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("segments", "blocks", "sees", "tasks", "seen")),
+        *((name, ctypes.c_int64) for name in ("segment_count", "task_count", "columns", "widest", "buffered")),
+        *((name, ctypes.c_int64) for name in ("heads", "groups", "size", "tokens", "seed")),
+        *((f"{name}_{by}", ctypes.c_int64) for name in ("query", "key", "value") for by in ("head", "token")),
+        *((name, ctypes.c_double) for name in ("scale", "drop")),
+    )
+
+
+def suits(query: Tensor, key: Tensor, rule: Rule, options: dict[str, Any]) -> bool:
+    """Tell whether these blocks are to be computed here."""
+    layout = rule.layout
+    if kernels.of(query) is None or options.get("softcap") is not None or query.dtype != key.dtype:
+        return False
+    past = layout.past.tokens if layout.past else 0
+    lengths = [block.stop - block.start for block in layout.blocks]
+    return query.shape[3] % COLUMNS == 0 and all(
+        len(block.before) < SEES_AT_MOST - 1
+        and query.shape[1] * n * (past + n + sum(lengths[b] for b in block.before)) <= SCORES_AT_MOST
+        for block, n in zip(layout.blocks, lengths, strict=True)
+    )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, options: dict[str, Any]) -> Tensor:
+    """Attend with query (1, H, N, d), key and value (1, G, C, d) with G dividing H -> (1, N, H, d)."""
+    scale, dropout = options.get("scaling") or query.shape[3] ** -0.5, options.get("dropout") or 0.0
+    found: Tensor = _Attention.apply(query[0], key[0], value[0], plan, (scale, dropout))  # type: ignore[no-untyped-call]
+    return found[None]
+
+
+def planned(layout: Layout, share: int, mask: Callable[[int], Tensor]) -> Plan:
+    """Return the plan of the blocks that are not computed yet; `mask(number)` (n, c) says what each token of one sees.
+
+    `share` is how many heads of queries ask one head of keys. Keys are those of the past, then of all blocks in order.
+    """
+    past = layout.past.tokens if layout.past else 0
+    new = [number for number, block in enumerate(layout.blocks) if block.start >= layout.computed]
+    seen_by = {b: ([-1] if past else []) + [*layout.blocks[b].before, b] for b in new}
+    segments: dict[int, int] = {}
+    rows: list[tuple[int, int, int]] = []
+    columns = 0
+    for number in dict.fromkeys(b for seen in seen_by.values() for b in seen):
+        start, stop = (
+            (0, past) if number < 0 else (past + layout.blocks[number].start, past + layout.blocks[number].stop)
+        )
+        segments[number] = len(rows)
+        rows.append((start, stop, columns))
+        columns += _padded(stop - start)
+    blocks, sees, tasks = [], list[int](), []
+    masks = [mask(number) for number in new]
+    begins = buffered = widest = 0
+    for at, (number, own) in enumerate(zip(new, masks, strict=True)):
+        start, stop = (place - layout.computed for place in (layout.blocks[number].start, layout.blocks[number].stop))
+        numbers = [segments[b] for b in seen_by[number]]
+        blocks.append((start, stop, len(sees), len(numbers), begins, own.shape[1]))
+        begins += own.numel()
+        sees += numbers
+        width = sum(_padded(rows[n][1] - rows[n][0]) for n in numbers)
+        widest = max(widest, width)
+        chunks = min(TASKS_OF_A_BLOCK, -(-(stop - start) * share // ROWS_OF_A_TASK))
+        step = -(-(stop - start) // chunks)
+        for first in range(start, stop, step):
+            tasks.append((at, first, min(first + step, stop), buffered))
+            buffered += width
+    seen = torch.cat([own.flatten() for own in masks]).to(torch.uint8)
+    tables = {"segments": rows, "blocks": blocks, "sees": sees, "tasks": tasks}
+    return Plan({name: torch.tensor(t) for name, t in tables.items()} | {"seen": seen}, columns, widest, buffered)
+
+
+def _padded(count: int) -> int:
+    return -(-count // COLUMNS) * COLUMNS
+
+
+class _Attention(torch.autograd.Function):
+    """query (H, N, d), key and value (G, C, d) -> (N, H, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: tuple[float, float]) -> Tensor:
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        ctx.how = plan, *how, int(torch.randint(2**63 - 1, ())) if how[1] else 0
+        about = _about(query, key, value, *ctx.how)
+        heads, tokens, size = query.shape
+        found, mass = query.new_empty(tokens, heads, size), query.new_empty(heads, tokens, dtype=torch.float32)
+        _call("attention", about, (query, key, value, found, mass), back=False)
+        ctx.save_for_backward(query, key, value, found, mass)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        query, key, value, found, mass = ctx.saved_tensors
+        about = _about(query, key, value, *ctx.how)
+        dquery, (groups, keys, size) = torch.empty_like(found), key.shape
+        dkey, dvalue = (key.new_zeros(keys, groups, size) for _ in range(2))
+        above = gradients[0].contiguous()
+        _call("attention_backward", about, (query, key, value, found, above, mass, dquery, dkey, dvalue), back=True)
+        return *(x.transpose(0, 1) for x in (dquery, dkey, dvalue)), None, None
+
+
+def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -> _Plan:
+    """`how` is the scale of the scores, the probability of dropout and the seed of what it drops."""
+    heads, tokens, size = query.shape
+    scale, dropout, seed = how
+    names = {"query": query, "key": key, "value": value}
+    strides = {f"{name}_{by}": x.stride(i) for name, x in names.items() for i, by in enumerate(("head", "token"))}
+    return _Plan(
+        **{name: table.data_ptr() for name, table in plan.tables.items()},
+        **{"segment_count": len(plan.tables["segments"]), "task_count": len(plan.tables["tasks"])},
+        **{"columns": plan.columns, "widest": plan.widest, "buffered": plan.buffered},
+        **{"heads": heads, "groups": len(key), "size": size, "tokens": tokens, "seed": seed},
+        **strides,
+        **{"scale": scale, "drop": dropout},
+    )
+
+
+def _call(name: str, about: _Plan, tensors: tuple[Tensor, ...], *, back: bool) -> None:
+    functions = kernels.library(tensors[0].dtype)
+    space = functions.attention_space(ctypes.byref(about), int(back), torch.get_num_threads())
+    kernels.call(functions, name, ctypes.byref(about), *tensors, torch.empty(space))
