@@ -107,6 +107,27 @@ def test_rotary_positions(turned: bool, dtype: torch.dtype) -> None:
 
 @compiled
 @both_types
+@pytest.mark.parametrize("p", [0.1, 0.7])
+def test_dropout(p: float, dtype: torch.dtype) -> None:
+    module, x = torch.nn.Dropout(p), (1 + numbers(9, 1000).abs()).to(dtype).requires_grad_()
+    undo = Undo()
+    assert fusing.fuse_passes(torch.nn.Sequential(torch.nn.Linear(1, 1, dtype=dtype), module), undo) == "on: 1 dropouts"
+    torch.manual_seed(0)
+    found = module(x)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    factors = torch.where(found != 0, 1 / (1 - p), 0.0)
+    assert torch.allclose(found, (x * factors).to(dtype), rtol=ROUNDED[dtype])
+    assert torch.allclose(gradient, factors.to(dtype), rtol=ROUNDED[dtype])
+    assert float((found != 0).double().mean()) == pytest.approx(1 - p, abs=0.02)
+    assert not torch.equal(module(x), found)
+    torch.manual_seed(0)
+    assert torch.equal(module(x), found)
+    assert torch.equal(module.eval()(x), x)
+    undo.all()
+
+
+@compiled
+@both_types
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.3, None), (0.5, 5.0)])
 def test_softmax_of_a_head(scale: float, softcap: float | None, dtype: torch.dtype) -> None:
     weight, hidden = numbers(TILE + 700, 16, dtype=dtype), numbers(9, 16, dtype=dtype, seed=1) * 2

@@ -334,25 +334,13 @@ static void stored_across(const strip *s, const float *from, unit *to) {
     }
 }
 
-/* A number for each (seed, row, column): a counter through murmur3's finaliser. */
-static inline uint32_t mixed(uint32_t x) {
-    x = (x ^ x >> 16) * 0x85ebca6bu;
-    x = (x ^ x >> 13) * 0xc2b2ae35u;
-    return x ^ x >> 16;
-}
-
-static inline uint32_t row_seed(int64_t seed, int64_t row) {
-    return mixed((uint32_t)seed ^ mixed((uint32_t)row)) + mixed((uint32_t)(seed >> 32) + (uint32_t)(row >> 32));
-}
-
 /* Multiply a row's columns of a segment by what dropout multiplies them by. */
 static void dropped(const strip *s, int64_t row, int64_t i, float *values) {
     uint32_t own = row_seed(s->p->seed, head_of(s, row) * s->p->tokens + token_of(s, row));
-    uint32_t first = (uint32_t)segment_of(s, i)[0], below = (uint32_t)(s->p->drop * 4294967295.0);
+    uint32_t first = (uint32_t)segment_of(s, i)[0], below = limit_of(s->p->drop);
     float kept = (float)(1.0 / (1.0 - s->p->drop));
 #pragma omp simd
-    for (int64_t j = s->from[i]; j < s->to[i]; j++)
-        values[j] *= mixed(own + 0x9e3779b9u * (first + (uint32_t)j)) < below ? 0.0f : kept;
+    for (int64_t j = s->from[i]; j < s->to[i]; j++) values[j] *= drawn(own, first + (uint32_t)j) < below ? 0.0f : kept;
 }
 
 /* Softmax of the strip's scores into by_row; mass (heads, tokens) keeps each row's log of the sum. */

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tunelift.fast.attention import Rule
 
 SCORES_AT_MOST = 2**27
-"""Scores (heads times queries times keys) of one block; above, they leave the cache, and torch's attention is faster."""
+"""Scores (heads times queries times keys) of one block; above, the buffers of the way back take too much memory."""
 
 COLUMNS = 16
 """Segments begin at multiples of so many columns, and sizes of heads are multiples of it (attention.c)."""
@@ -127,7 +127,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: tuple[float, float]) -> Tensor:
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
-        ctx.how = plan, *how, int(torch.randint(2**63 - 1, ())) if how[1] else 0
+        ctx.how = plan, *how, kernels.seed() if how[1] else 0
         about = _about(query, key, value, *ctx.how)
         heads, tokens, size = query.shape
         found, mass = query.new_empty(tokens, heads, size), query.new_empty(heads, tokens, dtype=torch.float32)

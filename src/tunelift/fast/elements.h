@@ -1,4 +1,5 @@
-/* What the kernels share: an element as it is stored, and exp. Compiled for float, and for bfloat16 with -DBFLOAT16. */
+/* What the kernels share: an element as it is stored, exp, and random numbers. Compiled for float, and for bfloat16 with
+   -DBFLOAT16. */
 
 #include <math.h>
 #include <stdint.h>
@@ -45,3 +46,19 @@ static inline float exponential(float x) {
     memcpy(&power, &bits, sizeof power);
     return p * power;
 }
+
+/* A random number for each (seed, row, column): a counter through murmur3's finaliser. */
+static inline uint32_t mixed(uint32_t x) {
+    x = (x ^ x >> 16) * 0x85ebca6bu;
+    x = (x ^ x >> 13) * 0xc2b2ae35u;
+    return x ^ x >> 16;
+}
+
+static inline uint32_t row_seed(int64_t seed, int64_t row) {
+    return mixed((uint32_t)seed ^ mixed((uint32_t)row)) + mixed((uint32_t)(seed >> 32) + (uint32_t)(row >> 32));
+}
+
+static inline uint32_t drawn(uint32_t row, uint32_t column) { return mixed(row + 0x9e3779b9u * column); }
+
+/* Numbers below this are drawn with probability p < 1. */
+static inline uint32_t limit_of(double p) { return (uint32_t)(p * 4294967296.0); }

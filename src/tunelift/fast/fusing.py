@@ -1,4 +1,4 @@
-"""Norms, gates and rotary positions of stock models through the kernels, each in one pass over memory.
+"""Norms, gates, rotary positions and dropout of stock models through the kernels, each in one pass over memory.
 
 What is fused is found by trying: a module's own result on random numbers is compared with that of the formula that a
 kernel computes, and a module that gives something else is left alone.
@@ -37,7 +37,7 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
         return f"off: {error}"
     training = model.training
     model.eval()
-    norms, gates = _fused_modules(model, undo)
+    norms, gates, dropouts = _fused_modules(model, undo)
     files = [vars(sys.modules[name]) for name in {type(module).__module__ for module in model.modules()}]
     turned = [names for names in files if ROTARY in names and _is_rotary(names[ROTARY])]
     for names in turned:
@@ -45,12 +45,13 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
         if getattr(names[ROTARY], "func", None) is not _rotary:
             undo.put_name(names, ROTARY, partial(_rotary, names[ROTARY]))
     model.train(training)
-    found = [f"{norms} norms" * bool(norms), f"{gates} gates" * bool(gates), "rotary positions" * bool(turned)]
+    counts = {"norms": norms, "gates": gates, "dropouts": dropouts}
+    found = [*(f"{count} {name}" * bool(count) for name, count in counts.items()), "rotary positions" * bool(turned)]
     return f"on: {', '.join(filter(None, found))}" if any(found) else "off: this model has no layers that they are for"
 
 
-def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int]:
-    norms = gates = 0
+def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int, int]:
+    norms = gates = dropouts = 0
     for module in model.modules():
         if (norm := _as_norm(module)) is not None:
             undo.put(module, partial(_norm, module, module.forward, *norm))
@@ -58,7 +59,10 @@ def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int]:
         elif (kind := _as_gate(module)) is not None:
             undo.put(module, partial(_gate, module, module.forward, kind))
             gates += 1
-    return norms, gates
+        elif type(module) is nn.Dropout and 0 < module.p < 1 and not module.inplace:
+            undo.put(module, partial(_dropout, module, module.forward))
+            dropouts += 1
+    return norms, gates, dropouts
 
 
 @torch.no_grad()
@@ -136,6 +140,14 @@ def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor) -> Te
     return found
 
 
+def _dropout(module: Any, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
+    functions = kernels.of(x)
+    if functions is None or not module.training:
+        return plain(x)
+    found: Tensor = _Dropout.apply(x, module.p, functions)  # type: ignore[no-untyped-call]
+    return found
+
+
 def _rotary(
     plain: Callable[..., Any], query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, *args: Any, **options: Any
 ) -> Any:
@@ -192,6 +204,27 @@ class _Gate(torch.autograd.Function):
         tensors = gradients[0].contiguous(), gate, up, dgate, dup
         kernels.call(ctx.functions, "gated_backward", *tensors, gate.numel(), ctx.kind)
         return dgate, dup, None, None
+
+
+class _Dropout(torch.autograd.Function):
+    """x -> x / (1 - p), or 0 with probability p. What is dropped is drawn again on the way back, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, functions: Any) -> Tensor:
+        ctx.how = kernels.seed(), p
+        ctx.functions = functions
+        return _dropped(functions, x, *ctx.how)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _dropped(ctx.functions, gradients[0], *ctx.how), None, None
+
+
+def _dropped(functions: Any, x: Tensor, seed: int, p: float) -> Tensor:
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    kernels.call(functions, "dropout", x, y, x.numel(), seed, p)
+    return y
 
 
 class _Rotary(torch.autograd.Function):

@@ -33,13 +33,14 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fope
 TYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
 COMPILE_SECONDS = 60
 
-P, N, F, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int  # noqa: E741 (the letters of ctypes' codes)
+P, N, F, D, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int  # noqa: E741 (the letters of ctypes' codes)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rms_norm": (P, P, P, P, N, N, F, F, I),
     "rms_norm_backward": (P, P, P, P, P, N, N, F, I),
     "gated": (P, P, P, N, I, I),
     "gated_backward": (P, P, P, P, P, N, I, I),
     "rotated": (P, P, P, P, N, N, N, N, N, N, N, I, I),
+    "dropout": (P, P, N, N, D, I),
     "tile_softmax": (P, P, P, P, P, N, N, F, F, I, I),
     "attention": (P, P, P, P, P, P, P, I),
     "attention_backward": (P, P, P, P, P, P, P, P, P, P, P, I),
@@ -78,6 +79,11 @@ def call(functions: ctypes.CDLL, name: str, *arguments: Any) -> None:
     """Call a function with tensors, as the addresses of their first elements, and numbers, on torch's threads."""
     plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     getattr(functions, name)(*plain, torch.get_num_threads())
+
+
+def seed() -> int:
+    """Return a seed for what a call draws, from torch's own generator."""
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def library(dtype: torch.dtype) -> ctypes.CDLL:

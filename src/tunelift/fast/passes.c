@@ -1,4 +1,5 @@
-/* Passes over memory that torch makes in a dozen steps, in one: norms, gates, rotary positions, the softmax of a head.
+/* Passes over memory that torch makes in a dozen steps, in one: norms, gates, rotary positions, dropout,
+   the softmax of a head.
 
    Compiled on first use by kernels.py, once for float and once for bfloat16 (-DBFLOAT16). All is computed in float and
    rounded once. Every row is one thread's work, so that results do not depend on the number of threads. */
@@ -117,6 +118,20 @@ void rotated(const element *x, const element *cosine, const element *sine, eleme
                 to[half + i] = store(b * load(c[half + i]) + a * second);
             }
         }
+    }
+}
+
+/* y = x / (1 - p), or 0 with probability p; the same elements for the same seed, so that back is the same on dy. */
+void dropout(const element *x, element *y, int64_t count, int64_t seed, double p, int threads) {
+    uint32_t below = limit_of(p);
+    float kept = (float)(1.0 / (1.0 - p));
+#pragma omp parallel for num_threads(threads)
+    for (int64_t piece = 0; piece < (count + PIECE - 1) / PIECE; piece++) {
+        uint32_t row = row_seed(seed, piece);
+        int64_t start = piece * PIECE, stop = start + PIECE < count ? start + PIECE : count;
+#pragma omp simd
+        for (int64_t i = start; i < stop; i++)
+            y[i] = store(drawn(row, (uint32_t)(i - start)) < below ? 0.0f : load(x[i]) * kept);
     }
 }
 
