@@ -21,7 +21,7 @@ TABLE = {
     "cohere": "on on on on on on",
     "opt": "on on on on on off",  # torch's own LayerNorm is one pass already
     "gpt_neox": "on on on on on on",
-    "gpt2": "on on on on off off",  # Conv1D layers keep peft's own forward
+    "gpt2": "on on on on off on",  # Conv1D layers keep peft's own forward
     "bloom": "on off off off on off",  # ALiBi is added outside of the attention registry
 }
 

@@ -3,100 +3,14 @@
    A task is a chunk of a block's tokens with all query heads that share one head of keys. Its queries go through in
    strips of at most STRIP rows, a row being one token and one head; a strip's scores over all that it sees stay in the
    second-level cache, so that the softmax is the plain one and nothing of it is kept: the way back computes it again
-   from each row's log of the mass. Products run on `unit`s, the smallest run along the summed index that the processor
-   multiplies at once: two bfloat16 where it has AVX512-BF16, else one float. Results depend on no number of threads. */
+   from each row's log of the mass. Results depend on no number of threads. */
 
-#include "elements.h"
+#include "products.h"
 
 #include <omp.h>
 
-#if defined(BFLOAT16) && defined(__AVX512BF16__)
-#include <immintrin.h>
-#define DEPTH 2
-typedef uint32_t unit;
-#else
-#define DEPTH 1
-typedef float unit;
-#endif
-
-#if defined(__AVX512F__)
-#define LANES 16
-#define WIDE 4 /* vectors of columns of one small product: 6 x 4 sums fit into 32 registers */
-#elif defined(__AVX__)
-#define LANES 8
-#define WIDE 2
-#else
-#define LANES 4
-#define WIDE 2
-#endif
-#define HIGH 6 /* its rows */
 #define STRIP 48
 #define COLUMNS 16 /* segments begin at multiples of so many columns */
-
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
-
-static inline vector multiplied(vector sum, unit a, const unit *b) {
-#if DEPTH == 2
-    return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)_mm512_loadu_si512(b));
-#else
-    return sum + a * *(const vector *)b;
-#endif
-}
-
-/* c (rows, vecs * LANES) = or += a (rows, depth) b (depth, vecs * LANES); unit (i, p) of a is a[i * a_row + p * a_deep]. */
-static inline __attribute__((always_inline)) void small_product(int vecs, int64_t rows, int64_t depth, const unit *a,
-                                                                int64_t a_row, int64_t a_deep, const unit *b,
-                                                                int64_t b_deep, float *c, int64_t c_row, int add) {
-    vector sums[HIGH][WIDE];
-    const unit *from[HIGH]; /* rows beyond the last are the last once more */
-    for (int i = 0; i < HIGH; i++) {
-        from[i] = a + (i < rows ? i : rows - 1) * a_row;
-        for (int v = 0; v < vecs; v++) sums[i][v] = (vector){0};
-    }
-    for (int64_t p = 0; p < depth; p++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < HIGH; i++) {
-            unit own = from[i][p * a_deep];
-#pragma GCC unroll 4
-            for (int v = 0; v < vecs; v++) sums[i][v] = multiplied(sums[i][v], own, b + p * b_deep + v * LANES);
-        }
-    }
-    for (int i = 0; i < HIGH && i < rows; i++)
-        for (int v = 0; v < vecs; v++) {
-            vector *to = (vector *)(c + i * c_row + v * LANES);
-            *to = add ? *to + sums[i][v] : sums[i][v];
-        }
-}
-
-/* The same for any number of rows and for columns a multiple of LANES. */
-static void product(int64_t rows, int64_t columns, int64_t depth, const unit *a, int64_t a_row, int64_t a_deep,
-                    const unit *b, int64_t b_deep, float *c, int64_t c_row, int add) {
-    for (int64_t j = 0; j < columns; j += WIDE * LANES) {
-        int vecs = columns - j < WIDE * LANES ? (int)((columns - j) / LANES) : WIDE;
-        for (int64_t i = 0; i < rows; i += HIGH) {
-#define SMALL(n) \
-    small_product(n, rows - i, depth, a + i * a_row, a_row, a_deep, b + j, b_deep, c + i * c_row + j, c_row, add)
-            switch (vecs) {
-            case 1: SMALL(1); break;
-            case 2: SMALL(2); break;
-#if WIDE == 4
-            case 3: SMALL(3); break;
-            case 4: SMALL(4); break;
-#endif
-            }
-#undef SMALL
-        }
-    }
-}
-
-static inline unit packed(float first, float second) {
-#if DEPTH == 2
-    return (unit)store(first) | (unit)store(second) << 16;
-#else
-    (void)second;
-    return first;
-#endif
-}
 
 /* to (rows, size / DEPTH): rows of elements as units along their size. */
 static void along(const element *from, int64_t stride, int64_t rows, int64_t size, unit *to, int64_t to_row) {
@@ -195,7 +109,6 @@ static inline const int64_t *segment_of(const strip *s, int64_t i) {
     return s->p->segments + SEGMENT * s->p->sees[s->block[2] + i];
 }
 static inline int64_t keys_of(const int64_t *segment) { return segment[1] - segment[0]; }
-static inline int64_t padded_to(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
 
 /* Begin a task: its block, and where the columns of each segment stand in the strip's buffers. */
 static void begin(strip *s, const int64_t *task, int64_t group) {

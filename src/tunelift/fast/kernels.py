@@ -26,8 +26,8 @@ from torch import Tensor
 
 from tunelift.core import cache
 
-SOURCES = [Path(__file__).with_name(name) for name in ("passes.c", "attention.c")]
-HEADER = Path(__file__).with_name("elements.h")
+SOURCES = [Path(__file__).with_name(name) for name in ("passes.c", "attention.c", "low_rank.c")]
+HEADERS = [Path(__file__).with_name(name) for name in ("elements.h", "products.h")]
 SWITCH = "TUNELIFT_KERNELS"
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 TYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
@@ -45,8 +45,12 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "attention": (P, P, P, P, P, P, P, I),
     "attention_backward": (P, P, P, P, P, P, P, P, P, P, P, I),
     "attention_space": (P, I, I),
+    "low_rank_runs": (),
+    "low_rank_in": (P, P, P, P, N, N, N, N, N, N, N, F, I),
+    "low_rank_out": (P, P, P, P, N, N, N, N, N, N, N, F, I),
+    "low_rank_weights": (P, P, P, P, N, N, N, N, N, F, I),
 }
-RETURNS = {"attention_space": N}
+RETURNS = {"attention_space": N, "low_rank_runs": I}
 
 _forbidden: ContextVar[bool] = ContextVar("whether the slow twins run in the calls inside", default=False)
 
@@ -148,7 +152,7 @@ def _own(path: Path) -> bool:
 def _key(flags: tuple[str, ...]) -> str:
     """Return what stands for source, flags and this processor, for which they are compiled."""
     about = [
-        *(file.read_bytes() for file in (HEADER, *SOURCES)),
+        *(file.read_bytes() for file in (*HEADERS, *SOURCES)),
         " ".join(flags).encode(),
         platform.machine().encode(),
         _processor(),

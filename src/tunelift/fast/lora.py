@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast.low_rank import Products
 from tunelift.fast.undo import Undo
 
 TOGETHER = (
@@ -137,50 +139,45 @@ class _LoraLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
-        rows = x.reshape(-1, x.shape[-1])
-        layers = [
-            (*base, a.to(x.dtype), b.to(x.dtype)) for *base, a, b in zip(*(flat[i::4] for i in range(4)), strict=True)
-        ]
-        a = torch.cat([layer[2] for layer in layers]) if len(layers) > 1 else layers[0][2]
-        low = F.linear(rows, a)  # (N, all r)
-        outputs = []
-        for (weight, bias, _, b), part, scale in zip(layers, _split(low, layers), scales, strict=True):
-            outputs.append(F.linear(rows, weight, bias).addmm_(part, b.t(), alpha=scale).view(*x.shape[:-1], -1))
-        ctx.save_for_backward(rows, low, a, *(layer[i] for layer in layers for i in (0, 3)))
-        ctx.scales, ctx.ranks = scales, [layer[2].shape[0] for layer in layers]
-        ctx.kept_in = flat[2].dtype  # type: ignore[union-attr]
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        weights, biases, every_a, every_b = (cast("tuple[Tensor, ...]", flat[i::4]) for i in range(4))
+        ranks = [len(a) for a in every_a]
+        products = Products.fitting(rows, [len(weight) for weight in weights], ranks)
+        a = torch.cat(every_a) if len(every_a) > 1 else every_a[0]
+        low = rows.new_empty(len(rows), len(a))  # (N, all r)
+        products.into(low, 0, rows, a)
+        outputs, firsts = [], [0, *accumulate(ranks)]
+        for weight, bias, b, first, scale in zip(weights, biases, every_b, firsts, scales, strict=False):
+            y = F.linear(rows, weight, bias)
+            products.out_of(low, first, b.t(), y, scale)
+            outputs.append(y.view(*x.shape[:-1], -1))
+        ctx.save_for_backward(rows, low, a, *weights, *every_b)
+        ctx.scales, ctx.firsts, ctx.products = scales, firsts, products
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         rows, low, a, *saved = ctx.saved_tensors
-        needs_input = ctx.needs_input_grad[0]
+        count, products = len(gradients), ctx.products
         dlow, dx = torch.zeros_like(low), None
         flat: list[Tensor | None] = []
-        begin = 0
-        for gradient, scale, rank, weight, b in zip(
-            gradients, ctx.scales, ctx.ranks, saved[::2], saved[1::2], strict=True
+        for i, (gradient, scale, weight, b) in enumerate(
+            zip(gradients, ctx.scales, saved[:count], saved[count:], strict=True)
         ):
-            part = slice(begin, begin + rank)
-            begin += rank
             if gradient is None:
                 flat += [None] * 4
                 continue
-            dy = gradient.reshape(-1, gradient.shape[-1])
-            dlow[:, part] = (dy @ b).mul_(scale)
-            if needs_input:
+            part, dy = slice(*ctx.firsts[i : i + 2]), gradient.reshape(-1, gradient.shape[-1]).contiguous()
+            products.into(dlow, part.start, dy, b.t(), scale)
+            if ctx.needs_input_grad[0]:
                 dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
             # Transposed, since with few columns the other way round is far slower in some libraries.
-            flat += [None, None, dlow[:, part], (low[:, part].t() @ dy).to(ctx.kept_in).mul_(scale).t()]
-        da = (dlow.t() @ rows).to(ctx.kept_in)  # (all r, I)
-        for i, some in enumerate(torch.split(da, ctx.ranks)):
-            flat[4 * i + 2] = None if flat[4 * i + 2] is None else some
+            flat += [None, None, a, products.gradient(low, part, dy, scale, b.dtype).t()]
+        da = products.gradient(dlow, slice(0, len(a)), rows, 1.0, a.dtype)  # (all r, I)
+        for i, (first, stop) in enumerate(pairwise(ctx.firsts)):
+            flat[4 * i + 2] = None if flat[4 * i + 2] is None else da[first:stop]
         if dx is not None:
-            dx = dx.addmm_(dlow, a)
+            products.out_of(dlow, 0, a, dx)
         shape = next(g.shape for g in gradients if g is not None)[:-1]
         return (None if dx is None else dx.view(*shape, -1)), None, *flat
-
-
-def _split(low: Tensor, layers: Sequence[tuple[Any, ...]]) -> tuple[Tensor, ...]:
-    return torch.split(low, [layer[2].shape[0] for layer in layers], dim=1)

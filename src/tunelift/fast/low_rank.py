@@ -1,0 +1,68 @@
+"""The products of LoRA in which one side has a few columns: in C (low_rank.c) where the sizes fit, else torch's.
+
+`low` (N, all ranks) holds the low-rank sides of layers that run together, each a part of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunelift.fast import kernels
+
+STEP = 16
+"""Sizes are multiples of it, the columns of a vector (products.h), ranks of two."""
+
+RANK_AT_MOST = 128
+"""Above, the products are no longer small."""
+
+COLUMNS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How the products of one call are computed: by the compiled functions, or by torch where there are none."""
+
+    functions: Any
+
+    @staticmethod
+    def fitting(x: Tensor, sizes: Sequence[int], ranks: Sequence[int]) -> Products:
+        """Return the products for rows like x (N, I), of layers with outputs of these sizes."""
+        fit = all(size % STEP == 0 for size in (x.shape[-1], *sizes)) and all(rank % 2 == 0 for rank in ranks)
+        functions = kernels.of(x) if fit and sum(ranks) <= RANK_AT_MOST else None
+        return Products(functions if functions is not None and functions.low_rank_runs() else None)
+
+    def into(self, low: Tensor, first: int, x: Tensor, m: Tensor, scale: float = 1.0) -> None:
+        """Let columns of low from `first` be scale * x mᵀ; x (N, size), m (rank, size)."""
+        if self.functions is None:
+            low[:, first : first + len(m)] = (x @ m.to(x.dtype).t()).mul_(scale)
+            return
+        m = m.float()
+        work = torch.empty(x.shape[1] * (len(m) + STEP), device="cpu")
+        sizes = (*x.shape, len(m), *m.stride(), low.shape[1], first, scale)
+        kernels.call(self.functions, "low_rank_in", x, m, low, work, *sizes)
+
+    def out_of(self, low: Tensor, first: int, m: Tensor, y: Tensor, scale: float = 1.0) -> None:
+        """Add scale * low[:, first : first + rank] m to y (N, size), m (rank, size)."""
+        if self.functions is None:
+            y.addmm_(low[:, first : first + len(m)], m.to(y.dtype), alpha=scale)
+            return
+        m = m.float()
+        sizes = (*y.shape, len(m), *m.stride(), low.shape[1], first, scale)
+        kernels.call(self.functions, "low_rank_out", low, m, y, torch.empty(m.numel(), device="cpu"), *sizes)
+
+    def gradient(self, low: Tensor, part: slice, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+        """Return scale * low[:, part]ᵀ x, (rank, size), in the dtype of the adapter."""
+        if self.functions is None:
+            return (low[:, part].t() @ x).to(dtype).mul_(scale)
+        rank = part.stop - part.start
+        found = torch.empty(rank, x.shape[1], device="cpu")
+        width = rank + torch.get_num_threads() * COLUMNS_AT_ONCE
+        work = torch.empty((len(x) + 1) * width, device="cpu")
+        sizes = (*x.shape, rank, low.shape[1], part.start, scale)
+        kernels.call(self.functions, "low_rank_weights", low, x, found, work, *sizes)
+        return found.to(dtype)
