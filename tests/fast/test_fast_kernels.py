@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import tiny_models
 from tunelift.fast import apply, fusing, kernels, restore
-from tunelift.fast.head import TILE, Head, over_vocabulary
+from tunelift.fast.head import LIKELY, TILE, Head, over_vocabulary
+from tunelift.fast.lora import fuse
 from tunelift.fast.undo import Undo
 
 
@@ -129,9 +131,14 @@ def test_dropout(p: float, dtype: torch.dtype) -> None:
 @compiled
 @both_types
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.3, None), (0.5, 5.0)])
-def test_softmax_of_a_head(scale: float, softcap: float | None, dtype: torch.dtype) -> None:
-    weight, hidden = numbers(TILE + 700, 16, dtype=dtype), numbers(9, 16, dtype=dtype, seed=1) * 2
-    head = Head(weight, numbers(TILE + 700, dtype=dtype, seed=2), scale, softcap, skip_below=0.0)
+@pytest.mark.parametrize("likely_first", [False, True])
+def test_softmax_of_a_head(scale: float, softcap: float | None, likely_first: bool, dtype: torch.dtype) -> None:
+    size = LIKELY + TILE + 700
+    weight, hidden = numbers(size, 16, dtype=dtype), numbers(9, 16, dtype=dtype, seed=1) * 2
+    head = Head(weight, numbers(size, dtype=dtype, seed=2), scale, softcap, skip_below=0.0)
+    if likely_first:
+        head.order_by(hidden)
+        assert head.likely_first is not None
     ours = over_vocabulary(head, hidden, gradient=True)
     with kernels.without():
         twin = over_vocabulary(head, hidden, gradient=True)
@@ -147,7 +154,18 @@ def test_softmax_of_any_logits(values: list[float]) -> None:
     highest, mass = torch.full((1, 1), -math.inf), torch.zeros(1, 1)
     fall, share = torch.empty(1, 1), torch.empty(1, 1)
     kernels.call(
-        kernels.library(torch.float32), "tile_softmax", logits, highest, mass, fall, share, *logits.shape, 1.0, 0.0, 1
+        kernels.library(torch.float32),
+        "tile_softmax",
+        logits,
+        None,
+        highest,
+        mass,
+        fall,
+        share,
+        *logits.shape,
+        1.0,
+        0.0,
+        1,
     )
     assert float(highest + mass.log()) == pytest.approx(
         float(torch.logsumexp(torch.tensor(values), 0)), rel=1e-6, abs=1e-6
@@ -200,6 +218,41 @@ def test_models_give_the_same_loss_and_gradients(kind: str) -> None:
         fusing.fuse_passes(rough, undo) if fused else undo.all()
         errors.append(float((loss_and_gradients(rough)[1] - plain).norm() / plain.norm()))
     assert errors[0] < 1.5 * errors[1]
+
+
+@compiled
+@pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
+def test_with_fused_lora_too(kind: str) -> None:
+    """Then what norms and gates give is made again on the way back, not kept for it."""
+    model = tiny_models.adapted(tiny_models.causal(kind))
+    ids, undo = torch.arange(3, 35)[None], Undo()
+    gradients = []
+    for fused in (False, True):
+        if fused:
+            fusing.fuse_passes(model, undo)
+            fuse(model, undo)
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    undo.all()
+    assert float((gradients[1] - gradients[0]).abs().max() / gradients[0].abs().max()) < 1e-5
+
+
+@compiled
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_made_again_is_not_kept(fused: bool) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    layer, undo = model.get_base_model().model.layers[0], Undo()
+    fusing.fuse_passes(model, undo)
+    if fused:
+        fuse(model, undo)
+    normed = layer.input_layernorm(numbers(1, 9, 32).requires_grad_())
+    read = [getattr(layer.self_attn, name)(normed).sum() for name in ("q_proj", "k_proj", "v_proj")]
+    alive = weakref.ref(normed)
+    del normed
+    assert (alive() is None) == fused
+    sum(read).backward()
+    undo.all()
 
 
 @compiled

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunelift.fast import kernels
+from tunelift.fast.again import made_again
 from tunelift.fast.undo import Undo
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
@@ -125,6 +126,7 @@ def _norm(module: Any, plain: Callable[..., Tensor], epsilon: float, offset: flo
     if functions is None or weight.dtype != x.dtype or learns:
         return plain(x)
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
+    made_again(found, partial(_normed, functions, epsilon, offset), x, weight)
     return found
 
 
@@ -136,7 +138,9 @@ def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor) -> Te
     if functions is None or gate.dtype != up.dtype:
         found: Tensor = module.down_proj(module.act_fn(gate) * up)
     else:
-        found = module.down_proj(_Gate.apply(gate, up, kind, functions))  # type: ignore[no-untyped-call]
+        product = _Gate.apply(gate, up, kind, functions)  # type: ignore[no-untyped-call]
+        made_again(product, partial(_gated, functions, kind), gate, up)
+        found = module.down_proj(product)
     return found
 
 
@@ -167,9 +171,8 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float, functions: Any) -> Tensor:
         ctx.turned = not x.is_contiguous() and x.dim() == 4 and x.transpose(1, 2).is_contiguous()
         rows = x.transpose(1, 2) if ctx.turned else x.contiguous()
-        y, inverse = torch.empty_like(rows), rows.new_empty(rows.shape[:-1], dtype=torch.float32)
-        sizes = inverse.numel(), rows.shape[-1]
-        kernels.call(functions, "rms_norm", rows, weight.contiguous(), y, inverse, *sizes, epsilon, offset)
+        inverse = rows.new_empty(rows.shape[:-1], dtype=torch.float32)
+        y = _normed(functions, epsilon, offset, rows, weight, inverse)
         ctx.save_for_backward(rows, weight, inverse)
         ctx.offset, ctx.functions = offset, functions
         return y.transpose(1, 2) if ctx.turned else y
@@ -185,17 +188,28 @@ class _RMSNorm(torch.autograd.Function):
         return dx.transpose(1, 2) if ctx.turned else dx, None, None, None, None
 
 
+def _normed(
+    functions: Any, epsilon: float, offset: float, x: Tensor, weight: Tensor, inverse: Tensor | None = None
+) -> Tensor:
+    rows = x.contiguous()
+    y, inverse = (
+        torch.empty_like(rows),
+        rows.new_empty(rows.shape[:-1], dtype=torch.float32) if inverse is None else inverse,
+    )
+    sizes = inverse.numel(), rows.shape[-1]
+    kernels.call(functions, "rms_norm", rows, weight.contiguous(), y, inverse, *sizes, epsilon, offset)
+    return y
+
+
 class _Gate(torch.autograd.Function):
     """gate and up, each (..., D) -> activation(gate) * up."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, kind: int, functions: Any) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
-        y = torch.empty_like(gate)
-        kernels.call(functions, "gated", gate, up, y, y.numel(), kind)
         ctx.save_for_backward(gate, up)
         ctx.kind, ctx.functions = kind, functions
-        return y
+        return _gated(functions, kind, gate, up)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -204,6 +218,13 @@ class _Gate(torch.autograd.Function):
         tensors = gradients[0].contiguous(), gate, up, dgate, dup
         kernels.call(ctx.functions, "gated_backward", *tensors, gate.numel(), ctx.kind)
         return dgate, dup, None, None
+
+
+def _gated(functions: Any, kind: int, gate: Tensor, up: Tensor) -> Tensor:
+    gate, up = gate.contiguous(), up.contiguous()
+    y = torch.empty_like(gate)
+    kernels.call(functions, "gated", gate, up, y, y.numel(), kind)
+    return y
 
 
 class _Dropout(torch.autograd.Function):

@@ -26,8 +26,8 @@ ROWS_AT_ONCE = 1024
 ORDERED_BY = 64
 """Hidden states that are asked which tokens are likely."""
 
-COPY_BYTES = 2**30
-"""Weights that are larger are not copied into the order of likely tokens; then more of the tiles hold something."""
+LIKELY = 4 * TILE
+"""Tokens that are taken out of the order and come first: a copy of so many rows of the weight."""
 
 SKIPPED_BELOW = 1e-4
 """A tile with a smaller share of a row's probability is left out of that row's gradient. All that is left out of a row
@@ -38,9 +38,9 @@ is below this times the number of tiles; measured on a real model the gradient c
 class Head:
     """A frozen linear head: weight (V, D), bias (V,) or None; logits are scaled, then soft-capped.
 
-    `skip_below` 0 computes all of the gradient. `likely_first` holds weight and bias once more, likely tokens first,
-    once those are known; `kept` and `pairs` count the (row, tile) pairs whose part of the gradient was computed, and
-    all that there were.
+    `skip_below` 0 computes all of the gradient. `likely_first` holds weight and bias of likely tokens, once those are
+    known, and which tokens of the vocabulary (V,) they are; `kept` and `pairs` count the (row, tile) pairs whose part
+    of the gradient was computed, and all that there were.
     """
 
     weight: Tensor
@@ -48,7 +48,7 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     skip_below: float = SKIPPED_BELOW
-    likely_first: tuple[Tensor, Tensor | None] | None = field(default=None, repr=False)
+    likely_first: tuple[Tensor, Tensor | None, Tensor] | None = field(default=None, repr=False)
     kept: int = 0
     pairs: int = 0
 
@@ -59,21 +59,24 @@ class Head:
 
     @torch.no_grad()
     def order_by(self, hidden: Tensor) -> None:
-        """Put those tokens into the first tiles that are likely after these hidden states (N, D)."""
+        """Let those tokens come first that are likely after these hidden states (N, D)."""
         hidden = hidden[:: -(-len(hidden) // ORDERED_BY)]
-        if self.weight.nbytes > COPY_BYTES:
+        if len(self.weight) <= LIKELY:
             return
-        means = [self.logits(hidden, *tile).mean(dim=0) for tile in self.tiles(likely_first=False)]
-        order = torch.argsort(torch.cat(means), descending=True)
-        self.likely_first = self.weight[order], None if self.bias is None else self.bias[order]
+        means = [self.logits(hidden, weight, bias).mean(dim=0) for weight, bias, _ in self.tiles(likely_first=False)]
+        order = torch.argsort(torch.cat(means), descending=True)[:LIKELY]
+        taken = torch.zeros(len(self.weight), dtype=torch.bool, device=order.device)
+        taken[order] = True
+        self.likely_first = self.weight[order], None if self.bias is None else self.bias[order], taken
 
-    def tiles(self, likely_first: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the weight (tile, D) and bias (tile,) of each tile."""
-        known = self.likely_first if likely_first else None
-        weight, bias = known or (self.weight, self.bias)
-        for start in range(0, len(weight), TILE):
-            tile = slice(start, start + TILE)
-            yield weight[tile], None if bias is None else bias[tile]
+    def tiles(self, likely_first: bool) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Yield the weight (tile, D) and bias (tile,) of each tile, and which of its tokens came before (tile,)."""
+        if likely_first and self.likely_first is not None:
+            weight, bias, taken = self.likely_first
+            yield from _cut(weight, bias, None)
+            yield from _cut(self.weight, self.bias, taken)
+        else:
+            yield from _cut(self.weight, self.bias, None)
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return capped logits (N, tile) in fp32 at least."""
@@ -93,6 +96,14 @@ class Head:
     def slope(self, logits: Tensor) -> Tensor | float:
         """Return d capped logits / d plain ones, less the scale."""
         return 1.0 if self.softcap is None else 1 - (logits / self.softcap) ** 2
+
+
+def _cut(
+    weight: Tensor, bias: Tensor | None, taken: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    for start in range(0, len(weight), TILE):
+        tile = slice(start, start + TILE)
+        yield weight[tile], None if bias is None else bias[tile], None if taken is None else taken[tile]
 
 
 class _Loss(torch.autograd.Function):
@@ -127,27 +138,32 @@ def over_vocabulary(head: Head, hidden: Tensor, gradient: bool = False) -> tuple
     highest = torch.full((len(hidden), 1), -torch.inf, dtype=kind, device=hidden.device)
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
-    for weight, bias in head.tiles(likely_first=gradient):
-        shares, fall, part = _tile(head, F.linear(hidden, weight, bias), highest, mass, gradient)
+    for weight, bias, taken in head.tiles(likely_first=gradient):
+        shares, fall, part = _tile(head, F.linear(hidden, weight, bias), taken, (highest, mass), gradient)
         if gradient:
             _add(head, sums.mul_(fall), shares, weight, part)
     return (highest + mass.log()).squeeze(-1), highest.squeeze(-1), sums.div_(mass) if gradient else sums
 
 
-def _tile(head: Head, logits: Tensor, highest: Tensor, mass: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _tile(
+    head: Head, logits: Tensor, taken: Tensor | None, sums: tuple[Tensor, Tensor], gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Bring the highest logit and the mass (N, 1) up to date with a tile's plain logits (N, tile), which are lost.
 
-    Returns exp(logit - highest) times the slope of the cap (N, tile), by how much what was summed before is to be
-    scaled, and the tile's part of the mass so far, (N, 1) each.
+    What is `taken` (tile,) counts for nothing. Returns exp(logit - highest) times the slope of the cap (N, tile), by
+    how much what was summed before is to be scaled, and the tile's part of the mass so far, (N, 1) each.
     """
+    highest, mass = sums
     functions = kernels.of(logits)
     if functions is not None and mass.dtype == torch.float32:
         fall, part = torch.empty_like(mass), torch.empty_like(mass)
         how = *logits.shape, head.scale, head.softcap or 0.0, gradient
-        kernels.call(functions, "tile_softmax", logits, highest, mass, fall, part, *how)
+        kernels.call(functions, "tile_softmax", logits, taken, highest, mass, fall, part, *how)
         return logits, fall, part
     logits = head.of_plain(logits)
     slope = head.slope(logits) if gradient else 1.0
+    if taken is not None:
+        logits.masked_fill_(taken, -torch.inf)
     top = torch.maximum(highest, logits.amax(dim=-1, keepdim=True))
     fall = (highest - top).exp_()
     shares = logits.sub_(top).exp_()

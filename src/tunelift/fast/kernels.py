@@ -41,7 +41,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "gated_backward": (P, P, P, P, P, N, I, I),
     "rotated": (P, P, P, P, N, N, N, N, N, N, N, I, I),
     "dropout": (P, P, N, N, D, I),
-    "tile_softmax": (P, P, P, P, P, N, N, F, F, I, I),
+    "tile_softmax": (P, P, P, P, P, P, N, N, F, F, I, I),
     "attention": (P, P, P, P, P, P, P, I),
     "attention_backward": (P, P, P, P, P, P, P, P, P, P, P, I),
     "attention_space": (P, I, I),

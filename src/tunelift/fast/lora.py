@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast.again import Again, again
 from tunelift.fast.low_rank import Products
 from tunelift.fast.undo import Undo
 
@@ -103,7 +104,7 @@ def _run(modules: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
     parts = [_parts(module) for module in modules]
     flat = [tensor for weight, bias, a, b, _ in parts for tensor in (weight, bias, a, b)]
     outputs: tuple[Tensor, ...] = _LoraLinears.apply(  # type: ignore[no-untyped-call]
-        x, [scale for *_, scale in parts], *flat
+        x, again(x), [scale for *_, scale in parts], *flat
     )
     return outputs
 
@@ -138,7 +139,7 @@ class _LoraLinears(torch.autograd.Function):
     """x (..., I) and for each layer weight (O, I), bias (O,) or None, A (r, I) and B (O, r) -> each (..., O)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, made: Again, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         weights, biases, every_a, every_b = (cast("tuple[Tensor, ...]", flat[i::4]) for i in range(4))
         ranks = [len(a) for a in every_a]
@@ -151,19 +152,21 @@ class _LoraLinears(torch.autograd.Function):
             y = F.linear(rows, weight, bias)
             products.out_of(low, first, b.t(), y, scale)
             outputs.append(y.view(*x.shape[:-1], -1))
-        ctx.save_for_backward(rows, low, a, *weights, *every_b)
-        ctx.scales, ctx.firsts, ctx.products = scales, firsts, products
+        ctx.save_for_backward(low, a, *weights, *every_b, *made.kept)
+        ctx.scales, ctx.firsts, ctx.products, ctx.make = scales, firsts, products, made.make
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        rows, low, a, *saved = ctx.saved_tensors
+        low, a, *saved = ctx.saved_tensors
         count, products = len(gradients), ctx.products
+        made = ctx.make(*saved[2 * count :])
+        rows = made.reshape(-1, made.shape[-1]).contiguous()
         dlow, dx = torch.zeros_like(low), None
         flat: list[Tensor | None] = []
         for i, (gradient, scale, weight, b) in enumerate(
-            zip(gradients, ctx.scales, saved[:count], saved[count:], strict=True)
+            zip(gradients, ctx.scales, saved[:count], saved[count : 2 * count], strict=True)
         ):
             if gradient is None:
                 flat += [None] * 4
@@ -180,4 +183,4 @@ class _LoraLinears(torch.autograd.Function):
         if dx is not None:
             products.out_of(dlow, 0, a, dx)
         shape = next(g.shape for g in gradients if g is not None)[:-1]
-        return (None if dx is None else dx.view(*shape, -1)), None, *flat
+        return (None if dx is None else dx.view(*shape, -1)), None, None, *flat

@@ -140,40 +140,46 @@ static inline float capped(float x, float scale, float softcap) {
     return softcap > 0 ? softcap * hyperbolic_tangent(x / softcap) : x;
 }
 
+/* One row of a tile; `taken` and `softcap` are told apart by the compiler, so that each kind has a plain loop. */
+static inline __attribute__((always_inline)) void tile_row(element *own, const uint8_t *taken, float *highest,
+                                                           float *sums, int64_t size, float scale, float softcap,
+                                                           int shares) {
+    float top = *highest, sum = 0;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 0; i < size; i++) {
+        float x = capped(load(own[i]), scale, softcap);
+        x = taken && taken[i] ? -INFINITY : x;
+        top = x > top ? x : top;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) {
+        float x = capped(load(own[i]), scale, softcap), e = exponential(x - top);
+        e = taken && taken[i] ? 0.0f : e;
+        sum += e;
+        own[i] = shares ? store(softcap > 0 ? e * (1.0f - x / softcap * (x / softcap)) : e) : own[i];
+    }
+    *highest = top;
+    *sums = sum;
+}
+
 /* One tile of an online softmax, row by row: highest and mass are of what came before and are brought up to date,
-   fall is by how much the sums of before are to be scaled, share the tile's part of the mass so far. With `shares` the
-   logits are overwritten by exp(logit - highest), times the slope of the cap where there is one. */
-void tile_softmax(element *logits, float *highest, float *mass, float *fall, float *share, int64_t rows, int64_t size,
-                  float scale, float softcap, int shares, int threads) {
+   fall is by how much the sums of before are to be scaled, share the tile's part of the mass so far. Columns that are
+   `taken` count for nothing; it may be NULL. With `shares` the logits are overwritten by exp(logit - highest), times
+   the slope of the cap where there is one. */
+void tile_softmax(element *logits, const uint8_t *taken, float *highest, float *mass, float *fall, float *share,
+                  int64_t rows, int64_t size, float scale, float softcap, int shares, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t row = 0; row < rows; row++) {
         element *own = logits + row * size;
-        float top = highest[row], sum = 0;
-        if (softcap > 0) {
-#pragma omp simd reduction(max : top)
-            for (int64_t i = 0; i < size; i++) {
-                float x = capped(load(own[i]), scale, softcap);
-                top = x > top ? x : top;
-            }
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < size; i++) {
-                float x = capped(load(own[i]), scale, softcap), e = exponential(x - top);
-                sum += e;
-                own[i] = shares ? store(e * (1.0f - x / softcap * (x / softcap))) : own[i];
-            }
-        } else {
-#pragma omp simd reduction(max : top)
-            for (int64_t i = 0; i < size; i++) {
-                float x = load(own[i]) * scale;
-                top = x > top ? x : top;
-            }
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < size; i++) {
-                float e = exponential(load(own[i]) * scale - top);
-                sum += e;
-                own[i] = shares ? store(e) : own[i];
-            }
-        }
+        float top = highest[row], sum;
+        if (softcap > 0 && taken)
+            tile_row(own, taken, &top, &sum, size, scale, softcap, shares);
+        else if (softcap > 0)
+            tile_row(own, NULL, &top, &sum, size, scale, softcap, shares);
+        else if (taken)
+            tile_row(own, taken, &top, &sum, size, scale, 0, shares);
+        else
+            tile_row(own, NULL, &top, &sum, size, scale, 0, shares);
         fall[row] = exponential(highest[row] - top);
         mass[row] = mass[row] * fall[row] + sum;
         share[row] = sum / mass[row];

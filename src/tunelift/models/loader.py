@@ -72,8 +72,6 @@ def load(
     section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
     identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
-    if chosen.device.type == "cpu":
-        allocator.keep_freed_memory()
     config = _config(identity, folder, task)
     own_labels = _name_labels(config, labels) if task == CLASSIFICATION and labels else None
     with torch.random.fork_rng(devices=[]):
@@ -86,6 +84,8 @@ def load(
         _name_padding(loaded, tokenizer)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = loaded.to(chosen.device).eval()
+    if chosen.device.type == "cpu":
+        allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
     return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
 
 
