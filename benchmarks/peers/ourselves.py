@@ -105,7 +105,11 @@ def limit(session: Session, last: list[Example], job: dict[str, Any], step_secon
     }
 
 
-PARTS = {"products": ("aten::mm", "aten::addmm", "aten::bmm"), "attention": ("aten::_scaled_dot_product",)}
+PARTS = {
+    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "LoRA's thin products": ("_LoraLinears",),
+    "attention": ("aten::_scaled_dot_product", "_Attention"),
+}
 
 
 def profile(session: Session, last: list[Example], job: dict[str, Any]) -> dict[str, float]:
