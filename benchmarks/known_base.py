@@ -2,9 +2,9 @@
 
     python benchmarks/known_base.py [--quick] [--rounds 3] [--out FILE.json]
 
-Gemma 3 270M on all 2,225 BBC News topics with two adapters of a few steps. Comparing the first measures base and adapter. Then
-the second is evaluated alone, and compared, each in a process of its own with the cache of scores as the first
-comparison left it, in turns; wall-clock of whole processes.
+Gemma 3 270M on all 2,225 BBC News topics with two adapters of a few steps. Comparing the first measures base and
+adapter. Then the second is evaluated alone, and compared, each in a process of its own with the cache of scores as the
+first comparison left it, in turns; wall-clock of whole processes.
 """
 
 from __future__ import annotations

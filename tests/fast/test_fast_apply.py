@@ -140,3 +140,14 @@ def test_trainer_takes_the_same_steps(tmp_path: Path) -> None:
     (stock, stock_logits), (fast, fast_logits) = trained(False), trained(True)
     assert fast == pytest.approx(stock, rel=1e-4)
     assert torch.allclose(torch.as_tensor(fast_logits), torch.as_tensor(stock_logits), atol=1e-3)
+
+
+def test_modules_keep_the_mode_that_each_is_in() -> None:
+    model = tiny_models.adapted(tiny_models.causal("gpt2")).train()
+    base = model.get_base_model()
+    base.transformer.drop.eval()  # somebody wants no dropout here
+    modes = [module.training for module in model.modules()]
+    tunelift.fast.apply(model)
+    assert [module.training for module in model.modules()] == modes
+    tunelift.fast.restore(model)
+    assert [module.training for module in model.modules()] == modes

@@ -256,6 +256,31 @@ def test_what_is_made_again_is_not_kept(fused: bool) -> None:
 
 
 @compiled
+def test_what_was_written_to_is_not_made_again() -> None:
+    """A model that changes what a norm gave, in place, means the changed numbers."""
+    gradients = []
+    for fused in (False, True):
+        model = tiny_models.adapted(tiny_models.causal("llama"))
+        layer, undo = model.get_base_model().model.layers[0], Undo()
+        if fused:
+            fusing.fuse_passes(model, undo)
+            fuse(model, undo)
+        layer.self_attn.q_proj(layer.input_layernorm(numbers(1, 9, 32).requires_grad_()).mul_(3)).sum().backward()
+        gradients.append(layer.self_attn.q_proj.lora_A["default"].weight.grad)
+        undo.all()
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@compiled
+def test_a_second_derivative_is_refused() -> None:
+    gate = numbers(2, 16).requires_grad_()
+    found = (fusing._Gate.apply(gate, numbers(2, 16), 0, kernels.library(torch.float32)) ** 2).sum()
+    (slope,) = torch.autograd.grad(found, gate, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+@compiled
 def test_a_learning_norm_gets_its_gradient() -> None:
     model = tiny_models.causal("llama")
     undo = Undo()

@@ -14,17 +14,18 @@ class Again:
 
     make: Callable[..., Tensor]
     kept: tuple[Tensor, ...]
+    version: int = 0
 
 
 def made_again(x: Tensor, make: Callable[..., Tensor], *kept: Tensor) -> None:
     """Note on a tensor that make(*kept) gives its numbers once more."""
-    x.again = Again(make, kept)  # type: ignore[attr-defined]
+    x.again = Again(make, kept, x._version)  # type: ignore[attr-defined]
 
 
 def again(x: Tensor) -> Again:
-    """Return how a tensor is made again: by itself, unless it was noted."""
+    """Return how a tensor is made again: as was noted, unless there is no note or it was written to since."""
     found: Again | None = getattr(x, "again", None)
-    return found or Again(_itself, (x,))
+    return found if found is not None and found.version == x._version else Again(_itself, (x,))
 
 
 def _itself(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from tunelift.fast.attention import registered
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import IGNORED, TargetOnly, target_model
-from tunelift.fast.undo import Undo, named
+from tunelift.fast.undo import Undo, in_evaluation, named
 from tunelift.fast.unpad import rows_of, unpad
 
 ALONE = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "num_items_in_batch"}
@@ -111,12 +111,11 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
 @torch.no_grad()
 def _pads_anywhere(model: Any) -> bool:
     """Tell whether padding on the left changes nothing: positions are relative, or counted from the first token."""
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     ids = torch.arange(1, 9, device=device)[None]
     padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
     mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
-    own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    left = model(input_ids=padded, attention_mask=mask).logits[:, 8:]
-    model.train(training)
+    with in_evaluation(model):
+        own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        left = model(input_ids=padded, attention_mask=mask).logits[:, 8:]
     return float((left - own).abs().max() / own.abs().max()) < (1e-4 if own.dtype.itemsize >= 4 else 5e-2)

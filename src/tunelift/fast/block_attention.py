@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.layout import Layout
@@ -136,6 +137,7 @@ class _Attention(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         query, key, value, found, mass = ctx.saved_tensors
         about = _about(query, key, value, *ctx.how)

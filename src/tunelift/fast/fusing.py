@@ -14,10 +14,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.again import made_again
-from tunelift.fast.undo import Undo
+from tunelift.fast.undo import Undo, in_evaluation
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
 """In the order of the kernels' enum."""
@@ -36,16 +37,14 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
         kernels.library(weight.dtype)
     except kernels.UncompiledError as error:
         return f"off: {error}"
-    training = model.training
-    model.eval()
-    norms, gates, dropouts = _fused_modules(model, undo)
+    with in_evaluation(model):
+        norms, gates, dropouts = _fused_modules(model, undo)
     files = [vars(sys.modules[name]) for name in {type(module).__module__ for module in model.modules()}]
     turned = [names for names in files if ROTARY in names and _is_rotary(names[ROTARY])]
     for names in turned:
         # All models of a file share its function: put in once, so that nobody takes back another's.
         if getattr(names[ROTARY], "func", None) is not _rotary:
             undo.put_name(names, ROTARY, partial(_rotary, names[ROTARY]))
-    model.train(training)
     counts = {"norms": norms, "gates": gates, "dropouts": dropouts}
     found = [*(f"{count} {name}" * bool(count) for name, count in counts.items()), "rotary positions" * bool(turned)]
     return f"on: {', '.join(filter(None, found))}" if any(found) else "off: this model has no layers that they are for"
@@ -171,13 +170,14 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float, functions: Any) -> Tensor:
         ctx.turned = not x.is_contiguous() and x.dim() == 4 and x.transpose(1, 2).is_contiguous()
         rows = x.transpose(1, 2) if ctx.turned else x.contiguous()
-        inverse = rows.new_empty(rows.shape[:-1], dtype=torch.float32)
+        inverse = _one_each(rows)
         y = _normed(functions, epsilon, offset, rows, weight, inverse)
         ctx.save_for_backward(rows, weight, inverse)
         ctx.offset, ctx.functions = offset, functions
         return y.transpose(1, 2) if ctx.turned else y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         rows, weight, inverse = ctx.saved_tensors
         dy = (gradients[0].transpose(1, 2) if ctx.turned else gradients[0]).contiguous()
@@ -192,13 +192,14 @@ def _normed(
     functions: Any, epsilon: float, offset: float, x: Tensor, weight: Tensor, inverse: Tensor | None = None
 ) -> Tensor:
     rows = x.contiguous()
-    y, inverse = (
-        torch.empty_like(rows),
-        rows.new_empty(rows.shape[:-1], dtype=torch.float32) if inverse is None else inverse,
-    )
+    y, inverse = torch.empty_like(rows), _one_each(rows) if inverse is None else inverse
     sizes = inverse.numel(), rows.shape[-1]
     kernels.call(functions, "rms_norm", rows, weight.contiguous(), y, inverse, *sizes, epsilon, offset)
     return y
+
+
+def _one_each(rows: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape[:-1], dtype=torch.float32)
 
 
 class _Gate(torch.autograd.Function):
@@ -212,6 +213,7 @@ class _Gate(torch.autograd.Function):
         return _gated(functions, kind, gate, up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         gate, up = ctx.saved_tensors
         dgate, dup = torch.empty_like(gate), torch.empty_like(up)
@@ -237,6 +239,7 @@ class _Dropout(torch.autograd.Function):
         return _dropped(functions, x, *ctx.how)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         return _dropped(ctx.functions, gradients[0], *ctx.how), None, None
 
@@ -258,6 +261,7 @@ class _Rotary(torch.autograd.Function):
         return _turned(functions, x, cosine, sine, back=False)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         cosine, sine = ctx.saved_tensors
         return _turned(ctx.functions, gradients[0], cosine, sine, back=True), None, None, None

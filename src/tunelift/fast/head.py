@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 
@@ -124,6 +125,7 @@ class _Loss(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_outputs[0].to(gradient.dtype), None, None

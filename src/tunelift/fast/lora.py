@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tunelift.fast.again import Again, again
 from tunelift.fast.low_rank import Products
@@ -158,6 +159,7 @@ class _LoraLinears(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         low, a, *saved = ctx.saved_tensors
         count, products = len(gradients), ctx.products

@@ -1,8 +1,9 @@
-"""What was put in the place of modules' `forward`, and how it is taken out again."""
+"""What was put in the place of modules' `forward`, and the mode that they were in, and how both come back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import update_wrapper
 from inspect import signature
 from typing import Any
@@ -43,6 +44,18 @@ class Undo:
         self.replaced.clear()
         self.attention.clear()
         self.names.clear()
+
+
+@contextmanager
+def in_evaluation(model: Any) -> Iterator[None]:
+    """Let a model be in evaluation mode for a while; then each of its modules is as it was, whatever the others are."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def named(forward: Callable[..., Any], args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
