@@ -22,10 +22,6 @@ SMALL = 2**16
 """Elements below which a tensor is no weight of a base model."""
 
 
-HEAD_BYTES = 2**28
-"""A tile of so large a storage is the head's, which is copied into another order when a training begins."""
-
-
 @dataclass(frozen=True, slots=True)
 class Product:
     """One operation. Each argument is a weight, kept, or the shape, strides and dtype of an activation, or a value."""
@@ -46,11 +42,10 @@ class Like:
 
 
 @contextmanager
-def recorded(model: nn.Module) -> Iterator[list[Product]]:
-    """Fill the list that is yielded with the frozen products of what is run meanwhile."""
-    products: list[Product] = []
-    with _Recorder(_lasting(model), products):
-        yield products
+def recorded(model: nn.Module) -> Iterator[Recorder]:
+    """Yield what takes the frozen products of all that is run meanwhile."""
+    with Recorder(model) as recorder:
+        yield recorder
 
 
 def _lasting(model: nn.Module) -> set[int]:
@@ -61,10 +56,17 @@ def _lasting(model: nn.Module) -> set[int]:
     return {t.untyped_storage().data_ptr() for t in large}
 
 
-class _Recorder(TorchDispatchMode):
-    def __init__(self, weights: set[int], products: list[Product]) -> None:
+class Recorder(TorchDispatchMode):
+    """The `products` so far, in order."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.weights, self.products = weights, products
+        self.model = model
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin again: with no products, and with the weights of now, copies that a training made among them."""
+        self.weights, self.products = _lasting(self.model), list[Product]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -79,7 +81,7 @@ class _Recorder(TorchDispatchMode):
         if tensor.layout != torch.strided:  # packed for the kernel: nothing but weights is
             return True
         storage = tensor.untyped_storage()
-        return tensor.dim() >= 2 and (storage.data_ptr() in self.weights or storage.nbytes() >= HEAD_BYTES)
+        return tensor.dim() >= 2 and storage.data_ptr() in self.weights
 
     def _kept(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or self._is_weight(value):

@@ -88,11 +88,12 @@ def limit(session: Session, last: list[Example], job: dict[str, Any], step_secon
     def forget_the_first(event: str, **figures: Any) -> None:
         if event == "train" and not forgotten:
             forgotten.append(figures["step"])
-            products.clear()  # those of the checks before the loop with them
+            recorder.forget()  # the products of the checks before the loop with them
 
     forgotten: list[int] = []
-    with recorded(session.model) as products:
+    with recorded(session.model) as recorder:
         run(session, last * 2, job, forget_the_first)
+    products = recorder.products
     seconds = sorted(replayed(products) for _ in range(job["replays"]))[job["replays"] // 2]
     flops = sum(product.flops for product in products)
     return {

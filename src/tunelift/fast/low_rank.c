@@ -1,5 +1,4 @@
-/* The products of LoRA in which one side has a few columns, the rank: libraries take several times longer for these than
-   for reading what they read.
+/* The products of LoRA in which one side has a few columns, the rank.
 
    Tensors (rows, size) lie row by row, one behind the other; parts of `low` (rows, all ranks) are its columns. A and B
    come in float, and are rounded to the elements' type as they are packed. Each result is one thread's work. */

@@ -42,7 +42,7 @@ class State:
         halves = {name: p for name, p in self.parameters.items() if p.dtype in (torch.bfloat16, torch.float16)}
         self.exact = {name: p.detach().float() for name, p in halves.items()}
         moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
-        fused = all(p.device.type in ("cpu", "cuda") for p in moved)  # one pass over all, a third of the time
+        fused = all(p.device.type in ("cpu", "cuda") for p in moved)  # one pass over each
         self.optimiser = torch.optim.AdamW(moved, lr=rate, weight_decay=weight_decay, fused=fused)
         self.fit = Fit()
         self.best: dict[str, Tensor] = {}
