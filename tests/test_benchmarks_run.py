@@ -124,13 +124,13 @@ def test_frozen_products_are_recorded_forward_and_backward_and_replayed() -> Non
     low = nn.Parameter(torch.randn(rank, inner))
     tiles = torch.split(frozen[1].weight.detach().flip(0), 128)  # a copy in another order, used in parts
     x = torch.randn(rows, inner)
-    with frozen_products.recorded(frozen) as products:
+    with frozen_products.recorded(frozen) as recorder:
         y = frozen[1](torch.relu(frozen[0](x + x @ low.T @ low)))
         y.sum().backward()
         with torch.no_grad():
             x.repeat(1, 2) @ tiles[0].T
-    names = Counter(str(p.operation).split(".")[1] for p in products)
+    names = Counter(str(p.operation).split(".")[1] for p in recorder.products)
     assert names == {"addmm": 2, "mm": 3}  # two forward, two gradients, one tile; none of the adapter's own
     whole = 2 * rows * inner * width
-    assert sum(p.flops for p in products) == 4 * whole + 2 * rows * width * 128
-    assert frozen_products.replayed(products) > 0
+    assert sum(p.flops for p in recorder.products) == 4 * whole + 2 * rows * width * 128
+    assert frozen_products.replayed(recorder.products) > 0
