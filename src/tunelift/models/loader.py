@@ -14,7 +14,7 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
-from tunelift.models import precision, sources, weights
+from tunelift.models import pieces, precision, sources, weights
 from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, read_config
 from tunelift.models.sources import ModelIdentity
 
@@ -146,7 +146,7 @@ def _weights(identity: ModelIdentity, folder: Path, options: dict[str, Any], tas
     auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task != CAUSAL}
     sources.weights_of(identity, folder)
-    with _quiet():
+    with _quiet(), pieces.converted_in_pieces():
         try:
             model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)
         except (OSError, ImportError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
