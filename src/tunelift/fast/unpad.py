@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunelift.core import garbage
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.layout import Layout, pack, put_back
@@ -37,7 +38,8 @@ def sped_up(model: Any) -> Iterator[dict[str, str]]:
     if base.get_output_embeddings() is None:
         states["unpadded"] = unpad(model, undo, always=True)
     try:
-        yield states
+        with garbage.not_among_what_is():
+            yield states
     finally:
         undo.all()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.config.schema import ModelSection
-from tunelift.core import progress
+from tunelift.core import garbage, progress
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.models import pieces, precision, sources, weights
@@ -38,19 +37,7 @@ class LoadedModel:
     fresh: tuple[str, ...] = ()
 
 
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Keep Python from looking for garbage: a vocabulary is a million new objects, all of which stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_without_collecting()
+@garbage.not_looked_for()
 def load(
     model: ModelSection | str | Path,
     *,
