@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, core_model_loading
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, core_model_loading
 
 from tunelift.config.schema import ModelSection
 from tunelift.core import files
@@ -197,3 +199,13 @@ def test_converted_weights_are_those_of_transformers(saved: Saved, kind: str) ->
     assert all(
         torch.equal(a, b) for a, b in zip(ours.base_model.parameters(), stock.base_model.parameters(), strict=True)
     )
+
+
+def test_a_tokenizer_without_the_objects_it_was_built_from_is_whole(saved: Saved, tmp_path: Path) -> None:
+    ours, stock = load_tokenizer(str(saved("llama"))), AutoTokenizer.from_pretrained(saved("llama"))
+    assert not {"_vocab", "_merges"} & set(vars(ours))
+    assert ours.get_vocab() == stock.get_vocab()
+    ours.save_pretrained(tmp_path)
+    for one in (ours, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("good film").input_ids == stock("good film").input_ids
+        assert one.add_tokens(["new"]) == 1

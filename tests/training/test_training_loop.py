@@ -41,6 +41,30 @@ def test_micro_batches_keep_to_the_budget(rows: list[int], tokens: int) -> None:
         assert len(group) == 1 or max(rows[i] for i in group) * len(group) <= tokens
 
 
+@given(lengths, st.integers(1, 300), st.integers(0, 20))
+def test_packed_micro_batches_keep_to_the_budget_and_are_as_few_as_can_be_filled(
+    rows: list[int], tokens: int, shared: int
+) -> None:
+    groups = micro_batches(range(len(rows)), Sizes(rows, shared, packs=True), tokens)
+    assert sorted(itertools.chain(*groups)) == list(range(len(rows)))
+    assert all(len(group) == 1 or shared + sum(rows[i] for i in group) <= tokens for group in groups)
+    filled: list[int] = []  # the plain way: longest first, into the last group
+    for size in sorted(rows, reverse=True):
+        if filled and shared + filled[-1] + size <= tokens:
+            filled[-1] += size
+        else:
+            filled.append(size)
+    assert len(groups) == len(filled)
+
+
+def test_packed_micro_batches_are_of_about_one_size() -> None:
+    groups = micro_batches(range(8), Sizes([100, 130, 110, 90, 120, 100, 140, 110], packs=True), 720)
+    assert sorted(sum([100, 130, 110, 90, 120, 100, 140, 110][i] for i in group) for group in groups) == [
+        400,
+        500,
+    ]  # not 700 and 200
+
+
 def test_the_order_is_a_function_of_the_seed_and_differs_by_epoch() -> None:
     first, again, other = (plan_steps(Sizes([5] * 16), 4, 2, None, seed, 99) for seed in (0, 0, 1))
     assert first == again != other

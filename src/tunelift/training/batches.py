@@ -51,10 +51,21 @@ def plan_steps(
 
 
 def micro_batches(some: Sequence[int], rows: Sizes, budget: int) -> list[list[int]]:
-    """Split rows, longest first, into groups that compute at most `budget` tokens, padding included.
+    """Split rows into groups that compute at most `budget` tokens, padding included.
 
-    Where rows do not pack, at most a fifth of a group is padding.
+    Where rows pack, no group is much larger than another: the largest decides how much memory is taken. Where they do
+    not, at most a fifth of a group is padding.
     """
+    groups = _filled(some, rows, budget)
+    if not rows.packs or len(groups) == 1:
+        return groups
+    even = rows.shared + -(-sum(rows.own[row] for row in some) // len(groups))
+    tried = (_filled(some, rows, smaller) for smaller in (even, even * 17 // 16, even * 9 // 8) if smaller < budget)
+    return next((found for found in tried if len(found) == len(groups)), groups)
+
+
+def _filled(some: Sequence[int], rows: Sizes, budget: int) -> list[list[int]]:
+    """Fill one group after another, longest rows first."""
     groups: list[list[int]] = []
     for row in sorted(some, key=lambda r: -rows.own[r]):
         if groups and _fits(groups[-1], rows, row, budget):
