@@ -20,7 +20,7 @@ def main() -> None:
     job = read_job()
     loaded = load(ModelSection(name=job["name"], dtype=job["dtype"]))
     kinds: dict[str, dict[str, Any]] = {}
-    with sped_up(loaded.model):  # as an evaluation does
+    with sped_up(loaded.model, "forward"):  # as an evaluation does
         view, state = target_model(loaded.model)
         for kind, items in job["kinds"].items():
             scored(loaded, view, items[:1])

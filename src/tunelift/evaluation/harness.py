@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -34,7 +35,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.untrusted import bounded
 from tunelift.evaluation import ranking
-from tunelift.evaluation.cache import hash_of, keeper
+from tunelift.evaluation.cache import LAYERS, hash_of, keeper
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
@@ -94,8 +95,8 @@ def score_task(
     was_training = model.training
     model.eval()
     try:
-        with sped_up(model) as layers, _contained():
-            scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers["fused_passes"])
+        with sped_up(model, "forward") as layers, _contained():
+            scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers)
             found = _evaluated(scorer, task)
     finally:
         model.train(was_training)
@@ -124,7 +125,12 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
     """A causal language model behind the harness's own interface, `made_with` as for the cache of scores."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, made_with: Mapping[str, Any], title: str = "task", fused_passes: str = "off"
+        self,
+        model: Any,
+        tokenizer: Any,
+        made_with: Mapping[str, Any],
+        title: str = "task",
+        layers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.model, self.tokenizer, self.title = model, tokenizer, title
@@ -132,7 +138,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
         self.max_length = context_length(model, tokenizer)
         self.ends = end_ids(model) | {self.eot_token_id}
         how = {"task": "lm-eval", "max_length": self.max_length, "ends": sorted(self.ends)}
-        how["fast_paths"] = self.view.fast_paths | {"fused_passes": fused_passes}
+        how["fast_paths"] = self.view.fast_paths | {name: layers.get(name, "off") for name in LAYERS}
         self.kept = keeper(model, tokenizer, made_with, how)
         self.found: dict[str, Any] = self.kept.found if self.kept else {}
 

@@ -14,7 +14,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.cache import Kept, hash_of, keeper
+from tunelift.evaluation.cache import LAYERS, Kept, hash_of, keeper
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
@@ -84,8 +84,8 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        with sped_up(model) as layers:
-            items.fast_paths["fused_passes"] = layers["fused_passes"]
+        with sped_up(model, "forward") as layers:
+            items.fast_paths |= {name: layers[name] for name in LAYERS}
             found, before = items.found(items.prepared(), made_with, title)
     finally:
         model.train(was_training)

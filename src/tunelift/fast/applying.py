@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 from tunelift.core import progress
 from tunelift.fast.allocator import keep_freed_memory
 from tunelift.fast.attention import registered
+from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import IGNORED, TargetOnly, target_model
@@ -39,6 +40,7 @@ def apply(model: Any) -> dict[str, str]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     keep_freed_memory()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
+    states["frozen_products"] = frozen_products(model, undo, "none")  # the user may change the weights
     causal = hasattr(base, "get_output_embeddings") and base.get_output_embeddings() is not None
     if causal:
         view, _ = target_model(model)

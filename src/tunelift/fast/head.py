@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
+from tunelift.fast.frozen import linear, product
 
 TILE = 4096
 """Vocabulary entries at once: with 1,024 rows 16 MB of logits."""
@@ -81,7 +81,7 @@ class Head:
 
     def logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return capped logits (N, tile) in fp32 at least."""
-        return self.of_plain(F.linear(hidden, weight, bias))
+        return self.of_plain(linear(hidden, weight, bias))
 
     def of_plain(self, logits: Tensor) -> Tensor:
         """Return what plain logits are once scaled and capped, in fp32 at least; in fp32 they are scaled in place."""
@@ -141,7 +141,7 @@ def over_vocabulary(head: Head, hidden: Tensor, gradient: bool = False) -> tuple
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
     for weight, bias, taken in head.tiles(likely_first=gradient):
-        shares, fall, part = _tile(head, F.linear(hidden, weight, bias), taken, (highest, mass), gradient)
+        shares, fall, part = _tile(head, linear(hidden, weight, bias), taken, (highest, mass), gradient)
         if gradient:
             _add(head, sums.mul_(fall), shares, weight, part)
     return (highest + mass.log()).squeeze(-1), highest.squeeze(-1), sums.div_(mass) if gradient else sums
@@ -183,9 +183,9 @@ def _add(head: Head, sums: Tensor, shares: Tensor, weight: Tensor, share_of_row:
     kept = (share_of_row.squeeze(-1) >= head.skip_below).nonzero().squeeze(-1)
     head.kept, head.pairs = head.kept + len(kept), head.pairs + len(sums)
     if len(kept) == len(sums):
-        sums.add_(shares.to(weight.dtype) @ weight) if sums.dtype != weight.dtype else sums.addmm_(shares, weight)
+        sums.add_(product(shares.to(weight.dtype), weight))
     elif len(kept):
-        sums.index_add_(0, kept, (shares[kept].to(weight.dtype) @ weight).to(sums.dtype))
+        sums.index_add_(0, kept, product(shares[kept].to(weight.dtype), weight).to(sums.dtype))
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast.again import Again, again
+from tunelift.fast.frozen import Weight, weight_of
 from tunelift.fast.low_rank import Products
 from tunelift.fast.undo import Undo
 
@@ -87,11 +87,11 @@ def _autocast(x: Tensor) -> bool:
     return torch.is_autocast_enabled(x.device.type)
 
 
-def _parts(module: Any) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float]:
-    """Return weight, bias, A, B and scale of a layer's active adapter."""
+def _parts(module: Any) -> tuple[Weight, Tensor, Tensor, float]:
+    """Return the frozen weight, A, B and scale of a layer's active adapter."""
     name = module.active_adapters[0]
-    base, a, b = module.base_layer, module.lora_A[name].weight, module.lora_B[name].weight
-    return base.weight, base.bias, a, b, module.scaling[name]
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    return weight_of(module.base_layer), a, b, module.scaling[name]
 
 
 def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -103,9 +103,9 @@ def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, *
 
 def _run(modules: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
     parts = [_parts(module) for module in modules]
-    flat = [tensor for weight, bias, a, b, _ in parts for tensor in (weight, bias, a, b)]
+    weights, every_a, every_b, scales = zip(*parts, strict=True)
     outputs: tuple[Tensor, ...] = _LoraLinears.apply(  # type: ignore[no-untyped-call]
-        x, again(x), [scale for *_, scale in parts], *flat
+        x, again(x), weights, scales, *every_a, *every_b
     )
     return outputs
 
@@ -137,24 +137,26 @@ class _Together:
 
 
 class _LoraLinears(torch.autograd.Function):
-    """x (..., I) and for each layer weight (O, I), bias (O,) or None, A (r, I) and B (O, r) -> each (..., O)."""
+    """x (..., I), each layer's weight (O, I) and scale, then each A (r, I) and each B (O, r) -> each (..., O)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, made: Again, scales: Sequence[float], *flat: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, made: Again, weights: Sequence[Weight], scales: Sequence[float], *flat: Tensor
+    ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
-        weights, biases, every_a, every_b = (cast("tuple[Tensor, ...]", flat[i::4]) for i in range(4))
+        every_a, every_b = flat[: len(weights)], flat[len(weights) :]
         ranks = [len(a) for a in every_a]
-        products = Products.fitting(rows, [len(weight) for weight in weights], ranks)
+        products = Products.fitting(rows, [len(weight.plain) for weight in weights], ranks)
         a = torch.cat(every_a) if len(every_a) > 1 else every_a[0]
         low = rows.new_empty(len(rows), len(a))  # (N, all r)
         products.into(low, 0, rows, a)
         outputs, firsts = [], [0, *accumulate(ranks)]
-        for weight, bias, b, first, scale in zip(weights, biases, every_b, firsts, scales, strict=False):
-            y = F.linear(rows, weight, bias)
+        for weight, b, first, scale in zip(weights, every_b, firsts, scales, strict=False):
+            y = weight.of(rows)
             products.out_of(low, first, b.t(), y, scale)
             outputs.append(y.view(*x.shape[:-1], -1))
-        ctx.save_for_backward(low, a, *weights, *every_b, *made.kept)
-        ctx.scales, ctx.firsts, ctx.products, ctx.make = scales, firsts, products, made.make
+        ctx.save_for_backward(low, a, *every_b, *made.kept)
+        ctx.weights, ctx.scales, ctx.firsts, ctx.products, ctx.make = weights, scales, firsts, products, made.make
         ctx.set_materialize_grads(False)
         return tuple(outputs)
 
@@ -163,26 +165,25 @@ class _LoraLinears(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         low, a, *saved = ctx.saved_tensors
         count, products = len(gradients), ctx.products
-        made = ctx.make(*saved[2 * count :])
+        made = ctx.make(*saved[count:])
         rows = made.reshape(-1, made.shape[-1]).contiguous()
         dlow, dx = torch.zeros_like(low), None
-        flat: list[Tensor | None] = []
+        every_da, every_db = list[Tensor | None]([None] * count), list[Tensor | None]([None] * count)
         for i, (gradient, scale, weight, b) in enumerate(
-            zip(gradients, ctx.scales, saved[:count], saved[count : 2 * count], strict=True)
+            zip(gradients, ctx.scales, ctx.weights, saved[:count], strict=True)
         ):
             if gradient is None:
-                flat += [None] * 4
                 continue
             part, dy = slice(*ctx.firsts[i : i + 2]), gradient.reshape(-1, gradient.shape[-1]).contiguous()
             products.into(dlow, part.start, dy, b.t(), scale)
             if ctx.needs_input_grad[0]:
-                dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
+                dx = weight.back(dy, dx)
             # Transposed, since with few columns the other way round is far slower in some libraries.
-            flat += [None, None, a, products.gradient(low, part, dy, scale, b.dtype).t()]
+            every_db[i] = products.gradient(low, part, dy, scale, b.dtype).t()
         da = products.gradient(dlow, slice(0, len(a)), rows, 1.0, a.dtype)  # (all r, I)
         for i, (first, stop) in enumerate(pairwise(ctx.firsts)):
-            flat[4 * i + 2] = None if flat[4 * i + 2] is None else da[first:stop]
+            every_da[i] = None if every_db[i] is None else da[first:stop]
         if dx is not None:
             products.out_of(dlow, 0, a, dx)
         shape = next(g.shape for g in gradients if g is not None)[:-1]
-        return (None if dx is None else dx.view(*shape, -1)), None, None, *flat
+        return (None if dx is None else dx.view(*shape, -1)), None, None, None, *every_da, *every_db

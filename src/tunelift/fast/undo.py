@@ -8,6 +8,8 @@ from functools import update_wrapper
 from inspect import signature
 from typing import Any
 
+_ABSENT = object()
+
 
 class Undo:
     """Functions in the place of modules' `forward`, taken out again in the opposite order."""
@@ -15,7 +17,7 @@ class Undo:
     def __init__(self) -> None:
         self.replaced: list[tuple[Any, Any, Any]] = []
         self.attention: list[tuple[Any, str]] = []
-        self.names: list[tuple[dict[str, Any], str, Any, Any]] = []
+        self.names: list[tuple[dict[str, Any], str, Any, Any]] = []  # before is _ABSENT where there was no such name
 
     def put(self, module: Any, forward: Any) -> None:
         """Let `module.forward` be another function."""
@@ -24,8 +26,8 @@ class Undo:
         module.forward = forward
 
     def put_name(self, names: dict[str, Any], name: str, function: Any) -> None:
-        """Let a name of a module's file stand for another function."""
-        self.names.append((names, name, names[name], function))
+        """Let a name, of a module's file or of a module's own, stand for something else."""
+        self.names.append((names, name, names.get(name, _ABSENT), function))
         names[name] = function
 
     def all(self) -> None:
@@ -38,7 +40,12 @@ class Undo:
             else:
                 module.forward = before
         for names, name, before, ours in reversed(self.names):
-            names[name] = before if names[name] is ours else names[name]
+            if names.get(name) is not ours:
+                continue
+            if before is _ABSENT:
+                del names[name]
+            else:
+                names[name] = before
         for config, name in self.attention:
             config._attn_implementation = name
         self.replaced.clear()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tunelift.core import garbage
 from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
@@ -26,14 +27,16 @@ PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "t
 
 
 @contextmanager
-def sped_up(model: Any) -> Iterator[dict[str, str]]:
+def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
     """Let a model's layers run fused for a while, and without padding where it has a classification head.
 
+    `pack` says for which products frozen weights are packed, which must not be changed by their `.data` meanwhile.
     Yields each fast path by name with "on", or "off" and the reason, for the manifest. (A causal model leaves padding
     out by itself where its targets are known, see targets.py.)
     """
     undo = Undo()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
+    states["frozen_products"] = frozen_products(model, undo, pack)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if base.get_output_embeddings() is None:
         states["unpadded"] = unpad(model, undo, always=True)

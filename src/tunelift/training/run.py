@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from tunelift.config.schema import TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Example
+from tunelift.fast.frozen import FEW_TOKENS
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task, context_length, pad_id
@@ -75,7 +77,7 @@ def train(
     rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    with sped_up(model) as layers:
+    with sped_up(model, "both" if _tokens_at_once(rows, settings) <= FEW_TOKENS else "none") as layers:
         loss, fast_paths = task.loss(model, task.collate(_some(rows), pad, model.device))
         fast_paths |= layers
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
@@ -102,6 +104,13 @@ def train(
             told = [ProgressBar(advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
     return Trained(done, report, fast_paths)
+
+
+def _tokens_at_once(rows: Sequence[Row], settings: TrainSection) -> float:
+    """Return about how many tokens a micro-batch will have, what its rows begin with alike counted once."""
+    costs = _sizes(rows, packs=True)
+    step = costs.shared + settings.batch_size * sum(costs.own) / len(rows)
+    return step / math.ceil(step / settings.micro_batch_tokens)
 
 
 def _some(rows: Sequence[Row]) -> Sequence[Row]:

@@ -1,0 +1,199 @@
+"""Products with frozen weights, by oneDNN, with weights in its own layout where a copy of them fits in memory.
+
+torch gives float32 products to MKL, which uses half of what processors of other makers than its own can do, and in
+both float32 and bfloat16 a weight is brought into the order of the kernel at every call. Weights that do not change can
+be brought into it once. `benchmarks/ablation.py` shows what it gives.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from tunelift.fast.undo import Undo
+
+Ways = Literal["none", "forward", "both"]
+"""For which products weights are packed: none, x Wᵀ alone where nothing learns, or the gradient's dy W too."""
+
+SHARE_OF_MEMORY = 1 / 8
+"""Packed copies take no more of the machine's memory."""
+
+FEW_TOKENS = 512
+"""Products of more tokens gain a tenth from packed weights where those of 16 gain half; then memory is worth more."""
+
+
+class Weight:
+    """The frozen weight (O, I) and bias (O,) of a linear layer, and copies packed for its products."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.plain, self.bias = layer.weight, layer.bias
+        self.version = self.plain._version
+        self.packed: Tensor | None = None
+        self.turned: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"packed": None, "turned": None}  # torch cannot copy those, nor write them
+
+    def pack(self, ways: Ways) -> None:
+        """Make the copies, of the weight's size each."""
+        with torch.no_grad():
+            self.packed = _packing(self.plain) if ways != "none" else None
+            self.turned = _packing(self.plain.t()) if ways == "both" else None
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return x Wᵀ + b (N, O), x (N, I)."""
+        weight = self.plain if self.packed is None else self.packed
+        if weight is self.plain and not _by_onednn(x):
+            return F.linear(x, weight, self.bias)
+        return _product(x, weight, self.bias)
+
+    def back(self, dy: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Return dy W (N, I), dy (N, O); added to `onto`, which may be lost."""
+        if self.turned is None and not _by_onednn(dy):
+            return dy @ self.plain if onto is None else onto.addmm_(dy, self.plain)
+        weight = self.plain.t() if self.turned is None else self.turned
+        return _product(dy, weight, None, onto)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b for a frozen weight, or a part of one, that is not packed."""
+    return _product(x, weight, bias) if _by_onednn(x) else F.linear(x, weight, bias)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x W for a frozen weight, or a part of one, that is not packed."""
+    return _product(x, weight.t(), None) if _by_onednn(x) else x @ weight
+
+
+def weight_of(layer: nn.Linear) -> Weight:
+    """Return the weight of a layer as the calls inside have it: its own, as long as that is the same one."""
+    found: Weight | None = vars(layer).get("frozen")
+    if found is None or found.plain is not layer.weight or found.bias is not layer.bias:
+        return Weight(layer)
+    return found if found.version == found.plain._version else Weight(layer)
+
+
+def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
+    """Let frozen linear layers compute so until undone; return "on: what" or "off: reason" for the manifest."""
+    adapters = _of_adapters(model)
+    linears = [m for m in model.modules() if type(m) is nn.Linear and id(m) not in adapters]
+    layers = [m for m in linears if ways == "forward" or not _learns(m)]
+    if not layers:
+        return "off: the model has no frozen linear layers"
+    if not _works(layers[0].weight):
+        return "off: they are for float32 and bfloat16 on an x86 CPU"
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    weights = {id(layer): Weight(layer) for layer in layers}
+    packed = [weights[id(layer)] for layer in layers if layer is not head]  # a head is the largest, and often tied
+    copies = {"none": 0, "forward": 1, "both": 2}[ways]
+    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * _memory()
+    if copies and fits:
+        for weight in packed:
+            weight.pack(ways)
+    for layer in layers:
+        undo.put_name(vars(layer), "frozen", weights[id(layer)])
+        if "forward" not in vars(layer):
+            undo.put(layer, partial(_forward, layer, layer.forward))
+    return f"on: {len(layers)} layers" + (f", {len(packed)} of them packed ({ways})" if copies and fits else "")
+
+
+def _of_adapters(model: nn.Module) -> set[int]:
+    """Return the modules that adapters have added: those of one that does not learn are frozen too, but small."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tuned = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return {id(child) for one in tuned for child in one.modules()} - {
+        id(child) for one in tuned for child in one.get_base_layer().modules()
+    }
+
+
+def _learns(layer: nn.Linear) -> bool:
+    return any(p.requires_grad for p in layer.parameters())
+
+
+def _forward(layer: nn.Linear, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    kinds = (torch.float32, torch.bfloat16)
+    suits = x.device.type == "cpu" and x.dtype == layer.weight.dtype and x.dtype in kinds and x.numel() > 0
+    if not suits or (torch.is_grad_enabled() and _learns(layer)) or torch.is_autocast_enabled("cpu"):
+        return plain(x)
+    found: Tensor = _Linear.apply(x, weight_of(layer))  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    """x (..., I) -> x Wᵀ + b (..., O)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Weight) -> Tensor:
+        ctx.weight = weight
+        return weight.of(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (dy,) = gradients
+        dx: Tensor = ctx.weight.back(dy.reshape(-1, dy.shape[-1]))
+        return dx.view(*dy.shape[:-1], -1), None
+
+
+def _packing(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None = None) -> Tensor:
+    """Return x (N, I) times weight (O, I) transposed, a plain one or a packed one, plus bias (O,) and `onto` (N, O)."""
+    pointwise = torch.ops.mkldnn._linear_pointwise
+    x = x.contiguous()
+    if onto is None:
+        found: Tensor = pointwise.default(x, weight, bias, "none", [], "")
+    else:
+        found = pointwise.binary(x, onto, weight, bias, "add")
+    return found
+
+
+def _by_onednn(x: Tensor) -> bool:
+    """Tell whether plain weights too go to oneDNN: torch gives those in bfloat16 to it by itself."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and len(x) > 0 and _here()
+
+
+def _works(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _here()
+
+
+_found: list[bool] = []
+
+
+@torch.no_grad()
+def _here() -> bool:
+    """Tell whether torch's interface to oneDNN, which is not a public one, is here and right."""
+    if not _found:
+        try:
+            _found.append(platform.machine() in ("x86_64", "AMD64") and _is_right())
+        except Exception:  # whatever another version of torch makes of these calls
+            _found.append(False)
+    return _found[0]
+
+
+def _is_right() -> bool:
+    own = torch.Generator().manual_seed(0)
+    x, weight, bias, onto = (torch.randn(shape, generator=own) for shape in ((5, 32), (48, 32), (48,), (5, 48)))
+    expected = F.linear(x, weight, bias) + onto
+    both = (weight, _packing(weight))
+    return all(torch.allclose(_product(x, one, bias, onto), expected, rtol=1e-4, atol=1e-5) for one in both)
+
+
+def _memory() -> int:
+    """Return the bytes of this machine's memory, 0 where they are not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
