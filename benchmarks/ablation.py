@@ -23,7 +23,9 @@ import torch
 from side_by_side import Result, Setting
 
 from tunelift.config.schema import ModelSection
-from tunelift.fast import block_attention, kernels
+from tunelift.core import garbage
+from tunelift.fast import block_attention, frozen, kernels
+from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
@@ -42,6 +44,8 @@ OFF: dict[str, Callable[[TargetOnly], None]] = {
     "skipped tiles": lambda view: setattr(view.frozen, "skip_below", 0.0),
     "likely tokens first": lambda view: setattr(view.frozen, "likely_first", None),
     "fused LoRA": lambda view: None,
+    "packed weights": lambda view: None,
+    "products by oneDNN": lambda view: None,
     "kernels in C": lambda view: None,
     "attention in C": lambda view: None,
     "target-only head": lambda view: None,
@@ -127,15 +131,19 @@ def layers_without(model: Any, off: str) -> Iterator[None]:
     undo, longest = Undo(), block_attention.SCORES_AT_MOST
     if off != "fused LoRA":
         fuse(model, undo)
+    if off != "products by oneDNN":
+        frozen_products(model, undo, "none" if off == "packed weights" else "both")
+    by_onednn, frozen._found[:] = list(frozen._found), [off != "products by oneDNN"]
     block_attention.SCORES_AT_MOST = 0 if off == "attention in C" else longest
     try:
         with kernels.without() if off == "kernels in C" else nullcontext():
             if off != "kernels in C":
                 fuse_passes(model, undo)
-            yield
+            with garbage.not_among_what_is():
+                yield
     finally:
         undo.all()
-        block_attention.SCORES_AT_MOST = longest
+        block_attention.SCORES_AT_MOST, frozen._found[:] = longest, by_onednn
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ class Recorder(TorchDispatchMode):
         tensors = [t for t in (*args, *named.values()) if isinstance(t, Tensor)]
         if func.__name__.split(".")[0].rstrip("_") in PRODUCTS and any(map(self._is_weight, tensors)):
             kept = tuple(map(self._kept, args)), {name: self._kept(value) for name, value in named.items()}
-            self.products.append(Product(func, *kept, flops=_flops(tensors, result)))
+            weight = next(filter(self._is_weight, tensors))
+            flops = 2 * weight.numel() * (result.numel() // result.shape[-1])
+            self.products.append(Product(func, *kept, flops=flops))
         return result
 
     def _is_weight(self, tensor: Tensor) -> bool:
@@ -87,12 +89,6 @@ class Recorder(TorchDispatchMode):
         if not isinstance(value, Tensor) or self._is_weight(value):
             return value
         return Like(tuple(value.shape), value.stride(), value.dtype)
-
-
-def _flops(tensors: list[Tensor], result: Tensor) -> int:
-    """Return 2 x rows x inner x columns of a product, its inner length being the last of the left factor."""
-    left = [t for t in tensors if t.dim() >= 2][-2]
-    return 2 * result.numel() * left.shape[-1]
 
 
 def replayed(products: list[Product]) -> float:

@@ -107,7 +107,7 @@ def limit(session: Session, last: list[Example], job: dict[str, Any], step_secon
 
 
 PARTS = {
-    "products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::_linear_pointwise"),
     "LoRA's thin products": ("_LoraLinears",),
     "attention": ("aten::_scaled_dot_product", "_Attention"),
 }

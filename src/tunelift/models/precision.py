@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 ENOUGH = 1.3
 """bfloat16 must be so much faster than float32, in both directions, before a CPU runs in it."""
+
+PROBE = 2
+"""Raised when something else is measured."""
 
 ROWS, INPUTS, OUTPUTS = 256, 640, 2048
 REPEATS = 5
@@ -115,7 +119,14 @@ def _machine() -> list[Any]:
     import torch
 
     caps = [os.environ.get(name) for name in CAPS]
-    return [_cpu_model(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), torch.__version__, *caps]
+    return [
+        PROBE,
+        _cpu_model(),
+        torch.backends.cpu.get_cpu_capability(),
+        torch.get_num_threads(),
+        torch.__version__,
+        *caps,
+    ]
 
 
 def _cpu_model() -> str:
@@ -130,12 +141,14 @@ def probe() -> dict[str, float]:
     """Time the two products of a linear layer in both precisions (under half a second) and return bfloat16's gain."""
     import torch
 
+    from tunelift.fast import frozen  # as a training has them
+
     own = torch.Generator().manual_seed(0)  # the user's seed must give the same numbers whether or not we measure
     shapes = (ROWS, INPUTS), (OUTPUTS, INPUTS), (ROWS, OUTPUTS)
     inputs, weight, gradient = (torch.randn(shape, generator=own) for shape in shapes)
     products: dict[str, Callable[[torch.dtype], Callable[[], Any]]] = {
-        "forward": lambda kind: _product(inputs.to(kind), weight.to(kind).T),
-        "gradient": lambda kind: _product(gradient.to(kind), weight.to(kind)),
+        "forward": lambda kind: partial(frozen.linear, inputs.to(kind), weight.to(kind)),
+        "gradient": lambda kind: partial(frozen.product, gradient.to(kind), weight.to(kind)),
     }
     gains: dict[str, float] = {}
     for name, product in products.items():
@@ -143,16 +156,6 @@ def probe() -> dict[str, float]:
         if gains[name] < ENOUGH:
             break
     return gains
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> Callable[[], Any]:
-    import torch
-
-    def multiply() -> torch.Tensor:
-        with torch.no_grad():
-            return left @ right
-
-    return multiply
 
 
 def _seconds(product: Callable[[], Any]) -> float:
