@@ -1,6 +1,6 @@
 """Products with frozen weights, by oneDNN, with weights in its own layout where a copy of them fits in memory.
 
-torch gives float32 products to MKL, which uses half of what processors of other makers than its own can do, and in
+torch gives float32 products to MKL, which does not use all that processors of other makers than its own can do, and in
 both float32 and bfloat16 a weight is brought into the order of the kernel at every call. Weights that do not change can
 be brought into it once. `benchmarks/ablation.py` shows what it gives.
 """
@@ -27,7 +27,7 @@ SHARE_OF_MEMORY = 1 / 8
 """Packed copies take no more of the machine's memory."""
 
 FEW_TOKENS = 512
-"""Products of more tokens gain a tenth from packed weights where those of 16 gain half; then memory is worth more."""
+"""Products of more tokens gain less from packed weights, and their activations take more memory."""
 
 
 class Weight:
