@@ -61,9 +61,8 @@ def load(
     chosen = precision.choose(section.device, section.dtype)
     config = _config(identity, folder, task)
     own_labels = _name_labels(config, labels) if task == CLASSIFICATION and labels else None
-    tokenizer = _tokenizer(
-        identity, folder
-    )  # first, since what building it takes is free again before the weights come
+    # First the tokenizer: what building it takes is free again before the weights come.
+    tokenizer = _tokenizer(identity, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         loaded, fresh = _weights(identity, folder, {"config": config, "dtype": chosen.dtype}, task)
