@@ -11,18 +11,21 @@ from tunelift.fast import frozen, kernels
 from tunelift.fast.targets import target_model
 from tunelift.fast.unpad import sped_up
 
-LEVERS = ("target_only_head", "packing", "shared_prefix", "label_tree", "fused_lora", "frozen_products", "fused_passes")
+LEVERS = (
+    *("target_only_head", "packing", "shared_prefix", "label_tree", "last_layer"),
+    *("fused_lora", "frozen_products", "fused_passes"),
+)
 TABLE = {
-    "llama": "on on on on on on on",
-    "gemma2": "on on on on on on on",
-    "gemma3_text": "on on on on on on on",
-    "qwen3": "on on on on on on on",
-    "phi3": "on on on on on on on",
-    "cohere": "on on on on on on on",
-    "opt": "on on on on on on off",  # torch's own LayerNorm is one pass already
-    "gpt_neox": "on on on on on on on",
-    "gpt2": "on on on on off on on",  # Conv1D layers keep peft's own forward
-    "bloom": "on off off off on on off",  # ALiBi is added outside of the attention registry
+    "llama": "on on on on on on on on",
+    "gemma2": "on on on on on on on on",
+    "gemma3_text": "on on on on on on on on",
+    "qwen3": "on on on on on on on on",
+    "phi3": "on on on on on on on on",
+    "cohere": "on on on on on on on on",
+    "opt": "on on on on on on on off",  # torch's own LayerNorm is one pass already
+    "gpt_neox": "on on on on on on on on",
+    "gpt2": "on on on on on off on on",  # Conv1D layers keep peft's own forward
+    "bloom": "on off off off off on on off",  # ALiBi is added outside of the attention registry
 }
 
 

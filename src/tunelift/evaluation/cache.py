@@ -25,8 +25,8 @@ VERSION = 2
 LIMIT_BYTES = 2**30
 """Of all contexts together; those not used for longest go first."""
 
-LAYERS = ("fused_passes", "frozen_products")
-"""The fast paths of a model's layers on which the last digits of its scores depend."""
+LAYERS = ("fused_passes", "frozen_products", "unpadded", "last_layer")
+"""The fast paths of a model's layers on which the last digits of its scores depend, those that it has of them."""
 
 _tokenizer_hashes: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 

@@ -138,7 +138,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
         self.max_length = context_length(model, tokenizer)
         self.ends = end_ids(model) | {self.eot_token_id}
         how = {"task": "lm-eval", "max_length": self.max_length, "ends": sorted(self.ends)}
-        how["fast_paths"] = self.view.fast_paths | {name: layers.get(name, "off") for name in LAYERS}
+        how["fast_paths"] = self.view.fast_paths | {name: layers[name] for name in LAYERS if name in layers}
         self.kept = keeper(model, tokenizer, made_with, how)
         self.found: dict[str, Any] = self.kept.found if self.kept else {}
 

@@ -66,7 +66,7 @@ def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch
     predict = [p for places, at in zip(layout.rows, first, strict=True) for p in places[at:-1]]
     targets = [token for row, at in zip(rows, first, strict=True) for token in row[at + 1 :]]
     with torch.no_grad():
-        hidden = view.packed_hidden(layout)
+        hidden = view.packed_hidden(layout, predict)
     at, tokens = (torch.tensor(part, dtype=torch.long, device=hidden.device) for part in (predict, targets))
     return view.log_probabilities(hidden[at], torch.arange(len(at), device=hidden.device), tokens)
 

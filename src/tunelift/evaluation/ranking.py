@@ -162,7 +162,8 @@ class Tree:
     def _group(self, prompts: Sequence[Prompt], searches: Sequence[_Search], past: Past | None) -> None:
         layout = Layout(past=past, keep=None if all(search.all_labels for search in searches) else Past(0))
         trees = [_Placed(layout, prompt, search) for prompt, search in zip(prompts, searches, strict=True)]
-        hidden = self.view.packed_hidden(layout)  # (N, D)
+        laid_out = [place for placed in trees for place in placed.place_of.values()]
+        hidden = self.view.packed_hidden(layout, laid_out)  # (N, D)
         while any(wanted := [search.wanted() for search in searches]):
             at = [place for placed, rows in zip(trees, wanted, strict=True) for place in placed.places(rows)]
             if layout.computed < len(layout.ids):

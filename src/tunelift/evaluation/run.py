@@ -85,7 +85,7 @@ def score(
     model.eval()
     try:
         with sped_up(model, "forward") as layers:
-            items.fast_paths |= {name: layers[name] for name in LAYERS}
+            items.fast_paths |= {name: layers[name] for name in LAYERS if name in layers}
             found, before = items.found(items.prepared(), made_with, title)
     finally:
         model.train(was_training)

@@ -45,12 +45,13 @@ def apply(model: Any) -> dict[str, str]:
     if causal:
         view, _ = target_model(model)
         states |= view.fast_paths
+        states.pop("last_layer", None)  # `outputs.logits` may be asked for
         if isinstance(view, TargetOnly):
             undo.put(base, partial(_at_targets, base, base.forward, view, _pads_anywhere(model)))
             # For good, since checkpointing computes the attention again when the call is over.
             undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
             view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
-    states["unpadded"] = unpad(model, undo, always=not causal)
+    states |= unpad(model, undo, always=not causal)
     _applied[base] = undo
     for name, state in states.items():
         if state.startswith("off"):
@@ -94,7 +95,7 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args
     asked_first = bool(((labels[:, 0] != IGNORED) & (begins.squeeze(1) > 0)).any())
     if rows_of(ids, mask) is None or asked_first or (not anywhere and int(begins.max())):
         return forward(**inputs)
-    hidden, targets, padded = view.at_targets({"input_ids": ids, "attention_mask": mask}, labels)
+    hidden, targets, padded = view.at_targets({"input_ids": ids, "attention_mask": mask}, labels, whole=True)
     if view.frozen.likely_first is None:
         view.frozen.order_by(hidden)
     count = inputs.get("num_items_in_batch")

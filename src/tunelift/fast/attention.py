@@ -33,6 +33,10 @@ class UnpackableError(Exception):
     """This model's attention cannot be computed over packed rows; the message says why."""
 
 
+class AttentionReached(Exception):  # noqa: N818 - no error: the way out of a layer of which no more is wanted
+    """The keys and values are kept, and the rule says to stop at that."""
+
+
 @contextmanager
 def packed(config: Any, layout: Layout) -> Iterator[None]:
     """Let the model with this transformers config see one packed row, laid out so, for the calls inside."""
@@ -66,10 +70,13 @@ def registered(name: str | None) -> str:
 
 
 class Rule:
-    """A model's own rule of who attends to whom, for the blocks of a layout. It travels as the attention mask."""
+    """A model's own rule of who attends to whom, for the blocks of a layout. It travels as the attention mask.
 
-    def __init__(self, layout: Layout, allowed: Callable[..., Tensor]) -> None:
-        self.layout, self.allowed = layout, allowed
+    One that `stops` ends the layer by `AttentionReached` once its keys and values are kept.
+    """
+
+    def __init__(self, layout: Layout, allowed: Callable[..., Tensor], stops: bool = False) -> None:
+        self.layout, self.allowed, self.stops = layout, allowed, stops
         self._masks: dict[int, Tensor] = {}
         self._folded: dict[tuple[int, int, torch.device], Tensor | None] = {}
         self._plans: dict[int, block_attention.Plan] = {}
@@ -109,7 +116,7 @@ class Rule:
         if block.sees is None:
             return mask
         mask = mask.clone()
-        mask[:, -len(queries) :] &= block.sees
+        mask[:, -block.sees.shape[1] :] &= block.sees
         return mask
 
 
@@ -148,10 +155,12 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
     layout = rule.layout
-    kept = layout.keep.layers.setdefault(module.layer_idx, []) if layout.keep else []
+    kept = layout.keep.layers.setdefault(getattr(module, "layer_idx", 0), []) if layout.keep else []
     first = len(kept)
     lengths = [block.stop - block.start for block in layout.blocks[first:]]
     kept.extend(zip(torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2), strict=True))
+    if rule.stops:
+        raise AttentionReached
     past = layout.past.layers[module.layer_idx] if layout.past else []
     if block_attention.suits(query, key, rule, options):
         if past or first:

@@ -21,7 +21,7 @@ SHARED_AT_LEAST = 16
 class Block:
     """Tokens start..stop of the packed row; they attend to the blocks in `before`, and to each other.
 
-    `sees` (n, n) bool says which of its own tokens each may attend to, beside the model's own rule.
+    `sees` (n, m) bool says to which of the last m tokens of all these each may attend, beside the model's own rule.
     """
 
     start: int
@@ -67,6 +67,12 @@ class Past:
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self.layers: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def copy(self) -> Past:
+        """Return one to which blocks can be added without this one's having them."""
+        copy = Past(self.tokens)
+        copy.layers = {layer: list(pairs) for layer, pairs in self.layers.items()}
+        return copy
 
 
 def pack(

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.head import ROWS_AT_ONCE, Head, at_least_float32, capped, over_vocabulary
+from tunelift.fast.last_layer import computed_again, last_layer, only_at
 from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
 from tunelift.fast.undo import in_evaluation
 
 IGNORED = -100
 """Label of a position that is no target, as transformers has it."""
+
+PATHS = ("target_only_head", "packing", "shared_prefix", "last_layer")
+"""The fast paths that are tried here."""
 
 
 class TargetModel(Protocol):
@@ -66,7 +70,7 @@ class WholeLogits:
 
     def __init__(self, model: Any, reason: str = "off") -> None:
         self.model = model
-        self.fast_paths = dict.fromkeys(("target_only_head", "packing", "shared_prefix"), reason)
+        self.fast_paths = dict.fromkeys(PATHS, reason)
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         logits, targets = self._at_targets(inputs, labels)
@@ -103,14 +107,24 @@ class TargetOnly:
         scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         self.frozen = Head(getattr(head, "weight", torch.empty(0)), getattr(head, "bias", None), scale, softcap)
         self.packs = self.shares = False
-        self.fast_paths = {"target_only_head": "on", "packing": "off: not tried", "shared_prefix": "off: not tried"}
+        self.last: nn.Module | None = None
+        self.fast_paths = dict.fromkeys(PATHS, "off: not tried") | {"target_only_head": "on"}
 
     def try_packing(self) -> None:
-        """Pack rows from now on if packed rows have the hidden states they have alone."""
+        """Pack rows from now on if packed rows have the hidden states they have alone.
+
+        Let the last layer compute no more than is asked for if that leaves these as they are too.
+        """
         self.packs = self.shares = False
+        self.last = None
         reason = _packing_fails(self)
         self.packs = self.shares = reason is None
         self.fast_paths |= dict.fromkeys(("packing", "shared_prefix"), "on" if reason is None else f"off: {reason}")
+        if reason is None:
+            self.last = last_layer(self.decoder)
+            reason = _last_layer_fails(self)
+            self.last = self.last if reason is None else None
+        self.fast_paths["last_layer"] = "on" if reason is None else f"off: {reason}"
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         hidden, targets, _ = self.at_targets(inputs, labels)
@@ -170,10 +184,14 @@ class TargetOnly:
         states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def packed_hidden(self, layout: Layout) -> Tensor:
-        """Return the last hidden states of those tokens of a packed row that are not computed yet, (N, D)."""
+    def packed_hidden(self, layout: Layout, at: Sequence[int] | None = None) -> Tensor:
+        """Return the last hidden states of those tokens of a packed row that are not computed yet, (N, D).
+
+        `at` names places of the packed row; of other tokens the states may be anything then.
+        """
         inputs = packed_inputs(layout, next(self.decoder.parameters()).device)
-        with packed(self.decoder.config, layout):
+        places = None if at is None else [place - layout.computed for place in at]
+        with packed(self.decoder.config, layout), only_at(self.last, layout, places):
             states: Tensor = self.decoder(**inputs).last_hidden_state[0]
         layout.computed = len(layout.ids)
         return states
@@ -183,11 +201,16 @@ class TargetOnly:
         """Return the keys and values of a beginning, for rows that go on behind it."""
         layout = pack([ids], [0], share=False)
         layout.keep = Past(len(ids))
-        self.packed_hidden(layout)
+        self.packed_hidden(layout, [])
         return layout.keep
 
-    def at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
-        """Return the hidden states (N, D) that the targets (N,) follow, and what makes all of them, (B, T, D)."""
+    def at_targets(
+        self, inputs: Mapping[str, Tensor], labels: Tensor, *, whole: bool = False
+    ) -> tuple[Tensor, Tensor, Callable[[], Tensor]]:
+        """Return the hidden states (N, D) that the targets (N,) follow, and what makes all of them, (B, T, D).
+
+        That may only be called where the states are asked for as a `whole`.
+        """
         where, targets = _targets(labels)
         if not self.packs:
             states = self.hidden(inputs)
@@ -198,7 +221,7 @@ class TargetOnly:
         own_from = [places[0] if places else len(row) - 1 for places, row in zip(at, rows, strict=True)]
         layout = pack(rows, own_from, self.shares)
         predict = [layout.rows[i][place] for i, places in enumerate(at) for place in places]
-        states = self.packed_hidden(layout)
+        states = self.packed_hidden(layout, None if whole else predict)
         chosen = states[torch.tensor(predict, dtype=torch.long, device=labels.device)]
         return chosen, targets, lambda: put_back(states, layout, labels.shape[1])
 
@@ -250,6 +273,30 @@ def _packing_fails(fast: TargetOnly) -> str | None:
     except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
         return f"the model takes no packed rows ({error or type(error).__name__})"
     return None if worst <= _tolerance(fast.model) else "packed rows change this model's hidden states"
+
+
+@torch.no_grad()
+def _last_layer_fails(fast: TargetOnly) -> str | None:
+    """Return why the last layer cannot leave tokens out, or None; rows as in packing are tried, behind others too."""
+    if fast.last is None:
+        return "its layers are not found"
+    if computed_again(fast.last):
+        return "gradient checkpointing computes layers again"
+    n = SHARED_AT_LEAST + 2
+    rows = [[*range(1, n + 1), 2, 3], [*range(1, n + 1), 3, 2, 1], [7, 6, 5, 4, 3]]
+    try:
+        with in_evaluation(fast.model):
+            layout = pack(rows, [n, n, 0])
+            ends = [places[-1] for places in layout.rows]
+            own = fast.packed_hidden(layout)[ends]
+            layout.computed = 0
+            worst = _difference(fast.packed_hidden(layout, ends)[ends], own)
+            behind = pack([row[n - 2 :] for row in rows[:2]], [1, 1], past=fast.past(rows[0][: n - 2]))
+            ends = [places[-1] for places in behind.rows]
+            worst = max(worst, _difference(fast.packed_hidden(behind, ends)[ends], own[:2]))
+    except Exception as error:  # as above
+        return f"its last layer takes no tokens alone ({error or type(error).__name__})"
+    return None if worst <= _tolerance(fast.model) else "tokens alone change this model's hidden states"
 
 
 def _difference(ours: Tensor, own: Tensor) -> float:

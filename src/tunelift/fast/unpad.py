@@ -7,7 +7,8 @@ into the padded batch, so that everything around it works as before.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.core import garbage
-from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.attention import packed, packed_inputs, registered
 from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
+from tunelift.fast.last_layer import computed_again, last_layer, only_at
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
 from tunelift.fast.undo import Undo, in_evaluation, named
@@ -38,8 +40,12 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
     states["frozen_products"] = frozen_products(model, undo, pack)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(base, base.base_model_prefix, base)
+    if computed_again(last_layer(inner)):  # and its attention with it, when the call that packed the rows is over
+        undo.attention.append((inner.config, inner.config._attn_implementation))
+        inner.config._attn_implementation = registered(inner.config._attn_implementation)
     if base.get_output_embeddings() is None:
-        states["unpadded"] = unpad(model, undo, always=True)
+        states |= unpad(model, undo, always=True, alone=True)
     try:
         with garbage.not_among_what_is():
             yield states
@@ -47,29 +53,54 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
         undo.all()
 
 
-def unpad(model: Any, undo: Undo, *, always: bool) -> str:
-    """Make a model compute without padding, if that is shown to change nothing; return "on" or "off: reason".
+def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[str, str]:
+    """Make a model compute without padding, if that is shown to change nothing; return "on" or "off: reason" by path.
 
-    `always` also where a call might want the cache of keys and values, as a causal model's outside of training.
+    `always` also where a call might want the cache of keys and values, as a causal model's outside of training. With
+    `alone` nobody reads the hidden states but the model's own head: of what it does not read, the last layer computes
+    nothing.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner = getattr(base, base.base_model_prefix, None)
     if inner is None or any(c.is_prompt_learning for c in (getattr(model, "peft_config", None) or {}).values()):
-        return "off: no inner model that takes rows as they are"
-    mine, tried = Undo(), list[Layout]()
+        return {"unpadded": "off: no inner model that takes rows as they are"}
+    mine, packs = Undo(), _Packs()
     stack = getattr(inner, "encoder", None) or getattr(inner, "transformer", None)
     if isinstance(stack, nn.Module):
-        _unpad_encoder(inner, stack, mine, tried)
+        _unpad_encoder(inner, stack, mine, packs)
     else:
-        mine.put(inner, partial(_decoder, inner, inner.forward, always, tried))
-    reason = _fails(model, mine, {} if always else {"use_cache": False})
-    if reason is None and not tried:
+        mine.put(inner, partial(_decoder, inner, inner.forward, always, packs))
+    options = {} if always else {"use_cache": False}
+    reason = _fails(model, mine, options)
+    if reason is None and packs.layout is None:
         reason = "the model's calls carry arguments that are not known here"
-    if reason is None:
-        undo.replaced += mine.replaced
-        return "on"
-    mine.all()
-    return f"off: {reason}"
+    if reason is not None:
+        mine.all()
+        return {"unpadded": f"off: {reason}"}
+    undo.replaced += mine.replaced
+    if not alone:
+        return {"unpadded": "on"}
+    packs.last = last_layer(inner)
+    for end in (0, -1) if packs.last is not None and not computed_again(packs.last) else ():
+        packs.end = end
+        if _fails(model, mine, options) is None:
+            return {"unpadded": "on", "last_layer": "on"}
+    packs.end = None
+    return {"unpadded": "on", "last_layer": "off: the head is not seen to read one token of a row"}
+
+
+@dataclass(slots=True)
+class _Packs:
+    """The packed row of the last call; and the last layer with the end of each row that alone is read of it."""
+
+    layout: Layout | None = None
+    last: nn.Module | None = None
+    end: int | None = None
+
+    def alone(self, layout: Layout) -> AbstractContextManager[None]:
+        """Let the last layer compute what is read, for the calls inside."""
+        self.layout = layout
+        return only_at(self.last, layout, None if self.end is None else [row[self.end] for row in layout.rows])
 
 
 def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]] | None:
@@ -88,7 +119,7 @@ def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[lis
     return [row.tolist() for row in torch.split(input_ids[mask], lengths.tolist())]
 
 
-def _decoder(inner: Any, forward: Any, always: bool, tried: list[Layout], *args: Any, **inputs: Any) -> Any:
+def _decoder(inner: Any, forward: Any, always: bool, packs: _Packs, *args: Any, **inputs: Any) -> Any:
     inputs = named(forward, args, inputs)
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     asked = {name for name, value in inputs.items() if value is not None and name not in PLAIN}
@@ -97,14 +128,13 @@ def _decoder(inner: Any, forward: Any, always: bool, tried: list[Layout], *args:
     if ids is None or rows is None:
         return forward(**inputs)
     layout = pack(rows, [len(row) - 1 for row in rows])
-    tried[:] = [layout]
-    with packed(inner.config, layout):
+    with packed(inner.config, layout), packs.alone(layout):
         output = forward(**packed_inputs(layout, ids.device))
     output.last_hidden_state = put_back(output.last_hidden_state[0], layout, ids.shape[1])
     return output
 
 
-def _unpad_encoder(inner: Any, stack: Any, undo: Undo, tried: list[Layout]) -> None:
+def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
     """Pack between an encoder's embeddings and its layers, so that embeddings and pooler see padded batches."""
     current: list[Layout] = []
 
@@ -117,9 +147,8 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, tried: list[Layout]) -> N
             return forward(**inputs)
         layout = pack(rows, [0] * len(rows), share=False)
         current.append(layout)
-        tried[:] = [layout]
         try:
-            with packed(inner.config, layout):
+            with packed(inner.config, layout), packs.alone(layout):
                 return forward(**inputs)
         finally:
             current.pop()
