@@ -45,7 +45,7 @@ def loss_and_gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 
 def seen(kind: str, **changes: Any) -> TargetOnly:
-    view, _ = target_model(tiny_models.causal(kind, **changes).double())
+    view, _ = target_model(tiny_models.causal(kind, **changes))
     assert isinstance(view, TargetOnly) and view.last is not None
     return view
 
@@ -61,7 +61,7 @@ def test_states_of_some_tokens_are_those_among_all(kind: str, computed: list[int
         whole = view.packed_hidden(layouts[0])
         at = [place for places in layouts[1].rows for place in places[-1:] + places[len(places) // 2 :][:1]]
         some = view.packed_hidden(layouts[1], at)
-        assert torch.allclose(some[at], whole[at], atol=1e-6)  # norms cast to fp32
+        assert torch.allclose(some[at], whole[at], atol=1e-5)
         assert computed.pop() == len(set(at)) < len(whole)
         assert not computed
 
@@ -69,7 +69,7 @@ def test_states_of_some_tokens_are_those_among_all(kind: str, computed: list[int
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_are_the_plain_ones(kind: str, computed: list[int]) -> None:
     changes = {"sliding_window": 8} if "sliding_window" in tiny_models.ARCHITECTURES[kind] else {}
-    model = tiny_models.adapted(tiny_models.causal(kind, **changes)).double().eval()
+    model = tiny_models.adapted(tiny_models.causal(kind, **changes)).eval()
     view, _ = target_model(model)
     ids = torch.tensor([[*row, *[2] * (29 - len(row))] for row in ROWS])
     mask = torch.tensor([[1] * len(row) + [0] * (29 - len(row)) for row in ROWS])
@@ -81,7 +81,7 @@ def test_losses_and_gradients_are_the_plain_ones(kind: str, computed: list[int])
     plain = WholeLogits(model)
     whole = [plain.loss_sum({"input_ids": row, "attention_mask": torch.ones_like(row)}, own) for row, own in rows]
     expected = loss_and_gradients(model, torch.stack(whole).sum())
-    assert float((found - expected).abs().max() / expected.abs().max()) < 5e-7  # norms cast to fp32
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("finish_all", [0, 1000])
@@ -97,7 +97,7 @@ def test_trees_of_labels_score_the_same(
     monkeypatch.setattr(last_layer, "SHARE_AT_MOST", 0.0)
     expected = Tree(view, finish_all).rank(ROWS, [labels] * 4, [3] * 4, lambda *_: None)
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours == [None if score is None else pytest.approx(score, rel=1e-6) for score in theirs]
+        assert ours == [None if score is None else pytest.approx(score, rel=1e-5) for score in theirs]
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "gpt2"])

@@ -280,6 +280,8 @@ def _last_layer_fails(fast: TargetOnly) -> str | None:
     """Return why the last layer cannot leave tokens out, or None; rows as in packing are tried, behind others too."""
     if fast.last is None:
         return "its layers are not found"
+    if next(fast.last.parameters()).dtype == torch.float64:
+        return "norms compute in float32 and would round once more"
     if computed_again(fast.last):
         return "gradient checkpointing computes layers again"
     n = SHARED_AT_LEAST + 2
