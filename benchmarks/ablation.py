@@ -43,6 +43,7 @@ OFF: dict[str, Callable[[TargetOnly], None]] = {
     "packing": lambda view: setattr(view, "packs", False),
     "skipped tiles": lambda view: setattr(view.frozen, "skip_below", 0.0),
     "likely tokens first": lambda view: setattr(view.frozen, "likely_first", None),
+    "last layer at what is read": lambda view: setattr(view, "last", None),
     "fused LoRA": lambda view: None,
     "packed weights": lambda view: None,
     "products by oneDNN": lambda view: None,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import shutil
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -363,6 +366,18 @@ def test_what_others_may_have_written_is_not_loaded(compiler: Any, tmp_path: Pat
         path.chmod(before)
     kernels._library.cache_clear()
     kernels.library(torch.float32)
+
+
+@compiled
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("objdump"), reason="x86 and objdump are needed")
+def test_a_processor_that_torch_is_told_to_take_for_less_is_less(
+    compiler: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler("cc")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    kernels.library(torch.float32)
+    (made,) = tmp_path.rglob("*.so")
+    assert b"zmm" not in subprocess.run(["objdump", "-d", made], capture_output=True, check=True).stdout
 
 
 def test_they_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,9 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | str:
     """Return the functions, or why there are none, which is not asked twice."""
     if sys.platform != "linux":
         return "they are compiled on Linux only"
-    flags = (*FLAGS, *TYPES[dtype])
+    # Where torch was told to do without AVX512 (ATEN_CPU_CAPABILITY), to see what another machine does.
+    lowered = ("-mno-avx512f",) if torch.backends.cpu.get_cpu_capability() == "AVX2" else ()
+    flags = (*FLAGS, *lowered, *TYPES[dtype])
     kept = cache.folder() / "kernels" / f"{_key(flags)}.so"
     try:
         if not kept.is_file():
