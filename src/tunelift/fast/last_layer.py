@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -28,7 +28,7 @@ SHARE_AT_MOST = 0.5
 
 def last_layer(decoder: nn.Module) -> nn.Module | None:
     """Return the last layer of a decoder or an encoder, None where its layers are no list of their own."""
-    count = getattr(decoder.config, "num_hidden_layers", None)
+    count = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return lists[0][-1] if len(lists) == 1 else None
 
@@ -72,12 +72,10 @@ def _only_at(forward: Callable[..., Any], layout: Layout, places: list[int], *ar
         each = isinstance(value, Tensor) and value.shape[:2] == hidden.shape[:2]
         return value.index_select(1, at) if each else value
 
-    try:
+    with suppress(AttentionReached):
         forward(*map(to_the_keys, args), **{name: to_the_keys(value) for name, value in inputs.items()})
-    except AttentionReached:
-        found = forward(*map(chosen, args), **{name: chosen(value) for name, value in inputs.items()})
-    else:
         raise UnpackableError("its last layer asks the registry for no attention")
+    found = forward(*map(chosen, args), **{name: chosen(value) for name, value in inputs.items()})
     states, *others = found if isinstance(found, tuple) else (found,)
     states = torch.zeros_like(hidden).index_copy(1, at, states)
     return (states, *others) if isinstance(found, tuple) else states
