@@ -39,6 +39,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+NO_DROPOUT = {
+    "dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    "seq_classif_dropout": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+}  # fmt: skip
+"""Changes of a config that take all dropout out, whatever an architecture calls it."""
+
+
 def causal(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
     """Return a tiny random causal language model in evaluation mode, its weights large enough to matter."""
     config = AutoConfig.for_model(kind, **{**SIZES, **ARCHITECTURES[kind], **changes})

@@ -13,10 +13,6 @@ from transformers import Trainer, TrainingArguments
 import tiny_models
 import tunelift
 
-NO_DROPOUT = {
-    "dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    "seq_classif_dropout": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-}  # fmt: skip
 LENGTHS = [11, 7, 30, 30]
 
 
@@ -37,7 +33,7 @@ def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", tiny_models.ARCHITECTURES)
 def test_loss_gradients_and_logits_are_the_models_own(kind: str) -> None:
-    model = tiny_models.adapted(tiny_models.causal(kind, **NO_DROPOUT))
+    model = tiny_models.adapted(tiny_models.causal(kind, **tiny_models.NO_DROPOUT))
     model.train()
     inputs, count = batch(), 50
     stock = model(**inputs, num_items_in_batch=count)
@@ -74,7 +70,7 @@ def test_evaluation_and_generation_are_left_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text", "opt", "gpt2"])
 def test_padding_on_the_left(kind: str) -> None:
-    model = tiny_models.adapted(tiny_models.causal(kind, **NO_DROPOUT)).train()
+    model = tiny_models.adapted(tiny_models.causal(kind, **tiny_models.NO_DROPOUT)).train()
     inputs = {name: value.flip(1) for name, value in batch().items()}
     begins = inputs["attention_mask"].argmax(dim=1, keepdim=True)
     inputs["labels"] = inputs["labels"].scatter(1, begins, -100)  # nothing a row could be asked for
@@ -93,7 +89,7 @@ def test_padding_on_the_left(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "gpt2"])
 def test_classifiers_compute_without_padding(kind: str) -> None:
-    base = tiny_models.classifier(["a", "b"], kind, **NO_DROPOUT)
+    base = tiny_models.classifier(["a", "b"], kind, **tiny_models.NO_DROPOUT)
     targets = ["q_lin", "lin1"] if kind == "distilbert" else "all-linear"
     model = get_peft_model(base, LoraConfig(target_modules=targets, task_type="SEQ_CLS", init_lora_weights=False))
     model.train()

@@ -16,10 +16,6 @@ from tunelift.fast.layout import pack
 from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
 from tunelift.fast.unpad import sped_up
 
-NO_DROPOUT = {
-    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout": 0.0, "attention_dropout": 0.0,
-    "seq_classif_dropout": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
-}  # fmt: skip
 KINDS = sorted(set(tiny_models.ARCHITECTURES) - {"bloom"})  # which takes no packed rows
 ROWS = [[*range(3, 30), 7, 8], [*range(3, 30), 9], [5, 4, 3], [*range(3, 25), 40, 41, 42]]
 
@@ -102,7 +98,7 @@ def test_trees_of_labels_score_the_same(
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "gpt2"])
 def test_a_classifier_computes_the_tokens_that_its_head_reads(kind: str, computed: list[int]) -> None:
-    base = tiny_models.classifier(["a", "b"], kind, **NO_DROPOUT)
+    base = tiny_models.classifier(["a", "b"], kind, **tiny_models.NO_DROPOUT)
     targets = ["q_lin", "lin1"] if kind == "distilbert" else "all-linear"
     model = get_peft_model(base, LoraConfig(target_modules=targets, task_type="SEQ_CLS", init_lora_weights=False))
     model.train()
@@ -117,6 +113,12 @@ def test_a_classifier_computes_the_tokens_that_its_head_reads(kind: str, compute
         found = loss_and_gradients(model, model(**inputs).loss)
     assert computed == [len(ROWS)]
     assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_a_float64_classifier_keeps_its_last_digits() -> None:
+    with sped_up(tiny_models.classifier(["a", "b"]).double()) as states:
+        assert states["unpadded"] == "on"
+        assert states["last_layer"] == "off: norms compute in float32 and would round once more"
 
 
 def test_a_head_that_reads_every_token_gets_every_token(computed: list[int]) -> None:

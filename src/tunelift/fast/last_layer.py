@@ -38,6 +38,15 @@ def computed_again(layer: nn.Module | None) -> bool:
     return bool(getattr(layer, "gradient_checkpointing", False))
 
 
+def unsuited(layer: nn.Module | None) -> str | None:
+    """Return why a last layer is not to be tried on some tokens alone, or None."""
+    if layer is None:
+        return "its layers are not found"
+    if next(layer.parameters()).dtype == torch.float64:
+        return "norms compute in float32 and would round once more"
+    return "gradient checkpointing computes layers again" if computed_again(layer) else None
+
+
 @contextmanager
 def only_at(layer: nn.Module | None, layout: Layout, places: Sequence[int] | None) -> Iterator[None]:
     """Let a model's last layer compute some tokens alone, for the calls inside; the hidden states of others are zero.

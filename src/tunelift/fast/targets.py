@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.head import ROWS_AT_ONCE, Head, at_least_float32, capped, over_vocabulary
-from tunelift.fast.last_layer import computed_again, last_layer, only_at
+from tunelift.fast.last_layer import last_layer, only_at, unsuited
 from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
 from tunelift.fast.undo import in_evaluation
 
@@ -278,12 +278,8 @@ def _packing_fails(fast: TargetOnly) -> str | None:
 @torch.no_grad()
 def _last_layer_fails(fast: TargetOnly) -> str | None:
     """Return why the last layer cannot leave tokens out, or None; rows as in packing are tried, behind others too."""
-    if fast.last is None:
-        return "its layers are not found"
-    if next(fast.last.parameters()).dtype == torch.float64:
-        return "norms compute in float32 and would round once more"
-    if computed_again(fast.last):
-        return "gradient checkpointing computes layers again"
+    if (reason := unsuited(fast.last)) is not None:
+        return reason
     n = SHARED_AT_LEAST + 2
     rows = [[*range(1, n + 1), 2, 3], [*range(1, n + 1), 3, 2, 1], [7, 6, 5, 4, 3]]
     try:

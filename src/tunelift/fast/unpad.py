@@ -19,7 +19,7 @@ from tunelift.core import garbage
 from tunelift.fast.attention import packed, packed_inputs, registered
 from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
-from tunelift.fast.last_layer import computed_again, last_layer, only_at
+from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
 from tunelift.fast.undo import Undo, in_evaluation, named
@@ -81,12 +81,13 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     if not alone:
         return {"unpadded": "on"}
     packs.last = last_layer(inner)
-    for end in (0, -1) if packs.last is not None and not computed_again(packs.last) else ():
+    reason = unsuited(packs.last)
+    for end in () if reason else (0, -1):
         packs.end = end
         if _fails(model, mine, options) is None:
             return {"unpadded": "on", "last_layer": "on"}
     packs.end = None
-    return {"unpadded": "on", "last_layer": "off: the head is not seen to read one token of a row"}
+    return {"unpadded": "on", "last_layer": f"off: {reason or 'the head is not seen to read one token of a row'}"}
 
 
 @dataclass(slots=True)
