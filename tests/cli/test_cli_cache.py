@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tunelift.cli.main import cli
-from tunelift.evaluation.cache import Kept
+from tunelift.evaluation.cache import Context
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("qwen", None, "causal-lm", 1),
     ):  # fmt: skip
         about = {"model": name, "adapter": adapter, "task": task}
-        Kept({**about, "a": 1}, about).add({str(i): {"log_likelihood": -1.5} for i in range(items)})
+        Context({**about, "a": 1}, about).kept({}).add({str(i): {"log_likelihood": -1.5} for i in range(items)})
     (tmp_path / "models" / "tiny-0123-v1").mkdir(parents=True)
     (tmp_path / "models" / "tiny-0123-v1" / "model.safetensors").write_bytes(b"0" * 2**20)
     (tmp_path / "models" / ".tiny-0123-v1.lock").touch()

@@ -61,6 +61,25 @@ def test_what_was_computed_comes_back_exactly(name: str, monkeypatch: pytest.Mon
         assert a["log_likelihood"] == pytest.approx(b["log_likelihood"], rel=1e-5)
 
 
+def test_no_fast_path_is_tried_where_every_item_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = measure()
+    monkeypatch.setattr(evaluation, "target_model", refused)
+    again = measure(examples=EXAMPLES[2:7])
+    assert again.info["from_cache"] == 5
+    assert again.info["made_with"]["fast_paths"] == first.info["made_with"]["fast_paths"]
+    with pytest.raises(KeyboardInterrupt):
+        measure(examples=[*EXAMPLES, replace(EXAMPLES[0], id="new", prompt="another cat")])
+
+
+def test_items_of_other_fast_paths_do_not_stand_beside_those_computed_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, measured = evaluation.ranker, measure()
+    monkeypatch.setattr(evaluation, "ranker", lambda *given: (plain(*given)[0], "off: this time"))
+    other = measure(examples=[*EXAMPLES, replace(EXAMPLES[0], id="new", prompt="another cat")])
+    assert other.info["from_cache"] == 0
+    assert measure().info["made_with"]["fast_paths"]["label_tree"] == "off: this time"  # what knew them last
+    assert measured.info["made_with"]["fast_paths"]["label_tree"] == "on"
+
+
 def test_heads_are_kept_and_another_head_on_the_same_weights_is_not_taken_for_it() -> None:
     plan = Plan(resolve(["accuracy"]), task="sequence-classification", labels=["bad", "good"], cache=True)
     examples = [Example(str(i), "the cat " * (i + 1), ["bad", "good"][i % 2]) for i in range(5)]
@@ -195,10 +214,11 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(own_cache: Path) 
 
 
 def test_two_writers_of_one_context_lose_nothing() -> None:
-    one, other = (cache.Kept({"version": 1}, {"model": "tiny"}) for _ in range(2))
+    context = cache.Context({"version": 1}, {"model": "tiny"})
+    one, other = (context.kept({"packing": "on"}) for _ in range(2))
     one.add({"a": [-0.1 - 0.2, True]})
     other.add({"b": {"log_likelihood": float("nan")}})
-    found = cache.Kept({"version": 1}, {}).found
+    found = context.kept({"packing": "on"}).found
     assert found["a"] == [-0.30000000000000004, True]
     assert str(found["b"]["log_likelihood"]) == "nan"
     ((_, about, items),) = cache.files_kept()
@@ -207,8 +227,8 @@ def test_two_writers_of_one_context_lose_nothing() -> None:
 
 WRITER = """
 import sys
-from tunelift.evaluation.cache import Kept
-kept = Kept({"version": 1}, {"model": "tiny"})
+from tunelift.evaluation.cache import Context
+kept = Context({"version": 1}, {"model": "tiny"}).kept({})
 for number in range(200):
     kept.add({f"{sys.argv[1]} {number} {part}": "x" * 500 for part in range(20)})
 """
@@ -217,15 +237,15 @@ for number in range(200):
 def test_two_processes_write_at_once() -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in ("one", "other")]
     assert [writer.wait() for writer in writers] == [0, 0]
-    assert len(cache.Kept({"version": 1}, {}).found) == 2 * 200 * 20
+    assert len(cache.Context({"version": 1}, {}).kept({}).found) == 2 * 200 * 20
 
 
 def test_the_oldest_contexts_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
-        kept = cache.Kept({"number": number}, {"model": str(number)})
+        kept = cache.Context({"number": number}, {"model": str(number)}).kept({})
         kept.add({"a": "x" * 1000})
         os.utime(kept.path, (number + 1, number + 1))
-    cache.Kept({"number": 0}, {})  # used again: no longer the oldest
+    cache.Context({"number": 0}, {}).kept({})  # used again: no longer the oldest
     monkeypatch.setattr(cache, "LIMIT_BYTES", 4000)
-    cache.Kept({"number": 4}, {"model": "4"}).add({"a": "x" * 1000})
+    cache.Context({"number": 4}, {"model": "4"}).kept({}).add({"a": "x" * 1000})
     assert {about["model"] for _, about, _ in cache.files_kept()} == {"0", "3", "4"}

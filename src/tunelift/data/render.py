@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from tunelift.core.errors import InputError
@@ -14,6 +14,12 @@ from tunelift.data.chat import Chat, without_answer
 
 PROMPT_TOO_LONG = "the prompt alone fills max_length"
 NOTHING_TO_LEARN = "nothing after the prompt"
+
+TEXTS_AT_ONCE = 128
+"""Texts encoded in one call: more take no less time each, and a tokenizer's own record of each is large."""
+
+Continued = tuple[list[int], list[list[int]]]
+"""The ids of a prompt, and of each of several completions behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +78,35 @@ class Renderer:
         """The token that closes a completion; empty for a tokenizer without EOS, whose model learns no end."""
         self._begin = _ids_put_before(tokenizer)
         self._chat = Chat(tokenizer)
-        # The labels of one prompt come one after the other, so few prompts need to be kept.
-        self._encode = lru_cache(maxsize=64)(self._encode_anew)
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Return the ids (T,) that the model reads before it answers, whatever their number."""
-        if example.messages is not None:
-            return list(self._encode(self._chat.prompt(example.messages, example.id)))
-        text, _ = _prompt_and_moved_spaces(example)
-        return self._begun(self._encode(text)) if text else list(self._begin)
+        return self.continued([example], [[]])[0][0]
 
     def completion_ids(self, example: Example, completion: str | None = None) -> list[int]:
         """Return the ids of the completion (or of another in its place) as they follow `prompt_ids`, EOS at the end."""
-        if completion is None:
-            completion = example.messages[-1]["content"] if example.messages else example.completion
-        return self.candidate_ids(example, [completion])[0]
+        return self.candidate_ids(example, [own_completion(example) if completion is None else completion])[0]
 
     def candidate_ids(self, example: Example, completions: Sequence[str]) -> list[list[int]]:
-        """Return `completion_ids` of several completions of one prompt, encoded together, which is faster."""
-        if example.messages is not None:
-            return [self._answer_ids(example, completion) for completion in completions]
-        prompt, moved = _prompt_and_moved_spaces(example)
-        endings = [moved + completion for completion in completions]
-        return [self._closed(ids) for ids in self._continuations(prompt, endings)]
+        """Return `completion_ids` of several completions of one prompt."""
+        return self.continued([example], [completions])[0][1]
+
+    def continued(self, examples: Sequence[Example], completions: Sequence[Sequence[str]]) -> list[Continued]:
+        """Return `prompt_ids` and `candidate_ids` of each example with its completions.
+
+        Many texts are encoded in one call, which is faster. Prompt and completion are encoded together, as the model
+        would meet them in running text; where the tokenizer then merges across the border, so that the prompt's own ids
+        do not come first, the completion is encoded alone.
+        """
+        at_once = max(1, TEXTS_AT_ONCE // (1 + max(map(len, completions), default=0)))
+        found: list[Continued] = []
+        for start in range(0, len(examples), at_once):
+            found += self._continued(examples[start : start + at_once], completions[start : start + at_once])
+        return found
 
     def stop_ids(self, example: Example) -> list[int]:
         """Return the ids that end an answer: EOS, and for chat the token with which the template ends a turn."""
-        last = [] if example.messages is None else self._answer_ids(example, "x")[-1:]
+        last = [] if example.messages is None else self.candidate_ids(example, ["x"])[0][-1:]
         return list(dict.fromkeys([*self.end, *last]))
 
     def tokens(self, example: Example) -> Tokens:
@@ -106,13 +114,7 @@ class Renderer:
 
         The first token is never in the loss: nothing stands before it from which it could be predicted.
         """
-        if example.messages is not None:
-            ids, in_loss = self._conversation(example)
-        else:
-            prompt, completion = self.prompt_ids(example), self.completion_ids(example) if example.completion else []
-            ids, in_loss = prompt + completion, [False] * len(prompt) + [True] * len(completion)
-        in_loss[:1] = [False] * len(in_loss[:1])
-        return Tokens(ids[: self.max_length], in_loss[: self.max_length], len(ids))
+        return next(self._rows([example]))
 
     def head_tokens(self, example: Example) -> Tokens:
         """Return the prompt's text for a classification head: special tokens as the tokenizer puts them, no loss."""
@@ -128,8 +130,7 @@ class Renderer:
         Raises InputError where none is left, naming the longest row and what to set.
         """
         report, kept, reasons, longest = RenderReport(), [], Counter[str](), 0
-        for example in examples:
-            tokens = self.tokens(example)
+        for tokens in self._rows(examples):
             report.rows += 1
             longest = max(longest, tokens.full_length)
             if any(tokens.in_loss):
@@ -143,6 +144,51 @@ class Renderer:
         report.tokens = sum(len(tokens.ids) for tokens in kept)
         report.tokens_in_loss = sum(sum(tokens.in_loss) for tokens in kept)
         return kept, report
+
+    def _rows(self, examples: Iterable[Example]) -> Iterator[Tokens]:
+        examples = iter(examples)
+        while some := list(islice(examples, TEXTS_AT_ONCE)):
+            texts = [example for example in some if example.messages is None]
+            answers = [[example.completion] if example.completion else [] for example in texts]
+            continued = iter(self.continued(texts, answers))
+            for example in some:
+                if example.messages is not None:
+                    ids, in_loss = self._conversation(example)
+                else:
+                    prompt, answer = next(continued)
+                    ids = [*prompt, *(token for completion in answer for token in completion)]
+                    in_loss = [False] * len(prompt) + [True] * (len(ids) - len(prompt))
+                in_loss[:1] = [False] * len(in_loss[:1])
+                yield Tokens(ids[: self.max_length], in_loss[: self.max_length], len(ids))
+
+    def _continued(self, examples: Sequence[Example], completions: Sequence[Sequence[str]]) -> Iterator[Continued]:
+        texts = [self._texts(example, some) for example, some in zip(examples, completions, strict=True)]
+        prompts = self._encode([prompt for prompt, _ in texts])
+        wholes = iter(self._encode([prompt + answer for prompt, answers in texts for answer in answers]))
+        for example, (prompt, answers), ids in zip(examples, texts, prompts, strict=True):
+            before = ids if prompt else []
+            behind = [self._behind(before, next(wholes), answer) for answer in answers]
+            if example.messages is None:
+                yield [*self._begin, *self._without_begin(before)], [self._closed(answer) for answer in behind]
+            else:
+                ended = [self._chat.ends_turn(answer) for answer in answers]
+                yield before, [a if done else self._closed(a) for a, done in zip(behind, ended, strict=True)]
+
+    def _texts(self, example: Example, completions: Sequence[str]) -> tuple[str, list[str]]:
+        """Return the text of the prompt, and of each completion as it stands behind it."""
+        if example.messages is None:
+            prompt, moved = _prompt_and_moved_spaces(example)
+            return prompt, [moved + completion for completion in completions]
+        asked = without_answer(example.messages)
+        answers = [[*asked, {"role": "assistant", "content": completion}] for completion in completions]
+        prompt = self._chat.prompt(example.messages, example.id)
+        return prompt, [self._chat.last_answer(messages, example.id) for messages in answers]
+
+    def _behind(self, before: list[int], whole: list[int], ending: str) -> list[int]:
+        """Return the ids of `ending`, given those of the text before it and of both as one."""
+        if not before:
+            return self._without_begin(whole)
+        return whole[len(before) :] if whole[: len(before)] == before else self._encode([ending])[0]
 
     def _conversation(self, example: Example) -> tuple[list[int], list[bool]]:
         """Return ids and mask of a conversation, ending with the token that ends its last answer."""
@@ -161,39 +207,13 @@ class Renderer:
             ids, in_loss = ids + self.end, in_loss + [True] * len(self.end)
         return ids, in_loss
 
-    def _answer_ids(self, example: Example, completion: str) -> list[int]:
-        """Return the ids of `completion` as the last answer of a conversation, with the token that ends the turn."""
-        assert example.messages is not None
-        messages = [*without_answer(example.messages), {"role": "assistant", "content": completion}]
-        rendered = self._chat.last_answer(messages, example.id)
-        ids = self._continuations(self._chat.prompt(messages, example.id), [rendered])[0]
-        return ids if self._chat.ends_turn(rendered) else self._closed(ids)
-
     def _extended(self, ids: list[int], text: str, more: str) -> tuple[list[int], int]:
         """Return `ids` (of `text`) and those of `more` behind them, and how many were added."""
         if not more:
             return ids, 0
-        whole = list(self._encode(text + more))
-        grown = whole if whole[: len(ids)] == ids else ids + list(self._encode(more))
+        whole = self._encode([text + more])[0]
+        grown = whole if whole[: len(ids)] == ids else ids + self._encode([more])[0]
         return grown, len(grown) - len(ids)
-
-    def _continuations(self, prompt: str, endings: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each ending as they follow the prompt's.
-
-        The two are encoded together, as the model would meet them in running text; where the tokenizer then merges
-        across the border, so that the prompt's own ids do not come first, the ending is encoded alone.
-        """
-        if not prompt:
-            return [self._without_begin(ids) for ids in self._encode_all(endings)]
-        before = list(self._encode(prompt))
-        wholes = self._encode_all([prompt + ending for ending in endings])
-        merged = [ending for ending, ids in zip(endings, wholes, strict=True) if ids[: len(before)] != before]
-        alone = dict(zip(merged, self._encode_all(merged), strict=True))
-        return [alone.get(ending, ids[len(before) :]) for ending, ids in zip(endings, wholes, strict=True)]
-
-    def _begun(self, ids: Sequence[int]) -> list[int]:
-        """Put BOS (what the tokenizer puts before a text) in front, unless the text itself began with it."""
-        return [*self._begin, *self._without_begin(ids)]
 
     def _without_begin(self, ids: Sequence[int]) -> list[int]:
         begins = bool(self._begin) and list(ids[: len(self._begin)]) == self._begin
@@ -202,12 +222,14 @@ class Renderer:
     def _closed(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == self.end else ids + self.end
 
-    def _encode_anew(self, text: str) -> tuple[int, ...]:
-        return tuple(self._encode_all([text])[0])
-
-    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         # verbose=False: long texts are counted and reported by us, not warned about by the tokenizer.
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+
+def own_completion(example: Example) -> str:
+    """Return the completion that an example itself has; a conversation's last message."""
+    return example.messages[-1]["content"] if example.messages else example.completion
 
 
 def _prompt_and_moved_spaces(example: Example) -> tuple[str, str]:

@@ -1,8 +1,9 @@
 """What was computed for each item, kept on disk: the same item is never computed twice in the same way.
 
-A file holds the items of one context, which is everything a score depends on besides the item itself. An item's key
-is made of its token ids. Entries are appended as they are computed, so that an evaluation that was cut off goes on
-where it was. Each line stands behind its checksum: a torn or damaged one counts as not there.
+A file holds the items of one context, which is everything a score depends on besides the item itself, computed by the
+same fast paths. An item's key is made of its token ids. Entries are appended as they are computed, so that an
+evaluation that was cut off goes on where it was. Each line stands behind its checksum: a torn or damaged one counts as
+not there.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from tunelift.core import cache
 
-VERSION = 2
+VERSION = 3
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
 
 LIMIT_BYTES = 2**30
@@ -31,12 +33,37 @@ LAYERS = ("fused_passes", "frozen_products", "unpadded", "last_layer")
 _tokenizer_hashes: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
-class Kept:
-    """What is known of the items of one context: `found` has a value of JSON for each key; `add` writes at once."""
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Everything that scores depend on besides the items and the fast paths, and what it is `about`, for people."""
 
-    def __init__(self, context: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        self.path = folder() / f"{hash_of(context)}.jsonl"
-        self.header = {"about": dict(about), "context": dict(context)}
+    depends_on: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+    def kept(self, fast_paths: Mapping[str, str]) -> Kept:
+        """Return what is known of the items by these fast paths."""
+        return Kept(self, fast_paths)
+
+    def complete(self, keys: Collection[str]) -> Kept | None:
+        """Return what is known by the fast paths that last knew all of these items, so that none need be tried."""
+        names = folder().glob(f"{hash_of(self.depends_on)}-*.jsonl")
+        with contextlib.suppress(OSError):
+            for path in sorted(names, key=lambda path: path.stat().st_mtime, reverse=True):
+                tried = next((line["fast_paths"] for line in _lines(path) if "fast_paths" in line), None)
+                kept = None if tried is None else self.kept(tried)
+                if kept and kept.found.keys() >= set(keys):
+                    return kept
+        return None
+
+
+class Kept:
+    """What is known of items by some fast paths: `found` has a value of JSON for each key; `add` writes at once."""
+
+    def __init__(self, context: Context, fast_paths: Mapping[str, str]) -> None:
+        self.fast_paths = dict(fast_paths)
+        self.path = folder() / f"{hash_of(context.depends_on)}-{hash_of(self.fast_paths)}.jsonl"
+        about, depends_on = dict(context.about), dict(context.depends_on)
+        self.header = {"about": about, "context": depends_on, "fast_paths": self.fast_paths}
         self.found: dict[str, Any] = {}
         with contextlib.suppress(OSError):  # a cache that cannot be read costs time, nothing else
             self.found = {line["key"]: line["value"] for line in _lines(self.path) if "key" in line}
@@ -72,8 +99,8 @@ def files_kept() -> Iterator[tuple[Path, dict[str, Any], int]]:
         yield path, about, items
 
 
-def keeper(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Mapping[str, Any]) -> Kept | None:
-    """Return what is known of a model's items when they are scored in this way; None where the weights have no hash.
+def context_of(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Mapping[str, Any]) -> Context | None:
+    """Return what a model's scores depend on when they are computed in this way; None where the weights have no hash.
 
     `made_with` has the "weights_sha256" of the "model" and the "sha256" of the "adapter", if one is on; `how` is all
     else that a score depends on, "task" among it. The weights in memory are looked at besides, since a model may have
@@ -87,7 +114,7 @@ def keeper(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Mappin
     if hooked or not named.get("weights_sha256") or (adapter and not adapter.get("sha256")):
         return None
     config = {key: value for key, value in model.config.to_dict().items() if key != "_name_or_path"}
-    context = {
+    depends_on = {
         "version": VERSION,
         "weights": named["weights_sha256"],
         "adapter": adapter.get("sha256"),
@@ -95,11 +122,11 @@ def keeper(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Mappin
         "config": hash_of([config, getattr(model.config, "_attn_implementation", None)]),
         "tokenizer": _tokenizer_hash(tokenizer),
         "dtype": str(next(model.parameters()).dtype),
-        "device": model.device.type,
+        "device": [model.device.type, torch.backends.cpu.get_cpu_capability()],
         "libraries": [torch.__version__, transformers.__version__],
         "how": dict(how),
     }
-    return Kept(context, {"model": named.get("name"), "adapter": adapter.get("source"), "task": how["task"]})
+    return Context(depends_on, {"model": named.get("name"), "adapter": adapter.get("source"), "task": how["task"]})
 
 
 def hash_of(value: Any) -> str:

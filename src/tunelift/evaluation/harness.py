@@ -35,7 +35,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.untrusted import bounded
 from tunelift.evaluation import ranking
-from tunelift.evaluation.cache import LAYERS, hash_of, keeper
+from tunelift.evaluation.cache import LAYERS, context_of, hash_of
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
@@ -138,8 +138,9 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
         self.max_length = context_length(model, tokenizer)
         self.ends = end_ids(model) | {self.eot_token_id}
         how = {"task": "lm-eval", "max_length": self.max_length, "ends": sorted(self.ends)}
-        how["fast_paths"] = self.view.fast_paths | {name: layers[name] for name in LAYERS if name in layers}
-        self.kept = keeper(model, tokenizer, made_with, how)
+        context = context_of(model, tokenizer, made_with, how)
+        fast_paths = self.view.fast_paths | {name: layers[name] for name in LAYERS if name in layers}
+        self.kept = context.kept(fast_paths) if context else None
         self.found: dict[str, Any] = self.kept.found if self.kept else {}
 
     @property

@@ -13,8 +13,8 @@ from typing import Any
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
-from tunelift.data.render import Renderer
-from tunelift.evaluation.cache import LAYERS, Kept, hash_of, keeper
+from tunelift.data.render import Renderer, own_completion
+from tunelift.evaluation.cache import LAYERS, Context, Kept, context_of, hash_of
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
@@ -80,13 +80,13 @@ def score(
     if not examples:
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
     slices = slices_of(examples, plan.slices)
-    items = _Items(model, tokenizer, examples, plan)
     was_training = model.training
     model.eval()
     try:
         with sped_up(model, "forward") as layers:
+            items = _Items(model, tokenizer, examples, plan)
             items.fast_paths |= {name: layers[name] for name in LAYERS if name in layers}
-            found, before = items.found(items.prepared(), made_with, title)
+            found, before = items.found(made_with, title)
     finally:
         model.train(was_training)
     rows = [
@@ -115,15 +115,20 @@ class _Items:
         self.renderer = Renderer(tokenizer, min(plan.max_length, self.context))
         self.fast_paths: dict[str, str] = {}
         self.truncated = 0
-        self.choices: dict[int, list[list[int]]] = {}
+        self.choices: list[list[list[int]]] = [[] for _ in examples]
         if plan.task == "causal-lm":
-            self.prompts = [self.renderer.prompt_ids(example) for example in examples]
-            self.completions = [self.renderer.completion_ids(example) for example in examples]
+            labels = self._labels() if plan.ranks else []
+            texts = [[own_completion(example), *labels] for example in examples]
+            rows = self.renderer.continued(examples, texts)
+            self.prompts = [prompt for prompt, _ in rows]
+            self.completions, self.choices = [ids[0] for _, ids in rows], [ids[1:] for _, ids in rows]
             self.fitting = [i for i in range(len(examples)) if self._length(i) <= self.context]
-            self.passes = 1 + plan.generates if not plan.ranks else 1
+            self.passes = 1 + plan.generates
         else:
             tokens = [self.renderer.head_tokens(example) for example in examples]
             self.truncated = sum(t.truncated for t in tokens)
+            if self.truncated:
+                progress.note(f"{self.truncated} of {len(tokens)} texts were cut to {self.renderer.max_length} tokens.")
             self.prompts, self.completions = [t.ids for t in tokens], [[] for _ in tokens]
             self.fitting, self.passes = list(range(len(examples))), 1
         if not self.fitting:
@@ -133,25 +138,17 @@ class _Items:
                 fix="Shorten the prompts or take a model with a longer context.",
             )
 
-    def prepared(self) -> Compute:
-        """Try the fast paths on a sample; return what computes the items."""
-        if self.plan.task == "sequence-classification":
-            if self.truncated:
-                cut = f"{self.truncated} of {len(self.prompts)} texts were cut"
-                progress.note(f"{cut} to {self.renderer.max_length} tokens.")
-            return self._classified
-        view, _ = target_model(self.model)
-        self.fast_paths |= view.fast_paths
-        return partial(self._ranked, self._ranker(view)) if self.plan.ranks else partial(self._likely, view)
-
-    def found(self, compute: Compute, made_with: Mapping[str, Any], title: str) -> tuple[dict[int, Found], int]:
+    def found(self, made_with: Mapping[str, Any], title: str) -> tuple[dict[int, Found], int]:
         """Return what each fitting item gives, and for how many of them it was known before."""
-        kept = self._kept(made_with) if self.plan.cache else None
-        keys = {i: self._key(i) for i in self.fitting} if kept else {}
-        found = {i: Found(**kept.found[key]) for i, key in keys.items() if key in kept.found} if kept else {}
+        context = self._context(made_with) if self.plan.cache else None
+        keys = {i: self._key(i) for i in self.fitting} if context else {}
+        if context and (complete := context.complete(keys.values())):
+            self.fast_paths = complete.fast_paths
+            return _known(complete, keys, title), len(keys)
+        compute = self._prepared()
+        kept = context.kept(self.fast_paths) if context else None
+        found = _known(kept, keys, title) if kept else {}
         before = len(found)
-        if before:
-            progress.note(f"{title}: {before} of {len(self.fitting)} items were scored before.")
         left = sorted((i for i in self.fitting if i not in found), key=self._length, reverse=True)
         size = (GENERATED_AT_ONCE if self.plan.generates else KEPT_AT_ONCE) if kept else max(1, len(left))
         with progress.bar(title, len(left) * self.passes) as advance:
@@ -166,23 +163,32 @@ class _Items:
         """Return what must agree between two results for them to be comparable, and the fast paths."""
         plan = self.plan
         made: dict[str, Any] = {"task": plan.task, "decoding": None, "label_scoring": None}
+        made["fast_paths"] = dict(self.fast_paths)
         if plan.generates:
             made["decoding"] = {"method": "greedy", "max_new_tokens": plan.max_new_tokens, "stop": list(plan.stop)}
         if plan.ranks or plan.task == "sequence-classification":
             labels = _hash(sorted(plan.labels))
             made["label_scoring"] = {"score": plan.label_score, "labels": len(plan.labels), "labels_hash": labels}
         if plan.task == "causal-lm":
-            return made | {"prompt": _hash(self.prompts), "max_length": self.context, "fast_paths": self.fast_paths}
+            return made | {"prompt": _hash(self.prompts), "max_length": self.context}
         made |= {"max_length": self.renderer.max_length, "truncated": self.truncated}
         return made | {"prompt": _hash([e.prompt for e in self.examples])}
 
-    def _kept(self, made_with: Mapping[str, Any]) -> Kept | None:
+    def _prepared(self) -> Compute:
+        """Try the fast paths on a sample; return what computes the items."""
+        if self.plan.task == "sequence-classification":
+            return self._classified
+        view, _ = target_model(self.model)
+        self.fast_paths |= view.fast_paths
+        return partial(self._ranked, self._ranker(view)) if self.plan.ranks else partial(self._likely, view)
+
+    def _context(self, made_with: Mapping[str, Any]) -> Context | None:
         how = {key: value for key, value in self.made_with().items() if key not in ("prompt", "truncated")}
         how |= {"labels": list(self.plan.labels), "ends": sorted(self._stop_ids()) if self.plan.generates else None}
-        return keeper(self.model, self.tokenizer, made_with, how)
+        return context_of(self.model, self.tokenizer, made_with, how)
 
     def _key(self, i: int) -> str:
-        return hash_of([self.prompts[i], self.completions[i], self.examples[i].completion, self.choices.get(i)])
+        return hash_of([self.prompts[i], self.completions[i], self.examples[i].completion, self.choices[i]])
 
     def _likely(self, view: TargetModel, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
         pairs = [(self.prompts[i], self.completions[i]) for i in some]
@@ -202,14 +208,17 @@ class _Items:
             for i, row in zip(some, scores, strict=True)
         }
 
-    def _ranker(self, view: TargetModel) -> Ranker:
+    def _labels(self) -> list[str]:
+        """Return the labels to rank; raise InputError where there are too few or too many."""
         labels = list(self.plan.labels)
         if not 2 <= len(labels) <= MOST_LABELS:
             raise InputError(
                 f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
                 fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
             )
-        self.choices = {i: self.renderer.candidate_ids(self.examples[i], labels) for i in self.fitting}
+        return labels
+
+    def _ranker(self, view: TargetModel) -> Ranker:
         shortest = min(self.fitting, key=lambda i: len(self.prompts[i]))
         sample = self.prompts[shortest], self.choices[shortest]
         rank, self.fast_paths["label_tree"] = ranker(
@@ -240,6 +249,13 @@ class _Items:
 
     def _length(self, i: int) -> int:
         return len(self.prompts[i]) + max(len(self.completions[i]), 1)
+
+
+def _known(kept: Kept, keys: Mapping[int, str], title: str) -> dict[int, Found]:
+    found = {i: Found(**kept.found[key]) for i, key in keys.items() if key in kept.found}
+    if found:
+        progress.note(f"{title}: {len(found)} of {len(keys)} items were scored before.")
+    return found
 
 
 def _dtype(model: Any) -> str:

@@ -13,7 +13,7 @@ from tunelift.comparison import Comparison, power
 from tunelift.comparison.run_folder import compare_run
 from tunelift.config.load import default_output, load_config
 from tunelift.config.schema import Config
-from tunelift.core import files, progress, provenance
+from tunelift.core import files, garbage, progress, provenance
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
@@ -239,6 +239,7 @@ def measured(folder: RunFolder, side: str, session: Session, splits: Splits, pla
     return scores
 
 
+@garbage.not_looked_for()
 def concluded(folder: RunFolder) -> Comparison:
     """Compare what was measured, and write comparison.json, the report and the model card."""
     comparison = compare_run(folder.path, margin=folder.config.evaluate.margin)
