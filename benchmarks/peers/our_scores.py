@@ -34,11 +34,9 @@ def scored(loaded: LoadedModel, view: Any, items: list[dict[str, Any]]) -> list[
     """Return the summed log-likelihood (nats) of every choice of every item, None where it cannot be the best."""
     renderer = Renderer(loaded.tokenizer, 2**31)
     examples = [Example(str(number), item["context"], "") for number, item in enumerate(items)]
-    prompts = [renderer.prompt_ids(example) for example in examples]
-    choices = [
-        [ids[: len(ids) - len(renderer.end)] for ids in renderer.candidate_ids(example, item["choices"])]
-        for example, item in zip(examples, items, strict=True)
-    ]
+    rows = renderer.continued(examples, [item["choices"] for item in items])
+    prompts = [prompt for prompt, _ in rows]
+    choices = [[ids[: len(ids) - len(renderer.end)] for ids in answers] for _, answers in rows]
     if "right" in items[0]:
         return Tree(view).rank(prompts, choices, [item["right"] for item in items], silent)
     found = continuations(view, prompts, choices, loaded.device, silent)
