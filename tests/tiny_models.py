@@ -28,7 +28,7 @@ SIZES = {
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
-    "gemma2": {"final_logit_softcapping": 3.0, "sliding_window": 64},
+    "gemma2": {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 1.0, "sliding_window": 64},
     "gemma3_text": {"sliding_window": 64, "final_logit_softcapping": 2.0},
     "qwen3": {},
     "phi3": {"sliding_window": 64},

@@ -235,7 +235,7 @@ IN_ADAPTER: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer_kwargs": {"trust_remote_code": True}}, "loader of tokenizers"),
     ({"peft_type": "EVIL"}, "is no PEFT method"),
     ({"peft_type": "XLORA", "adapters": {"a": "evil/adapter"}}, "another model or adapter"),
-    ({"peft_type": "SHADOW", "shadow_model": "evil/model"}, "another model or adapter"),
+    ({"peft_type": "SHADOW", "shadow_model": "evil/model"}, "another model or adapter|is no PEFT method"),
     ({"peft_type": "PROMPT_TUNING", "tokenizer_name_or_path": "evil/tokenizer"}, "another model or adapter"),
     ({"arrow_config": {"router_temperature": 1}}, "does not fit this model"),
     ({"prompt_tuning_init_state_dict_path": "adapter_model.bin"}, "another file"),

@@ -113,13 +113,21 @@ def _when_computed(heard: Callable[[str, Sequence[str]], None]) -> None:
     """Have `heard(title, ids)` called, in this process, whenever items were computed and are not yet kept."""
     plain = evaluation._Items.found
 
-    def found(items: Any, compute: evaluation.Compute, made_with: Any, title: str) -> Any:
-        def computed(some: Sequence[int], advance: Any) -> Any:
-            values = compute(some, advance)
-            heard(title, [items.examples[i].id for i in some])
-            return values
+    def found(items: Any, made_with: Any, title: str) -> Any:
+        prepared = items._prepared
 
-        return plain(items, computed, made_with, title)
+        def noted() -> evaluation.Compute:
+            compute = prepared()
+
+            def computed(some: Sequence[int], advance: Any) -> Any:
+                values = compute(some, advance)
+                heard(title, [items.examples[i].id for i in some])
+                return values
+
+            return computed
+
+        items._prepared = noted
+        return plain(items, made_with, title)
 
     evaluation._Items.found = found  # type: ignore[method-assign]
 

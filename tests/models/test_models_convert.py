@@ -13,6 +13,7 @@ import torch
 import transformers
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
 from gguf.quants import dequantize, quantize
+from transformers.integrations import gguf as gguf_integration
 
 from tunelift.core.errors import InputError
 from tunelift.models import convert, load, tokenizers
@@ -169,8 +170,14 @@ def write_gguf(
     return path
 
 
+def needs_its_tokenizer(arch: str) -> None:
+    if arch == "gemma3" and not hasattr(gguf_integration, "convert_gguf_tokenizer"):
+        pytest.skip("this version of transformers cannot convert Gemma's tokenizer, and is refused")
+
+
 @pytest.mark.parametrize("arch", CONFIGS)
 def test_converted_model_is_the_model_it_came_from(arch: str, tmp_path: Path) -> None:
+    needs_its_tokenizer(arch)
     original = random_model(CONFIGS[arch]())
     path = write_gguf(tmp_path / f"tiny-{arch}.gguf", arch, original)
     loaded = load(path, dtype="float32")
@@ -237,6 +244,7 @@ def test_byte_level_tokenizer_and_chat_template(arch: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("arch", "ids"), [("gemma3", [2, 12, 8, 5, 7, 6, 269]), ("llama", [2, 12, 8])])
 def test_sentencepiece_tokenizer_puts_bos_first(arch: str, ids: list[int], tmp_path: Path) -> None:
+    needs_its_tokenizer(arch)
     tokenizer = load(write_gguf(tmp_path / "tiny.gguf", arch, random_model(CONFIGS[arch]()))).tokenizer
     line = " abb  a\n<unused0>" if arch == "gemma3" else "abb"
     assert tokenizer(line).input_ids == ids

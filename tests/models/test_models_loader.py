@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, core_model_loading
 
+import tiny_models
 from tunelift.config.schema import ModelSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
@@ -36,6 +37,12 @@ def test_a_folder_loads_as_transformers_loads_it(saved: Saved) -> None:
     assert (loaded.identity.kind, loaded.identity.path, loaded.identity.commit) == ("folder", str(folder), None)
     assert (loaded.dtype, loaded.device.type, loaded.dtype_reason) == (torch.float32, "cpu", "asked for")
     assert load_tokenizer(str(folder))("good film").input_ids == loaded.tokenizer("good film").input_ids == [3, 5]
+
+
+def test_soft_capped_scores_are_computed_by_an_attention_that_caps_them(saved: Saved, tmp_path: Path) -> None:
+    load_tokenizer(str(saved("llama"))).save_pretrained(tmp_path / "capped")
+    tiny_models.causal("gemma2").save_pretrained(tmp_path / "capped")
+    assert load(tmp_path / "capped").model.config._attn_implementation == "eager"
 
 
 def test_the_hash_follows_the_weights(saved: Saved) -> None:

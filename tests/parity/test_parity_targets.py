@@ -186,6 +186,21 @@ def test_preference_pairs_share_their_prompts() -> None:
         assert [layout.positions[p] for p in places] == list(range(len(row)))
 
 
+def test_scores_are_soft_capped_only_where_the_models_own_attention_does_it() -> None:
+    model = tiny_models.causal("gemma2")
+    model.config._attn_implementation = "sdpa"
+    inputs, labels = batch([30, 22], [10, 12])
+    try:
+        expected = row_by_row(WholeLogits(model), model, inputs, labels)
+    except ValueError as error:
+        pytest.skip(f"this version of transformers refuses: {error}")
+    view, _ = target_model(model)
+    assert view.fast_paths["packing"] == "on"
+    loss, gradients = loss_and_gradients(view, model, inputs, labels)
+    assert loss == pytest.approx(expected[0], rel=1e-5)
+    assert float((gradients - expected[1]).abs().max() / expected[1].abs().max()) < 1e-5
+
+
 def test_trainable_head_gets_its_gradient() -> None:
     model = tiny_models.causal("llama", tie_word_embeddings=False).double()
     inputs, labels = batch([9, 5], [2, 1])

@@ -133,6 +133,8 @@ def _attention(
     name: str, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
     if isinstance(attention_mask, Rule):
+        if name == "sdpa":  # caps nothing, and older versions of transformers run Gemma 2 with it all the same
+            options["softcap"] = None
         return _over_blocks(module, query, key, value, attention_mask, options), None
     if _current.get() is not None:
         raise UnpackableError("its attention takes no rule from the registry")

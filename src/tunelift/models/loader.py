@@ -65,7 +65,7 @@ def load(
     tokenizer = _tokenizer(identity, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded, fresh = _weights(identity, folder, {"config": config, "dtype": chosen.dtype}, task)
+        loaded, fresh = _weights(identity, folder, {"config": config, "dtype": chosen.dtype} | _attention(config), task)
     if own_labels and not fresh:
         _check_head(identity, own_labels, labels or [])
     if task == CLASSIFICATION:
@@ -124,6 +124,15 @@ def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
             f"{identity.name} (model type {config.model_type}) does not fit the task {task}.",
             fix=f"It fits: {listed(fitting)}." if fitting else "Choose another model.",
         )
+
+
+def _attention(config: Any) -> dict[str, Any]:
+    """Return which attention a model is to have, where transformers' own choice may be wrong.
+
+    Older versions let torch's fused attention run Gemma 2, which leaves the soft cap of its scores out.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _weights(identity: ModelIdentity, folder: Path, options: dict[str, Any], task: str) -> tuple[Any, tuple[str, ...]]:
