@@ -175,7 +175,7 @@ def test_every_problem_is_reported_at_once(calls) -> None:
         (["nothing"], '"nothing" is neither a config file (.yaml) nor key=value.\n'),
         (["a.yaml", "b.yaml"], "Give one config file, not 2: a.yaml, b.yaml."),
         (["none.yaml"], "none.yaml cannot be read: No such file or directory.\nGive a YAML file in UTF-8.\n"),
-        (["--learnig-rate", "1"], "Did you mean '--learning-rate'?"),
+        (["--learnig-rate", "1"], "--learning-rate"),
     ],
 )
 def test_wrong_arguments(calls, arguments: list[str], said: str) -> None:

@@ -67,14 +67,19 @@ class StandIn(BaseHTTPRequestHandler):
         return self.send(path.read_bytes(), revision, file.endswith(".safetensors") and with_body is False, with_body)
 
     def listing(self) -> None:
-        """Answer `/api/models/ORG/NAME/tree/COMMIT`, the list of a repository's files."""
-        name, _, rest = self.path.removeprefix("/api/models/").partition("/tree/")
-        commit = rest.partition("?")[0]
-        revision = next(branch for branch, known in COMMITS.items() if known == commit)
-        files = sorted(self.repositories[name][revision].rglob("*.*"))
-        top = self.repositories[name][revision]
-        facts = [{"type": "file", "path": str(f.relative_to(top)), "size": f.stat().st_size, "oid": "0"} for f in files]
-        self.send(json.dumps(facts).encode(), revision, large=False, with_body=True)
+        """Answer `/api/models/ORG/NAME/tree/COMMIT`, the list of a repository's files.
+
+        Older clients ask `/api/models/ORG/NAME/revision/BRANCH`.
+        """
+        org, name, asked, last = self.path.removeprefix("/api/models/").partition("?")[0].split("/")
+        revision = next(branch for branch, commit in COMMITS.items() if last in (branch, commit))
+        top = self.repositories[f"{org}/{name}"][revision]
+        files = {str(file.relative_to(top)): file.stat().st_size for file in sorted(top.rglob("*.*"))}
+        told: Any = [{"type": "file", "path": path, "size": size, "oid": "0"} for path, size in files.items()]
+        if asked == "revision":
+            siblings = [{"rfilename": path} for path in files]
+            told = {"id": f"{org}/{name}", "sha": COMMITS[revision], "siblings": siblings}
+        self.send(json.dumps(told).encode(), revision, large=False, with_body=True)
 
     def refuse(self, status: int, code: str, revision: str | None = None) -> None:
         self.send_response(status)

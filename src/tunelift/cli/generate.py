@@ -58,7 +58,7 @@ def _model(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) 
 
 
 def _lines(file: IO[str] | None) -> list[str]:
-    return [line.rstrip("\r\n") for line in file if line.strip()] if file else []
+    return [line.rstrip("\r") for line in file.read().split("\n") if line.strip()] if file else []
 
 
 def _show(answers: Sequence[dict[str, str]]) -> None:

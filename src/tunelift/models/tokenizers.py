@@ -39,7 +39,7 @@ def write(gguf: GgufFile, folder: Path) -> None:
         if name == "gemma3":
             raise InputError(
                 f"{gguf.path}: transformers {transformers.__version__} cannot convert its tokenizer.",
-                fix="pip install --upgrade transformers; it was checked with 5.23.",
+                fix='pip install --upgrade "transformers>=5.18", which can.',
             ) from None
     parts, settings = _parts(gguf), _settings(gguf)
     try:
