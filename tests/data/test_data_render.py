@@ -19,7 +19,7 @@ from tiny_tokenizers import (
 )
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
-from tunelift.data.render import NOTHING_TO_LEARN, PROMPT_TOO_LONG, Renderer, Tokens
+from tunelift.data.render import NOTHING_TO_LEARN, PROMPT_TOO_LONG, TEXTS_AT_ONCE, Renderer, Tokens
 
 EXAMPLE = Example("1", "the cat\nLabel:", " sports")
 
@@ -119,6 +119,18 @@ def test_long_rows_are_cut_on_the_right_counted_and_dropped_where_nothing_is_lef
     assert report.tokens == sum(len(row.ids) for row in rows)
     assert report.tokens_in_loss == sum(sum(row.in_loss) for row in rows)
     assert any("cut on the right" in line for line in report.lines())
+
+
+def test_many_rows_are_rendered_as_each_alone() -> None:
+    renderer = Renderer(byte_level(template=CHAT), 99)
+    kinds = [EXAMPLE, chat("sat?", "on the mat"), Example("2", "", "cat"), Example("3", "the mat ", "sat</s>")]
+    examples = [kinds[i * i % 7 % 4] for i in range(2 * TEXTS_AT_ONCE + 3)]
+    assert renderer.render_rows(examples)[0] == [renderer.tokens(example) for example in examples]
+    completions = [[" sports", "cat", "on the mat"][: i % 4] for i in range(len(examples))]
+    assert renderer.continued(examples, completions) == [
+        (renderer.prompt_ids(example), renderer.candidate_ids(example, some))
+        for example, some in zip(examples, completions, strict=True)
+    ]
 
 
 def test_no_row_left_is_an_error_that_says_what_to_set() -> None:
