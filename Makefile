@@ -1,13 +1,13 @@
 # make demo    a real model measured, tuned, measured again and compared, on this machine
 # make test    every check: style, types, tests, real models included
 # make quick   the same without the real models
-# make oldest  the tests with the oldest dependencies allowed, in an environment of their own
+# make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick oldest check clean
+.PHONY: demo test quick oldest newest check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -18,10 +18,13 @@ test: .venv/installed-dev check
 quick: .venv/installed-dev check
 	$(BIN)/python -m pytest -m "not e2e"
 
-oldest:
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[data,text,gguf,dev]'
-	.venv-oldest/bin/python -m pytest -m "not e2e"
+oldest: WITH := --constraint constraints-oldest.txt --editable '.[data,text,gguf,dev]'
+newest: WITH := --editable '.[data,text,demo,harness,dev]'
+
+oldest newest:
+	$(PYTHON) -m venv .venv-$@
+	.venv-$@/bin/pip install --quiet $(WITH)
+	.venv-$@/bin/python -m pytest -m "not e2e"
 
 check: .venv/installed-dev
 	$(BIN)/ruff check
@@ -29,7 +32,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist .mypy_cache .pytest_cache .ruff_cache
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

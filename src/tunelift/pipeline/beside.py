@@ -17,7 +17,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.splits import Splits, load_splits
-from tunelift.evaluation.baselines import Baseline, baseline, suitable
+from tunelift.evaluation.baselines import BASELINES, Baseline, Given, suitable
 from tunelift.evaluation.rows import slices_of
 from tunelift.evaluation.run import Plan
 from tunelift.evaluation.verbatim import continues_verbatim
@@ -53,11 +53,10 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
     chosen = _drawn(splits.validation, SELECTION_ROWS, seed)
     if chosen:
         _scored(folder.path / "base" / "validation", partial(session.score, chosen, plan, "base on validation"))
+    shots, made_with = config.evaluate.shots, session.made_with()
+    given = Given(session.model, session.tokenizer, splits.train, plan, shots, seed, made_with)
     for name in names:
-        make = partial(
-            baseline, name, model=session.model, tokenizer=session.tokenizer, train=splits.train, plan=plan,
-            shots=config.evaluate.shots, seed=seed, made_with=session.made_with(),
-        )  # fmt: skip
+        make = partial(BASELINES.get(name).make, given)
         try:
             _measure_baseline(folder.path / "baselines" / name, make, chosen, splits.test)
         except InputError as error:  # one baseline that these rows do not suit is no reason to lose the run

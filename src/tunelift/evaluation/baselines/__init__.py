@@ -6,8 +6,7 @@ are ordinary scores, with the items' plain inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
@@ -16,7 +15,7 @@ from tunelift.evaluation.baselines import few_shot, linear_probe, majority, tfid
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.run import Plan
 
-__all__ = ["BASELINES", "Baseline", "baseline", "suitable"]
+__all__ = ["BASELINES", "Baseline", "Given", "suitable"]
 
 BASELINES: Registry[Kind] = Registry("baseline")
 BASELINES.add("few-shot", Kind(few_shot.misfit, few_shot.FewShot))
@@ -42,21 +41,3 @@ def suitable(plan: Plan, train: Sequence[Example], named: Sequence[str] | None) 
         fitting = suitable(plan, train, None)
         raise InputError(*problems, fix=f"Those that fit here: {listed(fitting) or 'none'}; [] measures none.")
     return list(dict.fromkeys(named))
-
-
-def baseline(
-    name: str,
-    *,
-    model: Any,
-    tokenizer: Any,
-    train: Sequence[Example],
-    plan: Plan,
-    shots: int,
-    seed: int,
-    made_with: Mapping[str, Any],
-) -> Baseline:
-    """Make a baseline that fits (see `suitable`) from the training rows alone: whatever it chooses, it chooses on them.
-
-    `model` is the base, its adapter off; `shots` are the rows in the few-shot prompt; `made_with` goes into the scores.
-    """
-    return BASELINES.get(name).make(Given(model, tokenizer, train, plan, shots, seed, made_with))

@@ -12,7 +12,10 @@ from tunelift.evaluation.run import Plan
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a baseline may know: the base model and the training rows. The rows to answer come with `score`."""
+    """What a baseline may know: the base model and the training rows. The rows to answer come with `score`.
+
+    `model` is the base, its adapter off; `shots` are the rows in the few-shot prompt; `made_with` goes into the scores.
+    """
 
     model: Any
     tokenizer: Any
