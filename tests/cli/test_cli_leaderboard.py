@@ -70,9 +70,12 @@ def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path: Path) -> No
 
 
 def test_metric_and_level(runs: list[str]) -> None:
-    shown = json.loads(leaderboard(*runs, "--metric", "other", "--level", "0.9", "--json").stdout)
+    shown = json.loads(
+        leaderboard(*runs, "--metric", "other", "--higher-better", "other", "--level", "0.9", "--json").stdout
+    )
     assert (shown["metric"], shown["level"]) == ("other", 0.9)
     assert {one["rank"] for one in shown["candidates"]} == {1}
+    assert '--lower-better "other"' in leaderboard(*runs, "--metric", "other", code=2).stderr
     assert 'no metric "othr"' in leaderboard(*runs, "--metric", "othr", code=2).stderr
 
 

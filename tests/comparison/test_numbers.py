@@ -38,7 +38,7 @@ def test_p_as_a_figure_and_in_a_sentence(p: float, figure: str, text: str) -> No
 def test_verdicts_gates_and_tables_write_the_level_in_full() -> None:
     def side(*values: float) -> list[dict[str, object]]:
         return [
-            {"id": str(i), "input": "a", "reference": "b", "metrics": {"f1": value}}
+            {"id": str(i), "input": f"a{i}", "reference": "b", "metrics": {"f1": value}}
             for i, value in enumerate(values * 10)
         ]
 

@@ -28,7 +28,7 @@ def sure(confidence: float, right: bool, **more: Any) -> dict[str, Any]:
 
 
 def pairs_of(base: Sequence[dict[str, Any]], tuned: Sequence[dict[str, Any]]) -> list[Pair]:
-    return [Pair(str(i), *both) for i, both in enumerate(zip(base, tuned, strict=True))]
+    return [Pair(str(i), *both, item=str(i)) for i, both in enumerate(zip(base, tuned, strict=True))]
 
 
 def drawn(count: int, says: float, is_so: float, seed: int = 0) -> list[dict[str, Any]]:

@@ -53,10 +53,10 @@ def test_epochs_are_items_of_one_cluster_and_averages_are_inspect_s() -> None:
     assert (scores.info["made_with"]["task"], scores.info["made_with"]["model"]) == ("qa", "mockllm/model")
 
 
-def test_two_logs_are_compared_by_clusters(tmp_path: Path) -> None:
+def test_the_epochs_of_a_sample_are_one_item(tmp_path: Path) -> None:
     other = container(tmp_path / "b.eval", log("qa_b"))
     result = compare(QA, other).metrics["match"]
-    assert (result.items, result.effect.clusters) == (6, 3)
+    assert (result.items, result.effect.clusters) == (3, None)
     assert (result.base, result.tuned) == (0.5, 1.0)
 
 
@@ -85,7 +85,7 @@ def test_without_pyarrow_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_failed_and_cut_off_samples_are_unscored() -> None:
     errors = read_scores(DATA / "inspect_errors.json")
     assert [row.get("unscored") for row in errors.rows] == [None, "error: RuntimeError('boom')", None]
-    assert errors.info["metrics"]["match"] == {"value": 1.0, "higher_is_better": None, "items": 2}
+    assert errors.info["metrics"]["match"] == {"value": 1.0, "higher_is_better": True, "items": 2}
     limits = read_scores(DATA / "inspect_limits.json")
     assert [row.get("unscored") for row in limits.rows] == [None, None]
 
@@ -105,7 +105,7 @@ def test_other_solvers_arguments_or_settings_are_refused(tmp_path: Path) -> None
     same = log("qa_b")
     same["eval"]["model"] = "tuned"
     same["plan"]["config"] = {"max_connections": 3}
-    assert compare(QA, container(tmp_path / "b.eval", same)).metrics["match"].items == 6
+    assert compare(QA, container(tmp_path / "b.eval", same)).metrics["match"].items == 3
 
 
 def test_what_is_long_is_looked_up_and_pictures_are_told_apart(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_columns_are_known_by_the_names_people_use(tmp_path: Path, header: str, 
 def test_numbers_become_metrics_known_names_first_and_the_rest_stays_for_slices(tmp_path: Path) -> None:
     text = "id,seconds,topic,loss,acc,passage\n1,0.5,a,1.25,true,p\n2,3,b,,false,p\n3,2e0,,inf,C,q\n"
     scores = read_scores(table(tmp_path, text))
-    assert list(scores.info["metrics"]) == ["acc", "seconds", "loss"]
+    assert list(scores.info["metrics"]) == ["acc", "loss", "seconds"]
     assert [row["metrics"] for row in scores.rows][:2] == [
         {"acc": 1, "seconds": 0.5, "loss": 1.25},
         {"acc": 0, "seconds": 3},
@@ -46,9 +46,10 @@ def test_numbers_become_metrics_known_names_first_and_the_rest_stays_for_slices(
     assert scores.info["metrics"]["loss"] == {"value": 1.25, "higher_is_better": False, "items": 1}
     assert scores.info["metrics"]["acc"]["value"] == pytest.approx(2 / 3)
     assert scores.info["notes"] == [
+        'a.csv: "passage" is the group; --columns reference=NAME says otherwise, and so for each.',
         "a.csv: no column is the input or the reference, so items are identified by their id alone.",
-        "a.csv: taken as metrics, higher is better: the columns of numbers seconds.",
     ]
+    assert scores.info["metrics"]["seconds"]["higher_is_better"] is None
 
 
 def test_words_are_a_metric_only_where_the_whole_column_is_such(tmp_path: Path) -> None:

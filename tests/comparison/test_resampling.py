@@ -42,7 +42,8 @@ def test_a_single_unit_and_more_units_than_are_summed_at_a_time_can_be_drawn() -
 
 
 def test_t_of_equal_clusters_is_scipys_over_their_means() -> None:
-    differences = GENERATOR.normal(0.1, 1, size=(10, 6))
+    differences = GENERATOR.normal(0.1, 1, size=(5, 6))
+    differences = np.concatenate([differences, 0.2 - differences])  # symmetric: skewness asks for no caution
     extent = means.t_extent(means.mean_of(differences.sum(axis=1)[None], np.full(10, 6.0)), 0.9)
     wanted = stats.ttest_1samp(differences.mean(axis=1), 0)
     interval = wanted.confidence_interval(0.9)
@@ -92,7 +93,7 @@ def test_the_interval_excludes_0_just_where_p_is_below_5_percent() -> None:
     mean = means.mean_of(sums, sizes)
     extent = means.wider(means.t_extent(mean, 0.95), means.bootstrap_extent(mean, sums, sizes, 0.95))
     outside = (extent.low > 0) | (extent.high < 0)
-    assert 100 < outside.sum() < 500
+    assert 80 < outside.sum() < 500
     assert np.array_equal(outside, extent.p <= 0.05)
 
 
@@ -159,7 +160,9 @@ def test_clusters_of_a_corpus_metric_are_the_units() -> None:
     assert few.missing == "the items come from 4 clusters, and at least 8 are needed"
 
 
-@pytest.mark.parametrize(("items", "reason"), [(1, "a single item"), (12, "whichever item is left out")])
+@pytest.mark.parametrize(
+    ("items", "reason"), [(1, "rest on 1 item, and at least 8"), (12, "whichever item is left out")]
+)
 def test_a_corpus_effect_without_spread_has_no_interval(items: int, reason: str) -> None:
     base, tuned = np.tile([1.0, 4.0], (items, 1)), np.tile([3.0, 4.0], (items, 1))
     effect = corpus_effect(base, tuned, _ratio, None, 0.95)

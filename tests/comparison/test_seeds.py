@@ -72,5 +72,5 @@ def test_values_that_cannot_be_computed_with_claim_nothing(odd: float) -> None:
         entry = recipe_claim(range(len(tuned)), base, tuned, True, 0.95)
         assert (entry["interval"], entry["p"], entry["verdict"]) == (None, None, "inconclusive")
         assert entry["difference"] is None
-        assert entry["reason"] == "a value is no finite number, or too large."
+        assert entry["reason"] == "a value is missing, no finite number, or too large."
         json.dumps(entry, allow_nan=False)

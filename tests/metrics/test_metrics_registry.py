@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunelift.core.errors import InputError
-from tunelift.metrics import Answer, aggregate, direction, direction_is_known, resolve
+from tunelift.metrics import Answer, aggregate, direction, resolve
 
 
 def length_ratio(prediction: str, reference: str) -> float:
@@ -73,15 +73,20 @@ def test_aggregate_is_the_mean_of_scored_items() -> None:
         aggregate(metric, rows[2:])
 
 
-def test_direction_of_known_and_unknown_names() -> None:
-    assert direction("accuracy")
-    assert direction("anything_else")
-    assert not direction("perplexity")
-    for name in ("wer", "Eval_Loss", "val_loss", "test_loss", "log_loss", "nll_loss", "rmse"):
-        assert not direction(name), name
-
-
-def test_a_direction_is_known_by_the_table_or_by_a_well_known_name() -> None:
-    for name in ("numeric_match", "macro_f1", "WER", "log_loss", "acc", "Pass@1"):
-        assert direction_is_known(name), name
-    assert not direction_is_known("my_score")
+@pytest.mark.parametrize(
+    ("names", "higher"),
+    [
+        ("accuracy numeric_match macro_f1 acc Pass@1 exact_match,strict-match token-f1 grader/accuracy", True),
+        ("exact_match (flexible-extract)", True),
+        (
+            "wer WER Eval_Loss val_loss log_loss rmse perplexity word_perplexity,none latency latency_ms p95_latency",
+            False,
+        ),
+        ("cost total_cost cost_usd edit_distance error_rate failure_rate answerError toxicity", False),
+        ("helpfulness my_score seconds tokens neg_log_loss loss_reduction error_free refusal_rate rate pass_at", None),
+        ("no_error cost_savings detection_rate 1-error distance_recall", None),
+    ],
+)
+def test_a_direction_is_known_by_name_or_not_at_all(names: str, higher: bool | None) -> None:
+    for name in [names] if "(" in names else names.split():
+        assert direction(name) is higher, name

@@ -168,7 +168,7 @@ def entry(base: float, tuned: float, items: int = 299, *, higher_is_better: bool
         "interval": [difference - half, difference + half],
         "p": 0.0021 if settled else 0.3171,
         "p_adjusted": 0.0063 if settled else 0.9513,
-        "test": "McNemar mid-p",
+        "test": "exact unconditional test (Suissa and Shuster)",
         "discordant": {"gained": 31, "lost": 12},
         "verdict": ("better" if good else "worse") if settled else "inconclusive",
         "reason": "the 95% interval of the difference lies beside 0." if settled else "the 95% interval contains 0.",

@@ -132,7 +132,7 @@ def test_the_verdict_comes_first_and_in_words(finished: Path, seen: tuple[str, P
     sentence = verdict_sentence(files.read_json(finished / "comparison.json"))
     assert sentence in page.text
     assert page.text.index(sentence) < page.text.index("Right to wrong")
-    assert "McNemar mid-p" in page.text
+    assert "exact unconditional test (Suissa and Shuster)" in page.text
 
 
 def test_the_verdict_is_against_the_strongest_baseline(full: Path, full_seen: tuple[str, Page]) -> None:

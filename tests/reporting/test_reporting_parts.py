@@ -38,7 +38,7 @@ def test_amounts_with_their_units() -> None:
     assert wording.duration(3840) == "1 h 4 min"
     assert wording.size(999) == "999 B"
     assert wording.size(2_910_000_000) == "2.9 GB"
-    assert wording.p_figure(3e-30) == "< 0.001"
+    assert wording.p_figure(3e-30) == "< 0.0001"
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,21 @@ def test_reliability_diagrams_keep_their_ids_apart_and_skip_empty_bins() -> None
 
 
 def test_the_sentence_of_the_comparison_is_taken_and_only_the_test_added() -> None:
-    entry = {"verdict": "better", "base": 0.7, "tuned": 0.8, "difference": 0.1, "p": 0.002, "test": "McNemar mid-p"}
+    entry = {
+        "verdict": "better",
+        "base": 0.7,
+        "tuned": 0.8,
+        "difference": 0.1,
+        "p": 0.002,
+        "test": "exact unconditional test (Suissa and Shuster)",
+    }
     comparison = {
         "metrics": {"accuracy": entry | {"base": 0.4, "difference": 0.4}},
         "baselines": {"tf-idf": entry},
         "headline": {"metric": "accuracy", "against": "tf-idf", "verdict": "better", "sentence": "It is better."},
     }
     assert wording.verdict_sentence(comparison) == "It is better."
-    assert wording.evidence_sentence(comparison) == "p = 0.002; McNemar mid-p."
+    assert wording.evidence_sentence(comparison) == "p = 0.002; exact unconditional test (Suissa and Shuster)."
     assert wording.base_sentence(comparison).startswith("Against the base model itself: better; accuracy rose from")
     assert wording.judged(comparison)[0] == ("baselines", "tf-idf")
 
@@ -235,7 +242,7 @@ def test_the_sentence_of_the_comparison_is_taken_and_only_the_test_added() -> No
 def test_what_a_verdict_rests_on_is_told_where_it_is_known() -> None:
     entry = {"test": "paired t", "clusters": 30, "p_exact": 0.01, "no_worse": False}
     entry |= {"discordant": {"gained": 5, "lost": 2}}
-    said = "paired t; 5 gained, 2 lost; 30 clusters; exact p = 0.010; no worse than the margin allows: not shown"
+    said = "paired t; 5 gained, 2 lost; 30 clusters; exact p = 0.01; no worse than the margin allows: not shown"
     assert wording.grounds(entry) == said
     assert wording.energy(7200) == "7.2 kJ (2.0 Wh)"
 

@@ -11,13 +11,18 @@ import click
 
 from tunelift.cli.command import MEASURING, KeyCommand, config_of
 from tunelift.cli.gates import check_margin, close, gate_options
+from tunelift.cli.sides import side_options
 from tunelift.core import files
+from tunelift.core.errors import listed
 
 if TYPE_CHECKING:
     from tunelift.comparison import Comparison
     from tunelift.comparison.gates import Gate
 
 KEYS = ("task", "model", "data", "train.max_length", *MEASURING, "evaluate.forgetting", "evaluate.tasks")
+
+
+MEANING = ("higher_better", "lower_better", "columns")
 
 
 class CompareCommand(KeyCommand):
@@ -43,6 +48,7 @@ class CompareCommand(KeyCommand):
     "--slice", "--slices", "slices", metavar="COLUMN", multiple=True,
     help='Compare the values of this key of the rows each by itself ("reference": each label). Repeatable.',
 )  # fmt: skip
+@side_options
 @gate_options
 @click.option("--json", "as_json", is_flag=True, help="Print comparison.json instead of sentences.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print a short text for a CI log or a pull request.")
@@ -56,10 +62,14 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], adapter: str | No
     where one does not. Gates are about the base, not about other baselines; a single one makes its metric the headline,
     and of several the further ones are judged with Holm's correction.
 
+    Whether a higher value of a metric is better is known of the tool that wrote the file, of the metric's name, or of
+    --higher-better and --lower-better. Where nobody says, a difference is shown, and nothing is called better.
+
     \b
     Examples:
       tunelift compare base/scores.jsonl tuned/scores.jsonl --metric accuracy --margin 0.01
       tunelift compare base/scores.jsonl tuned/scores.jsonl --slice reference
+      tunelift compare before.csv after.csv --metric toxicity --lower-better toxicity --columns id=qid,input=text
       tunelift compare runs/gpt2-rows
       tunelift compare runs/gpt2-rows --require-better accuracy --markdown
       tunelift compare runs/gpt2-rows --require-no-worse loss --margin 0.02
@@ -81,12 +91,14 @@ def _of_files(ctx: click.Context, arguments: tuple[str, ...], options: dict[str,
 
     metric = gate_metric(options["metric"], options["require_better"], options["require_no_worse"])
     settings = {"metric": metric, "margin": options["margin"], "level": options["level"]}
+    meaning = {name: options[name] for name in MEANING}
     if len(arguments) == 1 and Path(arguments[0], "base").is_dir():
-        comparison = _of_run(ctx, arguments[0], options["slices"], settings)
+        comparison = _of_run(ctx, arguments[0], options["slices"], meaning, settings)
     elif len(arguments) == 2:
         from tunelift.comparison import compare
 
-        comparison = compare(*arguments, slices=options["slices"], **settings)
+        base, tuned = arguments
+        comparison = compare(base, tuned, slices=options["slices"], **settings, **meaning)
     else:
         raise click.UsageError("Give two scores files, or one run folder that has base/ and tuned/, or --adapter.", ctx)
     if options["output"]:
@@ -94,7 +106,11 @@ def _of_files(ctx: click.Context, arguments: tuple[str, ...], options: dict[str,
     return comparison
 
 
-def _of_run(ctx: click.Context, folder: str, slices: Sequence[str], settings: dict[str, Any]) -> Comparison:
+def _of_run(
+    ctx: click.Context, folder: str, slices: Sequence[str], meaning: dict[str, Any], settings: dict[str, Any]
+) -> Comparison:
+    if any(meaning.values()):
+        raise click.UsageError(f"{listed(_flags(meaning))} goes with two files: a run says what its metrics are.", ctx)
     if slices:
         sides = " ".join(str(Path(folder, side)) for side in ("base", "tuned"))
         raise click.UsageError(
@@ -107,12 +123,17 @@ def _of_run(ctx: click.Context, folder: str, slices: Sequence[str], settings: di
     return compare_run(folder, **settings)
 
 
+def _flags(given: dict[str, Any]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+
+
 def _with_adapter(ctx: click.Context, arguments: tuple[str, ...], adapter: str, options: dict[str, Any]) -> Comparison:
-    for name in ("metric", "level"):
+    for name in ("metric", "level", *MEANING):
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(
-                f"--{name} belongs to the comparison of what was measured: "
-                f"give it to `tunelift compare RUN_FOLDER --{name} ...` afterwards.",
+                f"{flag} belongs to the comparison of what was measured: give it to "
+                f"`tunelift compare RUN_FOLDER {flag} ...` afterwards, or to a comparison of two files.",
                 ctx,
             )
     given = {"output": options["output"], "evaluate.margin": options["margin"]}

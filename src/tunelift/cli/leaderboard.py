@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tunelift.cli.command import KeyCommand
+from tunelift.cli.sides import side_options
 from tunelift.core.errors import listed
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 @click.argument("paths", nargs=-1, metavar="BASE TUNED TUNED... | RUN RUN...")
 @click.option("--metric", metavar="NAME", help="The metric that the ranks are about; base's first one otherwise.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Level of the intervals.")
+@side_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
-def command(ctx: click.Context, paths: tuple[str, ...], metric: str | None, level: float, as_json: bool) -> None:
+def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Rank several tuned models against one base, on the same items, and call ties ties.
 
     BASE and TUNED are scores files, folders with one, or run folders (their tuned side is meant); the folder's name is
@@ -38,7 +40,7 @@ def command(ctx: click.Context, paths: tuple[str, ...], metric: str | None, leve
     base, tuned = _sides(ctx, [Path(path) for path in paths])
     from tunelift.comparison.leaderboard import leaderboard
 
-    board = leaderboard(base, dict(zip(_names(ctx, tuned), tuned, strict=True)), metric=metric, level=level)
+    board = leaderboard(base, dict(zip(_names(ctx, tuned), tuned, strict=True)), **options)
     click.echo(_shown(board, as_json))
 
 

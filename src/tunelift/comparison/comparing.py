@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from tunelift.comparison.flips import find_flips
 from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.looks import count_look, test_hash, tuned_hash
-from tunelift.comparison.measured import Measured, chosen, common_metrics, direction_is_assumed, measure
+from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
+from tunelift.comparison.notes import notes_on
 from tunelift.comparison.pairing import Side, Source, pair, read_side
 from tunelift.comparison.probabilities import probability_calibration
 from tunelift.comparison.readers import matched
 from tunelift.comparison.results import Comparison, MetricResult
 from tunelift.comparison.slices import slice_results
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, did_you_mean, listed
 
 
 def compare(
@@ -27,6 +29,9 @@ def compare(
     margin: float | None = None,
     level: float = 0.95,
     slices: Sequence[str] = (),
+    higher_better: Sequence[str] = (),
+    lower_better: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare two sides that answered the same items, pair by pair.
 
@@ -34,29 +39,41 @@ def compare(
     meant), a list of such rows, or what `evaluate` returned. The verdict is about `metric` (base's first one
     otherwise): it follows from the interval at `level` of tuned - base. `margin`, in the metric's units, is the
     difference that would matter; with it a verdict can be `equivalent`. `slices` are keys of the rows whose values are
-    compared each by itself, besides those the rows name. Raises InputError where the sides cannot be compared: other
-    items, other content under an id, ids twice, no common metric, another prompt, decoding, label scoring, task or
-    length.
+    compared each by itself, besides those the rows name. `higher_better` and `lower_better` name metrics whose
+    direction neither the files nor their names say; without it a difference is shown, and no side is called better.
+    `columns` says which column of a table is what: {"id": .., "input": .., "reference": .., "prediction": ..,
+    "group": ..}. Raises InputError where the sides cannot be compared: other items, other content under an id, ids
+    twice, no common metric, another prompt, decoding, label scoring, task or length.
     """
     if isinstance(base, str | Path) and isinstance(tuned, str | Path):
         base, tuned = matched(Path(base), Path(tuned))
-    one, other = read_side(base, "base"), read_side(tuned, "tuned")
-    return compare_sides(one, other, metric=metric, margin=margin, level=level, slices=slices)
+    one, other = read_side(base, "base", columns), read_side(tuned, "tuned", columns)
+    said = directions(higher_better, lower_better)
+    return compare_sides(one, other, metric=metric, margin=margin, level=level, slices=slices, said=said)
 
 
 def compare_sides(
-    one: Side, other: Side, *, metric: str | None, margin: float | None, level: float, slices: Sequence[str] = ()
+    one: Side,
+    other: Side,
+    *,
+    metric: str | None,
+    margin: float | None,
+    level: float,
+    slices: Sequence[str] = (),
+    said: Directions | None = None,
 ) -> Comparison:
     """Compare base and tuned as they were read; see `compare`."""
     _check_settings(margin, level)
     pairs, left_out = pair(one, other)
     names, alone = common_metrics(one, other, pairs)
-    headline = chosen(metric, names)
-    measured = {name: measure(name, one, other, pairs) for name in names}
-    if not measured[headline].pairs:
-        reason = measured[headline].left_out[0].reason
-        raise InputError(f"No item has {headline} on both sides: {reason}.", fix="Choose another metric.")
-    empty = [name for name in names if not measured[name].pairs]
+    if unknown := [name for name in said or () if name not in names]:
+        hints = (f'"{name}" is not compared, so it needs no direction.{did_you_mean(name, names)}' for name in unknown)
+        raise InputError(*hints, fix=f"Compared are: {listed(names)}.")
+    measured = {name: measure(name, one, other, pairs, said) for name in names}
+    headline = chosen(metric, {name: values.higher_is_better for name, values in measured.items()})
+    if not measured[headline].items:
+        raise InputError(_nowhere(measured[headline]), fix="Choose another metric.")
+    empty = [name for name in names if not measured[name].items]
     return Comparison(
         headline=headline,
         metrics=_judge({name: measured[name] for name in names if name not in empty}, headline, level, margin),
@@ -64,12 +81,17 @@ def compare_sides(
         margin=margin,
         left_out=[*left_out, *measured[headline].left_out],
         flips=find_flips(measured[headline]),
-        notes=_notes(one, other, names, alone, {name: measured[name].left_out[0].reason for name in empty}),
+        notes=notes_on(one, other, measured[headline], alone, [_nowhere(measured[name]) for name in empty]),
         slices=slice_results(measured[headline], level, slices),
-        without_duplicates=_without_duplicates(measured[headline], one, other, level, margin),
+        without_duplicates=_without_duplicates(measured[headline], level, margin),
         calibration=probability_calibration(pairs, level, _labels(one)),
         looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
+
+
+def _nowhere(measured: Measured) -> str:
+    """Say that no item has a metric on both sides, and why the first has not."""
+    return f"No item has {measured.name} on both sides: {measured.left_out[0].reason}."
 
 
 def _judge(measured: dict[str, Measured], headline: str, level: float, margin: float | None) -> dict[str, MetricResult]:
@@ -81,33 +103,17 @@ def _judge(measured: dict[str, Measured], headline: str, level: float, margin: f
     return {name: first if name == headline else further[name] for name in measured}
 
 
-def _without_duplicates(
-    headline: Measured, base: Side, tuned: Side, level: float, margin: float | None
-) -> MetricResult | None:
+def _without_duplicates(headline: Measured, level: float, margin: float | None) -> MetricResult | None:
     """Return the headline over the test items that no training row repeats, where there are others."""
-    kept = [item for item in headline.pairs if not any(row.get("duplicate_of") for row in (item.base, item.tuned))]
-    if len(kept) in (0, len(headline.pairs)):
-        return None
-    return judged(measure(headline.name, base, tuned, kept), level, margin)
+    repeats = np.array([any(row.get("duplicate_of") for row in (item.base, item.tuned)) for item in headline.pairs])
+    kept = headline.over(~repeats)
+    return None if not repeats.any() or not kept.items else judged(kept, level, margin)
 
 
 def _labels(side: Side) -> int | None:
     """How many labels each item was ranked by, where that is known."""
     scoring = (side.info.get("made_with") or {}).get("label_scoring")
     return scoring.get("labels") if isinstance(scoring, Mapping) else None
-
-
-def _notes(base: Side, tuned: Side, names: Sequence[str], alone: Sequence[str], empty: Mapping[str, str]) -> list[str]:
-    notes = [str(note) for side in (base, tuned) for note in side.info.get("notes") or []]
-    notes += [f"{name} is there on one side only and is not compared." for name in alone]
-    notes += [f"{name} is not compared, as no item has it on both sides: {reason}." for name, reason in empty.items()]
-    assumed = [name for name in names if direction_is_assumed(name, base, tuned)]
-    if assumed and not base.info.get("notes"):  # readers of tables have said so
-        notes.append(f"a higher {' or '.join(assumed)} is taken for better: neither the rows nor tunelift say.")
-    dtypes: list[Any] = [(side.info.get("made_with") or {}).get("dtype") for side in (base, tuned)]
-    if None not in dtypes and dtypes[0] != dtypes[1]:
-        notes.append(f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding.")
-    return list(dict.fromkeys(notes))
 
 
 def _check_settings(margin: float | None, level: float) -> None:

@@ -21,11 +21,12 @@ def find_flips(measured: Measured) -> list[Flip]:
     Worst is the largest loss of log-likelihood of the reference for a right/wrong metric (file order where rows have
     none), and of the metric itself for a graded one. With a metric of the whole data set an item's value is that of its
     own counts: for macro F1 whether the label is right, for BLEU and chrF the text's own (a BLEU of fewer than four
-    tokens is 0).
+    tokens is 0). Where no direction is known, a higher value stands with the gained ones.
     """
-    base, tuned = measured.by_item
+    measured = measured.over(measured.both)
+    base, tuned = measured.by_pair
     changes = tuned - base
-    gains = changes if measured.higher_is_better else -changes
+    gains = -changes if measured.higher_is_better is False else changes
     binary = is_binary(base) and is_binary(tuned)
     ranked: list[tuple[float, Flip]] = []
     for item, change, gain in zip(measured.pairs, changes.tolist(), gains.tolist(), strict=True):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tunelift.comparison.numbers import interval_text, level_text
 from tunelift.comparison.results import Comparison, MetricResult
+from tunelift.comparison.verdict import Scale, unknown_direction
 from tunelift.core.errors import InputError, did_you_mean, listed
 
 Kind = Literal["better", "no worse"]
@@ -39,6 +40,7 @@ def check_gates(comparison: Comparison, better: Sequence[str], no_worse: Sequenc
     if not better and not no_worse:
         return []
     _check_names(comparison, [*better, *no_worse])
+    _check_directions(comparison, [*better, *no_worse])
     if no_worse and comparison.margin is None:
         raise InputError(
             f"No worse on {listed(no_worse)} was required, but no margin was set.",
@@ -67,6 +69,13 @@ def _check_names(comparison: Comparison, names: Sequence[str]) -> None:
         )
 
 
+def _check_directions(comparison: Comparison, names: Sequence[str]) -> None:
+    """Refuse a gate on a metric of which nobody says whether higher is better: it would pass on either half."""
+    unknown = [name for name in dict.fromkeys(names) if comparison.metrics[name].higher_is_better is None]
+    if unknown:
+        raise InputError(*(f"A gate on {name} cannot be checked: {unknown_direction(name)}." for name in unknown))
+
+
 def _better(name: str, result: MetricResult) -> Gate:
     verdict = result.verdict
     return Gate("better", name, verdict.word == "better", f"the verdict is {verdict.word}: {verdict.reason}")
@@ -77,8 +86,7 @@ def _no_worse(name: str, result: MetricResult, comparison: Comparison) -> Gate:
     assert margin is not None
     if interval is None:
         return Gate("no worse", name, False, f"no interval is known: {result.effect.missing}.")
-    low, high = interval
-    passed = (low if result.higher_is_better else -high) > -margin
-    shown = f"the {level_text(comparison.level)} interval of the difference, {interval_text(low, high)},"
+    passed = bool(Scale(name, result.higher_is_better).no_worse(*interval, margin))
+    shown = f"the {level_text(comparison.level)} interval of the difference, {interval_text(*interval)},"
     limit = f"{-margin:g}" if result.higher_is_better else f"{margin:+g}"
     return Gate("no worse", name, passed, f"{shown} {'stays short of' if passed else 'reaches'} {limit}.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunelift.comparison.measured import Measured, effect_of
+from tunelift.comparison.effects import effect_of
+from tunelift.comparison.measured import Measured
 from tunelift.comparison.paired_tests import holm
 from tunelift.comparison.results import MetricResult
-from tunelift.comparison.verdict import further_verdict, headline_verdict
+from tunelift.comparison.verdict import Scale, further_verdict, headline_verdict
 
 
 def judged(measured: Measured, level: float, margin: float | None = None) -> MetricResult:
     """Return one metric's result, judged by its interval: for the one question that was asked."""
-    effect, count, higher = effect_of(measured, level), len(measured.pairs), measured.higher_is_better
-    verdict = headline_verdict(effect, count, higher, level, margin)
-    return MetricResult(measured.name, count, higher, *measured.aggregates, effect, effect.p, verdict)
+    effect, higher = effect_of(measured, level), measured.higher_is_better
+    verdict = headline_verdict(effect, measured.items, Scale(measured.name, higher), level, margin)
+    return MetricResult(measured.name, measured.items, higher, *measured.aggregates, effect, effect.p, verdict)
 
 
 def judged_together(measured: Mapping[str, Measured], level: float, what: str) -> dict[str, MetricResult]:
@@ -29,9 +30,7 @@ def judged_together(measured: Mapping[str, Measured], level: float, what: str) -
     for name, values in measured.items():
         p, higher = adjusted.get(name), values.higher_is_better
         verdict = further_verdict(
-            effects[name], p, higher, level, f"{len(adjusted)} {what}" if len(adjusted) > 1 else ""
+            effects[name], p, Scale(values.name, higher), level, f"{len(adjusted)} {what}" if len(adjusted) > 1 else ""
         )
-        results[name] = MetricResult(
-            values.name, len(values.pairs), higher, *values.aggregates, effects[name], p, verdict
-        )
+        results[name] = MetricResult(values.name, values.items, higher, *values.aggregates, effects[name], p, verdict)
     return results

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from tunelift.comparison.judging import judged_together
 from tunelift.comparison.looks import count_look, test_hash, tuned_hash
-from tunelift.comparison.measured import Measured, chosen, common_metrics, measure
+from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure
-from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, pair, read_side
+from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, distinct, join, pair, read_side
 from tunelift.comparison.results import MetricResult
+from tunelift.comparison.verdict import unknown_direction
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import FORMAT
 
@@ -106,55 +107,66 @@ class Leaderboard:
 
 
 def leaderboard(
-    base: Source, tuned: Mapping[str, Source], *, metric: str | None = None, level: float = 0.95
+    base: Source,
+    tuned: Mapping[str, Source],
+    *,
+    metric: str | None = None,
+    level: float = 0.95,
+    higher_better: Sequence[str] = (),
+    lower_better: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
 ) -> Leaderboard:
     """Compare several tuned models with one base, and with each other, on the same items.
 
-    `tuned` gives each a name; what a source may be, and what is refused, is as in `compare`. The table is about
-    `metric` (base's first one that all have, otherwise). An item without a value on any side is left out for all.
+    `tuned` gives each a name; what a source may be, the other settings and what is refused are as in `compare`. The
+    table is about `metric` (base's first one that all have, otherwise), whose direction must be known. An item without
+    a value on any side is left out; where some sides have one, verdicts and ranks hold for whatever the others could
+    have.
     """
     if not tuned:
         raise InputError("There is no tuned model to rank.", fix="Give at least one.")
     if not 0.5 <= level < 1:
         raise InputError(f"level is {level:g}; it must be from 0.5 to below 1, such as 0.95.")
-    first = read_side(base, "base")
-    sides = {name: read_side(source, name) for name, source in tuned.items()}
-    shared, left_out = _shared_items(first, sides)
-    name = chosen(metric, _metrics_of_all(first, sides, shared))
-    ids, lacking = _with_values(name, first, sides, shared)
-    against = {key: measure(name, first, side, _pairs(first, side, ids)) for key, side in sides.items()}
+    first = read_side(base, "base", columns)
+    sides = {name: read_side(source, name, columns) for name, source in tuned.items()}
+    joined, left_out = _joined(first, sides)
+    said = directions(higher_better, lower_better)
+    name = chosen(metric, dict.fromkeys(_metrics_of_all(first, sides, joined), True))
+    against = {key: measure(name, first, sides[key], pairs, said) for key, pairs in joined.items()}
+    _check(name, against)
     results = judged_together(against, level, "candidates")
-    duels = _duels(name, sides, ids, level)
+    duels = _duels(name, sides, {item.id for item in next(iter(joined.values()))}, level, said)
     example = next(iter(against.values()))
     return Leaderboard(
         metric=name,
-        higher_is_better=example.higher_is_better,
-        items=len(ids),
+        higher_is_better=bool(example.higher_is_better),
+        items=distinct(example.pairs)[1],
         level=level,
         base=example.aggregates[0],
         candidates=_ranked(results, duels),
         duels=duels,
-        left_out=[*left_out, *lacking],
+        left_out=left_out,
         looks=_count_looks(first, sides.values()),
-        notes=_notes(first, sides),
+        notes=_notes(first, sides, against),
     )
 
 
-def _shared_items(base: Side, sides: Mapping[str, Side]) -> tuple[list[str], list[LeftOut]]:
-    """Return the ids of the items scored on every side, in base's order, and the others with a reason."""
+def _joined(base: Side, sides: Mapping[str, Side]) -> tuple[dict[str, list[Pair]], list[LeftOut]]:
+    """Return each candidate's rows beside base's, of the items that any side has scored, and the other items."""
     problems = _made_differently([base, *sides.values()])
-    reasons: dict[str, str] = {}
-    for name, side in sides.items():
+    nowhere: dict[str, str] = {}
+    for number, (name, side) in enumerate(sides.items()):
         try:
             _, left_out = pair(base, side)
         except InputError as error:
             problems += [f"{name}: {problem}" for problem in error.problems]
             continue
-        for key, reason in left_out:
-            reasons.setdefault(key, reason.replace("tuned:", f"{name}:"))
+        found = {key: reason.replace("tuned:", f"{name}:") for key, reason in left_out}
+        nowhere = {key: why for key, why in (found if number == 0 else nowhere).items() if key in found}
     if problems:
         raise InputError(*problems, fix="All must be evaluated on the same items and in the same way.")
-    return [key for key in base.rows if key not in reasons], [LeftOut(*entry) for entry in reasons.items()]
+    ids = [key for key in base.rows if key not in nowhere]
+    return {name: join(base, side, ids) for name, side in sides.items()}, [LeftOut(*each) for each in nowhere.items()]
 
 
 def _made_differently(sides: Sequence[Side]) -> list[str]:
@@ -168,41 +180,32 @@ def _made_differently(sides: Sequence[Side]) -> list[str]:
     return problems
 
 
-def _metrics_of_all(base: Side, sides: Mapping[str, Side], ids: Sequence[str]) -> list[str]:
-    if not ids:
-        raise InputError("No item is scored on every side.", fix='See "unscored" in the rows for the reasons.')
-    common = [common_metrics(base, side, _pairs(base, side, ids))[0] for side in sides.values()]
+def _metrics_of_all(base: Side, sides: Mapping[str, Side], joined: Mapping[str, Sequence[Pair]]) -> list[str]:
+    common = [common_metrics(base, side, joined[name])[0] for name, side in sides.items()]
     names = [name for name in common[0] if all(name in other for other in common)]
     if not names:
         raise InputError("The sides have no metric that all of them have.", fix="Evaluate all with the same metrics.")
     return names
 
 
-def _with_values(
-    name: str, base: Side, sides: Mapping[str, Side], ids: Sequence[str]
-) -> tuple[list[str], list[LeftOut]]:
-    """Return the items with a finite value on every side, and the others."""
-    lacking: dict[str, LeftOut] = {}
-    for side in sides.values():
-        missing = measure(name, base, side, _pairs(base, side, ids)).left_out
-        lacking |= {item.id: LeftOut(item.id, f"no finite {name} on every side") for item in missing}
-    kept = [key for key in ids if key not in lacking]
-    if not kept:
-        raise InputError(f"No item has a finite {name} on every side.", fix="Choose another metric.")
-    return kept, list(lacking.values())
+def _check(metric: str, against: Mapping[str, Measured]) -> None:
+    """Refuse a metric without a direction, by which nothing can be ranked, and a side without any value of it."""
+    if next(iter(against.values())).higher_is_better is None:
+        raise InputError(f"Nothing can be ranked by {metric}: {unknown_direction(metric)}.")
+    if empty := [name for name, measured in against.items() if not measured.items]:
+        raise InputError(
+            f"No item has a finite {metric} for both base and {listed(empty)}.", fix="Choose another metric."
+        )
 
 
-def _pairs(one: Side, other: Side, ids: Iterable[str]) -> list[Pair]:
-    return [Pair(key, one.rows[key], other.rows[key]) for key in ids]
-
-
-def _duels(metric: str, sides: Mapping[str, Side], ids: Sequence[str], level: float) -> list[Duel]:
+def _duels(metric: str, sides: Mapping[str, Side], ids: Collection[str], level: float, said: Directions) -> list[Duel]:
     """Compare every two candidates, in the order of their names: that they are given in then changes nothing."""
     names = list(combinations(sorted(sides), 2))
-    measured: dict[str, Measured] = {
-        str(number): measure(metric, sides[one], sides[other], _pairs(sides[one], sides[other], ids))
-        for number, (one, other) in enumerate(names)
-    }
+    measured: dict[str, Measured] = {}
+    for number, (one, other) in enumerate(names):
+        in_order = [key for key in sides[one].rows if key in ids]
+        pairs = join(sides[one], sides[other], in_order)
+        measured[str(number)] = measure(metric, sides[one], sides[other], pairs, said)
     results = judged_together(measured, level, "pairs")
     return [Duel(one, other, results[str(number)]) for number, (one, other) in enumerate(names)]
 
@@ -226,11 +229,15 @@ def _count_looks(base: Side, sides: Iterable[Side]) -> int | None:
     return [count_look(test, tuned_hash(side.rows.values())) for side in sides][-1]
 
 
-def _notes(base: Side, sides: Mapping[str, Side]) -> list[str]:
+def _notes(base: Side, sides: Mapping[str, Side], against: Mapping[str, Measured]) -> list[str]:
     model = _model(base)
     foreign = [name for name, side in sides.items() if model and _model(side) not in (None, model)]
     notes = [f"{name} was tuned from another model than this base: tuning alone did not make its difference."
              for name in foreign]  # fmt: skip
+    for name, measured in against.items():
+        if measured.one_sided:
+            share = f"{measured.items} of {measured.items + measured.one_sided} items"
+            notes.append(f"{share} are scored for both base and {name}; its value is of these.")
     return [*notes, OPTIMISTIC] if len(sides) > 1 else notes
 
 

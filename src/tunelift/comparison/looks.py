@@ -17,14 +17,15 @@ from tunelift.core.records import as_text, content_hash
 FILE = "looks.txt"
 
 
-def test_hash(rows: Iterable[Row]) -> str:
+def test_hash(rows: Iterable[Row]) -> str | None:
     """Return the hash (16 hex digits) of a test set: of its inputs and references, in any order, by any ids.
 
-    An item of which neither is known is told by its id.
+    None where an item's input is not known: "1" to "100" are the ids of many a test set.
     """
-    contents = ((as_text(row["input"]), as_text(row["reference"]), row["id"]) for row in rows)
-    items = sorted(content_hash(given, right) if given or right else f"id {key}" for given, right, key in contents)
-    return _short_hash("\n".join(items))
+    contents = [(as_text(row["input"]), as_text(row["reference"])) for row in rows]
+    if not all(given for given, _ in contents):
+        return None
+    return _short_hash("\n".join(sorted(content_hash(given, right) for given, right in contents)))
 
 
 def tuned_hash(rows: Iterable[Row]) -> str:
@@ -34,12 +35,15 @@ def tuned_hash(rows: Iterable[Row]) -> str:
     return _short_hash("\n".join(lines))
 
 
-def count_look(test: str, tuned: str) -> int | None:
+def count_look(test: str | None, tuned: str) -> int | None:
     """Note that the result `tuned` was compared on the test set `test`, both by their hashes.
 
     Returns how many different results have been compared on it so far, this one included: the same comparison once
-    more is no new look. None where the state folder cannot be read or written, so that this never fails a comparison.
+    more is no new look. None where the test set is not known, or the state folder cannot be read or written, so that
+    this never fails a comparison.
     """
+    if test is None:
+        return None
     try:
         path = _folder() / FILE
         path.parent.mkdir(parents=True, exist_ok=True)

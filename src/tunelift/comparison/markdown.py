@@ -41,7 +41,7 @@ def _row(name: str, against: str, entry: Entry) -> list[str]:
     interval = entry["interval"]
     places = max(3, decimals(interval[1] - interval[0])) if interval else 3
     return [
-        _cell(name if entry["higher_is_better"] else f"{name} (lower is better)"),
+        _cell(f"{name} (lower is better)" if entry["higher_is_better"] is False else name),
         _cell(against),
         f"{entry['base']:.{places}f}",
         f"{entry['tuned']:.{places}f}",

@@ -12,6 +12,9 @@ from scipy import special
 
 from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, ends, swapped_sums
 
+SKEWNESS = 60.0
+"""How much more cautious a seen skewness makes; see `caution`."""
+
 
 class Mean(NamedTuple):
     """Means and their standard errors, each (comparisons,), and the degrees of freedom behind the errors."""
@@ -44,7 +47,22 @@ def mean_of(sums: Floats, sizes: Floats) -> Mean:
     value = sums.sum(axis=1) / sizes.sum()
     residual = sums - value[:, None] * sizes
     error = np.sqrt(np.sum(residual**2 / (1 - share), axis=1)) / sizes.sum()
-    return Mean(value, error, _freedom(share))
+    return Mean(value, error * caution(residual, share), _freedom(share))
+
+
+def caution(residual: Floats, share: Floats) -> Floats:
+    """Return by how much the error of each row's mean is enlarged, (comparisons,), from its residuals.
+
+    Few units of a skewed kind look less skewed than they are: over 8 to 50 lognormal differences, t and bootstrap
+    together are wrong in up to 8.4% of cases. The factor grows with the skewness that is seen and falls with the square
+    of the units (of unequal ones with Kish's number of equal ones, 1 / sum of `share` squared). Its constant was chosen
+    by simulation, so that no kind of differences in docs/evidence.md is wrong in more than 5.5%.
+    """
+    units = 1 / np.sum(share**2)
+    spread = np.mean(residual**2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skewness = np.mean(residual**3, axis=1) / spread**1.5
+    return np.asarray(1 + SKEWNESS * np.abs(np.where(spread > 0, skewness, 0.0)) / units**2)
 
 
 def t_extent(mean: Mean, level: float) -> Extent:

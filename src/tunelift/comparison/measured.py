@@ -4,59 +4,104 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tunelift.comparison.paired_tests import Effect, Floats, paired_effect
-from tunelift.comparison.pairing import LeftOut, Pair, Row, Side, clusters_of
+from tunelift.comparison.draws import Floats
+from tunelift.comparison.pairing import LeftOut, Pair, Row, Side, distinct
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.metrics import METRICS, direction, direction_is_known
+from tunelift.metrics import METRICS, bounds, direction, formula, ratio_value
 
 _COUNTS = 'Counts are written as "counts": {"bleu": {"matched 1": 7, ...}}, with numbers.'
+
+Mask = NDArray[np.bool_]
+Directions = Mapping[str, bool]
+"""Whether higher is better, by metric, as the user said."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One metric over the pairs that have it on both sides, and who was left out.
+    """One metric over the pairs that have it on at least one side; `left_out` are those without it on both.
 
-    `base` and `tuned` are values of shape (pairs,). For a metric of the whole data set, such as BLEU, they are counts
-    of shape (pairs, counts), and `value` makes values of shape (selections,) of summed counts (selections, counts).
+    `base` and `tuned` are values of shape (pairs,): not a number where a side has none, and they may be infinite. For a
+    metric that is made of sums over the data set, such as BLEU or the loss by token, they are counts of shape
+    (pairs, counts), and `value` makes values of shape (selections,) of summed counts (selections, counts).
+    Where the value is a ratio of two such sums, the counts are nats and weight, and `of_ratio` makes the value of nats
+    by weight. `higher_is_better` is None where nobody says.
     """
 
     name: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     pairs: list[Pair]
     base: Floats
     tuned: Floats
     left_out: list[LeftOut]
     value: Callable[[Floats], Floats] | None = None
+    of_ratio: Callable[[Floats], Floats] | None = None
+
+    @property
+    def both(self) -> Mask:
+        """Which pairs have a finite value on both sides, (pairs,)."""
+        known = np.isfinite(self.base) & np.isfinite(self.tuned)
+        return np.asarray(known if self.value is None else known.all(axis=1))
+
+    @property
+    def items(self) -> int:
+        """How many items, rows of equal content being one, have a finite value on both sides."""
+        return distinct(self.over(self.both).pairs)[1]
+
+    @property
+    def one_sided(self) -> int:
+        """How many more items there are, with a value on one side only."""
+        return distinct(self.pairs)[1] - self.items
 
     @property
     def aggregates(self) -> tuple[float, float]:
-        """The metric's value on each side over these pairs."""
+        """The metric's value on each side over the items with a value on both."""
+        known = self.over(self.both)
+        base, tuned = known.by_distinct()
         if self.value is None:
-            return float(self.base.mean()), float(self.tuned.mean())
-        totals = np.stack([self.base.sum(axis=0), self.tuned.sum(axis=0)])
-        base, tuned = self.value(totals).tolist()
-        return base, tuned
+            return float(base.mean()), float(tuned.mean())
+        one, other = self.value(np.stack([base.sum(axis=0), tuned.sum(axis=0)])).tolist()
+        return one, other
 
     @property
-    def by_item(self) -> tuple[Floats, Floats]:
-        """Each item's own value on both sides, of shape (pairs,): where there are counts, that of its own counts."""
-        if self.value is None:
+    def by_pair(self) -> tuple[Floats, Floats]:
+        """Each pair's own value on both sides, of shape (pairs,): where there are counts, that of its own counts."""
+        return (self.base, self.tuned) if self.value is None else (self.value(self.base), self.value(self.tuned))
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The least and the largest value an item can have, where that is known and all that are there obey."""
+        if self.value is not None:
+            return None
+        there = np.concatenate([self.base, self.tuned])
+        there = there[~np.isnan(there)]
+        known = bounds(self.name) or ((0.0, 1.0) if np.all((there == 0) | (there == 1)) else None)
+        inside = known is not None and np.all((there >= known[0]) & (there <= known[1]))
+        return known if inside else None
+
+    def by_distinct(self) -> tuple[Floats, Floats]:
+        """Return both sides by item: the mean over the rows of one item."""
+        member, count = distinct(self.pairs)
+        if count == len(self.pairs):
             return self.base, self.tuned
-        return self.value(self.base), self.value(self.tuned)
+        size = np.bincount(member, minlength=count).astype(float)
+        sums = np.zeros((2, count, *self.base.shape[1:]))
+        np.add.at(sums[0], member, self.base)
+        np.add.at(sums[1], member, self.tuned)
+        means = sums / (size if self.value is None else size[:, None])
+        return means[0], means[1]
 
-
-def effect_of(measured: Measured, level: float) -> Effect:
-    """Return the effect by the test that fits the metric and the items."""
-    clusters = clusters_of(measured.pairs)
-    if measured.value is None:
-        return paired_effect(measured.base, measured.tuned, clusters, level)
-    from tunelift.comparison.resampling import corpus_effect
-
-    return corpus_effect(measured.base, measured.tuned, measured.value, clusters, level)
+    def over(self, chosen: Mask | NDArray[np.intp]) -> Measured:
+        """Return the same metric over some of its pairs, given by a mask or by numbers."""
+        numbers = np.arange(len(self.pairs))[chosen].tolist()
+        pairs = [self.pairs[number] for number in numbers]
+        return replace(self, pairs=pairs, base=self.base[chosen], tuned=self.tuned[chosen], left_out=[])
 
 
 def common_metrics(base: Side, tuned: Side, pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
@@ -68,16 +113,33 @@ def common_metrics(base: Side, tuned: Side, pairs: Sequence[Pair]) -> tuple[list
     common = [name for name in one if name in other]
     if not common:
         raise InputError(
-            f"The sides have no metric in common: {listed(one)} in base, {listed(other)} in tuned.",
+            f"The sides have no metric in common: {listed(one) or 'none'} in base, {listed(other) or 'none'} in tuned.",
             fix="Evaluate both with the same metrics.",
         )
     return common, [name for name in [*one, *other] if name not in common]
 
 
-def chosen(metric: str | None, common: Sequence[str]) -> str:
-    """Return the metric the verdict is about: the one asked for, or the first."""
+def directions(higher_better: Sequence[str], lower_better: Sequence[str]) -> Directions:
+    """Return the directions that the user gave; InputError for a metric with both."""
+    if both := [name for name in higher_better if name in lower_better]:
+        raise InputError(f"{listed(both)} cannot be better both higher and lower.", fix="Give each metric once.")
+    return dict.fromkeys(higher_better, True) | dict.fromkeys(lower_better, False)
+
+
+def chosen(metric: str | None, common: Mapping[str, bool | None]) -> str:
+    """Return the metric the verdict is about: the one asked for, or the first.
+
+    `common` says of each whether higher is better. Raises InputError for one that is not there, and where the first of
+    several has no known direction, as the first number in anybody's table need not be what it is about.
+    """
     if metric is None:
-        return common[0]
+        first = next(iter(common))
+        if len(common) > 1 and common[first] is None:
+            raise InputError(
+                f"Which metric the verdict should be about is not known. There are: {listed(common)}.",
+                fix=f'Say --metric "{first}" (metric= in Python), or another.',
+            )
+        return first
     if metric not in common:
         raise InputError(
             f'The rows have no metric "{metric}" on both sides.{did_you_mean(metric, common)}',
@@ -86,73 +148,107 @@ def chosen(metric: str | None, common: Sequence[str]) -> str:
     return metric
 
 
-def measure(name: str, base: Side, tuned: Side, pairs: Sequence[Pair]) -> Measured:
-    """Collect one metric's values or counts; a pair that lacks them on a side is left out of this metric.
+def measure(name: str, base: Side, tuned: Side, pairs: Sequence[Pair], said: Directions | None = None) -> Measured:
+    """Collect one metric's values or counts; a pair that lacks them on both sides is left out of this metric.
 
-    Counts of a metric that tunelift has no formula for leave every pair out. Raises InputError where a value or a count
-    is no number, counts lack what the formula needs, or the sides disagree on the direction.
+    Counts of a metric that tunelift has no formula for leave every pair out. `said` are directions that the user gave.
+    Raises InputError where a value or a count is no number, counts lack what the formula needs, or the sides disagree
+    on the direction.
     """
-    higher = _direction(name, base, tuned)
+    higher = said[name] if said and name in said else _direction(name, base, tuned)
     if any(name in _counts(row) for item in pairs for row in (item.base, item.tuned)):
         return _measure_counts(name, higher, pairs)
-    kept: list[Pair] = []
-    values: list[tuple[float, float]] = []
-    left_out: list[LeftOut] = []
-    for item in pairs:
-        both = _value(item.base, name, "base"), _value(item.tuned, name, "tuned")
-        if reason := _lacking(f"finite {name}", *map(math.isfinite, both)):
-            left_out.append(LeftOut(item.id, reason))
-        else:
-            kept.append(item)
-            values.append(both)
-    table = np.array(values, dtype=float).reshape(-1, 2)
-    return Measured(name, higher, kept, table[:, 0], table[:, 1], left_out)
+    rows = _sides(pairs)
+    one, other = (np.array([_value(row, name) for row in side], dtype=float) for side in rows)
+    there = ~np.isnan(one) | ~np.isnan(other)
+    kept = [item for item, known in zip(pairs, there.tolist(), strict=True) if known]
+    left_out = _left_out(pairs, f"finite {name}", np.isfinite(one), np.isfinite(other))
+    return _as_ratio(Measured(name, higher, kept, one[there], other[there], left_out))
 
 
-def direction_is_assumed(name: str, base: Side, tuned: Side) -> bool:
-    """Return whether higher is taken as better for want of knowledge: no side says so, and the name is not known."""
-    return not _declared(name, base, tuned) and not direction_is_known(name)
+def _left_out(pairs: Sequence[Pair], what: str, base_has: Mask, tuned_has: Mask) -> list[LeftOut]:
+    """Return the pairs that lack a value on a side, with the reason."""
+    left_out = []
+    for number in np.flatnonzero(~(base_has & tuned_has)).tolist():
+        lacking = [side for side, has in (("base", base_has), ("tuned", tuned_has)) if not has[number]]
+        reason = pairs[number].unscored or f"no {what} for {' and '.join(lacking)}"
+        left_out.append(LeftOut(pairs[number].id, reason))
+    return left_out
 
 
-def _measure_counts(name: str, higher_is_better: bool, pairs: Sequence[Pair]) -> Measured:
-    formula = METRICS.get(name).from_counts if name in METRICS else None
-    if formula is None:
+def _as_ratio(measured: Measured) -> Measured:
+    """Return a metric that is a ratio of sums over the set with its sums, where all rows have them.
+
+    Rows of another tool may have the name but not the sums, or other ones: then the mean over items stands.
+    """
+    ratio = METRICS.get(measured.name).ratio if measured.name in METRICS else None
+    if ratio is None or not measured.both.all():
+        return measured
+    tables = []
+    for rows, values in zip(_sides(measured.pairs), (measured.base, measured.tuned), strict=True):
+        parts = [ratio.parts(row) for row in rows]
+        if not parts or not all(parts):
+            return measured
+        table = np.array(parts, dtype=float)
+        if not np.allclose(ratio.value(table[:, 0] / table[:, 1]), values, rtol=1e-3, atol=1e-6):
+            return measured
+        tables.append(table)
+    value = partial(_of_ratio, ratio.value)
+    return replace(measured, base=tables[0], tuned=tables[1], value=value, of_ratio=ratio.value)
+
+
+def _of_ratio(of_ratio: Callable[[Any], Any], totals: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(of_ratio(totals[:, 0] / totals[:, 1]))
+
+
+def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pair]) -> Measured:
+    from_counts, of_ratio = formula(name), ratio_value(name)
+    value: Callable[[Floats], Floats]
+    if from_counts is None and of_ratio is None:
         reason = f"{name} is given by counts, and tunelift has no formula for it"
         empty = np.empty((0,))
         return Measured(name, higher_is_better, [], empty, empty, [LeftOut(item.id, reason) for item in pairs])
-    kept: list[Pair] = []
-    left_out: list[LeftOut] = []
-    for item in pairs:
-        if lacking := _lacking(f"counts of {name}", *(name in _counts(row) for row in (item.base, item.tuned))):
-            left_out.append(LeftOut(item.id, lacking))
-        else:
-            kept.append(item)
-    one, other = ([_checked_counts(row, name) for row in rows] for rows in _sides(kept))
-    columns = {count: number for number, count in enumerate(dict.fromkeys(c for row in [*one, *other] for c in row))}
-
-    def value(totals: Floats) -> Floats:
-        return formula(dict(zip(columns, totals.T, strict=True)))
-
-    measured = Measured(name, higher_is_better, kept, _table(one, columns), _table(other, columns), left_out, value)
+    there = [[_checked_counts(row, name) for row in rows] for rows in _sides(pairs)]
+    has = [np.array([counts is not None for counts in side]) for side in there]
+    left_out = _left_out(pairs, f"counts of {name}", *has)
+    numbers = np.flatnonzero(has[0] | has[1]).tolist()
+    kept = [pairs[number] for number in numbers]
+    one, other = ([side[number] for number in numbers] for side in there)
+    names = dict.fromkeys(count for row in [*one, *other] for count in row or ())
+    if of_ratio is not None:
+        names = dict.fromkeys(("nats", "weight", *names))
+        value = partial(_of_ratio, of_ratio)
+    elif from_counts is not None:
+        value = partial(_from_totals, from_counts, list(names))
+    tables = _table(one, names), _table(other, names)
+    measured = Measured(name, higher_is_better, kept, tables[0], tables[1], left_out, value, of_ratio)
     _check_formula(measured)
     return measured
+
+
+def _from_totals(from_counts: Callable[[Mapping[str, Floats]], Floats], names: Sequence[str], totals: Floats) -> Floats:
+    return from_counts(dict(zip(names, totals.T, strict=True)))
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[list[Row], list[Row]]:
     return [item.base for item in pairs], [item.tuned for item in pairs]
 
 
-def _table(rows: Sequence[Mapping[str, float]], columns: Mapping[str, int]) -> Floats:
-    """Return counts of shape (rows, columns); a count that a row does not name is 0."""
+def _table(rows: Sequence[Mapping[str, float] | None], names: Mapping[str, None]) -> Floats:
+    """Return counts of shape (rows, names): 0 for a count that a row does not name, no number for a row without any."""
+    columns = {count: number for number, count in enumerate(names)}
     table = np.zeros((len(rows), len(columns)))
     for number, row in enumerate(rows):
-        for name, count in row.items():
+        if row is None:
+            table[number] = math.nan
+        for name, count in (row or {}).items():
             table[number, columns[name]] = count
     return table
 
 
 def _check_formula(measured: Measured) -> None:
-    if not measured.pairs:
+    if not measured.both.any():
         return
     try:
         _ = measured.aggregates
@@ -170,8 +266,10 @@ def _counts(row: Row) -> Mapping[str, Mapping[str, float]]:
     return counts
 
 
-def _checked_counts(row: Row, name: str) -> Mapping[str, float]:
-    counts = row["counts"][name]
+def _checked_counts(row: Row, name: str) -> Mapping[str, float] | None:
+    counts = _counts(row).get(name)
+    if counts is None or row.get("unscored"):
+        return None
     finite = isinstance(counts, Mapping) and all(
         isinstance(count, int | float) and math.isfinite(count) for count in counts.values()
     )
@@ -180,29 +278,25 @@ def _checked_counts(row: Row, name: str) -> Mapping[str, float]:
     return dict(counts)
 
 
-def _lacking(what: str, base_has_it: bool, tuned_has_it: bool) -> str | None:
-    lacking = [side for side, has in (("base", base_has_it), ("tuned", tuned_has_it)) if not has]
-    return f"no {what} for {' and '.join(lacking)}" if lacking else None
-
-
 def _names(side: Side, rows: Sequence[Row]) -> list[str]:
     declared = (side.info.get("metrics") or {}) if side.info else {}
     present = dict.fromkeys(name for row in rows for name in [*(row.get("metrics") or {}), *_counts(row)])
     return [*(name for name in declared if name in present), *(name for name in present if name not in declared)]
 
 
-def _value(row: Row, name: str, side: str) -> float:
-    value = (row.get("metrics") or {}).get(name)
+def _value(row: Row, name: str) -> float:
+    value = None if row.get("unscored") else (row.get("metrics") or {}).get(name)
     if value is None:
         return math.nan
     if not isinstance(value, int | float):
         raise InputError(
-            f'The {side} row of item "{row["id"]}" has {name} = {value!r}.', fix="A metric's value must be a number."
+            f'The item "{row["id"]}" has {name} = {value!r} on one of the sides.',
+            fix="A metric's value must be a number.",
         )
     return float(value)
 
 
-def _direction(name: str, base: Side, tuned: Side) -> bool:
+def _direction(name: str, base: Side, tuned: Side) -> bool | None:
     known = _declared(name, base, tuned)
     if len(known) > 1:
         raise InputError(f'base and tuned disagree on whether a higher {name} is better, in their "metrics.json".')

@@ -6,7 +6,7 @@ to import.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy import special
 from tunelift.comparison.draws import Floats
 from tunelift.comparison.effect import Effect, members, too_few
 from tunelift.comparison.means import bootstrap_extent, mean_of, swap_p, t_extent, wider
+from tunelift.comparison.unconditional import test_name, unconditional_interval, unconditional_p
 
 __all__ = [
     "Effect",
@@ -28,12 +29,11 @@ __all__ = [
     "is_binary",
     "mcnemar",
     "paired_effect",
-    "tango_interval",
 ]
 
 
 def paired_effect(base: Floats, tuned: Floats, clusters: Sequence[Any] | None, level: float) -> Effect:
-    """Return the effect by the test that fits: over clusters, McNemar for values that are all 0 or 1, or graded.
+    """Return the effect by the test that fits: over clusters, exact for values that are all 0 or 1, or graded.
 
     `base` and `tuned` are of shape (items,), with at least one item; `clusters` names each item's cluster, or is None
     where items are independent.
@@ -51,16 +51,14 @@ def is_binary(values: Floats) -> bool:
 
 
 def binary_effect(base: Floats, tuned: Floats, level: float) -> Effect:
-    """McNemar's test (mid-p, and exact) with Tango's score interval, for values that are 0 or 1."""
+    """The unconditional exact test and the interval that agrees with it, for values that are 0 or 1."""
     rose, fell = discordant(base, tuned)
-    exact, mid = mcnemar(rose, fell)
-    low, high = tango_interval(rose, fell, len(base), level)
     return Effect(
         difference=(rose - fell) / len(base),
-        test="McNemar mid-p",
-        interval=(float(low), float(high)),
-        p=float(mid),
-        p_exact=float(exact),
+        test=test_name(len(base)),
+        interval=unconditional_interval(rose, fell, len(base), level),
+        p=unconditional_p(rose, fell, len(base)),
+        p_exact=mcnemar(rose, fell),
         rose=rose,
         fell=fell,
     )
@@ -71,74 +69,22 @@ def discordant(base: Floats, tuned: Floats) -> tuple[int, int]:
     return int(np.sum(tuned > base)), int(np.sum(tuned < base))
 
 
-def mcnemar(rose: Any, fell: Any) -> tuple[Floats, Floats]:
-    """Return the two-sided exact and mid-p values of McNemar's test on the discordant counts.
-
-    Under the null the smaller count is binomial with probability 1/2. The mid-p counts outcomes as likely as the one
-    seen by half (Fagerland, Lydersen and Laake 2013, doi:10.1186/1471-2288-13-91). Without discordant pairs both are 1.
-    Counts may be arrays of one shape; the values are then of that shape.
+def mcnemar(rose: int, fell: int) -> float:
+    """Return the two-sided conditional exact p of McNemar's test: given how many items changed, the smaller count is
+    binomial with probability 1/2 where neither side is better.
     """
-    fewer, total = np.minimum(rose, fell), np.add(rose, fell)
-    at_most = special.bdtr(fewer, total, 0.5)
-    below = np.where(fewer > 0, special.bdtr(np.maximum(fewer - 1, 0), total, 0.5), 0.0)
-    equal = np.equal(rose, fell)
-    exact = np.where(equal, 1.0, np.minimum(1.0, 2 * at_most))
-    mid = np.where(equal, 1.0 - (at_most - below) / 2, at_most + below)
-    return exact, np.where(total == 0, 1.0, mid)
-
-
-def tango_interval(rose: Any, fell: Any, items: Any, level: float) -> tuple[Floats, Floats]:
-    """Return the score interval for a difference of paired proportions (Tango 1998, Statistics in Medicine 17:891).
-
-    It holds each difference that the score test does not reject, so it excludes 0 just where McNemar's asymptotic test
-    rejects. The bounds are found by halving, which has no rounding to lose at a million items. Counts may be
-    arrays of one shape; the bounds are then of that shape.
-    """
-    gained, lost = np.asarray(rose) / items, np.asarray(fell) / items
-    spread = float(special.ndtri((1 + level) / 2)) ** 2 / np.asarray(items, dtype=float)
-    estimate = gained - lost
-    low = _halve(np.full_like(estimate, -1.0), estimate, gained, lost, spread)
-    high = _halve(np.full_like(estimate, 1.0), estimate, gained, lost, spread)
-    return low, high
-
-
-def _halve(outside: Floats, inside: Floats, gained: Floats, lost: Floats, spread: Floats) -> Floats:
-    """Close in on the bound between a difference outside the interval (or its end, -1 or 1) and one inside."""
-    estimate = inside
-    for _ in range(60):
-        middle = (outside + inside) / 2
-        kept = (estimate - middle) ** 2 <= spread * _null_variance(middle, gained, lost)
-        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
-    return (inside + outside) / 2
-
-
-def _null_variance(difference: Floats, gained: Floats, lost: Floats) -> Floats:
-    """Variance per item at a given true difference, at Tango's restricted estimate of the probability of a loss.
-
-    The estimate q is the larger root of 2 q^2 + linear q + constant = 0 (Tango 1998, formula 21, divided by n), in the
-    form of the quadratic formula that does not cancel.
-    """
-    linear = (2 - gained + lost) * difference - gained - lost
-    constant = -lost * difference * (1 - difference)
-    root = np.sqrt(np.maximum(linear**2 - 8 * constant, 0.0))
-    cancelling = linear > 0
-    q = np.where(cancelling, -2 * constant / np.where(cancelling, linear + root, 1.0), (root - linear) / 4)
-    return np.maximum(2 * q + difference * (1 - difference), 0.0)
+    return 1.0 if rose == fell else min(1.0, 2 * float(special.bdtr(min(rose, fell), rose + fell, 0.5)))
 
 
 def graded_effect(base: Floats, tuned: Floats, level: float) -> Effect:
     """Paired t and studentised bootstrap, of whose intervals the farther ends count.
 
     Each has nulls that it rejects too often, t where differences are skewed and the bootstrap where they have heavy
-    tails or are mostly 0; both at once hardly any (docs/evidence.md). Interval and p are missing for a single item, and
-    where every item differs by the same.
+    tails or are mostly 0; both at once hardly any (docs/evidence.md). Interval and p are missing for fewer than 8
+    items, and where every item differs by the same.
     """
-    if len(base) == 1:
-        return Effect(float(tuned[0] - base[0]), "paired t and bootstrap", missing="a single item shows no spread")
-    sums = (tuned - base)[None]
-    missing = "the difference is the same for every item, so its spread is not known"
-    blank = Effect(float(np.mean(sums)), "paired t and bootstrap", missing=missing)
-    return _of_means(blank, sums, np.ones(len(base)), level, _rounding(base, tuned))
+    blank = Effect(float(np.mean(tuned - base)), "paired t and bootstrap", missing=too_few(len(base), clusters=False))
+    return blank if blank.missing else _of_means(blank, base, tuned, np.ones(len(base)), level)
 
 
 def clustered_effect(base: Floats, tuned: Floats, clusters: Sequence[Any], level: float) -> Effect:
@@ -150,13 +96,36 @@ def clustered_effect(base: Floats, tuned: Floats, clusters: Sequence[Any], level
     same mean.
     """
     member, count = members(clusters)
-    missing = too_few(count) or "the mean difference is the same in every cluster, so its spread is not known"
-    blank = Effect(float(np.mean(tuned - base)), "t and bootstrap over clusters", clusters=count, missing=missing)
-    if too_few(count):
+    missing, test = too_few(count, clusters=True), "t and bootstrap over clusters"
+    blank = Effect(float(np.mean(tuned - base)), test, clusters=count, missing=missing)
+    if blank.missing:
         return blank
-    sums = np.asarray(np.bincount(member, weights=tuned - base), dtype=float)[None]
-    sizes = np.bincount(member).astype(float)
-    return _of_means(blank, sums, sizes, level, _rounding(base, tuned))
+    one, other = (np.asarray(np.bincount(member, weights=side), dtype=float) for side in (base, tuned))
+    return _of_means(blank, one, other, np.bincount(member).astype(float), level)
+
+
+def ratio_effect(
+    base: Floats, tuned: Floats, value: Callable[[Any], Any], clusters: Sequence[Any] | None, level: float
+) -> Effect:
+    """t and studentised bootstrap of a ratio of sums whose weights both sides share, such as a loss by token.
+
+    `base` and `tuned` are nats and weight of each item, (items, 2). An item is then a cluster of as many units as its
+    weight, so the tests are those of clusters, over nats by weight. `value` makes the metric's value of these; the
+    interval's ends are where base's value would move, base's own being taken as it is.
+    """
+    member, count = (np.arange(len(base)), None) if clusters is None else members(clusters)
+    (one, weight), (other, _) = (
+        [np.asarray(np.bincount(member, weights=part), dtype=float) for part in side.T] for side in (base, tuned)
+    )
+    before, after = one.sum() / weight.sum(), other.sum() / weight.sum()
+    test = "t and bootstrap of a ratio" + ("" if count is None else " over clusters")
+    missing = too_few(len(weight), clusters=count is not None)
+    blank = Effect(float(value(after) - value(before)), test, clusters=count, missing=missing)
+    found = blank if missing else _of_means(blank, one, other, weight, level)
+    if found.interval is None:
+        return found
+    low, high = (float(value(before + end) - value(before)) for end in found.interval)
+    return replace(found, interval=(low, high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -169,21 +138,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _of_means(blank: Effect, sums: Floats, sizes: Any, level: float, rounding: float) -> Effect:
-    """Fill in a blank effect from the units' sums (1, units) and sizes, unless their spread is but rounding."""
+def _of_means(blank: Effect, base: Floats, tuned: Floats, sizes: Floats, level: float) -> Effect:
+    """Fill in a blank effect from the units' sums and sizes, (units,), unless their spread is but rounding."""
+    sums = (tuned - base)[None]
     mean = mean_of(sums, sizes)
-    if mean.error[0] <= rounding:
-        return blank
+    if mean.error[0] <= 1e-12 * float(max(np.max(np.abs(base)), np.max(np.abs(tuned)))):
+        what = "item" if blank.clusters is None else "cluster"
+        return replace(blank, missing=f"the difference is the same for every {what}, so its spread is not known")
     extent = wider(t_extent(mean, level), bootstrap_extent(mean, sums, sizes, level))
     return replace(
         blank,
         interval=(float(extent.low[0]), float(extent.high[0])),
         p=float(extent.p[0]),
         p_permutation=float(swap_p(sums)[0]),
-        missing=None,
     )
-
-
-def _rounding(base: Floats, tuned: Floats) -> float:
-    """The size below which a spread is rounding error of the subtraction."""
-    return 1e-12 * float(max(np.max(np.abs(base)), np.max(np.abs(tuned))))

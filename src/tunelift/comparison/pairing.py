@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tunelift.comparison.effect import members
 from tunelift.comparison.readers import read_scores
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores, as_text, content_hash
@@ -29,17 +33,33 @@ class Side:
 
 
 class Pair(NamedTuple):
-    """One item answered by both sides."""
+    """One row of each side with the same id. Rows of equal input and reference are one `item`, under whatever ids."""
 
     id: str
     base: Row
     tuned: Row
+    item: str
 
     @property
     def cluster(self) -> str | None:
         """The source the item comes from, where either side names it."""
         named = next((row["cluster"] for row in (self.base, self.tuned) if row.get("cluster") is not None), None)
         return None if named is None else str(named)
+
+    @property
+    def unscored(self) -> str | None:
+        """Why a side was not scored, where one was not."""
+        reasons = [f"{name}: {why}" for name, row in self._sides if (why := _unscored(row))]
+        return f"unscored, {'; '.join(reasons)}" if reasons else None
+
+    @property
+    def on_neither(self) -> bool:
+        """Whether neither side was scored."""
+        return all(_unscored(row) for _, row in self._sides)
+
+    @property
+    def _sides(self) -> tuple[tuple[str, Row], tuple[str, Row]]:
+        return ("base", self.base), ("tuned", self.tuned)
 
 
 class LeftOut(NamedTuple):
@@ -49,16 +69,18 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-def read_side(source: Source, name: str) -> Side:
+def read_side(source: Source, name: str, columns: Mapping[str, str] | None = None) -> Side:
     """Read one side: a file of scores of any known tool, a folder that holds one (of a run: tuned/), rows, or `Scores`.
 
-    Raises InputError for files that cannot be read, rows that do not follow the scores.jsonl contract, and ids that
-    occur twice.
+    `columns` names columns of a table by what they hold (see `readers.table`). Raises InputError for files that cannot
+    be read, rows that do not follow the scores.jsonl contract, and ids that occur twice.
     """
     if isinstance(source, str | Path):
-        source = read_scores(Path(source))
+        source = read_scores(Path(source), columns)
     elif not isinstance(source, Scores):
         source = Scores(list(map(dict, source)))
+    if columns and "columns" not in source.info:
+        raise InputError(f"The {name} side is no table whose columns could be named: a known tool wrote it.")
     if not source.rows:
         raise InputError(f"The {name} side has no rows.", fix="Give one row per item.")
     rows: dict[str, Row] = {}
@@ -78,7 +100,7 @@ def read_side(source: Source, name: str) -> Side:
 
 
 def pair(base: Side, tuned: Side, *, declared: bool = False) -> tuple[list[Pair], list[LeftOut]]:
-    """Join two sides by id and content; return the pairs scored on both, and the items left out.
+    """Join two sides by id and content; return the pairs scored on at least one side, and the items left out.
 
     `declared` allows sides that were made in different ways: a baseline may have another prompt, or be no model.
 
@@ -86,33 +108,64 @@ def pair(base: Side, tuned: Side, *, declared: bool = False) -> tuple[list[Pair]
     """
     problems = [*_different_items(base, tuned), *([] if declared else _made_differently(base, tuned))]
     if problems:
-        raise InputError(*problems, fix="Base and tuned must be evaluated on the same items and in the same way.")
-    pairs, left_out = [], []
-    for key, base_row in base.rows.items():
-        tuned_row = tuned.rows[key]
-        reasons = [
-            f"{name}: {why}" for name, row in (("base", base_row), ("tuned", tuned_row)) if (why := _unscored(row))
-        ]
-        if reasons:
-            left_out.append(LeftOut(key, "unscored, " + "; ".join(reasons)))
-        else:
-            pairs.append(Pair(key, base_row, tuned_row))
+        fix = "Base and tuned must be evaluated on the same items and in the same way."
+        if base.info.get("columns"):
+            fix += " A column that holds a model's answers is named by --columns prediction=NAME."
+        raise InputError(*problems, fix=fix)
+    joined = join(base, tuned, base.rows)
+    left_out = [LeftOut(item.id, item.unscored or "") for item in joined if item.on_neither]
+    pairs = [item for item in joined if not item.on_neither]
     if not pairs:
-        raise InputError("No item is scored on both sides.", fix='See "unscored" in the rows for the reasons.')
+        raise InputError(
+            f"No item has a score on either side; the first is {left_out[0].reason}.",
+            fix='A row needs "metrics" with a number; see "unscored" in the rows for why there is none.',
+        )
     return pairs, left_out
 
 
-def clusters_of(pairs: Sequence[Pair]) -> list[str] | None:
-    """Return each pair's cluster, or None where no two items share one: items are then independent.
+def join(base: Side, tuned: Side, ids: Iterable[str]) -> list[Pair]:
+    """Return the rows of these ids side by side; both sides have all of them."""
+    first: dict[tuple[str, str], str] = {}
+    return [
+        Pair(key, base.rows[key], tuned.rows[key], first.setdefault(_identity(base.rows[key], key), key)) for key in ids
+    ]
 
-    An item without a cluster is a cluster of its own. Raises InputError where the sides name different clusters.
+
+def distinct(pairs: Sequence[Pair]) -> tuple[NDArray[np.intp], int]:
+    """Return the number of each pair's item, (pairs,), in order of appearance, and how many items there are."""
+    return members([pair.item for pair in pairs])
+
+
+def clusters_of(pairs: Sequence[Pair]) -> list[str] | None:
+    """Return the cluster of each item, in the order of `distinct`, or None where no two items share one.
+
+    An item without a cluster is a cluster of its own; clusters that share an item are one. Raises InputError where the
+    sides name different clusters.
     """
-    for item in pairs:
-        named = {str(row["cluster"]) for row in (item.base, item.tuned) if row.get("cluster") is not None}
+    for pair in pairs:
+        named = {str(row["cluster"]) for row in (pair.base, pair.tuned) if row.get("cluster") is not None}
         if len(named) > 1:
-            raise InputError(f'The item "{item.id}" is in different clusters: {listed(sorted(named))}.')
-    clusters = [f"item {item.id}" if item.cluster is None else f"cluster {item.cluster}" for item in pairs]
-    return clusters if len(set(clusters)) < len(clusters) else None
+            raise InputError(f'The item "{pair.id}" is in different clusters: {listed(sorted(named))}.')
+    joined: dict[str, str] = {}
+    of_item: dict[str, str] = {}
+    for pair in pairs:
+        label = _root(joined, f"item {pair.item}" if pair.cluster is None else f"cluster {pair.cluster}")
+        joined[label] = of_item[pair.item] = _root(joined, of_item.get(pair.item, label))
+    labels = [_root(joined, label) for label in of_item.values()]
+    return labels if len(set(labels)) < len(labels) else None
+
+
+def _root(joined: dict[str, str], label: str) -> str:
+    """Return the cluster that a cluster was joined to, or itself."""
+    while joined.get(label, label) != label:
+        label = joined[label]
+    return label
+
+
+def _identity(row: Row, key: str) -> tuple[str, str]:
+    """Return what tells an item: its input and reference, or its id where no input is known."""
+    given, wanted = as_text(row["input"]), as_text(row["reference"])
+    return (given, wanted) if given else ("", f"id {key}")
 
 
 def _check_row(row: Row, number: int, name: str) -> None:
@@ -147,9 +200,10 @@ def _different_items(base: Side, tuned: Side) -> list[str]:
             problems.append(f"{share} are not in {other.name}: id {listed(alone, 3)}.")
     changed = [key for key in base.rows if key in shared and _content(base.rows[key]) != _content(tuned.rows[key])]
     if changed:
-        problems.append(
-            f"{len(changed)} items have another input or reference in tuned than in base: id {listed(changed, 3)}."
-        )
+        what = "input or reference"
+        if named := base.info.get("columns"):
+            what = f"{what} ({listed(repr(named[role]) for role in ('input', 'reference') if role in named)})"
+        problems.append(f"{len(changed)} items have another {what} in tuned than in base: id {listed(changed, 3)}.")
     return problems
 
 

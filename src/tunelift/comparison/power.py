@@ -12,6 +12,8 @@ from typing import TypedDict
 import numpy as np
 from scipy import special
 
+from tunelift.comparison.unconditional import critical_value
+
 DISCORDANCES = (0.1, 0.2, 0.4)
 """Shares of items whose answer changes, assumed beforehand."""
 
@@ -24,14 +26,14 @@ def chance_to_show(items: int, discordance: float, difference: float, level: flo
 
     `discordance` is the share of items whose answer changes and `difference` the gained minus the lost share, at most
     as large. Exact for independent items and the interval `compare` uses: that excludes 0 where gained - lost is beyond
-    z times the square root of gained + lost.
+    the test's critical value times the square root of gained + lost.
     """
     # Counts of changed items beyond 8 standard deviations add nothing that a float would show.
     centre, width = items * discordance, 8 * (items * discordance) ** 0.5 + 8
     changed = np.arange(max(1, int(centre - width)), min(items, int(centre + width)) + 1)
     weight = special.bdtr(changed, items, discordance) - special.bdtr(changed - 1, items, discordance)
-    z = special.ndtri((1 + level) / 2)
-    at_most = np.floor((changed + z * np.sqrt(changed)) / 2)
+    z = critical_value(items, level)
+    at_most = np.ceil((changed + z * np.sqrt(changed)) / 2) - 1
     gain_rate = (1 + difference / discordance) / 2
     shown = np.where(at_most < changed, special.bdtrc(np.minimum(at_most, changed), changed, gain_rate), 0.0)
     return float(np.sum(weight * shown))

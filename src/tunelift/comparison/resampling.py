@@ -10,7 +10,7 @@ from scipy import special
 
 from tunelift.comparison.draws import RESAMPLES, Floats, beyond, bootstrap_sums, ends, swapped_sums
 from tunelift.comparison.effect import Effect, members, too_few
-from tunelift.comparison.means import Extent, Mean, mean_of, t_extent, wider
+from tunelift.comparison.means import Extent, Mean, caution, mean_of, t_extent, wider
 
 Value = Callable[[Floats], Floats]
 """From the summed counts of many samples, (samples, columns), to the metric's value of each, (samples,)."""
@@ -21,8 +21,8 @@ def corpus_effect(base: Floats, tuned: Floats, value: Value, clusters: Sequence[
 
     `base` and `tuned` are the counts of each item, (items, columns). Items (with `clusters`, whole clusters) are the
     units of a jackknife, whose standard error gives a t interval, and of a bootstrap, whose percentiles give another;
-    the farther ends count, as for means. Interval and p are missing for a single item, for fewer than 8 clusters, and
-    where leaving out any one unit changes nothing.
+    the farther ends count, as for means. Interval and p are missing for fewer than 8 items or clusters, and where
+    leaving out any one unit changes nothing.
     """
     test, count, sizes = "jackknife t and bootstrap", None, np.ones(len(base))
     if clusters is not None:
@@ -30,9 +30,7 @@ def corpus_effect(base: Floats, tuned: Floats, value: Value, clusters: Sequence[
         test, sizes = f"{test} over clusters", np.bincount(member).astype(float)
         base, tuned = _by_cluster(base, member), _by_cluster(tuned, member)
     difference = float(_difference(base.sum(0)[None], tuned.sum(0)[None], value)[0])
-    missing = "a single item shows no spread" if len(base) == 1 else None
-    if count is not None:
-        missing = too_few(count)
+    missing = too_few(len(base), clusters=count is not None)
     if missing:
         return Effect(difference, test, clusters=count, missing=missing)
     mean = _jackknife(base, tuned, value, sizes)
@@ -58,8 +56,11 @@ def _jackknife(base: Floats, tuned: Floats, value: Value, sizes: Floats) -> Mean
     total = _difference(base.sum(0)[None], tuned.sum(0)[None], value)
     left = _difference(base.sum(0) - base, tuned.sum(0) - tuned, value)
     units = len(left)
-    error = np.sqrt((units - 1) / units * np.sum((left - left.mean()) ** 2, keepdims=True))
-    return Mean(total, error, mean_of(np.zeros((1, units)), sizes).freedom)
+    residual = left - left.mean()
+    error = np.sqrt((units - 1) / units * np.sum(residual**2, keepdims=True))
+    return Mean(
+        total, error * caution(residual[None], sizes / sizes.sum()), mean_of(np.zeros((1, units)), sizes).freedom
+    )
 
 
 def _percentiles(mean: Mean, base: Floats, tuned: Floats, value: Value, level: float) -> Extent:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.comparison import power, text
+from tunelift.comparison.effect import Effect
 from tunelift.comparison.flips import Flip
-from tunelift.comparison.paired_tests import Effect
 from tunelift.comparison.pairing import LeftOut
 from tunelift.comparison.verdict import Verdict, Word
 from tunelift.core.records import FORMAT
@@ -24,13 +25,14 @@ BASE = "base"
 class MetricResult:
     """One metric compared. `base` and `tuned` are its values over the paired items.
 
-    For a metric of single items these are means of the items' own values, so their difference is the one tested, for
-    loss, perplexity and bits per byte too; the aggregates in metrics.json weigh these by tokens or bytes.
+    For a metric of single items these are means of the items' own values; for loss, perplexity and bits per byte they
+    weigh by tokens or bytes. `higher_is_better` is None where nobody says, and the verdict then names no better side.
+    `items` are those with a value on both sides, rows of equal content being one.
     """
 
     name: str
     items: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     base: float
     tuned: float
     effect: Effect
@@ -42,10 +44,11 @@ class MetricResult:
         effect = self.effect
         entry = {
             "items": self.items,
+            "one_sided": effect.one_sided or None,
             "higher_is_better": self.higher_is_better,
-            "base": self.base,
-            "tuned": self.tuned,
-            "difference": effect.difference,
+            "base": finite(self.base),
+            "tuned": finite(self.tuned),
+            "difference": finite(effect.difference),
             "interval": None if effect.interval is None else list(effect.interval),
             "p": effect.p,
             "p_exact": effect.p_exact,
@@ -58,16 +61,24 @@ class MetricResult:
             "clusters": effect.clusters,
             "no_worse": self.verdict.no_worse,
         }
-        optional = ("p_exact", "p_permutation", "discordant", "clusters", "no_worse")
+        optional = ("one_sided", "p_exact", "p_permutation", "discordant", "clusters", "no_worse")
         return {key: value for key, value in entry.items() if value is not None or key not in optional}
 
     @property
     def discordant(self) -> dict[str, int] | None:
-        """How many items were gained and lost, for a right/wrong metric of independent items."""
+        """How many items were gained and lost, for a right/wrong metric of independent items and a sign test."""
         rose, fell = self.effect.rose, self.effect.fell
-        if rose is None or fell is None:
+        if rose is None or fell is None or self.higher_is_better is None:
             return None
         return {"gained": rose, "lost": fell} if self.higher_is_better else {"gained": fell, "lost": rose}
+
+    @property
+    def counted(self) -> str:
+        """How many items the result rests on, as a clause."""
+        items = f"{self.items} item{'s' * (self.items != 1)}"
+        if not self.effect.one_sided:
+            return items
+        return f"{self.items} of {self.items + self.effect.one_sided} items scored on both sides"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Word:
-        """The headline's verdict: better, worse, equivalent or inconclusive."""
+        """The headline's verdict: better, worse, equivalent, different (no direction is known) or inconclusive."""
         return self.judged.verdict.word
 
     @property
@@ -183,10 +194,16 @@ class Comparison:
 
     def _power(self) -> dict[str, Any] | None:
         """The curve of a right/wrong headline metric of independent items; it says nothing of others."""
-        if self.metrics[self.headline].effect.rose is None:
+        effect = self.metrics[self.headline].effect
+        if effect.rose is None or effect.one_sided:
             return None
         curve = power.curve(self.items, self.level)
         return {"items": self.items, "level": self.level, "power": power.POWER, "curve": curve}
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is none."""
+    return value if math.isfinite(value) else None
 
 
 def _entries(results: Mapping[str, MetricResult]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def _against_baselines(folder: Path, tuned: Side, headline: str) -> dict[str, tu
             values = measure(headline, side, tuned, pairs)
             about = (side.info.get("made_with") or {}).get("baseline") or {}
             found[path.name] = (str(about.get("description", path.name)), values)
-    return {name: entry for name, entry in found.items() if entry[1].pairs}
+    return {name: entry for name, entry in found.items() if entry[1].items}
 
 
 def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Selection | None:
@@ -127,24 +128,20 @@ def _forgetting(folder: Path, level: float) -> dict[str, MetricResult]:
             pairs, _ = pair(base, tuned)
             first = common_metrics(base, tuned, pairs)[0][0]
             measured[path.name] = measure(first, base, tuned, pairs)
-    return judged_together({name: values for name, values in measured.items() if values.pairs}, level, "sets")
+    return judged_together({name: values for name, values in measured.items() if values.items}, level, "sets")
 
 
 def _recipe(folder: Path, base: Side, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
-    """Return what the seeds together show, against the base and over the items that all have; None for one seed."""
+    """Return what the seeds together show, against the base and over the items that all have; None for one seed.
+
+    A seed that lacks a value on some item has none here: over the others it could look better than it is.
+    """
     paths = [path / "tuned" for path in _by_number(folder / "seeds") if (path / "tuned" / "metrics.json").is_file()]
     if not paths:
         return None
     sides = [tuned, *(read_side(path, f"seed {path.parent.name}") for path in paths)]
     found = [measure(comparison.headline, base, side, pair(base, side)[0]) for side in sides]
-    shared = set.intersection(*({item.id for item in values.pairs} for values in found))
-    over = [
-        measure(comparison.headline, base, side, [item for item in values.pairs if item.id in shared])
-        for side, values in zip(sides, found, strict=True)
-    ]
-    if not shared:
-        return None
-    values = [one.aggregates for one in over]
+    values = [one.aggregates if one.items and not one.one_sided else (math.nan, math.nan) for one in found]
     higher = comparison.metrics[comparison.headline].higher_is_better
     seeds = [int((side.info.get("made_with") or {}).get("seed") or 0) for side in sides]
     return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from tunelift.comparison.numbers import interval_text, level_text
-from tunelift.comparison.verdict import Word
+from tunelift.comparison.verdict import Scale, Word
 
 CLAIM = "this recipe against the base, with other seeds, on these items"
 
@@ -22,7 +22,7 @@ LARGEST = 1e150
 
 
 def recipe_claim(
-    seeds: Sequence[int], base: float, tuned: Sequence[float], higher_is_better: bool, level: float
+    seeds: Sequence[int], base: float, tuned: Sequence[float], higher_is_better: bool | None, level: float
 ) -> dict[str, Any]:
     """Return the entry "recipe" of comparison.json: the mean difference over seeds, its interval and verdict.
 
@@ -34,7 +34,7 @@ def recipe_claim(
     """
     differences = [value - base for value in tuned]
     if not all(abs(difference) < LARGEST for difference in differences):
-        return _entry(seeds, tuned, differences) | {"reason": "a value is no finite number, or too large."}
+        return _entry(seeds, tuned, differences) | {"reason": "a value is missing, no finite number, or too large."}
     mean = math.fsum(differences) / len(differences)
     interval, p, missing = _over_seeds(differences, mean, level)
     word, reason = _judge(interval, missing, higher_is_better, level)
@@ -78,7 +78,7 @@ def _over_seeds(
 
 
 def _judge(
-    interval: tuple[float, float] | None, missing: str, higher_is_better: bool, level: float
+    interval: tuple[float, float] | None, missing: str, higher_is_better: bool | None, level: float
 ) -> tuple[Word, str]:
     if interval is None:
         return "inconclusive", f"{missing}."
@@ -87,6 +87,6 @@ def _judge(
     shown = f"the {level_text(level)} interval over the seeds of the difference against the base, {extent},"
     if low <= 0 <= high:
         return "inconclusive", f"{shown} contains 0."
-    lower = "" if higher_is_better else " (lower is better)"
-    word: Word = "better" if (low > 0) == higher_is_better else "worse"
+    lower = " (lower is better)" if higher_is_better is False else ""
+    word = Scale("", higher_is_better).word(1 if low > 0 else -1)
     return word, f"{shown} lies {'above' if low > 0 else 'below'} 0{lower}."

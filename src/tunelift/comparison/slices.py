@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunelift.comparison.effect import Effect
 from tunelift.comparison.judging import judged_together
 from tunelift.comparison.measured import Measured
-from tunelift.comparison.paired_tests import Effect
 from tunelift.comparison.pairing import Pair, Row
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import Verdict
@@ -43,8 +42,8 @@ def slice_results(measured: Measured, level: float, columns: Sequence[str] = ())
     """
     parts = []
     for column, values in _columns(measured.pairs, columns).items():
-        parts += [(column, name, _over(measured, index)) for name, index in _slices(values)]
-    together = {str(number): part for number, (_, _, part) in enumerate(parts) if len(part.pairs) >= FEWEST_ITEMS}
+        parts += [(column, name, measured.over(index)) for name, index in _slices(values)]
+    together = {str(number): part for number, (_, _, part) in enumerate(parts) if part.items >= FEWEST_ITEMS}
     judged = judged_together(together, level, "slices")
     results: dict[str, dict[str, MetricResult]] = {}
     for number, (column, name, part) in enumerate(parts):
@@ -148,17 +147,11 @@ def _quartiles(values: Sequence[str], numbers: Mapping[int, float]) -> Mapping[s
     return {f"{values[part[0]]} to {values[part[-1]]}": part for part in parts if part}
 
 
-def _over(measured: Measured, index: Indices) -> Measured:
-    """Return the same metric over some of its pairs."""
-    pairs = [measured.pairs[i] for i in index.tolist()]
-    return replace(measured, pairs=pairs, base=measured.base[index], tuned=measured.tuned[index], left_out=[])
-
-
 def _too_few(part: Measured) -> MetricResult:
     """Return the values of a slice that is too small for a verdict."""
-    base, tuned = part.aggregates
-    count = len(part.pairs)
+    base, tuned = part.aggregates if part.items else (math.nan, math.nan)
+    count = part.items
     missing = f"only {count} item{'s' * (count != 1)}"
-    effect = Effect(tuned - base, "none", missing=missing)
+    effect = Effect(tuned - base, "none", missing=missing, one_sided=part.one_sided)
     verdict = Verdict("inconclusive", f"{missing}.")
     return MetricResult(part.name, count, part.higher_is_better, base, tuned, effect, None, verdict)

@@ -33,8 +33,7 @@ def sentence(comparison: Comparison) -> str:
     base, tuned, difference = _values(result)
     interval = result.effect.interval
     extent = "" if interval is None else f", {level_text(comparison.level)} interval {interval_text(*interval)}"
-    items = f"{result.items} item{'s' * (result.items != 1)}"
-    return f"{_opening(comparison)} on {result.name}: {base} -> {tuned} ({difference}{extent}; {items})."
+    return f"{_opening(comparison)} on {result.name}: {base} -> {tuned} ({difference}{extent}; {result.counted})."
 
 
 def _opening(comparison: Comparison) -> str:
@@ -44,12 +43,14 @@ def _opening(comparison: Comparison) -> str:
             "better": "The tuned model is better than the base model",
             "worse": "The tuned model is worse than the base model",
             "equivalent": "The tuned and the base model are equivalent",
+            "different": "The tuned and the base model differ, and which is better is not known,",
             "inconclusive": "It is not clear which is better, the tuned or the base model,",
         }[word]
     if word != "better" and comparison.metrics[comparison.headline].verdict.word == "better":
         judged = {
             "worse": "is worse than",
             "equivalent": "is equivalent to",
+            "different": "differs from",
             "inconclusive": "is not shown to be better than",
         }[word]
         return f"The tuned model beats zero-shot only: it {judged} {against}, the strongest baseline,"
@@ -57,6 +58,7 @@ def _opening(comparison: Comparison) -> str:
         "better": f"The tuned model is better than {against}, the strongest baseline,",
         "worse": f"The tuned model is worse than {against}, the strongest baseline,",
         "equivalent": f"The tuned model and {against}, the strongest baseline, are equivalent",
+        "different": f"The tuned model and {against}, the strongest baseline, differ, either way,",
         "inconclusive": f"It is not clear which is better, the tuned model or {against}, the strongest baseline,",
     }[word]
 
@@ -65,6 +67,8 @@ def _values(result: MetricResult) -> tuple[str, str, str]:
     """Base, tuned and difference, with as many decimals as the interval deserves."""
     interval = result.effect.interval
     places = max(3, decimals(interval[1] - interval[0])) if interval else 3
+    if not result.items:
+        return "-", "-", "-"
     return f"{result.base:.{places}f}", f"{result.tuned:.{places}f}", f"{result.effect.difference:+.{places}f}"
 
 
@@ -109,15 +113,20 @@ def _slices(comparison: Comparison) -> str:
         rows = [head]
         for value, result in values.items():
             name, *cells = _table_row(result, _short(value))
-            rows.append([name, str(result.items), *cells[:4], cells[-1]])
+            rows.append([name, _counted(result), *cells[:4], cells[-1]])
         tables.append(_aligned(rows))
     return "\n\n".join(tables)
+
+
+def _counted(result: MetricResult) -> str:
+    one_sided = result.effect.one_sided
+    return f"{result.items} of {result.items + one_sided}" if one_sided else str(result.items)
 
 
 def _table_row(result: MetricResult, name: str) -> list[str]:
     interval = result.effect.interval
     return [
-        name if result.higher_is_better else f"{name} (lower is better)",
+        f"{name} (lower is better)" if result.higher_is_better is False else name,
         *_values(result),
         "-" if interval is None else interval_text(*interval),
         p_figure(result.p_adjusted),
@@ -140,7 +149,7 @@ def _rests_on(comparison: Comparison) -> str:
         removed, difference = comparison.items - alone.items, _values(alone)[2]
         lines.append(
             f"Without the {removed} test items that training rows repeat: {difference} against the base, "
-            f"{alone.verdict.word} ({alone.items} items)."
+            f"{alone.verdict.word} ({alone.counted})."
         )
     if calibration := comparison.calibration:
         lines.append(
@@ -149,7 +158,10 @@ def _rests_on(comparison: Comparison) -> str:
         )
     if comparison.looks is not None and comparison.looks > 1:
         lines.append(f"This is look {comparison.looks} at these test items; the error rates hold for the first.")
-    lines += [f"Left out: {count} ({reason})." for reason, count in Counter(r for _, r in comparison.left_out).items()]
+    lines += [
+        f"Left out of the values: {count} ({reason})."
+        for reason, count in Counter(r for _, r in comparison.left_out).items()
+    ]
     return "\n".join([*lines, *(f"Note: {note}" for note in comparison.notes)])
 
 
@@ -170,9 +182,11 @@ def _test(result: MetricResult) -> str:
 def _flips(comparison: Comparison) -> str:
     if not comparison.flips:
         return ""
-    lines = [f"Items that changed on {comparison.headline}, worst first:"]
+    known = comparison.metrics[comparison.headline].higher_is_better is not None
+    moved = {"gained": "gained", "lost": "lost"} if known else {"gained": "rose", "lost": "fell"}
+    lines = [f"Items that changed on {comparison.headline}, {'worst' if known else 'those that fell'} first:"]
     for flip in comparison.flips[:SHOWN_FLIPS]:
-        lines.append(f"  {flip['direction']}  {_short(flip['id'])}: {_short(flip['input'])}")
+        lines.append(f"  {moved.get(flip['direction'])}  {_short(flip['id'])}: {_short(flip['input'])}")
         sides = {side: flip[side] for side in ("reference", "base", "tuned")}
         if any(sides.values()):
             lines.append("    " + ", ".join(f"{side} {_quoted(value)}" for side, value in sides.items()))

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunelift.comparison import power
+from tunelift.comparison.effect import Effect
 from tunelift.comparison.numbers import interval_text, level_text, p_text
-from tunelift.comparison.paired_tests import Effect
 
-Word = Literal["better", "worse", "equivalent", "inconclusive"]
+Word = Literal["better", "worse", "equivalent", "different", "inconclusive"]
+"""`different`: a difference is shown, and nobody says whether a higher value is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,46 +22,98 @@ class Verdict:
     no_worse: bool | None = None
 
 
-def headline_verdict(effect: Effect, items: int, higher_is_better: bool, level: float, margin: float | None) -> Verdict:
-    """The verdict on the chosen metric: from the interval of the paired difference.
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A metric's name, and whether a higher value is better; None where nobody says."""
+
+    name: str
+    higher_is_better: bool | None
+
+    def word(self, sign: int) -> Word:
+        """Return the word for a difference that is shown, above 0 or below."""
+        if self.higher_is_better is None:
+            return "different"
+        return "better" if (sign > 0) == self.higher_is_better else "worse"
+
+    @property
+    def aside(self) -> str:
+        """What a reason adds about the direction."""
+        if self.higher_is_better is None:
+            return f"; {unknown_direction(self.name)}"
+        return "" if self.higher_is_better else " (lower is better)"
+
+    def no_worse(self, low: float, high: float, margin: float | None) -> bool | None:
+        """Return whether an interval's bad end stays inside the margin; without a direction both ends must."""
+        if margin is None:
+            return None
+        bad = {True: (low,), False: (-high,), None: (low, -high)}[self.higher_is_better]
+        return all(end > -margin for end in bad)
+
+
+def unknown_direction(name: str) -> str:
+    """Return that nobody says whether a higher value is better, and how the user can."""
+    return (
+        f"whether a higher {name} is better is not known, so it is called neither: "
+        f'say --lower-better "{name}" or --higher-better "{name}"'
+    )
+
+
+def headline_verdict(effect: Effect, items: int, scale: Scale, level: float, margin: float | None) -> Verdict:
+    """The verdict on the chosen metric: from the interval of the paired difference, or else from p.
 
     With a margin (in the metric's units, what a difference must exceed to matter), an interval inside it is
     `equivalent` even where it excludes 0, and `no_worse` says whether the interval's bad end stays inside it.
     """
     if effect.interval is None:
-        return Verdict("inconclusive", f"{effect.missing}.", None if margin is None else False)
+        return _without_interval(effect, scale, level, None if margin is None else False)
     low, high = effect.interval
     shown = f"the {level_text(level)} interval of the difference, {interval_text(low, high)},"
-    bad_end = low if higher_is_better else -high
-    no_worse = None if margin is None else bad_end > -margin
+    no_worse = scale.no_worse(low, high, margin)
     if margin is not None and -margin < low and high < margin:
         return Verdict("equivalent", f"{shown} lies within {margin:g} on either side of 0.", no_worse)
     if low > 0 or high < 0:
-        word: Word = "better" if (low > 0) == higher_is_better else "worse"
-        return Verdict(word, f"{shown} lies {'above' if low > 0 else 'below'} 0{_lower(higher_is_better)}.", no_worse)
-    return Verdict("inconclusive", f"{shown} contains 0; {_detectable(effect, items, level)}.", no_worse)
+        where = f"lies {'above' if low > 0 else 'below'} 0{_whatever(effect)}{scale.aside}"
+        return Verdict(scale.word(1 if low > 0 else -1), f"{shown} {where}.", no_worse)
+    why = f"{shown} contains 0{_unless(effect)}; {_detectable(effect, items, level)}."
+    return Verdict("inconclusive", why, no_worse)
 
 
-def further_verdict(
-    effect: Effect, p_adjusted: float | None, higher_is_better: bool, level: float, over: str
-) -> Verdict:
+def further_verdict(effect: Effect, p_adjusted: float | None, scale: Scale, level: float, over: str) -> Verdict:
     """The verdict on one of several further questions: from its p after Holm's correction over them.
 
     `over` says how many there are of what ("3 further metrics"); it is empty for one alone.
     """
     if p_adjusted is None:
         return Verdict("inconclusive", f"{effect.missing}.")
+    return _by_p(effect, p_adjusted, scale, level, f" (Holm's, over {over})" if over else "")
+
+
+def _without_interval(effect: Effect, scale: Scale, level: float, no_worse: bool | None) -> Verdict:
+    if effect.p is None:
+        return Verdict("inconclusive", f"{effect.missing}.", no_worse)
+    found = _by_p(effect, effect.p, scale, level, "")
+    return Verdict(found.word, f"{effect.missing}; by the {effect.test}, {found.reason}", no_worse)
+
+
+def _by_p(effect: Effect, p: float, scale: Scale, level: float, corrected: str) -> Verdict:
     limit = 1 - level
-    shown = p_text(p_adjusted) + (f" (Holm's, over {over})" if over else "")
-    if p_adjusted >= limit or effect.difference == 0:
-        return Verdict("inconclusive", f"{shown} is not below {limit:.2g}.")
-    word: Word = "better" if (effect.difference > 0) == higher_is_better else "worse"
-    side = "above" if effect.difference > 0 else "below"
-    return Verdict(word, f"{shown} is below {limit:.2g} and the difference {side} 0{_lower(higher_is_better)}.")
+    shown = f"{p_text(p)}{corrected}"
+    if p >= limit or effect.sign == 0:
+        return Verdict("inconclusive", f"{shown} is not below {limit:.2g}{_unless(effect)}.")
+    if effect.leaning is None:
+        where = f"the difference {'above' if effect.sign > 0 else 'below'} 0"
+    else:
+        where = f"more items {'rose' if effect.sign > 0 else 'fell'}"
+    found = f"{shown} is below {limit:.2g} and {where}{_whatever(effect)}{scale.aside}."
+    return Verdict(scale.word(effect.sign), found)
 
 
-def _lower(higher_is_better: bool) -> str:
-    return "" if higher_is_better else " (lower is better)"
+def _whatever(effect: Effect) -> str:
+    return f", whatever the {effect.unknown} missing scores could have been" if effect.unknown else ""
+
+
+def _unless(effect: Effect) -> str:
+    return f" for some of what the {effect.unknown} missing scores could have been" if effect.unknown else ""
 
 
 def _detectable(effect: Effect, items: int, level: float) -> str:

@@ -4,27 +4,30 @@ A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item inst
 """
 
 from tunelift.metrics.answer import Answer
+from tunelift.metrics.directions import HIGHER_IS_BETTER, plain_name
 from tunelift.metrics.registry import (
-    HIGHER_IS_BETTER,
-    LOWER_IS_BETTER,
     METRICS,
     Metric,
     aggregate,
+    bounds,
     direction,
-    direction_is_known,
+    formula,
+    ratio_value,
     resolve,
     score_answer,
 )
 
 __all__ = [
     "HIGHER_IS_BETTER",
-    "LOWER_IS_BETTER",
     "METRICS",
     "Answer",
     "Metric",
     "aggregate",
+    "bounds",
     "direction",
-    "direction_is_known",
+    "formula",
+    "plain_name",
+    "ratio_value",
     "resolve",
     "score_answer",
 ]

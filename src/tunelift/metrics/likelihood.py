@@ -1,16 +1,19 @@
 """Metrics of how likely the model finds the reference; lower is better.
 
-An item's value is its own. The aggregate over a data set weighs by tokens (loss, perplexity) or bytes (bits per byte),
-as these are quoted everywhere: every token counts the same, however the items divide them. A paired comparison instead
-tests the mean over items of the items' own values, since items are what was sampled; for loss that is the mean of the
-mean nats per token.
+An item's value is its own. The value over a set weighs by tokens (loss, perplexity) or bytes (bits per byte), as these
+are quoted everywhere: every token counts the same, however the items divide them. It is made of a ratio of two sums
+over the items, and comparisons are of that ratio, with the items as what was sampled. The perplexities of
+lm-evaluation-harness are such ratios too, over words, bytes or items.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from tunelift.metrics.answer import Answer
 
@@ -32,30 +35,57 @@ def bits_per_byte(answer: Answer) -> float:
     return _nats(answer) / math.log(2) / _bytes(answer.reference)
 
 
-def pooled_loss(rows: Sequence[Row]) -> float:
-    """Nats per target token over all rows."""
-    tokens: int = sum(row["tokens"] for row in rows)
-    return _total_nats(rows) / tokens
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A value made of two sums over the items: `value` of summed nats over summed weight.
+
+    `weight` is an item's from its row (of the scores.jsonl contract), or None where the row does not say. `value`
+    takes nats per weight, of any shape.
+    """
+
+    weight: Callable[[Row], float | None]
+    value: Callable[[Any], Any]
+
+    def parts(self, row: Row) -> tuple[float, float] | None:
+        """Return an item's nats and weight; None where the row does not say both."""
+        nats, weight = row.get("log_likelihood"), self.weight(row)
+        return None if nats is None or not weight else (-nats, weight)
+
+    def of(self, rows: Sequence[Row]) -> float:
+        """Return the value over rows that all say both; infinite where it is too large for a float."""
+        nats, weights = zip(*filter(None, map(self.parts, rows)), strict=True)
+        return float(self.value(math.fsum(nats) / math.fsum(weights)))
 
 
-def pooled_perplexity(rows: Sequence[Row]) -> float:
-    """The exponential of the loss over all rows."""
-    return _exponential(pooled_loss(rows))
+def exponential(nats: Any) -> Any:
+    """Return the perplexity for nats per unit; infinite beyond the floats."""
+    with np.errstate(over="ignore"):
+        return np.exp(nats)
 
 
-def pooled_bits_per_byte(rows: Sequence[Row]) -> float:
-    """Bits per UTF-8 byte of reference over all rows."""
-    return _total_nats(rows) / math.log(2) / sum(_bytes(row["reference"]) for row in rows)
+def bits(nats: Any) -> Any:
+    """Return nats in bits."""
+    return nats / math.log(2)
+
+
+RATIOS = {
+    "loss": Ratio(lambda row: row.get("tokens"), lambda nats: nats),
+    "perplexity": Ratio(lambda row: row.get("tokens"), exponential),
+    "bits_per_byte": Ratio(lambda row: _bytes(row["reference"]), bits),
+}
+"""The values over a set of the three metrics above."""
+
+OF_COUNTS = {
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), exponential),
+    "bits_per_byte": bits,
+}
+"""What makes lm-evaluation-harness's values of nats per weight; its readers give both as counts of an item."""
 
 
 def _nats(answer: Answer) -> float:
     if answer.log_likelihood is None:
         raise ValueError("the reference's log-likelihood was not computed")
     return -answer.log_likelihood
-
-
-def _total_nats(rows: Sequence[Row]) -> float:
-    return -math.fsum(row["log_likelihood"] for row in rows)
 
 
 def _bytes(reference: str) -> int:

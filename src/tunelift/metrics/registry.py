@@ -21,67 +21,14 @@ from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
 from tunelift.metrics import corpus, likelihood, text
 from tunelift.metrics.answer import Answer
+from tunelift.metrics.directions import known_bounds, known_direction, plain_name
+from tunelift.metrics.likelihood import Ratio
 
 Row = Mapping[str, Any]
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
 FromCounts = Callable[[Mapping[str, Floats]], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
-
-HIGHER_IS_BETTER = (
-    "correct",
-    "accuracy",
-    "acc",
-    "is_correct",
-    "exact_match",
-    "em",
-    "score",
-    "acc_norm",
-    "f1",
-    "rouge_l",
-    "rouge1",
-    "rouge2",
-    "rougel",
-    "bleu",
-    "chrf",
-    "meteor",
-    "bertscore",
-    "win",
-    "reward",
-    "pass",
-    "pass@1",
-    "passed",
-)
-"""Well-known names of metrics, of other tools too, the most telling first."""
-
-LOWER_IS_BETTER = frozenset(
-    {
-        "loss",
-        "log_loss",
-        "eval_loss",
-        "val_loss",
-        "test_loss",
-        "nll",
-        "nll_loss",
-        "perplexity",
-        "word_perplexity",
-        "byte_perplexity",
-        "bits_per_byte",
-        "brier",
-        "brier_score",
-        "ece",
-        "wer",
-        "cer",
-        "ter",
-        "error",
-        "errors",
-        "error_rate",
-        "mae",
-        "mse",
-        "rmse",
-    }
-)
-"""Well-known names of metrics, of other tools too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +37,8 @@ class Metric:
 
     `needs` says what the model must do for it: "label" ranks the labels, "text" generates (where a task ranks labels,
     the label ranked first is the text), "likelihood" scores the reference's tokens. A "binary" metric is 0 or 1 per
-    item. `pooled` makes the aggregate from the scored rows where that is not the mean of the items' values.
+    item; `bounds` are the least and the largest value that an item can have. `ratio` makes the aggregate where that is
+    not the mean of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
     makes the value of the sums. `package` must be installed to score an answer.
@@ -101,7 +49,8 @@ class Metric:
     needs: Literal["label", "text", "likelihood"]
     kind: Literal["binary", "graded", "corpus"] = "graded"
     higher_is_better: bool = True
-    pooled: Callable[[Sequence[Row]], float] | None = None
+    bounds: tuple[float, float] | None = None
+    ratio: Ratio | None = None
     counts: Callable[[Answer], Mapping[str, float]] | None = None
     from_counts: FromCounts | None = None
     package: str | None = None
@@ -117,28 +66,24 @@ def _of_corpus(
     return Metric(name, None, needs, "corpus", counts=counts, from_counts=from_counts, package=package)
 
 
+def _of_likelihood(name: str, value: Callable[[Answer], float]) -> Metric:
+    return Metric(name, value, "likelihood", higher_is_better=False, ratio=likelihood.RATIOS[name])
+
+
 METRICS: Registry[Metric] = Registry("metric")
 
 for _metric in (
-    Metric("accuracy", text.accuracy, "label", kind="binary"),
-    Metric("exact_match", text.exact_match, "text", kind="binary"),
-    Metric("numeric_match", text.numeric_match, "text", kind="binary"),
-    Metric("f1", text.f1, "text"),
-    Metric("rouge_l", text.rouge_l, "text", package="rouge_score"),
+    Metric("accuracy", text.accuracy, "label", kind="binary", bounds=(0, 1)),
+    Metric("exact_match", text.exact_match, "text", kind="binary", bounds=(0, 1)),
+    Metric("numeric_match", text.numeric_match, "text", kind="binary", bounds=(0, 1)),
+    Metric("f1", text.f1, "text", bounds=(0, 1)),
+    Metric("rouge_l", text.rouge_l, "text", bounds=(0, 1), package="rouge_score"),
     _of_corpus("macro_f1", corpus.label_counts, corpus.macro_f1, "label"),
     _of_corpus("bleu", corpus.bleu_counts, corpus.bleu, "text", package="sacrebleu"),
     _of_corpus("chrf", corpus.chrf_counts, corpus.chrf, "text", package="sacrebleu"),
-    Metric("loss", likelihood.loss, "likelihood", higher_is_better=False, pooled=likelihood.pooled_loss),
-    Metric(
-        "perplexity", likelihood.perplexity, "likelihood", higher_is_better=False, pooled=likelihood.pooled_perplexity
-    ),
-    Metric(
-        "bits_per_byte",
-        likelihood.bits_per_byte,
-        "likelihood",
-        higher_is_better=False,
-        pooled=likelihood.pooled_bits_per_byte,
-    ),
+    _of_likelihood("loss", likelihood.loss),
+    _of_likelihood("perplexity", likelihood.perplexity),
+    _of_likelihood("bits_per_byte", likelihood.bits_per_byte),
 ):
     METRICS.add(_metric.name, _metric)
 
@@ -147,7 +92,8 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
     """Return the metrics for names of the table and for Python functions of the user's.
 
     A function takes `(prediction, reference)` or `(prediction, reference, row)`, the row being the item's columns, and
-    returns a number; its own name is the metric's, and higher is better. Raises InputError that lists every problem:
+    returns a number; its own name is the metric's. Higher is better, but for well-known names (such as latency) and
+    functions with an attribute `higher_is_better = False`. Raises InputError that lists every problem:
     unknown names, packages that are not installed, functions that do not fit, names given twice.
     """
     found: list[Metric] = []
@@ -190,19 +136,30 @@ def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
         )
     if metric.from_counts is not None:
         return _from_summed_counts(metric.from_counts, [row["counts"][metric.name] for row in scored])
-    if metric.pooled is not None:
-        return metric.pooled(scored)
+    if metric.ratio is not None:
+        return metric.ratio.of(scored)
     return math.fsum(row["metrics"][metric.name] for row in scored) / len(scored)
 
 
-def direction(name: str) -> bool:
-    """Return whether higher is better: as the table says, or the well-known names in any case; True otherwise."""
-    return METRICS.get(name).higher_is_better if name in METRICS else name.lower() not in LOWER_IS_BETTER
+def direction(name: str) -> bool | None:
+    """Return whether higher is better: as the table says, or the well-known names; None where neither knows it."""
+    return METRICS.get(name).higher_is_better if name in METRICS else known_direction(name)
 
 
-def direction_is_known(name: str) -> bool:
-    """Return whether `direction` follows from the name; where it does not, higher is merely taken as better."""
-    return name in METRICS or name.lower() in LOWER_IS_BETTER or name.lower() in HIGHER_IS_BETTER
+def bounds(name: str) -> tuple[float, float] | None:
+    """Return the least and the largest value for an item: as the table or the well-known names say, or None."""
+    return METRICS.get(name).bounds if name in METRICS else known_bounds(name)
+
+
+def formula(name: str) -> FromCounts | None:
+    """Return what makes a metric's value of summed counts; None where no formula is known."""
+    return METRICS.get(name).from_counts if name in METRICS else None
+
+
+def ratio_value(name: str) -> Callable[[Any], Any] | None:
+    """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
+    own = METRICS.get(name).ratio if name in METRICS else None
+    return own.value if own is not None else likelihood.OF_COUNTS.get(plain_name(name))
 
 
 def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:
@@ -236,7 +193,8 @@ def _from_function(function: UserMetric) -> Metric:
         given = (answer.prediction, answer.reference, answer.row)
         return _number(function(*given) if takes_row else function(*given[:2]), name)
 
-    return Metric(name, score, "text")
+    known = getattr(function, "higher_is_better", known_direction(name))
+    return Metric(name, score, "text", higher_is_better=known is not False)
 
 
 def _parameters(function: UserMetric, name: str) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tunelift.comparison import numbers
 from tunelift.comparison.numbers import level_text
 
 MINUS = "\N{MINUS SIGN}"
@@ -36,10 +37,8 @@ def interval(bounds: list[float | None] | None) -> str:
 
 
 def p_figure(value: float | None) -> str:
-    """Return `0.031` or `< 0.001`; a dash where there is no p."""
-    if value is None:
-        return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """Return `0.031` or `< 0.0001`, as in the terminal; a dash where there is no p."""
+    return DASH if value is None else numbers.p_figure(value)
 
 
 def count(value: float | None) -> str:
@@ -113,6 +112,7 @@ def verdict_sentence(comparison: Mapping[str, Any]) -> str:
         "better": "The tuned model is better",
         "worse": "The tuned model is worse",
         "equivalent": "The tuned model is as good as the base, within the margin",
+        "different": "The tuned model differs from the base, and which is better is not known",
         "inconclusive": "Inconclusive: these items do not settle whether the tuned model is better",
     }[entry["verdict"]]
     return f"{judged}: {measure(name)} {_movement(entry['base'], entry['tuned'])}."

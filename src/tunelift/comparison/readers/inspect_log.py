@@ -65,7 +65,8 @@ def _member(path: Path, container: Container, name: str) -> Item:
 def _scores(path: Path, header: Mapping[str, Any], samples: Iterator[Item]) -> Scores:
     """Turn samples into rows, each reduced as soon as it is read: a sample's events may take megabytes."""
     skipped: dict[str, None] = {}
-    rows = [_row(item, skipped) for item in samples]
+    graded: dict[str, bool] = {}
+    rows = [_row(item, skipped, graded) for item in samples]
     if not rows:
         raise InputError(f"{path} holds no samples.", fix="Give a log with its samples, not the header alone.")
     if any(epoch > 1 for epoch, _ in rows):
@@ -73,11 +74,11 @@ def _scores(path: Path, header: Mapping[str, Any], samples: Iterator[Item]) -> S
     notes = [f"the values of {name} are no numbers and are not compared." for name in skipped]
     if header.get("status") not in ("success", None):
         notes.append(f'the status of the log is "{header["status"]}", so samples may be missing.')
-    return scores_of([row for _, row in rows], path, directions={}, made_with=_made_with(header), notes=notes)
+    return scores_of([row for _, row in rows], path, directions=graded, made_with=_made_with(header), notes=notes)
 
 
-def _row(item: Item, skipped: dict[str, None]) -> tuple[int, dict[str, Any]]:
-    """Return a sample's epoch, and its row."""
+def _row(item: Item, skipped: dict[str, None], graded: dict[str, bool]) -> tuple[int, dict[str, Any]]:
+    """Return a sample's epoch and row; note scorers without numbers, and those whose letters say what is better."""
     where, sample = item
     epoch = sample.get("epoch", 1)
     if not isinstance(epoch, int) or isinstance(epoch, bool):
@@ -87,7 +88,7 @@ def _row(item: Item, skipped: dict[str, None]) -> tuple[int, dict[str, Any]]:
         "input": _input(sample),
         "reference": text(sample.get("target")),
         "prediction": _prediction(sample),
-        "metrics": _metrics(item, skipped),
+        "metrics": _metrics(item, skipped, graded),
     }
     reason = _unscored(sample) or (None if row["metrics"] else "it has no score that is a number")
     return epoch, row | ({"unscored": reason} if reason else {})
@@ -148,7 +149,7 @@ def _prediction(sample: Sample) -> str:
     return _content(message.get("content"), sample) if isinstance(message, dict) else ""
 
 
-def _metrics(item: Item, skipped: dict[str, None]) -> dict[str, float]:
+def _metrics(item: Item, skipped: dict[str, None], graded: dict[str, bool]) -> dict[str, float]:
     """Return each scorer's value as a number; of a dictionary of values each by itself, as `scorer/name`."""
     scores = item.row.get("scores")
     if not isinstance(scores, dict | None):
@@ -157,12 +158,14 @@ def _metrics(item: Item, skipped: dict[str, None]) -> dict[str, float]:
     for name, value in _values(scores or {}):
         if value is None:
             continue
-        graded = GRADES.get(value) if isinstance(value, str) else None
-        parsed = number(value) if graded is None else graded
+        grade = GRADES.get(value) if isinstance(value, str) else None
+        parsed = number(value) if grade is None else grade
         if parsed is None:
             skipped[name] = None
         else:
             found[name] = parsed
+        if grade is not None or isinstance(value, bool):
+            graded[name] = True
     return found
 
 

@@ -16,7 +16,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import json_object
-from tunelift.metrics import LOWER_IS_BETTER
+from tunelift.metrics import direction
 
 Row = Mapping[str, Any]
 
@@ -43,13 +43,17 @@ def is_sample(row: Row) -> bool:
     return "doc_id" in row and "arguments" in row and ("resps" in row or "filtered_resps" in row)
 
 
+Value = float | dict[str, float]
+"""A number, or the counts of a perplexity."""
+
+
 @dataclass(slots=True)
 class _Document:
     """What is kept of one document's lines: the row without its metrics, and the metrics of each filter."""
 
     row: dict[str, Any]
     prompt_hash: str
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Value]] = field(default_factory=dict)
 
 
 def read_samples(path: Path, items: Iterable[Item]) -> Scores:
@@ -72,7 +76,7 @@ def read_samples(path: Path, items: Iterable[Item]) -> Scores:
     decoding = next(iter(settings.values())) if len(settings) == 1 else None
     made_with = {"task": task_of(path), "prompt": _prompts_hash(documents), "decoding": decoding}
     notes = [f"{name} is made from all items together and has no number per item." for name in skipped]
-    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    names = dict.fromkeys(name for row in rows for name in [*row["metrics"], *row.get("counts", {})])
     return scores_of(rows, path, directions=_directions(path, names), made_with=made_with, notes=notes)
 
 
@@ -94,16 +98,18 @@ def _document(item: Item, documents: dict[str, _Document]) -> tuple[_Document, s
 
 
 def _row(document: _Document, several: bool) -> dict[str, Any]:
-    metrics = {
+    found = {
         f"{metric} ({name})" if several else metric: value
         for name, values in document.metrics.items()
         for metric, value in values.items()
     }
-    row = document.row | {"metrics": metrics}
-    return row if metrics else row | {"unscored": "it has no metric with a number for each item"}
+    counts = {name: value for name, value in found.items() if isinstance(value, dict)}
+    row = document.row | {"metrics": {name: value for name, value in found.items() if name not in counts}}
+    row |= {"counts": counts} if counts else {}
+    return row if found else row | {"unscored": "it has no metric with a number for each item"}
 
 
-def _metrics(row: Row, skipped: dict[str, None]) -> Iterable[tuple[str, float]]:
+def _metrics(row: Row, skipped: dict[str, None]) -> Iterable[tuple[str, Value]]:
     named = row.get("metrics")
     for name in named if isinstance(named, list) else row:
         value = row.get(name) if isinstance(name, str) and name not in _NO_METRICS else None
@@ -113,26 +119,29 @@ def _metrics(row: Row, skipped: dict[str, None]) -> Iterable[tuple[str, float]]:
         if found is None:
             skipped[name] = None
         else:
-            yield found
+            yield name, found
 
 
-def _per_item(name: str, value: Any) -> tuple[str, float] | None:
-    """Return a metric's name and number for one item, or None where the harness makes it from all items together.
+def _per_item(name: str, value: Any) -> Value | None:
+    """Return a metric's number for one item, or None where the harness makes it from all items together.
 
-    For perplexities a line holds log-likelihoods, alone or with the words or bytes; the mean over items of the log
-    perplexity stands for them.
+    For perplexities and bits per byte a line holds a log-likelihood, alone or with the words or bytes. The harness's
+    value is made of their sums (`weighted_perplexity`, `bits_per_byte` and `perplexity` in lm_eval/api/metrics.py,
+    0.4.13), so they are counts here.
     """
     single = number(value)
     if single is not None:
-        return ("log perplexity", -single) if name == "perplexity" and single <= 0 else (name, single)
-    if not isinstance(value, list) or len(value) != 2:
+        return _nats(single, 1.0) if name == "perplexity" and single <= 0 else single
+    if name not in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         return None
-    log_likelihood, length = (number(part) for part in value)
-    if log_likelihood is None or length is None or length <= 0:
+    parts = [number(part) for part in value] if isinstance(value, list) else []
+    if len(parts) != 2 or parts[0] is None or not parts[1] or parts[1] < 0 or not math.isfinite(parts[0]):
         return None
-    if name == "bits_per_byte":
-        return name, -log_likelihood / length / math.log(2)
-    return (f"log {name}", -log_likelihood / length) if name in ("word_perplexity", "byte_perplexity") else None
+    return _nats(parts[0], parts[1])
+
+
+def _nats(log_likelihood: float, weight: float) -> dict[str, float]:
+    return {"nats": -log_likelihood, "weight": weight}
 
 
 def _answer(item: Item) -> dict[str, Any]:
@@ -221,9 +230,8 @@ def _prompt_hash(item: Item) -> str:
 def _directions(path: Path, names: Iterable[str]) -> dict[str, bool]:
     """Return {metric: whether higher is better}, from the results_*.json of the same run where it is there."""
     said = _said_by_results(path)
-    plain = {name: name.removeprefix("log ").partition(" (")[0] for name in names}
-    known = dict.fromkeys(LOWER_IS_BETTER, False) | said
-    return {name: known[metric] for name, metric in plain.items() if metric in known}
+    known = {name: said.get(name.partition(" (")[0], direction(name)) for name in names}
+    return {name: higher for name, higher in known.items() if higher is not None}
 
 
 def _said_by_results(path: Path) -> dict[str, bool]:

@@ -15,11 +15,14 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
 
+Columns = Mapping[str, str] | None
 
-def read_scores(path: Path) -> Scores:
+
+def read_scores(path: Path, columns: Columns = None) -> Scores:
     """Read per-item results of any known tool; a folder must hold scores.jsonl, tuned/ or just one such file.
 
-    The content decides, not the ending. Raises InputError, naming file and line, for whatever cannot be read.
+    The content decides, not the ending. `columns` says which column of a table is what. Raises InputError, naming file
+    and line, for whatever cannot be read.
     """
     if path.is_dir():
         path = _inside(path)
@@ -33,10 +36,10 @@ def read_scores(path: Path) -> Scores:
         raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
     start = first[1].lstrip()
     if start[0] not in "[{":
-        return table.read_table(path)
+        return table.read_table(path, columns)
     if start[0] == "{" and first[1].rstrip().endswith("}"):
-        return _one_per_line(path, first, lines)
-    return _whole(path, json_value(text_of(path), str(path), mend=True))
+        return _one_per_line(path, first, lines, columns)
+    return _whole(path, json_value(text_of(path), str(path), mend=True), columns)
 
 
 def _inside(folder: Path) -> Path:
@@ -46,11 +49,11 @@ def _inside(folder: Path) -> Path:
     return only_file(folder)
 
 
-def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Scores:
+def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]], columns: Columns) -> Scores:
     second = next(rest, None)
     if second is None:
-        return _whole(path, json_value(first[1], f"{path}, line {first[0]}", mend=True))
-    return _rows(path, _parsed_lines(path, chain((first, second), rest)))
+        return _whole(path, json_value(first[1], f"{path}, line {first[0]}", mend=True), columns)
+    return _rows(path, _parsed_lines(path, chain((first, second), rest)), columns)
 
 
 def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item]:
@@ -59,7 +62,7 @@ def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item
         yield Item(where, json_object(json_value(line, where, mend=True), where))
 
 
-def _whole(path: Path, value: Any) -> Scores:
+def _whole(path: Path, value: Any, columns: Columns) -> Scores:
     """Read a file that is one JSON value: a log of Inspect, rows in a list, or a single row."""
     if isinstance(value, dict) and isinstance(value.get("eval"), dict):
         return inspect_log.read_log(path, value)
@@ -73,17 +76,17 @@ def _whole(path: Path, value: Any) -> Scores:
     if not value:
         raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
     places = ((f"{path}, item {count}", row) for count, row in enumerate(value, start=1))
-    return _rows(path, (Item(where, json_object(row, where)) for where, row in places))
+    return _rows(path, (Item(where, json_object(row, where)) for where, row in places), columns)
 
 
-def _rows(path: Path, items: Iterator[Item]) -> Scores:
+def _rows(path: Path, items: Iterator[Item], columns: Columns) -> Scores:
     first = next(items)
     items = chain((first,), items)
     if lm_eval.is_sample(first.row):
         return lm_eval.read_samples(path, items)
     if path.name == "scores.jsonl" or _is_ours(first.row):
         return _ours(path, items)
-    return table.read_items(path, list(items))
+    return table.read_items(path, list(items), columns)
 
 
 def _is_ours(row: Mapping[str, Any]) -> bool:

@@ -10,19 +10,19 @@ from typing import Any
 
 from tunelift.comparison.readers.values import Item, check_row, identifier, is_missing, number, scores_of, text
 from tunelift.core import text_files
-from tunelift.core.errors import InputError, listed
+from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Scores, content_hash
-from tunelift.metrics import HIGHER_IS_BETTER, direction_is_known
+from tunelift.metrics import HIGHER_IS_BETTER, direction, plain_name
 
 COLUMNS = {
     "id": ("id", "item_id", "item", "doc_id", "question_id", "sample_id", "example_id", "qid"),
     "input": ("input", "prompt", "question", "query", "text"),
     "reference": ("reference", "target", "gold", "label", "expected", "ground_truth", "answer"),
     "prediction": ("prediction", "predicted", "pred", "output", "response", "completion", "generated_text"),
-    "cluster": ("cluster", "group", "passage"),
+    "group": ("cluster", "group", "passage"),
     "unscored": ("unscored",),
 }
-"""The names, in any case, that a column may have; of several in one table the first here counts."""
+"""The names, in any case, that a column may have for each role; of several in one table the first here counts."""
 
 _OF_CONTRACT = ("log_likelihood", "tokens", "label_scores", "counts", "slices", "duplicate_of", "metrics")
 
@@ -36,7 +36,7 @@ class _Layout:
     kept: Sequence[str]
 
 
-def read_table(path: Path) -> Scores:
+def read_table(path: Path, columns: Mapping[str, str] | None = None) -> Scores:
     """Read a csv or tsv file (commas, semicolons or tabs, by its header); InputError names the line."""
     records = _records(path)
     where, fields = next(records, (str(path), []))
@@ -44,24 +44,28 @@ def read_table(path: Path) -> Scores:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise InputError(f'{where}: the column name "{twice[0]}" stands more than once in the header.')
-    return read_items(path, [Item(place, _cells(place, header, found)) for place, found in records])
+    return read_items(path, [Item(place, _cells(place, header, found)) for place, found in records], columns)
 
 
-def read_items(path: Path, items: Sequence[Item]) -> Scores:
+def read_items(path: Path, items: Sequence[Item], columns: Mapping[str, str] | None = None) -> Scores:
     """Turn flat rows into `Scores`.
 
-    Where no column is an id, input and reference must tell all rows apart; their hash is then the id. Raises
-    InputError, naming the line, for rows that nothing tells apart, no metric, and a metric that is no number.
+    `columns` says which column has a role ({"reference": "answer"}; an empty name says that none has); for the other
+    roles the usual names count, and which column was taken for what is noted. Where no column is an id, input and
+    reference must tell all rows apart; their hash is then the id. Raises InputError, naming the line, for rows that
+    nothing tells apart, no metric, and a metric that is no number.
     """
     if not items:
         raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
-    layout = _layout(items, path)
+    layout = _layout(items, path, columns or {})
     rows = [_row(item, layout) for item in items]
-    notes = _notes(layout)
+    notes = _notes(layout, items)
     if "id" not in layout.roles:
         _identify(path, items, rows, layout)
         notes.append("no column is an id, so items are identified by input and reference.")
-    return scores_of(rows, path, directions={}, made_with={}, notes=notes)
+    scores = scores_of(rows, path, directions={}, made_with={}, notes=notes)
+    scores.info["columns"] = dict(layout.roles)
+    return scores
 
 
 def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -80,16 +84,11 @@ def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str
     return {name: field for name, field in zip(header, fields, strict=True) if name}  # pandas' row numbers have no name
 
 
-def _layout(items: Sequence[Item], path: Path) -> _Layout:
+def _layout(items: Sequence[Item], path: Path, asked: Mapping[str, str]) -> _Layout:
     columns = list(dict.fromkeys(name for item in items for name in item.row))
     if len(columns) > text_files.MOST_COLUMNS:
         raise text_files.too_many_columns(str(path), len(columns))
-    by_name = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns)}
-    roles = {
-        role: by_name[name]
-        for role, names in COLUMNS.items()
-        if (name := next((name for name in names if name in by_name), None)) is not None
-    }
+    roles = _roles(columns, path, asked)
     others = [name for name in columns if name not in roles.values()]
     metrics = [name for name in others if name not in _OF_CONTRACT and _is_metric(name, items)]
     metrics.sort(key=_place)
@@ -101,17 +100,41 @@ def _layout(items: Sequence[Item], path: Path) -> _Layout:
     return _Layout(roles, metrics, [name for name in others if name not in metrics and name != "metrics"])
 
 
+def _roles(columns: Sequence[str], path: Path, asked: Mapping[str, str]) -> dict[str, str]:
+    """Return {role: column}: as asked, and by the usual names for roles that were not asked for."""
+    problems = [
+        f'There is no role "{role}".{did_you_mean(role, list(COLUMNS))}' for role in asked if role not in COLUMNS
+    ]
+    problems += [
+        f'{path} has no column "{name}" to be the {role}.{did_you_mean(name, columns)}'
+        for role, name in asked.items()
+        if name and name not in columns
+    ]
+    if problems:
+        raise InputError(*problems, fix=f"Roles: {listed(COLUMNS)}. Columns: {listed(columns)}.")
+    taken = {name for name in asked.values() if name}
+    by_name = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns) if name not in taken}
+    usual = {
+        role: by_name[name]
+        for role, names in COLUMNS.items()
+        if role not in asked and (name := next((name for name in names if name in by_name), None)) is not None
+    }
+    return {role: name for role in COLUMNS if (name := asked.get(role) or usual.get(role))}
+
+
 def _is_metric(name: str, items: Iterable[Item]) -> bool:
     """Return whether all cells of a column are numbers, or its name says that they must be."""
     values = [item.row.get(name) for item in items]
     present = [value for value in values if not is_missing(value)]
-    return bool(present) and (direction_is_known(name) or all(number(value) is not None for value in present))
+    return bool(present) and (direction(name) is not None or all(number(value) is not None for value in present))
 
 
 def _place(name: str) -> int:
     """Return where a metric stands among the others: well-known names come first, in their order."""
-    known = name.lower() in HIGHER_IS_BETTER
-    return HIGHER_IS_BETTER.index(name.lower()) if known else len(HIGHER_IS_BETTER)
+    plain = plain_name(name)
+    if plain in HIGHER_IS_BETTER:
+        return HIGHER_IS_BETTER.index(plain)
+    return len(HIGHER_IS_BETTER) + (direction(name) is None)
 
 
 def _row(item: Item, layout: _Layout) -> dict[str, Any]:
@@ -122,7 +145,7 @@ def _row(item: Item, layout: _Layout) -> dict[str, Any]:
         row["id"] = identifier(cells.get(roles["id"]), item.where)
     for role in ("input", "reference", "prediction"):
         row[role] = text(cells.get(roles[role])) if role in roles else ""
-    if "cluster" in roles and not is_missing(cluster := cells.get(roles["cluster"])):
+    if "group" in roles and not is_missing(cluster := cells.get(roles["group"])):
         row["cluster"] = text(cluster)
     row["metrics"] = _metrics(item, layout.metrics)
     reason = cells.get(roles["unscored"]) if "unscored" in roles else None
@@ -151,16 +174,25 @@ def _metrics(item: Item, names: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def _notes(layout: _Layout) -> list[str]:
-    notes = []
+def _notes(layout: _Layout, items: Sequence[Item]) -> list[str]:
+    taken = [
+        f'"{column}" is the {role}' for role, column in layout.roles.items() if column not in (role, COLUMNS[role][0])
+    ]
+    notes = [f"{listed(taken)}; --columns reference=NAME says otherwise, and so for each."] if taken else []
     lacking = [role for role in ("input", "reference") if role not in layout.roles]
     if lacking and "id" in layout.roles:
         whole = "items are identified by their id alone" if len(lacking) == 2 else "items are identified without it"
         notes.append(f"no column is the {' or the '.join(lacking)}, so {whole}.")
-    unknown = [name for name in layout.metrics if not direction_is_known(name)]
-    if unknown:
-        notes.append(f"taken as metrics, higher is better: the columns of numbers {listed(unknown)}.")
-    return notes
+    return [*notes, *_nearly_numbers(layout, items)]
+
+
+def _nearly_numbers(layout: _Layout, items: Sequence[Item]) -> Iterator[str]:
+    """Say of a column that holds numbers in most rows why it is no metric: a word there would move the headline."""
+    for name in layout.kept:
+        present = [item for item in items if not is_missing(item.row.get(name))]
+        words = [item for item in present if number(item.row[name]) is None]
+        if name not in _OF_CONTRACT and words and 2 * len(words) < len(present):
+            yield f'"{name}" is not compared: {words[0].where} holds {words[0].row[name]!r:.40}, which is no number.'
 
 
 def _identify(path: Path, items: Sequence[Item], rows: Sequence[dict[str, Any]], layout: _Layout) -> None:

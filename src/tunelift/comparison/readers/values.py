@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, as_text
-from tunelift.metrics import LOWER_IS_BETTER
+from tunelift.metrics import direction
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "correct", "c"), 1.0),
     **dict.fromkeys(("false", "no", "incorrect", "i"), 0.0),
 }
 """Words, in any case, that stand for right and wrong."""
+
+MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none", "-"})
+"""Words, in any case, that stand for no value, as spreadsheets and pandas write them."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 
@@ -41,9 +44,9 @@ def number(value: Any) -> float | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell holds nothing: null, blank text or NaN."""
+    """Return whether a cell holds nothing: null, NaN, blank text or a word that stands for it."""
     if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
+        return value.strip().lower() in MISSING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -96,7 +99,7 @@ def scores_of(
     for name, numbers in values.items():
         finite = [value for value in numbers if math.isfinite(value)]
         mean = math.fsum(finite) / len(finite) if finite else math.nan
-        metrics[name] = {"value": mean, "higher_is_better": _direction(name, directions), "items": len(finite)}
+        metrics[name] = {"value": mean, "higher_is_better": directions.get(name, direction(name)), "items": len(finite)}
     info = {
         "format": 1,
         "items": len(rows),
@@ -106,13 +109,6 @@ def scores_of(
         "notes": [f"{path.name}: {note}" for note in notes],
     }
     return Scores(list(rows), info)
-
-
-def _direction(name: str, directions: Mapping[str, bool]) -> bool | None:
-    """Return what the tool says of a metric, or False for a well-known name; otherwise it is left open."""
-    if name in directions:
-        return directions[name]
-    return False if name.lower() in LOWER_IS_BETTER else None
 
 
 def _float(value: float) -> float | None:

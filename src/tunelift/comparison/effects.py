@@ -1,0 +1,109 @@
+"""The effect on one metric by the test that fits, for all that scores which are missing could have been.
+
+An item that only one side has a score for must not vanish: a model that fails on the hard half would look better. Where
+the values have bounds, interval and p hold for every value within them. Where they have none, a mean says nothing; an
+infinite value is still beyond any number, so a sign test may speak, in which a score that is missing counts both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tunelift.comparison.draws import Floats
+from tunelift.comparison.effect import Effect
+from tunelift.comparison.measured import Measured
+from tunelift.comparison.paired_tests import paired_effect, ratio_effect
+from tunelift.comparison.pairing import clusters_of, distinct
+
+FILLS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the missing scores that are taken at the end that favours tuned, the others at the other end: through them
+the mean moves one way, and its spread may be largest between."""
+
+
+def effect_of(measured: Measured, level: float) -> Effect:
+    """Return the effect over the items, rows of equal content being one."""
+    one_sided = measured.one_sided
+    if not one_sided:
+        return _effect(measured, level)
+    base, tuned = measured.aggregates if measured.items else (0.0, 0.0)
+    difference = tuned - base
+    if measured.value is not None:
+        missing = f"{_share(measured)}, and a value of the whole set has no bounds for the others"
+        return Effect(difference, "none", missing=missing, one_sided=one_sided)
+    known = measured.bounds
+    effect = _signs(measured, level) if known is None else _bounded(measured, known, level)
+    unknown = measured.over(np.isnan(measured.base) | np.isnan(measured.tuned)).pairs
+    return replace(effect, difference=difference, one_sided=one_sided, unknown=distinct(unknown)[1])
+
+
+def _effect(measured: Measured, level: float) -> Effect:
+    clusters = clusters_of(measured.pairs)
+    base, tuned = measured.by_distinct()
+    if measured.value is None:
+        return paired_effect(base, tuned, clusters, level)
+    if measured.of_ratio is not None and np.array_equal(base[:, 1], tuned[:, 1]):
+        return ratio_effect(base, tuned, measured.of_ratio, clusters, level)
+    from tunelift.comparison.resampling import corpus_effect
+
+    return corpus_effect(base, tuned, measured.value, clusters, level)
+
+
+def _bounded(measured: Measured, bounds: tuple[float, float], level: float) -> Effect:
+    fills = []
+    for share in FILLS:
+        favoured = _spread_out(len(measured.pairs), share)
+        base, tuned = measured.base.copy(), measured.tuned.copy()
+        for side, ends in ((base, bounds[::-1]), (tuned, bounds)):
+            side[np.isnan(side)] = np.where(favoured, ends[1], ends[0])[np.isnan(side)]
+        fills.append(_effect(replace(measured, base=base, tuned=tuned), level))
+    return _for_all(fills)
+
+
+def _signs(measured: Measured, level: float) -> Effect:
+    """Whether tuned rose above base or fell below it, item by item; the values may be infinite, or missing."""
+    rose = (measured.tuned > measured.base).astype(float)
+    fell = (measured.tuned < measured.base).astype(float)
+    unknown = np.isnan(measured.base) | np.isnan(measured.tuned)
+    fills = [
+        _effect(replace(measured, base=fell + unknown * (not up), tuned=rose + unknown * up), level)
+        for up in (False, True)
+    ]
+    both = _for_all(fills)
+    return replace(
+        both,
+        test=f"sign test: {both.test}",
+        interval=None,
+        leaning=0.0 if both.interval is None else _side(*both.interval),
+        rose=int(rose.sum()),
+        fell=int(fell.sum()),
+        missing=f"{_share(measured)} by a finite value, and a mean over these would leave the others out",
+    )
+
+
+def _for_all(fills: Sequence[Effect]) -> Effect:
+    """Return what holds for every one of several effects: the widest interval, and a p that agrees with it."""
+    first = next((effect for effect in fills if effect.interval is None), fills[0])
+    if first.interval is None:
+        return replace(first, p=None, p_exact=None, p_permutation=None)
+    intervals = [effect.interval for effect in fills if effect.interval is not None]
+    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+    agree = len({effect.sign for effect in fills}) == 1
+    p = max(effect.p or 0.0 for effect in fills) if agree else 1.0
+    return Effect(first.difference, first.test, (low, high), p, clusters=first.clusters)
+
+
+def _side(low: float, high: float) -> float:
+    return 1.0 if low > 0 else -1.0 if high < 0 else 0.0
+
+
+def _spread_out(count: int, share: float) -> Floats:
+    """Return a mask of this share of the places, evenly spread."""
+    numbers = np.arange(count + 1) * share
+    return np.asarray(np.diff(np.floor(numbers + 1e-9)) > 0)
+
+
+def _share(measured: Measured) -> str:
+    return f"{measured.items} of {measured.items + measured.one_sided} items are scored on both sides"
