@@ -2,7 +2,8 @@
 
 An item that only one side has a score for must not vanish: a model that fails on the hard half would look better. Where
 the values have bounds, interval and p hold for every value within them. Where they have none, a mean says nothing; an
-infinite value is still beyond any number, so a sign test may speak, in which a score that is missing counts both ways.
+infinite value is still worse than any number (a loss that overflowed), so a sign test may speak, in which a score that
+is missing counts both ways.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ def effect_of(measured: Measured, level: float) -> Effect:
         return Effect(difference, "none", missing=missing, one_sided=one_sided)
     known = measured.bounds
     effect = _signs(measured, level) if known is None else _bounded(measured, known, level)
-    unknown = measured.over(np.isnan(measured.base) | np.isnan(measured.tuned)).pairs
-    return replace(effect, difference=difference, one_sided=one_sided, unknown=distinct(unknown)[1])
+    return replace(effect, difference=difference, one_sided=one_sided)
 
 
 def _effect(measured: Measured, level: float) -> Effect:
@@ -57,16 +57,17 @@ def _bounded(measured: Measured, bounds: tuple[float, float], level: float) -> E
         favoured = _spread_out(len(measured.pairs), share)
         base, tuned = measured.base.copy(), measured.tuned.copy()
         for side, ends in ((base, bounds[::-1]), (tuned, bounds)):
-            side[np.isnan(side)] = np.where(favoured, ends[1], ends[0])[np.isnan(side)]
+            side[~np.isfinite(side)] = np.where(favoured, ends[1], ends[0])[~np.isfinite(side)]
         fills.append(_effect(replace(measured, base=base, tuned=tuned), level))
-    return _for_all(fills)
+    return replace(_for_all(fills), unknown=measured.one_sided)
 
 
 def _signs(measured: Measured, level: float) -> Effect:
     """Whether tuned rose above base or fell below it, item by item; the values may be infinite, or missing."""
-    rose = (measured.tuned > measured.base).astype(float)
-    fell = (measured.tuned < measured.base).astype(float)
-    unknown = np.isnan(measured.base) | np.isnan(measured.tuned)
+    worst = {True: -np.inf, False: np.inf, None: np.nan}[measured.higher_is_better]
+    before, after = (np.where(np.isinf(side), worst, side) for side in (measured.base, measured.tuned))
+    rose, fell = (after > before).astype(float), (after < before).astype(float)
+    unknown = np.isnan(before) | np.isnan(after)
     fills = [
         _effect(replace(measured, base=fell + unknown * (not up), tuned=rose + unknown * up), level)
         for up in (False, True)
@@ -74,6 +75,7 @@ def _signs(measured: Measured, level: float) -> Effect:
     both = _for_all(fills)
     return replace(
         both,
+        unknown=distinct(measured.over(unknown).pairs)[1],
         test=f"sign test: {both.test}",
         interval=None,
         leaning=0.0 if both.interval is None else _side(*both.interval),

@@ -45,9 +45,13 @@ class Measured:
 
     @property
     def both(self) -> Mask:
-        """Which pairs have a finite value on both sides, (pairs,)."""
+        """Which pairs are of items that have a finite value on both sides, in each of their rows, (pairs,)."""
         known = np.isfinite(self.base) & np.isfinite(self.tuned)
-        return np.asarray(known if self.value is None else known.all(axis=1))
+        known = known if self.value is None else known.all(axis=1)
+        if known.all():
+            return np.asarray(known)
+        member, _ = distinct(self.pairs)
+        return np.asarray((np.bincount(member, weights=~known) == 0)[member])
 
     @property
     def items(self) -> int:
@@ -76,11 +80,11 @@ class Measured:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """The least and the largest value an item can have, where that is known and all that are there obey."""
+        """The least and the largest value an item can have, where that is known and all finite ones obey."""
         if self.value is not None:
             return None
         there = np.concatenate([self.base, self.tuned])
-        there = there[~np.isnan(there)]
+        there = there[np.isfinite(there)]
         known = bounds(self.name) or ((0.0, 1.0) if np.all((there == 0) | (there == 1)) else None)
         inside = known is not None and np.all((there >= known[0]) & (there <= known[1]))
         return known if inside else None

@@ -6,6 +6,7 @@ to import.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -125,6 +126,8 @@ def ratio_effect(
     if found.interval is None:
         return found
     low, high = (float(value(before + end) - value(before)) for end in found.interval)
+    if not math.isfinite(high - low):
+        return replace(found, interval=None, missing="the interval's end is beyond the largest number")
     return replace(found, interval=(low, high))
 
 

@@ -12,9 +12,9 @@ from tunelift.comparison.comparing import compare_sides
 from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.pairing import Side, pair, read_side
+from tunelift.comparison.readers import read_info
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
-from tunelift.core import files
 
 NOTHING_CHOSEN = (
     "There were no validation rows to choose the strongest baseline on, so the verdict is against the base alone."
@@ -83,8 +83,8 @@ def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Select
     for name in [BASE, *names]:
         info = _info((folder if name == BASE else folder / "baselines") / name / "validation")
         entry = (info.get("metrics") or {}).get(comparison.headline)
-        if entry is not None and entry["value"] is not None:
-            values[name], rows = entry["value"], info["items"]
+        if entry is not None and entry.get("value") is not None:
+            values[name], rows = entry["value"], info.get("items", 0)
     if BASE not in values or len(values) == 1:
         return None
     best = max if comparison.metrics[comparison.headline].higher_is_better else min
@@ -158,4 +158,4 @@ def _by_number(folder: Path) -> list[Path]:
 
 def _info(folder: Path) -> dict[str, Any]:
     path = folder / "metrics.json"
-    return files.read_json(path) if path.is_file() else {}
+    return read_info(path) if path.is_file() else {}

@@ -33,11 +33,11 @@ is the score interval at the test's critical value."""
 _AT_ENDS = 400
 """Beyond MOST_EXACT: changed (or unchanged) items expected, up to which a discordance is looked at exactly."""
 
-_STEP = 0.4  # between two shares that are tried for a bound, in standard deviations of a count; then closer
+_STEP = 0.8  # between two shares that are tried for a bound, in standard deviations of a count; then closer
 _FINE_STEP = 0.1  # the same for the test
 _REACH = 5.0  # standard deviations of a count that are summed; beyond lie 6e-7
 _TIE = 1e-9
-_CLOSE = 1e-6  # how closely a bound is found, from outside
+_CLOSE = 1e-5  # how closely a bound is found, from outside
 
 
 class _Mixture(NamedTuple):

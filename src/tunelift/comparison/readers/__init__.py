@@ -1,6 +1,6 @@
 """Result files of any tool to rows of the scores.jsonl contract: ours, lm-evaluation-harness, Inspect, tables."""
 
 from tunelift.comparison.readers.files_of import matched
-from tunelift.comparison.readers.reading import read_scores
+from tunelift.comparison.readers.reading import read_info, read_scores
 
-__all__ = ["matched", "read_scores"]
+__all__ = ["matched", "read_info", "read_scores"]

@@ -113,14 +113,36 @@ def _ours(path: Path, items: Iterable[Item]) -> Scores:
 
 def _info_beside(path: Path) -> dict[str, Any]:
     beside = path.with_name("metrics.json")
-    if not beside.is_file():
-        return {}
-    info = json_object(files.read_json(beside), str(beside))
-    metrics, made_with = info.get("metrics") or {}, info.get("made_with") or {}
-    if not isinstance(made_with, dict) or not (isinstance(metrics, dict) and all(map(_is_object, metrics.values()))):
-        raise InputError(f'{beside}: "metrics" and "made_with" must be objects, as tunelift writes them.')
+    return read_info(beside) if beside.is_file() else {}
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read a metrics.json; InputError where a part that is used has another shape than tunelift writes."""
+    info = json_object(files.read_json(path), str(path))
+    problems = _wrong_kinds(info, {"metrics": dict, "made_with": dict, "notes": list, "items": int})
+    if not problems:
+        problems = _wrong_kinds(info.get("made_with") or {}, {"baseline": dict, "seed": int, "fast_paths": dict})
+        entries = (info.get("metrics") or {}).items()
+        problems += [problem for name, entry in entries if (problem := _entry_problem(name, entry))]
+    if problems:
+        raise InputError(*(f"{path}: {problem}." for problem in problems), fix="Take the file as tunelift wrote it.")
     return info
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+def _wrong_kinds(part: Mapping[str, Any], kinds: Mapping[str, type]) -> list[str]:
+    words = {dict: "an object", list: "a list", int: "a number"}
+    return [
+        f'"{name}" must be {words[kind]}'
+        for name, kind in kinds.items()
+        if part.get(name) is not None and not isinstance(part[name], kind)
+    ]
+
+
+def _entry_problem(name: str, entry: Any) -> str | None:
+    if not isinstance(entry, dict):
+        return f'"{name}" of metrics must be an object'
+    if not isinstance(entry.get("value"), int | float | None) or isinstance(entry.get("value"), bool):
+        return f'the value of "{name}" must be a number or null'
+    if not isinstance(entry.get("higher_is_better"), bool | None):
+        return f'"higher_is_better" of "{name}" must be true, false or null'
+    return None
