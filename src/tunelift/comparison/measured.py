@@ -46,10 +46,10 @@ class Measured:
     @property
     def both(self) -> Mask:
         """Which pairs are of items that have a finite value on both sides, in each of their rows, (pairs,)."""
-        known = np.isfinite(self.base) & np.isfinite(self.tuned)
-        known = known if self.value is None else known.all(axis=1)
+        finite = np.isfinite(self.base) & np.isfinite(self.tuned)
+        known = np.asarray(finite if self.value is None else finite.all(axis=1))
         if known.all():
-            return np.asarray(known)
+            return known
         member, _ = distinct(self.pairs)
         return np.asarray((np.bincount(member, weights=~known) == 0)[member])
 

@@ -17,7 +17,13 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.data.splits import Splits, load_splits
 from tunelift.pipeline import stages
-from tunelift.pipeline.choices import adapter_keys, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.choices import (
+    adapter_keys,
+    evaluation_plan,
+    metrics_for,
+    ranked_labels,
+    splits_to_measure,
+)
 from tunelift.pipeline.folder import CHECKPOINTS, LOCK, locked
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
@@ -59,11 +65,11 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     """
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
     task = config.task or _task_of(model)
-    examples = load_splits(config.data, task=task, roles=("test",)).test
-    labels = head_labels(model) if task == "sequence-classification" else label_texts(task, examples, config.data)
-    metrics = metrics_for(config.evaluate.metrics, task, examples)
+    splits = splits_to_measure(config.data, task)
+    labels = head_labels(model) if task == "sequence-classification" else ranked_labels(task, splits, config.data)
+    metrics = metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
     plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
-    return Session.of(model, tokenizer, task, labels).score(examples, plan, "evaluate")
+    return Session.of(model, tokenizer, task, labels).score(splits.test, plan, "evaluate")
 
 
 def tune(

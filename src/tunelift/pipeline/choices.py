@@ -10,6 +10,7 @@ from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.data.examples import looks_like_labels, unseen_labels
+from tunelift.data.splits import ROLES, Splits, load_splits
 from tunelift.data.template import Template
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric, resolve
@@ -35,8 +36,41 @@ def label_texts(task: str, examples: Sequence[Example], data: DataSection) -> li
     if task == "sequence-classification" and data.labels:
         return [*data.labels, *sorted(found - set(data.labels))]
     found |= {_as_completion(name, found, data) for name in data.labels or []}
-    numeric = all(re.fullmatch(r" ?-?[0-9]+", label) for label in found)
-    return sorted(found, key=int if numeric else None)
+    return _in_order(found)
+
+
+def splits_to_measure(data: DataSection, task: str) -> Splits:
+    """Return the test rows, and those of train and validation where they are named: they say which labels there are."""
+    return load_splits(data, task=task, roles=ROLES if data.train is not None else ("test",))
+
+
+def ranked_labels(task: str, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> list[str]:
+    """Return the labels for a model to choose from, by one rule for every command.
+
+    They are those of all rows that were named (train, validation, test), of data.labels, and those that an adapter was
+    trained on, where its folder says so. A head has its own classes: those of train and validation, where they are
+    named.
+    """
+    learned = [*splits.train, *splits.validation]
+    if task == "sequence-classification":
+        return label_texts(task, learned or splits.test, data)
+    found = label_texts(task, [*learned, *splits.test], data)
+    return _in_order({*found, *trained})
+
+
+def where_from(splits: Splits, data: DataSection, trained: Sequence[str]) -> str:
+    """Return where `ranked_labels` come from, in words."""
+    roles = [name for name in ("train", "validation", "test") if getattr(splits, name)]
+    parts = [f"of {listed(roles)}"] if roles else []
+    parts += ["of data.labels"] if data.labels else []
+    parts += ["those that the adapter was trained on"] if trained else []
+    alone = roles == ["test"] and not data.labels and not trained
+    return listed(parts) + ("; name data.train or data.labels where there are others" if alone else "")
+
+
+def _in_order(labels: set[str]) -> list[str]:
+    numeric = all(re.fullmatch(r" ?-?[0-9]+", label) for label in labels)
+    return sorted(labels, key=int if numeric else None)
 
 
 def evaluation_plan(

@@ -18,7 +18,7 @@ from tunelift.pipeline.beside import (
     measure_baselines,
     measure_forgetting,
 )
-from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, metrics_for, ranked_labels
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.seeds import first_seed, further_seeds
 from tunelift.pipeline.stages import (
@@ -30,6 +30,7 @@ from tunelift.pipeline.stages import (
     model_facts,
     opened,
     say_data,
+    say_labels,
     say_power,
     tune,
 )
@@ -51,7 +52,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     metrics = metrics_for(config.evaluate.metrics, task, splits.train)
     check_labels(splits.train, splits.test, config.data, metrics)
     check_required(required, metrics)
-    labels = label_texts(task, [*splits.train, *splits.validation], config.data)
+    labels = ranked_labels(task, splits, config.data)
     plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
     check_beside(plan, splits, config)
     forgetting = forgetting_sets(config, task)
@@ -62,7 +63,8 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
         return concluded_before(folder)
     say_data(splits)
     say_power(metrics, splits.test)
-    session = opened(folder, task, labels)
+    say_labels(plan, splits, config.data)
+    session = opened(folder, task, labels, plan.labels)
     check_training(session, splits, config)
     plan = replace(plan, labels=session.labels or plan.labels)
     check_room(folder, session, splits.test, plan.labels)

@@ -39,7 +39,7 @@ def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> N
 
 
 def _one_seed(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
-    session = opened(folder, task, plan.labels)
+    session = opened(folder, task, plan.labels, plan.labels)
     with folder.begun(**model_facts(session)):
         if folder.proved:
             session.load_adapter(folder.adapter)

@@ -31,7 +31,10 @@ SAVED_BY_PEFT = {"classifier", "score"}
 
 @dataclass(slots=True)
 class Session:
-    """One model: the base as it was loaded, or peft's own model around it once an adapter is on."""
+    """One model: the base as it was loaded, or peft's own model around it once an adapter is on.
+
+    `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
+    """
 
     model: Any
     tokenizer: Any
@@ -41,6 +44,7 @@ class Session:
     dtype_reason: str = ""
     fresh: Sequence[str] = ()
     adapter: dict[str, Any] | None = field(default=None)
+    ranked: Sequence[str] = ()
 
     @classmethod
     def open(cls, section: ModelSection, task: str, labels: Sequence[str] = (), seed: int = 0) -> Session:
@@ -102,7 +106,7 @@ class Session:
         lineage = {
             "base": base | {"weights_sha256": identity.weights_sha256, "note": identity.note},
             "task": self.task,
-            "labels": list(self.labels) if self.task == "sequence-classification" else [],
+            "labels": list(self.labels if self.task == "sequence-classification" else self.ranked),
         }
         save_adapter(self.model, self.tokenizer, folder, lineage)
         self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}

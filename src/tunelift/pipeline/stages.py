@@ -12,10 +12,11 @@ from tunelift.adapters.store import adapter_hash
 from tunelift.comparison import Comparison, power
 from tunelift.comparison.run_folder import compare_run
 from tunelift.config.load import default_output, load_config
-from tunelift.config.schema import Config
+from tunelift.config.schema import Config, DataSection
 from tunelift.core import files, garbage, progress, provenance
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
+from tunelift.data.examples import looks_like_labels
 from tunelift.data.render import Renderer
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
@@ -23,7 +24,15 @@ from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
 from tunelift.models import natural_task
 from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
-from tunelift.pipeline.choices import adapter_keys, check_required, evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.choices import (
+    adapter_keys,
+    check_required,
+    evaluation_plan,
+    metrics_for,
+    ranked_labels,
+    splits_to_measure,
+    where_from,
+)
 from tunelift.pipeline.folder import CHECKPOINTS, RunFolder, free_folder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
@@ -56,8 +65,8 @@ def tune_stage(config: Config) -> Path:
     if folder.complete:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
         return folder.adapter
-    labels = label_texts(task, [*splits.train, *splits.validation], config.data)
-    session = opened(folder, task, labels)
+    labels = ranked_labels(task, splits, config.data)
+    session = opened(folder, task, labels, labels if looks_like_labels(splits.train) else [])
     check_training(session, splits, config)
     check_room(folder, session)
     with folder.begun(**model_facts(session)):
@@ -208,16 +217,18 @@ def train_in(folder: Path, session: Session, splits: Splits, config: Config, *li
     return trained
 
 
-def opened(folder: RunFolder, task: str, labels: Sequence[str]) -> Session:
+def opened(folder: RunFolder, task: str, labels: Sequence[str], ranked: Sequence[str] = ()) -> Session:
     """Load the run's model: in the precision that the run was begun in, if it was; that is not measured again.
 
-    Of several processes the others take what the first one measured.
+    `labels` are a head's classes; `ranked` those that a causal model chooses from, which its adapter's folder is to
+    say. Of several processes the others take what the first one measured.
     """
     config, known = folder.config, folder.manifest
     dtype = known.get("dtype", config.model.dtype) if ranks.first() else ranks.of_first("")
     section = config.model.model_copy(update={"dtype": dtype})
     session = Session.open(section, task, class_names(task, labels), config.train.seed)
     session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
+    session.ranked = ranked if task == "causal-lm" else ()
     if ranks.first():
         ranks.of_first(_dtype(session))
     return session
@@ -277,6 +288,12 @@ def say_data(splits: Splits) -> None:
     """Tell what became of the rows."""
     for line in splits.report.lines():
         progress.note(f"data: {line}")
+
+
+def say_labels(plan: Plan, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> None:
+    """Tell which labels an answer is chosen from: with fewer of them accuracy is higher."""
+    if plan.ranks:
+        progress.note(f"labels: {len(plan.labels)}, {where_from(splits, data, trained)}")
 
 
 def say_power(metrics: Sequence[Metric], test: Sequence[Example]) -> None:
@@ -340,17 +357,20 @@ def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dic
 def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits, Plan]:
     """Load the test rows and the model, and plan the evaluation."""
     task = config.task or natural_task(config.model.name, config.model.revision)
-    splits = load_splits(config.data, task=task, roles=("test",))
+    splits = splits_to_measure(config.data, task)
     say_data(splits)
     if task == "sequence-classification" and facts and not (facts["labels"] or config.data.labels):
         raise InputError(
             "The adapter does not say which label each class of its head is.",
             fix="Name the labels in the head's order: --labels negative,positive",
         )
-    labels = facts.get("labels") or label_texts(task, splits.test, config.data)
-    metrics = metrics_for(config.evaluate.metrics, task, splits.test)
+    trained = facts.get("labels") or []
+    labels = trained if task == "sequence-classification" and trained else None
+    labels = labels or ranked_labels(task, splits, config.data, trained)
+    metrics = metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
     session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
     plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
+    say_labels(plan, splits, config.data, trained)
     return session, splits, plan
 
 
