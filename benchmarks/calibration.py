@@ -38,7 +38,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
 LEVEL = 0.95
 PER_CLUSTER = 10
 ALIKE = 0.3  # share of the variance that items of one cluster have in common
-ELEMENTS = 1_000_000  # numbers held at once
+ELEMENTS = 4_000_000  # numbers held at once
 
 LIMITS = {"wrong": 5.5, "low": 94.0, "high": 96.0, "power": 3.0}
 FEW = "few changed items in few clusters"
@@ -105,7 +105,7 @@ def joined(parts: list[Extent]) -> Extent:
 # Right/wrong items, independent
 
 
-COVERED = 400  # simulated tables whose interval is made: one of 1,000 items takes a seventh of a second
+COVERED = 100  # simulated tables whose interval is made: one of 1,000 items takes a tenth of a second
 
 
 def binary(name: str, simulations: int, items: int, discordance: float, *, sign: int = 1) -> Cell:
