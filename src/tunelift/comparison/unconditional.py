@@ -106,12 +106,14 @@ def _largest(z: float, items: int) -> float:
     within = (least <= changed) & (changed > 0)  # where nothing changes, z is 0
     some, at_least = changed[within], least[within]
     chance[some] = 2 * special.bdtrc(at_least - 1, some, 0.5)
-    rough = mixture.mean(chance)
-    best = int(rough.argmax())
-    between = np.linspace(mixture.angles[max(0, best - 1)], mixture.angles[min(len(rough) - 1, best + 1)], 9)
-    finer = _mixture_at(between, items).mean(chance)
+    means = mixture.mean(chance)
+    largest = means.max()
+    for _ in range(2):
+        mixture = _mixture_at(_around(mixture.angles, means), items)
+        means = mixture.mean(chance)
+        largest = max(largest, means.max())
     limit = 2 * special.ndtr(-z) if items > MOST_EXACT else 0.0
-    return float(min(1.0, max(rough[best], finer.max(), limit)))
+    return float(min(1.0, max(largest, limit)))
 
 
 @lru_cache(maxsize=8)
@@ -136,6 +138,12 @@ def _angles(most: float, items: int, step: float) -> Floats:
     Counts of shares near 0, and of what is left near `most`, spread with their square roots, as angles do.
     """
     return np.linspace(0.0, math.pi / 2, max(8, math.ceil(math.pi * (most * items) ** 0.5 / step)))
+
+
+def _around(angles: Floats, values: Floats) -> Floats:
+    """Return nine angles between the neighbours of the one with the largest value."""
+    best = int(values.argmax())
+    return np.linspace(angles[max(0, best - 1)], angles[min(len(angles) - 1, best + 1)], 9)
 
 
 def _windows(shares: Floats, items: int) -> tuple[Counts, Counts, Counts]:
@@ -231,9 +239,8 @@ def _chance(region: Counts, items: int, difference: float) -> float:
     most = (1 - abs(difference)) / 2  # the largest share of the rarer change
     angles = _angles(most, items, _STEP)
     chances = _chances(region, items, difference, most * np.sin(angles) ** 2)
-    best = int(chances.argmax())
-    finer = np.linspace(angles[max(0, best - 1)], angles[min(len(angles) - 1, best + 1)], 9)
-    return float(max(chances[best], _chances(region, items, difference, most * np.sin(finer) ** 2).max()))
+    finer = _around(angles, chances)
+    return float(max(chances.max(), _chances(region, items, difference, most * np.sin(finer) ** 2).max()))
 
 
 def _chances(region: Counts, items: int, difference: float, smaller: Floats) -> Floats:
