@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
+from tunelift.core.text_table import TextTable, read_text_table
 
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
@@ -72,30 +72,20 @@ def read_file(path: Path, columns: Columns = None) -> Table:
 
 
 def _read_csv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, text_files.records_of(path, ","), columns)
+    return _with_header(path, read_text_table(path, names=columns))
 
 
 def _read_tsv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, text_files.records_of(path, "\t"), columns)
+    return _with_header(path, read_text_table(path, "\t", columns))
 
 
-def _with_header(path: Path, records: Iterator[tuple[int, list[str]]], columns: Columns) -> Numbered:
-    header = list(columns) if columns else [name.strip() for name in next(records, (0, []))[1]]
-    twice = sorted(name for name, count in Counter(header).items() if count > 1)
-    if twice:
+def _with_header(path: Path, table: TextTable) -> Numbered:
+    if table.header.count("") > 1:
         raise InputError(
-            f'{path}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
-            fix="Give each column its own name; for a file without a header, name them in data.columns.",
+            f"{path}: {table.header.count('')} columns have no name in the header ({listed(table.header)}).",
+            fix="Name them, or remove the delimiters at the ends of the lines.",
         )
-    rows = []
-    for number, fields in records:
-        if len(fields) != len(header):
-            raise InputError(
-                f"{path}, line {number}: {len(fields)} fields for {len(header)} columns ({listed(header)}).",
-                fix="Every line needs one field per column; in csv, a field that holds a comma stands in quotes.",
-            )
-        rows.append((number, dict(zip(header, fields, strict=True))))
-    return rows
+    return [(line, dict(zip(table.header, fields, strict=True))) for line, fields in table.rows]
 
 
 def _read_jsonl(path: Path, columns: Columns) -> Numbered:

@@ -1,0 +1,121 @@
+"""Delimited text of anybody's making: which delimiter, which header, and rows that fit it; errors name the line."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from tunelift.core import text_files
+from tunelift.core.errors import InputError, listed
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+"""What may stand between fields; of two that fit equally well the first counts."""
+
+Records = Iterator[tuple[int, list[str]]]
+
+_RECORDS, _CHARACTERS = 100, 2**20  # looked at, to tell the delimiter
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """The names of the columns, and (line where it begins, fields) of each row.
+
+    Every row has one field for each name, as text; reading on raises InputError, naming the line, where one has not.
+    """
+
+    header: list[str]
+    rows: Records
+
+
+def read_text_table(path: Path, delimiter: str | None = None, names: Sequence[str] | None = None) -> TextTable:
+    """Read a file of delimited text: with `names` every record is a row, without them the first is the header.
+
+    The delimiter is told by the first records unless it is given. A first record that is `names` themselves is a
+    header. Raises InputError for a header with one name twice, and as `text_files.records_of` does.
+    """
+    delimiter = delimiter or delimiter_of(path, len(names) if names else None)
+    records = text_files.records_of(path, delimiter)
+    first = next(records, None)
+    if first is None:
+        return TextTable(list(names or ()), records)
+    found = [name.strip() for name in first[1]]
+    has_header = names is None or list(map(str.casefold, found)) == list(map(str.casefold, names))
+    header = found if names is None else list(names)
+    _check_names(path, header)
+    records = records if has_header else chain([first], records)
+    return TextTable(header, _rows(path, header, delimiter, records))
+
+
+def delimiter_of(path: Path, columns: int | None = None) -> str:
+    """Return the delimiter that cuts most of the first records into as many fields as the first (or `columns`).
+
+    Delimiters inside quotes do not count. Text with a semicolon in its first record alone is one column.
+    """
+    lines = _first_lines(path)
+    fits: dict[str, tuple[int, int]] = {}
+    for delimiter in DELIMITERS:
+        counts = _field_counts(lines, delimiter)
+        cuts_others = delimiter == "," or max(counts[1:], default=2) > 1
+        if columns != 1 and counts and counts[0] > 1 and cuts_others:
+            expected = columns or counts[0]
+            fits[delimiter] = sum(count == expected for count in counts), counts[0]
+    return max(fits, key=lambda delimiter: fits[delimiter], default=",")
+
+
+def _rows(path: Path, header: Sequence[str], delimiter: str, records: Records) -> Records:
+    for line, fields in records:
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {line}: {len(fields)} fields for {len(header)} columns ({listed(header)}).",
+                fix=f"Every line needs one field per column. {_advice(delimiter)}",
+            )
+        yield line, fields
+
+
+def _advice(delimiter: str) -> str:
+    if delimiter == "\t":
+        return "Fields are separated by tabs, which cannot stand in a field."
+    name = DELIMITERS.get(delimiter, repr(delimiter))
+    return f"Fields are separated by {name}s; a field that holds a {name} stands in quotes."
+
+
+def _check_names(path: Path, header: Sequence[str]) -> None:
+    """Refuse a name that stands twice; columns without a name, as pandas writes for its row numbers, are left alone."""
+    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
+    if twice:
+        raise InputError(
+            f'{path}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
+            fix="Give each column its own name; for a file without a header, name them in data.columns.",
+        )
+
+
+def _first_lines(path: Path) -> list[str]:
+    lines, characters = [], 0
+    for _, line in text_files.lines_of(path):
+        lines.append(line)
+        characters += len(line)
+        if characters > _CHARACTERS or len(lines) > _RECORDS * 10:
+            break
+    return lines
+
+
+def _field_counts(lines: Sequence[str], delimiter: str) -> list[int]:
+    """Return how many fields each of the first records has; as many as can be read where quotes are not sound."""
+    limit = csv.field_size_limit(text_files.LONGEST)
+    counts: list[int] = []
+    try:
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        for fields in csv.reader(lines, delimiter=delimiter, quoting=quoting):
+            if any(field.strip() for field in fields):
+                counts.append(len(fields))
+            if len(counts) == _RECORDS:
+                break
+    except csv.Error:
+        pass  # the reading itself names the line
+    finally:
+        csv.field_size_limit(limit)
+    return counts
