@@ -332,3 +332,23 @@ def test_real_data() -> None:
     sst2 = splits(train=SHARED / "sst2_train.tsv", test=SHARED / "sst2_dev.tsv", columns=["label", "text"])
     assert sst2.report.splits["train"].read == 6_920
     assert {example.completion for example in sst2.test} == {" 0", " 1"}
+
+
+def test_a_group_called_as_rows_without_one_are_is_a_group_like_any_other() -> None:
+    """Row 7 of test is in the group "row 7", so that group leaves train; a row without a group is in none of test's."""
+    test = [{"id": "7", "text": "asked of seven", "label": "a", "who": "row 7"}]
+    train = [*rows(9), {"id": "9", "text": "answered by seven", "label": "b", "who": "row 7"}]
+    made = splits(train=train, test=test, validation=0.2, group="who")
+    assert "9" not in ids(made.train) + ids(made.validation)
+    assert made.report.splits["train"].overlap == 1
+
+    test = [{"id": "1", "text": "asked of seven", "label": "a", "who": "row 7"}]
+    train = [{**row, "who": ""} for row in rows(9)]
+    made = splits(train=train, test=test, validation=0.2, group="who")
+    assert made.report.splits["train"].overlap == 0
+
+
+def test_rows_without_a_group_are_clusters_of_their_own_whatever_groups_are_called() -> None:
+    data = [{**row, "who": who} for row, who in zip(rows(4), ("row 1", "", "row 1 alone", ""), strict=True)]
+    made = splits(("test",), test=data, group="who").test
+    assert [row.cluster for row in made] == ["row 1", "row 1 alone alone", "row 1 alone", "row 3"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, did_you_mean, listed
@@ -25,6 +26,7 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
     _check_columns(table, section)
     layout = choose_layout(table, section, task)
     ids = _ids(table, section)
+    groups = {group_of(row, section, table.where(index)) for index, row in enumerate(table.rows)}
     examples, empty = [], Counter[str]()
     for index, row in enumerate(table.rows):
         where = table.where(index)
@@ -32,11 +34,14 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
         if parts.empty:
             empty[parts.empty] += 1
             continue
-        group = as_text(row.get(section.group), where) if section.group else None
-        # A row without a group belongs with no other.
-        cluster = group if group or group is None else f"row {ids[index]}"
+        cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
         examples.append(Example(ids[index], parts.prompt, parts.completion, parts.messages, cluster, row))
     return examples, empty
+
+
+def group_of(row: Mapping[str, Any], section: DataSection, where: str = "a row") -> str | None:
+    """Return the row's group, None where it has none; such a row belongs with no other."""
+    return as_text(row.get(section.group), where) or None if section.group else None
 
 
 def looks_like_labels(examples: Sequence[Example]) -> bool:
@@ -49,6 +54,14 @@ def looks_like_labels(examples: Sequence[Example]) -> bool:
 def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
     """Return the completions (labels) that test has and train lacks, sorted."""
     return sorted({example.completion for example in test} - {example.completion for example in train})
+
+
+def _alone(row_id: str, groups: Collection[str | None]) -> str:
+    """Name the cluster of a row without a group: as no group is called."""
+    name = f"row {row_id}"
+    while name in groups:
+        name += " alone"
+    return name
 
 
 def _check_columns(table: Table, section: DataSection) -> None:

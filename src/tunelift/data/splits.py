@@ -14,7 +14,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import Match, connected, near_duplicates, normalised
-from tunelift.data.examples import make_examples
+from tunelift.data.examples import group_of, make_examples
 from tunelift.data.hygiene import Leak, compared_texts, hygiene, says_nothing
 from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
 
@@ -237,7 +237,7 @@ class _Loader:
         for role in ("train", "validation"):
             before = self.rows.get(role, [])
             found = [example for example in before if key(example) in held]
-            after = [example for example in before if key(example) not in held and example.cluster not in groups]
+            after = [row for row in before if key(row) not in held and group_of(row.row, self.section) not in groups]
             self._keep(role, after, "overlap")
             if role == "train":
                 first = {key(example): example for example in reversed(found)}
@@ -292,7 +292,8 @@ class _Loader:
         if "validation" in self.drawn_with_kin and self._are_most("validation", len(equal), "the same prompt as"):
             return
         self.repeats = [example for example in train if example.id in equal]
-        self._keep("train", [row for row in train if row.id not in equal and row.cluster not in groups], "overlap")
+        after = [row for row in train if row.id not in equal and group_of(row.row, self.section) not in groups]
+        self._keep("train", after, "overlap")
         near = [example for example in self.rows["train"] if example.id in repeats]
         if not self._are_most("validation", len(near), "nearly the same as"):
             self.repeats += near
@@ -315,8 +316,7 @@ class _Loader:
         return validation if len(validation) > 1 else self.rows.get("train", [])
 
     def _groups(self, examples: Sequence[Example]) -> set[str]:
-        """Return the groups of the examples; a row without one is in a group of its own, which no other file has."""
-        return {row.cluster for row in examples if row.cluster is not None and row.cluster != f"row {row.id}"}
+        return {group for row in examples if (group := group_of(row.row, self.section)) is not None}
 
     def _keep(self, role: str, after: list[Example], count: str) -> None:
         """Leave the role the rows `after`, and count those that are gone."""
