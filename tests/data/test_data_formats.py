@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
 from tunelift.data import formats
+from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, read_file
+from tunelift.data.sources import read_rows
 
 SAME_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # csv has no way to write a row whose fields are all blank, and NUL is refused.
@@ -61,6 +63,49 @@ def test_parquet(tmp_path: Path) -> None:
     assert read_file(tmp_path / "a.parquet").rows == rows
     with pytest.raises(InputError, match="cannot be read as parquet"):
         read_file(write(tmp_path, "b.parquet", "not parquet"))
+
+
+def test_class_numbers_in_parquet_are_named_by_its_own_metadata(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    label, tag = datasets.ClassLabel(names=["no", "yes"]), datasets.ClassLabel(names=["O", "B"])
+    struct = {"kind": label, "n": datasets.Value("int64")}
+    features = datasets.Features({"label": label, "tags": datasets.List(tag), "s": struct, "n": datasets.Value("int8")})
+    row = {"label": 1, "tags": [0, 1], "s": {"kind": 0, "n": 1}, "n": 1}
+    made = datasets.Dataset.from_list([row, {**row, "label": None}, {**row, "label": -1}], features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    named = {"label": "yes", "tags": ["O", "B"], "s": {"kind": "no", "n": 1}, "n": 1}
+    expected = [named, {**named, "label": None}, {**named, "label": None}]
+    assert read_file(tmp_path / "a.parquet").rows == expected == read_rows(made).rows
+
+
+@pytest.mark.parametrize(
+    ("features", "label"),
+    [
+        ({"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}, "yes"),
+        ({"label": {"names": "no", "_type": "ClassLabel"}}, 1),
+        ({"label": {"names": {"_type": "Value"}}}, 1),
+        ([1], 1),
+        (None, 1),
+        ({"label": {"names": ["no"], "_type": "ClassLabel"}}, "row 1: the class 1 has no name"),
+        ("{", "its metadata: not valid JSON"),
+    ],
+)
+def test_the_metadata_of_parquet_is_not_trusted(tmp_path: Path, features: Any, label: Any) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    text = features if features == "{" else json.dumps({"info": {"features": features}})
+    table = pyarrow.table({"label": [1]}).replace_schema_metadata({"huggingface": text})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    try:
+        assert read_file(tmp_path / "a.parquet").rows == [{"label": label}]
+    except InputError as error:
+        assert str(label) in str(error)
+
+
+def test_classes_that_an_older_datasets_wrote_in_a_struct_of_lists_are_named() -> None:
+    kind = {"feature": {"k": {"names": ["x", "y"], "_type": "ClassLabel"}}, "_type": "Sequence"}
+    assert list(with_class_names([{"s": {"k": [1, 0]}}], {"s": kind}, "a")) == [{"s": {"k": ["y", "x"]}}]
 
 
 def test_columns_name_the_columns_of_a_file_without_a_header(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def _field_counts(lines: Sequence[str], delimiter: str) -> list[int]:
     limit = csv.field_size_limit(text_files.LONGEST)
     counts: list[int] = []
     try:
-        quotes = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        for fields in csv.reader(lines, delimiter=delimiter, quoting=quotes):
+        is_tab = delimiter == "\t"
+        for fields in csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL):
             if any(field.strip() for field in fields):
                 counts.append(len(fields))
             if len(counts) == _RECORDS:

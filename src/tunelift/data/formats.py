@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
 from tunelift.core.text_table import TextTable, read_text_table
+from tunelift.data.class_names import with_class_names
 
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
@@ -125,9 +126,18 @@ def _read_parquet(path: Path, columns: Columns) -> Numbered:
             for batch in file.iter_batches(batch_size=1024):
                 rows += batch.to_pylist()
                 _check_values(path, len(rows) * batch.num_columns, most)
+            features = _features(path, file.schema_arrow.metadata or {})
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as parquet: {error}.") from error
-    return list(enumerate(rows, start=1))
+    return list(enumerate(with_class_names(rows, features, str(path)), start=1))
+
+
+def _features(path: Path, metadata: Mapping[bytes, bytes]) -> Any:
+    """Return the features that `datasets` writes into a parquet file's own metadata: what its class numbers mean."""
+    text = metadata.get(b"huggingface")
+    value = text_files.json_value(text.decode(), f"{path}, its metadata") if text else None
+    info = value.get("info") if isinstance(value, dict) else None
+    return info.get("features") if isinstance(info, dict) else None
 
 
 def _values_said(groups: Sequence[Any]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from tunelift.core import files
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.untrusted import inside
+from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
 
 SPLIT_NAMES = {
@@ -82,7 +83,8 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
         path = Path(source).expanduser()
         return read_file(path, columns) if path.is_file() else _missing(path)
     if hasattr(source, "column_names"):
-        return _in_memory(_dataset_rows(source), name or GIVEN)
+        rows = with_class_names(source, getattr(source, "features", None), name or GIVEN)
+        return _in_memory(rows, name or GIVEN)
     if isinstance(source, Iterable):
         return _in_memory(source, name or GIVEN)
     raise InputError(
@@ -100,19 +102,6 @@ def _in_memory(rows: Iterable[Any], name: str) -> Table:
     if not kept:
         raise InputError(f"{name}: there are no rows.", fix="Give at least one row.")
     return Table(name, kept, list(range(1, len(kept) + 1)))
-
-
-def _dataset_rows(dataset: Any) -> Iterable[Row]:
-    """Yield the rows of a datasets.Dataset with class numbers turned into their names (-1, no label, into None)."""
-    features = getattr(dataset, "features", None) or {}
-    names = {column: kind.names for column, kind in features.items() if getattr(kind, "names", None)}
-    for row in dataset:
-        named = {
-            column: labels[row[column]] if row[column] >= 0 else None
-            for column, labels in names.items()
-            if isinstance(row.get(column), int)
-        }
-        yield {**row, **named}
 
 
 def _named_splits(splits: Mapping[str, Any]) -> dict[str, Any]:
