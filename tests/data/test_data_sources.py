@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +48,51 @@ def test_a_folder_with_split_files(tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("text\nc\n")
     with pytest.raises(InputError, match="several files for validation"):
         resolve_splits(tmp_path)
+
+
+def part(split: str, number: int, count: int, ending: str = "jsonl") -> str:
+    return f"{split}-{number:05}-of-{count:05}.{ending}"
+
+
+@pytest.mark.parametrize("inner", ["", "data", "main"])
+def test_a_folder_with_numbered_parts(tmp_path: Path, inner: str) -> None:
+    folder = tmp_path / inner
+    folder.mkdir(exist_ok=True)
+    (folder / part("train", 0, 2)).write_text('{"text": "a"}\n{"text": "b"}\n')
+    (folder / part("train", 1, 2)).write_text('\n{"text": "c"}\n')
+    (folder / part("test", 0, 1, "csv")).write_text("text\nd\n")
+    table = read_rows(tmp_path, subset="main")
+    assert [row["text"] for row in table.rows] == ["a", "b", "c"]
+    assert table.name == f"{tmp_path} (train)"
+    assert table.where(2) == f"{folder / part('train', 1, 2)}, line 2"
+    assert read_rows(tmp_path, subset="main", split="test").rows == [{"text": "d"}]
+    (folder / part("train", 1, 2)).write_text('{"text": "other"}\n')
+    assert fingerprint(read_rows(tmp_path, subset="main")) != fingerprint(table)
+
+
+def test_a_parquet_part_as_datasets_names_it(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / part("train", 0, 1, "parquet"))
+    datasets.Dataset.from_list(ROWS[:1]).to_parquet(tmp_path / "test-00000-of-00001-0123456789abcdef.parquet")
+    assert read_rows(tmp_path).rows == ROWS
+    assert read_rows(tmp_path, split="test").rows == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([part("train", 1, 3)], "2 of 3 are missing"),
+        ([part("train", 0, 1), part("train", 0, 1, "csv")], "they do not fit"),
+        ([part("train", 0, 1), part("train", 0, 2)], "they do not fit"),
+        ([part("train", 0, 1), "train.csv"], "several files for train"),
+    ],
+)
+def test_numbered_parts_that_are_not_whole_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=message) as error:
+        resolve_splits(tmp_path)
+    assert "train-0000" in str(error.value)
 
 
 def test_a_folder_without_split_files_lists_what_it_holds(tmp_path: Path) -> None:
@@ -131,7 +178,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise answer
             return answer
 
+        def load_dataset_builder(name: str, subset: str | None, revision: str | None) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return SimpleNamespace(config=None)
+
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+        monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
         return calls
 
     return answer_with
@@ -164,6 +217,94 @@ def test_hub_errors_tell_offline_missing_and_gated_apart(hub: Any) -> None:
         with pytest.raises(InputError, match=message) as error:
             read_rows("owner/name")
         assert '"owner/name"' in str(error.value)
+
+
+@pytest.fixture
+def as_on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let a folder stand for the data set owner/name: `datasets` finds its files and settings there, as on the Hub."""
+    datasets = pytest.importorskip("datasets")
+    build, load = datasets.load_dataset_builder, datasets.load_dataset
+    cache = str(tmp_path / "cache")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name, *_, revision: build(str(tmp_path / name)))
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_, **__: load(str(tmp_path / name), cache_dir=cache))
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", cache)
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            path = tmp_path / "owner/name" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    return write
+
+
+def test_text_of_hub_files_is_what_the_file_has(as_on_hub: Any) -> None:
+    """`datasets` would give 7, None, None and 2020-01-02 00:00:00."""
+    as_on_hub({"train.csv": "text,label\n007,NA\nnull,1.50\n2020-01-02,None\n"})
+    assert [tuple(row.values()) for row in read_rows("owner/name").rows] == [
+        ("007", "NA"),
+        ("null", "1.50"),
+        ("2020-01-02", "None"),
+    ]
+
+
+def test_json_of_the_hub_is_what_the_file_has(as_on_hub: Any) -> None:
+    """One list or number in a column makes `datasets` parse every text in it again, and dates become times."""
+    rows = [{"text": "1.50", "day": "2020-01-02"}, {"text": "007", "day": "x"}, {"text": ["a"]}, {"text": "null"}]
+    as_on_hub({"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "test.jsonl": '{"text": "1"}\n'})
+    assert read_rows("owner/name").rows == [{"text": None, "day": None} | row for row in rows]
+    assert read_rows("owner/name", split="test").rows == [{"text": "1"}]
+    as_on_hub({"test.jsonl": json.dumps(rows)})
+    assert len(read_rows("owner/name", split="test").rows) == 4
+
+
+def test_values_that_datasets_reads_rightly_stay_what_they_were(as_on_hub: Any) -> None:
+    """The same values as before, so that splits, which are drawn by them, stay as they were."""
+    import datasets
+
+    as_on_hub({"train.csv": "n,x,text,gap\n1,0.5,a,b\n-20,2.0,b,\n"})
+    assert read_rows("owner/name").rows == list(datasets.load_dataset("owner/name")["train"])
+
+
+README = """---
+configs:
+- config_name: default
+  data_files: train.csv
+  sep: ";"
+  column_names: [text, label]
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          "0": bad
+          "1": good
+---
+"""
+
+
+def test_settings_of_a_hub_data_set_are_obeyed(as_on_hub: Any) -> None:
+    as_on_hub({"README.md": README, "train.csv": "7;1\n8;0\n"})
+    assert read_rows("owner/name").rows == [{"text": 7, "label": "good"}, {"text": 8, "label": "bad"}]
+
+
+def test_a_row_of_a_hub_file_is_named_where_it_stands(as_on_hub: Any) -> None:
+    as_on_hub({"train.csv": "text,label\na,b\nc,d,e\n"})
+    with pytest.raises(InputError, match="line 3: 3 fields for 2 columns"):
+        read_rows("owner/name")
+    as_on_hub({"train.csv": "text,label\na,b\nc,d\n"})
+    assert read_rows("owner/name").where(1).endswith("train.csv, line 3")
+
+
+def test_rows_of_which_datasets_guessed_the_types_are_named() -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_list(ROWS)
+    assert read_rows(made).notes == []
+    made.info.builder_name = "csv"
+    assert "guessed types" in read_rows(made).notes[0]
 
 
 def test_a_path_with_a_known_ending_is_never_asked_of_the_hub(hub: Any) -> None:

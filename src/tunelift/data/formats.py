@@ -26,13 +26,20 @@ GIVEN = "the data given"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of one source and, for messages, its name and where each row stands in it: `line 7`, `item 3`."""
+    """Rows of one source and, for messages, its name and where each row stands in it: `line 7`, `item 3`.
+
+    `has_header` says that the columns are called by the first line of a file, which may be none. `files` names the file
+    of each row where there are several. `notes` are what a reader of the data should know.
+    """
 
     name: str
     rows: list[Row]
     numbers: list[int]
     unit: str = "row"
     path: Path | None = None
+    has_header: bool = False
+    files: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -41,15 +48,15 @@ class Table:
 
     def where(self, index: int) -> str:
         """Name the place of row `index` (from 0)."""
-        return f"{self.name}, {self.unit} {self.numbers[index]}"
+        return f"{self.files[index] if self.files else self.name}, {self.unit} {self.numbers[index]}"
 
 
-def read_file(path: Path, columns: Columns = None) -> Table:
-    """Read a file by its ending; `columns` names the columns of a csv or tsv file without a header.
+def read_file(path: Path, columns: Columns = None, ending: str | None = None) -> Table:
+    """Read a file by its ending, or the one given; `columns` names the columns of a csv or tsv file without a header.
 
     Raises InputError that names the file, the line and what to do.
     """
-    ending = path.suffix.lower().removeprefix(".")
+    ending = ending or path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         raise InputError(
             f'{path} has the ending "{path.suffix}", which is no known format.',
@@ -66,7 +73,8 @@ def read_file(path: Path, columns: Columns = None) -> Table:
     numbered = read(path, columns)
     if not numbered:
         raise InputError(f"{path} holds no rows.", fix="Give a file with at least one row (below the header, if any).")
-    table = Table(str(path), [row for _, row in numbered], [number for number, _ in numbered], unit, path)
+    has_header = headerless and not columns
+    table = Table(str(path), [row for _, row in numbered], [number for number, _ in numbered], unit, path, has_header)
     if len(table.columns) > text_files.MOST_COLUMNS:
         raise text_files.too_many_columns(str(path), len(table.columns))
     return table

@@ -6,21 +6,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.untrusted import inside
 from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
+from tunelift.data.hub import load_hub
+from tunelift.data.shards import SPLIT_NAMES, Shards, folder_splits
 
-SPLIT_NAMES = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
 BUNDLED = ("bbc-news", "general-text")
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -59,10 +56,10 @@ def resolve_splits(source: Any, *, subset: str | None = None) -> dict[str, Any] 
         return None
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder_splits(path)
+        return folder_splits(path, subset)
     hub = None if path.exists() or isinstance(source, Path) else _HUB_ID.fullmatch(source)
     if hub and path.suffix.removeprefix(".") not in FORMATS:
-        return _named_splits(_load_hub(hub["name"], subset, hub["revision"]))
+        return _named_splits(load_hub(hub["name"], subset, hub["revision"]))
     return None
 
 
@@ -82,9 +79,11 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_file(path, columns) if path.is_file() else _missing(path)
+    if isinstance(source, Shards):
+        return source.read(name or GIVEN, columns)
     if hasattr(source, "column_names"):
         rows = with_class_names(source, getattr(source, "features", None), name or GIVEN)
-        return _in_memory(rows, name or GIVEN)
+        return replace(_in_memory(rows, name or GIVEN), notes=_guessed(source, name or GIVEN))
     if isinstance(source, Iterable):
         return _in_memory(source, name or GIVEN)
     raise InputError(
@@ -104,32 +103,17 @@ def _in_memory(rows: Iterable[Any], name: str) -> Table:
     return Table(name, kept, list(range(1, len(kept) + 1)))
 
 
+def _guessed(dataset: Any, name: str) -> list[str]:
+    """Say so where `datasets` has read the rows from text, whose types it guesses."""
+    if getattr(getattr(dataset, "info", None), "builder_name", None) not in ("csv", "json"):
+        return []
+    return [f'{name}: `datasets` guessed types while it read the file ("007" is 7 to it); give the file itself instead']
+
+
 def _named_splits(splits: Mapping[str, Any]) -> dict[str, Any]:
     """Give splits their usual names; others (such as "unsupervised") keep their own."""
     usual = {alias: role for role, aliases in SPLIT_NAMES.items() for alias in aliases}
     return {usual.get(name.lower(), name): split for name, split in splits.items()}
-
-
-def _folder_splits(folder: Path) -> dict[str, Any]:
-    known = [path for path in sorted(folder.iterdir()) if path.suffix.lower().removeprefix(".") in FORMATS]
-    splits: dict[str, Any] = {}
-    for role, aliases in SPLIT_NAMES.items():
-        found = [path for path in known if path.stem.lower() in aliases]
-        if len(found) > 1:
-            raise InputError(
-                f"{folder} holds several files for {role}: {listed(path.name for path in found)}.",
-                fix="Keep one of them there, or name the files in data.train, data.validation and data.test.",
-            )
-        if found:
-            splits[role] = inside(folder, found[0].name)
-    if not splits:
-        scripts = " Scripts in it are never run." if any(folder.glob("*.py")) else ""
-        names = listed(path.name for path in known) or "nothing"
-        raise InputError(
-            f"{folder} holds no split files; of known formats it has: {names}.{scripts}",
-            fix="Name one of its files, or call them train, validation and test (.csv, .jsonl, ...).",
-        )
-    return splits
 
 
 def _missing(path: Path) -> Table:
@@ -143,41 +127,6 @@ def _missing(path: Path) -> Table:
         f"{path} does not exist.{near}",
         fix=f'{there} A Hub data set is written "owner/name"; bundled: {listed(BUNDLED)}.',
     )
-
-
-def _load_hub(name: str, subset: str | None, revision: str | None) -> Mapping[str, Any]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            f'"{name}" is no local file, and a data set of the Hub needs the datasets package.',
-            fix="pip install 'tunelift[data]', or check the path.",
-        ) from error
-    try:
-        return datasets.load_dataset(name, subset, revision=revision)  # type: ignore[no-any-return]
-    except Exception as error:  # the Hub's client raises dozens of unrelated types; all of them end here
-        raise _hub_error(name, error) from error
-
-
-def _hub_error(name: str, error: Exception) -> InputError:
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    text = " ".join(str(error).split())[:400]
-    if "DatasetNotFoundError" in kinds and "gated" in text:
-        fix = f"Accept its terms at https://huggingface.co/datasets/{name}, then run: hf auth login"
-        return InputError(f'The data set "{name}" is gated.', fix=fix)
-    if "DatasetNotFoundError" in kinds:
-        fix = "Check the spelling; private data sets need: hf auth login. A local path needs the file's ending."
-        return InputError(f'"{name}" is neither a local path nor a data set of the Hub.', fix=fix)
-    if kinds & {
-        "OfflineModeIsEnabled",
-        "ConnectionError",
-        "ConnectError",
-        "TimeoutException",
-        "LocalEntryNotFoundError",
-    }:
-        fix = "Connect, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or give a local file."
-        return InputError(f'"{name}" is no local path, and the Hub cannot be reached ({text}).', fix=fix)
-    return InputError(f'The data set "{name}" cannot be loaded: {text}', fix="A configuration is named by data.subset.")
 
 
 def _bbc_news() -> list[Row]:

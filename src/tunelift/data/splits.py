@@ -156,6 +156,7 @@ class _Loader:
         table = read_rows(source.source, columns=columns, subset=subset, split=role, name=source.name)
         examples, empty = make_examples(table, section, self.task)
         self.report.sources[table.name] = fingerprint(table)
+        self.report.notes += [note for note in table.notes if note not in self.report.notes]
         counts = SplitCounts(read=len(table.rows), empty=sum(empty.values()), empty_reasons=dict(empty))
         if not examples:
             raise InputError(

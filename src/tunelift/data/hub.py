@@ -1,0 +1,140 @@
+"""Data sets of the Hub: csv and json as their files have it, everything else by `datasets`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import text_files
+from tunelift.core.errors import InputError
+from tunelift.core.text_table import DELIMITERS
+from tunelift.data.formats import Row, Table, read_file
+from tunelift.data.shards import Shards
+
+_KINDS = {"datasets.packaged_modules.csv.csv": "csv", "datasets.packaged_modules.json.json": "json"}
+_UNDERSTOOD = {
+    *("name", "version", "data_dir", "data_files", "description", "features"),
+    *("sep", "delimiter", "names", "column_names"),
+}
+"""What a data set's own settings may say for its files to be read here; with others `datasets` reads them."""
+
+
+def load_hub(name: str, subset: str | None, revision: str | None) -> Mapping[str, Any]:
+    """Return {split: rows} of a data set of the Hub; InputError where it is not there or cannot be reached.
+
+    `datasets` guesses types of csv and json: "007" becomes 7, "NA" nothing, and a row that is too long moves the
+    others. So it only finds and downloads such files (run with datasets 5.2.0), and they are read as local ones are.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            f'"{name}" is no local file, and a data set of the Hub needs the datasets package.',
+            fix="pip install 'tunelift[data]', or check the path.",
+        ) from error
+    try:
+        builder = datasets.load_dataset_builder(name, subset, revision=revision)
+        found = _files_of(builder)
+        return datasets.load_dataset(name, subset, revision=revision) if found is None else found
+    except Exception as error:  # the Hub's client raises dozens of unrelated types; all of them end here
+        raise _hub_error(name, error) from error
+
+
+def _files_of(builder: Any) -> dict[str, Shards] | None:
+    """Return the files of each split of a csv or json data set, downloaded; None where `datasets` must read them."""
+    kind, settings = _KINDS.get(type(builder).__module__), builder.config
+    if kind is None or not settings.data_files or not _plain(settings):
+        return None
+    import datasets
+
+    named = {str(split): list(map(str, files)) for split, files in settings.data_files.items()}
+    config = datasets.DownloadConfig(token=builder.token, storage_options=builder.storage_options, use_etag=False)
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=config)
+    fetched = {split: list(map(Path, manager.download_and_extract(files))) for split, files in named.items()}
+    if not all(path.is_file() for paths in fetched.values() for path in paths):
+        return None  # an archive of several files
+    features = settings.features or builder.info.features
+    reading = _Reading(kind, getattr(settings, "sep", ","), getattr(settings, "names", None))
+    return {split: Shards(tuple(paths), tuple(named[split]), reading, features) for split, paths in fetched.items()}
+
+
+def _plain(settings: Any) -> bool:
+    """Whether the settings are the usual ones but for those that are understood here."""
+    usual = type(settings)()
+    changed = {
+        field.name
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) != getattr(usual, field.name)
+    }
+    return changed <= _UNDERSTOOD and getattr(settings, "sep", ",") in DELIMITERS
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the files of one data set are read, whose names in the cache have no ending."""
+
+    kind: str
+    delimiter: str
+    names: list[str] | None
+
+    def __call__(self, path: Path) -> Table:
+        if self.kind == "json":
+            table = read_file(path, ending="jsonl" if _is_one_per_line(path) else "json")
+            return dataclasses.replace(table, rows=_with_all_columns(table.rows))
+        table = read_file(path, self.names, "tsv" if self.delimiter == "\t" else "csv")
+        return dataclasses.replace(table, rows=_with_numbers(table.rows))
+
+
+def _is_one_per_line(path: Path) -> bool:
+    first = next((line for _, line in text_files.rows_of(path)), "").strip()
+    return first.startswith("{") and first.endswith("}")
+
+
+def _with_all_columns(rows: list[Row]) -> list[Row]:
+    """Give every row every column, as `datasets` does, so that splits stay as they were drawn."""
+    nothing = dict.fromkeys(name for row in rows for name in row)
+    return [nothing | row for row in rows]
+
+
+def _with_numbers(rows: list[Row]) -> list[Row]:
+    """Make numbers of the columns of which every cell is written as Python writes it, and None of blank cells.
+
+    These are the values that `datasets` gives, so that class numbers are named and splits stay as they were drawn;
+    as text they are what the file has.
+    """
+    columns: dict[str, list[Any]] = {}
+    for name in rows[0]:
+        cells = [row[name] for row in rows]
+        columns[name] = _numbers(cells, int) or _numbers(cells, float) or [cell or None for cell in cells]
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+
+
+def _numbers(cells: list[str], kind: type[int] | type[float]) -> list[Any] | None:
+    try:
+        numbers = [kind(cell) for cell in cells]
+    except ValueError:
+        return None
+    return numbers if list(map(str, numbers)) == cells else None
+
+
+def _hub_error(name: str, error: Exception) -> InputError:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    text = " ".join(str(error).split())[:400]
+    if "DatasetNotFoundError" in kinds and "gated" in text:
+        fix = f"Accept its terms at https://huggingface.co/datasets/{name}, then run: hf auth login"
+        return InputError(f'The data set "{name}" is gated.', fix=fix)
+    if "DatasetNotFoundError" in kinds:
+        fix = "Check the spelling; private data sets need: hf auth login. A local path needs the file's ending."
+        return InputError(f'"{name}" is neither a local path nor a data set of the Hub.', fix=fix)
+    if kinds & {
+        "OfflineModeIsEnabled",
+        "ConnectionError",
+        "ConnectError",
+        "TimeoutException",
+        "LocalEntryNotFoundError",
+    }:
+        fix = "Connect, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or give a local file."
+        return InputError(f'"{name}" is no local path, and the Hub cannot be reached ({text}).', fix=fix)
+    return InputError(f'The data set "{name}" cannot be loaded: {text}', fix="A configuration is named by data.subset.")
