@@ -18,7 +18,7 @@ from tiny_tokenizers import (
     merging,
 )
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example
+from tunelift.core.records import Conversation, Example
 from tunelift.data.render import NOTHING_TO_LEARN, PROMPT_TOO_LONG, TEXTS_AT_ONCE, Renderer, Tokens
 
 EXAMPLE = Example("1", "the cat\nLabel:", " sports")
@@ -28,7 +28,7 @@ def chat(*contents: str, system: str | None = None) -> Example:
     """Messages that begin with the user and take turns."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
     messages = ([{"role": "system", "content": system}] if system else []) + turns
-    return Example("7", "(for people)", contents[-1], tuple(messages))
+    return Example("7", "(for people)", contents[-1], Conversation(tuple(messages)))
 
 
 def learned(renderer: Renderer, tokens: Tokens) -> str:
@@ -157,7 +157,7 @@ def test_chat_learns_every_answer_with_the_token_that_ends_its_turn() -> None:
 
 def test_chat_prompts_end_where_the_assistant_begins_whether_an_answer_is_given_or_not() -> None:
     renderer = Renderer(byte_level(template=CHAT), 99)
-    asked = Example("1", "", "", ({"role": "user", "content": "sat?"},))
+    asked = Example("1", "", "", Conversation(({"role": "user", "content": "sat?"},)))
     answered = chat("sat?", "on the mat")
     assert renderer.prompt_ids(asked) == renderer.prompt_ids(answered)
     assert renderer.tokenizer.decode(renderer.prompt_ids(asked)).endswith("<|im_start|>assistant\n")

@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 from tiny_tokenizers import CHAT, byte_level
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example
+from tunelift.core.records import Conversation, Example
 from tunelift.evaluation.baselines import few_shot, suitable
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.baselines.few_shot import FewShot, Layout, drawn
@@ -153,7 +153,7 @@ def test_nothing_stops_where_nothing_is_generated(seen: list[Any]) -> None:
 def chat(number: int, question: str, system: str) -> Example:
     turns = [("system", system), ("user", question), ("assistant", LABELS[number % 3].strip())]
     messages = tuple({"role": role, "content": content} for role, content in turns)
-    return Example(str(number), question, messages[-1]["content"], messages)
+    return Example(str(number), question, messages[-1]["content"], Conversation(messages))
 
 
 def test_chat_rows_have_the_examples_as_earlier_turns(seen: list[Any]) -> None:
@@ -171,7 +171,7 @@ def test_chat_rows_have_the_examples_as_earlier_turns(seen: list[Any]) -> None:
 
 def test_rows_without_a_question_have_no_examples_to_show() -> None:
     plan = Plan(resolve(["loss"]))
-    alone = Example("0", "", "hi", messages=({"role": "assistant", "content": "hi"},))
+    alone = Example("0", "", "hi", Conversation(({"role": "assistant", "content": "hi"},)))
     for train in ([Example("0", "", "plain text")], [alone], []):
         assert suitable(plan, train, None) == []
     with pytest.raises(InputError, match="few-shot does not fit: rows of plain text"):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
@@ -17,20 +17,41 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages as they are passed to a chat template, the last one an answer of the assistant's.
+
+    A message has "role" and "content", and where they apply "reasoning_content", "tool_calls" (each {"type":
+    "function", "function": {"name", "arguments": a mapping}}), "tool_call_id", "name", and "train": False for an answer
+    that is not to be learned. `tools` are JSON schemas, {"type": "function", "function": ...}; `template_arguments` are
+    what else the template is given, such as {"enable_thinking": False}. `turns` says which answers are learned.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    turns: Literal["all", "each", "last"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of the data, rendered to text.
 
     `prompt` is what the model is given and `completion` what it should answer: the completion's text for causal
     language modelling, the label's name for classification with a head. Plain text has an empty prompt. Chat rows
-    carry `messages` (the last one the assistant's); prompt and completion are then for people to read.
+    carry a `conversation`; prompt and completion are then for people to read.
     """
 
     id: str
     prompt: str
     completion: str
-    messages: tuple[Mapping[str, str], ...] | None = None
+    conversation: Conversation | None = None
     cluster: str | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> tuple[Mapping[str, Any], ...] | None:
+        """The conversation's messages, where it is one."""
+        return self.conversation.messages if self.conversation else None
 
     @property
     def content(self) -> tuple[str, str]:

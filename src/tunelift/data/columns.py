@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
-from tunelift.data.conversations import as_prompt, messages_of
+from tunelift.core.records import Conversation
+from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
 from tunelift.data.formats import Row, Table
 from tunelift.data.proposal import header_hint, propose
 from tunelift.data.template import Template
@@ -22,7 +23,7 @@ class Parts:
 
     prompt: str
     completion: str
-    messages: tuple[Mapping[str, str], ...] | None = None
+    conversation: Conversation | None = None
     empty: str | None = None
 
 
@@ -155,6 +156,8 @@ def _instruction(row: Row, where: str) -> Parts:
 
 
 def _chat(value: Any, where: str) -> Parts:
-    messages = messages_of(value, where)
-    completion = messages[-1]["content"]
-    return Parts(as_prompt(messages), completion, messages, None if completion.strip() else "empty completion")
+    conversation = conversation_of(value, where)
+    last = conversation.messages[-1]
+    completion = as_answer(last)
+    empty = None if completion.strip() else "empty completion"
+    return Parts(as_prompt(conversation), completion, conversation, empty if is_learned(last) else "no answer to learn")

@@ -35,7 +35,7 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
             empty[parts.empty] += 1
             continue
         cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
-        examples.append(Example(ids[index], parts.prompt, parts.completion, parts.messages, cluster, row))
+        examples.append(Example(ids[index], parts.prompt, parts.completion, parts.conversation, cluster, row))
     return examples, empty
 
 
@@ -47,7 +47,7 @@ def group_of(row: Mapping[str, Any], section: DataSection, where: str = "a row")
 def looks_like_labels(examples: Sequence[Example]) -> bool:
     """Return whether the completions are few and come again and again: three times each on average."""
     distinct = {example.completion for example in examples}
-    chat = any(example.messages for example in examples)
+    chat = any(example.conversation for example in examples)
     return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
 
 

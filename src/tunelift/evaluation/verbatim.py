@@ -71,7 +71,7 @@ def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int
     begin = len(renderer.prompt_ids(Example("", "", "")))
     halves = []
     for example in examples:
-        whole = replace(example, prompt=example.prompt + example.completion, completion="", messages=None)
+        whole = replace(example, prompt=example.prompt + example.completion, completion="", conversation=None)
         ids = renderer.prompt_ids(whole)
         length = len(ids) - begin
         prefix = min(length // 2, context - begin - tokens)

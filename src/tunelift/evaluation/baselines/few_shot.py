@@ -143,11 +143,13 @@ def _asks(example: Example) -> bool:
 
 def _after(solved: Sequence[Example], prefix: str, example: Example) -> Example:
     """Put solved rows before an example: `prefix` is their text; a conversation has them as earlier turns."""
-    if example.messages is None:
+    conversation = example.conversation
+    if conversation is None:
         return replace(example, prompt=prefix + example.prompt)
-    system = [message for message in example.messages[:1] if message["role"] == "system"]
+    system = [message for message in conversation.messages[:1] if message["role"] == "system"]
     turns = [message for row in solved for message in row.messages or () if message["role"] != "system"]
-    return replace(example, messages=(*system, *turns, *example.messages[len(system) :]))
+    messages = (*system, *turns, *conversation.messages[len(system) :])
+    return replace(example, conversation=replace(conversation, messages=messages))
 
 
 def _in_any(text: str, answers: Sequence[str]) -> bool:
