@@ -2,106 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import Conversation
-from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
-from tunelift.data.formats import Row, Table
+from tunelift.data.beside import refuse_preferences, refuse_tagged_tokens, refuse_unusable
+from tunelift.data.formats import Table
+from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates
 from tunelift.data.proposal import header_hint, propose
 from tunelift.data.template import Template
 
 CLASSIFICATION = "sequence-classification"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What one row says: prompt and completion, or in `empty` why it says nothing."""
-
-    prompt: str
-    completion: str
-    conversation: Conversation | None = None
-    empty: str | None = None
-
-
-Layout = Callable[[Row, str], Parts]
-"""`layout(row, where)` makes a row's parts; `where` names the row in messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Templates:
-    """Prompt and completion from templates. `prompt=None` is plain text; `bare` strips the completion to a label."""
-
-    prompt: Template | None
-    completion: Template
-    bare: bool = False
-
-    def __call__(self, row: Row, where: str) -> Parts:
-        """Fill the templates; a row is empty where all columns that a template names are blank."""
-        prompt = "" if self.prompt is None else self.prompt.fill(row, where)
-        completion = self.completion.fill(row, where)
-        empty = None
-        if self.prompt is not None and self.prompt.blank(row, where):
-            empty = "empty prompt"
-        elif self.completion.blank(row, where) or not completion.strip():
-            empty = "empty text" if self.prompt is None else "empty completion"
-        return Parts(prompt, completion.strip() if self.bare else completion, empty=empty)
-
-    def check(self, table: Table) -> None:
-        """Raise InputError with every column that the templates name and the table lacks."""
-        templates = [template for template in (self.prompt, self.completion) if template is not None]
-        problems = [problem for template in templates for problem in template.problems(table.columns, table.name)]
-        if problems:
-            raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")
 
 
 def choose_layout(table: Table, section: DataSection, task: str) -> Layout:
     """Return the function that turns this table's rows into prompt and completion.
 
     The settings decide where there are any; otherwise columns with the names people use (messages; conversations;
-    prompt, completion; instruction, input, output; text, label; text alone). Raises InputError for columns that are
-    missing, and for a table of other columns with the command that would fit.
+    prompt, completion; instruction, input, output; context, question, answers; text, label; text alone). Raises
+    InputError for columns that are missing, for columns beside those names that change what a row means and cannot be
+    used, and for a table of other columns with the command that would fit.
     """
+    by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "label"))
+    if by_names:
+        refuse_preferences(table)
+        refuse_tagged_tokens(table)
     choose = _for_head if task == CLASSIFICATION else _for_causal_lm
-    layout = choose(table.columns, section)
+    layout = choose(table, section)
     if layout is None:
         raise propose(table, section, classification=task == CLASSIFICATION)
-    if isinstance(layout, Templates):
-        layout.check(table)
-    return layout
+    if by_names:
+        refuse_unusable(table, layout.columns)
+    if not isinstance(layout, Templates):
+        return layout
+    if problems := layout.problems(table):
+        raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
+    return replace(layout, labels=_whole_numbers(table, layout, section))
 
 
-def _for_causal_lm(columns: list[str], section: DataSection) -> Layout | None:
+def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]:
+    """Say what a reader should know of a table's columns, those that are not used above all."""
+    layout = choose_layout(table, section, task)
+    used = {*layout.columns, "id", section.id, section.group}
+    unused = [name for name in table.columns if name not in used]
+    notes = [f"not used for prompt or answer: the columns {listed(unused)}"] * bool(unused)
+    return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
+
+
+def _whole_numbers(table: Table, layout: Templates, section: DataSection) -> Mapping[str, str]:
+    """Return how to write the labels of a column of whole numbers: 1.0 as 1, so that both are one label.
+
+    A table with one cell missing makes floats of all others. A completion that is not said to be a label is left as it
+    is, unless its column writes few numbers in both ways.
+    """
+    columns = set(layout.completion.columns)
+    cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
+    found = {cell: _WHOLE.fullmatch(cell) for cell in set(cells) - {"nan"}}
+    numbers = {cell: match[1] for cell, match in found.items() if match}
+    distinct = set(numbers.values())
+    if len(columns) != 1 or len(numbers) < len(found) or (section.labels and not distinct <= set(section.labels)):
+        return {}
+    both_ways = len(distinct) < len(numbers) and len(distinct) <= len(cells) // 3
+    return numbers if layout.is_label or both_ways else {}
+
+
+def _for_causal_lm(table: Table, section: DataSection) -> Layout | None:
     if section.prompt is not None or section.completion is not None:
-        return _prompt_and_completion(columns, section)
+        return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
         return _text_and_label(_column_or_template(section.text or "text", "data.text"), section.label)
-    return _by_usual_names(columns, section)
+    return _by_usual_names(table, section)
 
 
-def _by_usual_names(columns: list[str], section: DataSection) -> Layout | None:
-    if {"prompt", "completion"} <= set(columns):
-        return _prompt_and_completion(columns, section)
-    chat = next((name for name in ("messages", "conversations") if name in columns), None)
-    if chat is not None:
-        return lambda row, where: _chat(row.get(chat), f'{where}, column "{chat}"')
-    if {"instruction", "output"} <= set(columns):
-        return _instruction
-    if {"text", "label"} <= set(columns):
-        return _text_and_label(Template("{text}", "data.text"), "label")
-    if set(columns) - {"id", section.id, section.group} == {"text"}:
+def _by_usual_names(table: Table, section: DataSection) -> Layout | None:
+    columns = set(table.columns)
+    if columns - {"id", section.id, section.group} == {"text"}:
         return _text_and_label(Template("{text}", "data.text"), None)
-    return None
+    return next((make(table, section) for names, make in _USUAL if names <= columns), None)
 
 
-def _for_head(columns: list[str], section: DataSection) -> Layout | None:
+def _pair(table: Table, section: DataSection) -> Layout:
+    first = next((row["completion"] for row in table.rows if row.get("completion")), None)
+    is_chat = isinstance(first, list | tuple)
+    return _chat(table, "prompt", "completion") if is_chat else _prompt_and_completion(table.columns, section)
+
+
+def _chat(table: Table, *columns: str) -> Layout:
+    return Conversations(columns, [name for name in BESIDE if name in table.columns])
+
+
+_USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (
+    ({"prompt", "completion"}, _pair),
+    ({"messages"}, lambda table, _: _chat(table, "messages")),
+    ({"conversations"}, lambda table, _: _chat(table, "conversations")),
+    ({"instruction", "output"}, lambda *_: Instructions()),
+    ({"context", "question", "answers"}, lambda *_: Questions()),
+    ({"text", "label"}, lambda *_: _text_and_label(Template("{text}", "data.text"), "label")),
+)
+"""The names that people give their columns, and the layout for each; of several that fit the first counts."""
+
+
+def _for_head(table: Table, section: DataSection) -> Layout | None:
     """The text goes to the model as it is, and the completion is the label's name."""
-    text = _first_set(columns, section, ("text", "prompt"))
-    label = _first_set(columns, section, ("label", "completion"))
-    return None if text is None or label is None else Templates(text, label, bare=True)
+    text = _first_set(table.columns, section, ("text", "prompt"))
+    label = _first_set(table.columns, section, ("label", "completion"))
+    return None if text is None or label is None else Templates(text, label, bare=True, is_label=True)
 
 
 def _first_set(columns: list[str], section: DataSection, names: tuple[str, str]) -> Template | None:
@@ -134,30 +142,8 @@ def _text_and_label(text: Template, label: str | None) -> Templates:
     if label is None:
         return Templates(None, text)
     answer = Template(label if "{" in label else f" {{{label}}}", "data.label")
-    return Templates(Template(text.text + "\nLabel:", text.key), answer)
+    return Templates(Template(text.text + "\nLabel:", text.key), answer, is_label=True)
 
 
 def _column_or_template(value: str, key: str) -> Template:
     return Template(value if "{" in value else f"{{{value}}}", key)
-
-
-_INSTRUCTION = Template("### Instruction:\n{instruction}\n\n### Response:\n", "the instruction format")
-_WITH_INPUT = Template(
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n", "the instruction format"
-)
-_INPUT = Template("{input}", "the instruction format")
-_OUTPUT = Template("{output}", "the instruction format")
-
-
-def _instruction(row: Row, where: str) -> Parts:
-    """Instruction, optional input, and output, under the headings that models tuned on such tables have seen."""
-    prompt = _INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT
-    return Templates(prompt, _OUTPUT)(row, where)
-
-
-def _chat(value: Any, where: str) -> Parts:
-    conversation = conversation_of(value, where)
-    last = conversation.messages[-1]
-    completion = as_answer(last)
-    empty = None if completion.strip() else "empty completion"
-    return Parts(as_prompt(conversation), completion, conversation, empty if is_learned(last) else "no answer to learn")

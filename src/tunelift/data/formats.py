@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ Columns = Sequence[str] | None
 
 FREE_VALUES, VALUES_PER_BYTE = 2**24, 50
 """Values that a parquet file may always unpack to, and how many for each of its bytes beyond that."""
+
+_TAGGED = ("conll", "conllu", "bio", "iob", "iob2")
+"""Endings of files of tokens and tags, one a line."""
 
 GIVEN = "the data given"
 """How messages call rows that were passed as Python objects."""
@@ -57,6 +60,8 @@ def read_file(path: Path, columns: Columns = None, ending: str | None = None) ->
     Raises InputError that names the file, the line and what to do.
     """
     ending = ending or path.suffix.lower().removeprefix(".")
+    if ending in _TAGGED:
+        raise tagged_tokens(str(path))
     if ending not in FORMATS:
         raise InputError(
             f'{path} has the ending "{path.suffix}", which is no known format.',
@@ -78,6 +83,15 @@ def read_file(path: Path, columns: Columns = None, ending: str | None = None) ->
     if len(table.columns) > text_files.MOST_COLUMNS:
         raise text_files.too_many_columns(str(path), len(table.columns))
     return table
+
+
+def tagged_tokens(name: str) -> InputError:
+    """Return the error for a table of tokens with their tags."""
+    return InputError(
+        f"{name} holds tokens with a tag each (CoNLL): tagging tokens is no task here.",
+        fix="Write one row for each sentence, with what is to be found as text, such as "
+        '{"prompt": "Places in: I stayed on Redondo Beach.\\nAnswer:", "completion": " Redondo Beach"}.',
+    )
 
 
 def _read_csv(path: Path, columns: Columns) -> Numbered:
@@ -113,10 +127,31 @@ def _read_json(path: Path, columns: Columns) -> Numbered:
     value = text_files.json_value(text_files.text_of(path), str(path), fix=shape)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "paragraphs" in value[0]:
+        return list(enumerate(_questions(value, str(path)), start=1))
     if not isinstance(value, list):
         raise InputError(f"{path} holds no list of rows.", fix=shape)
     places = ((number, f"{path}, item {number}", item) for number, item in enumerate(value, start=1))
     return [(number, text_files.json_object(item, where, shape)) for number, where, item in places]
+
+
+def _questions(articles: Sequence[Any], where: str) -> Iterator[Row]:
+    """Yield SQuAD's questions, which lie in paragraphs of articles, as rows like those of the Hub's copies."""
+    shape = (
+        'SQuAD\'s layout is {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.'
+    )
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    answers = [
+                        {"text": found["text"], "answer_start": found["answer_start"]} for found in asked["answers"]
+                    ]
+                    lists = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
+                    first = {"id": asked["id"], "title": article.get("title"), "context": paragraph["context"]}
+                    yield first | asked | {"answers": lists}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{where}: a question that lacks or misplaces {error}.", fix=shape) from error
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
@@ -11,40 +13,92 @@ from tunelift.data.formats import GIVEN, Table
 # The surer a name says "answer", the earlier it stands.
 ANSWER_NAMES = (
     *("completion", "answer", "response", "output", "label", "labels", "category", "target", "class"),
-    *("intent", "topic", "sentiment", "summary"),
+    *("intent", "topic", "sentiment", "summary", "score", "similarity"),
 )
+ASKED_NAMES = (
+    *("instruction", "context", "passage", "premise", "hypothesis", "text", "sentence", "prompt", "input", "problem"),
+    *("text1", "text2", "text_1", "text_2", "sentence1", "sentence2", "sentence_1", "sentence_2"),
+    *("query", "question", "question1", "question2"),
+)
+"""Names of what is given to the model; all that a table has belong into the prompt, in this order."""
+_HEADED = {"question": "Question: ", "query": "Question: ", "premise": "Premise: ", "hypothesis": "Hypothesis: "}
 _LOOKED_AT = 1000  # rows; enough to tell a label from a text
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
+_MOST_WORDS, _LONGEST_NAME = 4, 60
 
 
 def propose(table: Table, section: DataSection, *, classification: bool) -> InputError:
     """Return the error that prints the columns and proposes the one command that would fit them."""
+    if hint := header_hint(table):
+        first = ", ".join(f'"{name[:40]}"' for name in table.columns[:3])
+        return InputError(f"{table.name} begins with {first}: it is not clear which column is the answer.", fix=hint)
     problem = f"{table.name} has the columns {listed(table.columns)}: it is not clear which of them is the answer."
+    if conversation := next((name for name in table.columns if _holds_messages(table, name)), None):
+        return InputError(problem, fix=f'The column "{conversation}" holds messages; call it "messages".')
     columns = [name for name in table.columns if name not in (section.id, section.group, "id") and _flat(table, name)]
-    hint = header_hint(table)
-    if hint or not columns:
-        return InputError(problem, fix=hint or "Set data.prompt and data.completion to templates over columns of text.")
+    if not columns:
+        return InputError(problem, fix="Set data.prompt and data.completion to templates over columns of text.")
     answer = _answer_column(table, columns)
-    others = [name for name in columns if name != answer]
-    if not others:
-        return InputError(problem, fix=f"As plain text: {_command(table, text=answer)}")
-    text = max(others, key=lambda name: _mean_length(table, name))
-    if classification:
-        return InputError(problem, fix=f"This would fit: {_command(table, text=text, label=answer)}")
-    heading = answer.replace("_", " ").capitalize()
-    options = {"prompt": f"{{{text}}}\\n{heading}:", "completion": f" {{{answer}}}"}
-    return InputError(problem, fix=f"This would fit: {_command(table, **options)}")
+    asked = _asked_columns(table, [name for name in columns if name != answer])
+    if not asked:
+        fix = f"As plain text: {_command(table, text=answer)}"
+    elif classification:
+        fix = _for_head(table, asked, answer)
+    else:
+        fix = f"This would fit: {_command(table, **_templates(asked, answer))}"
+    return InputError(problem, fix=_or_no_header(table) + fix)
 
 
 def header_hint(table: Table) -> str:
     """Say how to name columns where the first line of a file looks like data, not like a header; else nothing."""
-    suspicious = [name for name in table.columns if len(name) > 60 or name.replace(".", "", 1).isdigit()]
-    if table.unit != "line" or not suspicious:
+    if not table.has_header:
         return ""
-    names = ["label", "text"] if len(table.columns) == 2 else [f"column{i + 1}" for i in range(len(table.columns))]
+    data = next((name for name in table.columns if _is_data(table, name)), None)
+    if data is None:
+        return ""
     return (
-        f'The first line looks like data ("{suspicious[0][:40]}"). '
-        f"For a file without a header, name its columns: --columns {','.join(names)}"
+        f'The first line looks like data ("{data[:40]}"). '
+        f"For a file without a header, name its columns: {_names(table)}"
     )
+
+
+def _names(table: Table) -> str:
+    """Return the flags that name the columns of a file without a header, by what they hold."""
+    if len(table.columns) == 1:
+        return "--columns text"
+    labels = [name for name in table.columns if _has_few(table, name) and not _are_fractions(table, name)]
+    scores = [name for name in table.columns if _are_fractions(table, name)]
+    numbers = [name for name in table.columns if _are_numbers(table, name)]
+    texts = [name for name in table.columns if name not in {*labels, *scores, *numbers}]
+    if len(table.columns) == 2 and not scores and labels:
+        label = min(labels, key=lambda name: _mean_length(table, name))
+        return "--columns " + ",".join("label" if name == label else "text" for name in table.columns)
+    if len(table.columns) == 2 and len(texts) == 2:
+        called = dict(zip(texts, ("question", "answer"), strict=True))
+    else:
+        called = {name: f"text{number}" if len(texts) > 1 else "text" for number, name in enumerate(texts, start=1)}
+        called |= {name: word for word, found in (("label", labels), ("score", scores)) for name in found[:1]}
+    names = [called.get(name, f"column{number}") for number, name in enumerate(table.columns, start=1)]
+    answer = next((name for name in ("answer", "label", "score") if name in names), None)
+    asked = [name for name in names if name.startswith(("text", "question"))]
+    flags = _templates(asked, answer) if answer and asked else {}
+    return f"--columns {','.join(names)}" + "".join(f" --{name} {_quoted(value)}" for name, value in flags.items())
+
+
+def _is_data(table: Table, name: str) -> bool:
+    """Whether a name of the first line is a number, a sentence, or a value that its column has again below."""
+    words = name.split()
+    is_sentence = len(name) > _LONGEST_NAME or len(words) > _MOST_WORDS or (len(words) > 1 and name[-1] in ".?!")
+    again = name in set(_texts(table, name)) if name else False
+    return bool(_NUMBER.fullmatch(name)) or is_sentence or again
+
+
+def _or_no_header(table: Table) -> str:
+    """Say how to go on where the first line may be a row: none of its names is one that people give."""
+    known = {*ANSWER_NAMES, *ASKED_NAMES}
+    if not table.has_header or any(name.lower() in known for name in table.columns):
+        return ""
+    return f"If the first line is a row, no header: {_names(table)}\n"
 
 
 def _answer_column(table: Table, columns: list[str]) -> str:
@@ -53,8 +107,53 @@ def _answer_column(table: Table, columns: list[str]) -> str:
     return named[0] if named else min(columns, key=lambda name: len(set(_texts(table, name))))
 
 
+def _asked_columns(table: Table, columns: list[str]) -> list[str]:
+    """Take the columns whose names say that they are given to the model, or else the one with the longest texts."""
+    named = [name for known in ASKED_NAMES for name in columns if name.lower() == known]
+    return named or sorted(columns, key=lambda name: -_mean_length(table, name))[:1]
+
+
+def _templates(asked: list[str], answer: str) -> dict[str, str]:
+    headed = _HEADED if len(asked) > 1 else {}
+    between = "\\n\\n" if {"instruction", "context", "passage"} & {name.lower() for name in asked} else "\\n"
+    prompt = between.join(f"{headed.get(name.lower(), '')}{{{name}}}" for name in asked)
+    heading = answer.replace("_", " ").capitalize()
+    return {"prompt": f"{prompt}\\n{heading}:", "completion": f" {{{answer}}}"}
+
+
+def _for_head(table: Table, asked: list[str], answer: str) -> str:
+    if _are_fractions(table, answer):
+        return (
+            f'The column "{answer}" holds numbers, and a head here has one class for each different one. '
+            f"With a causal language model: {_command(table, **_templates(asked, answer))}"
+        )
+    text = asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)
+    return f"This would fit: {_command(table, text=text, label=answer)}"
+
+
+def _holds_messages(table: Table, column: str) -> bool:
+    values = [row[column] for row in table.rows[:_LOOKED_AT] if row.get(column)]
+    turns = [turn for value in values if isinstance(value, list | tuple) for turn in value]
+    return bool(turns) and all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns)
+
+
 def _flat(table: Table, column: str) -> bool:
     return not any(isinstance(row.get(column), dict | list | tuple | bytes) for row in table.rows[:_LOOKED_AT])
+
+
+def _has_few(table: Table, column: str) -> bool:
+    """Whether a column's values come again and again, as labels do."""
+    texts = _texts(table, column)
+    return len(set(texts)) <= len(texts) / 3
+
+
+def _are_numbers(table: Table, column: str) -> bool:
+    texts = [text.strip() for text in _texts(table, column) if text.strip()]
+    return bool(texts) and all(_NUMBER.fullmatch(text) for text in texts)
+
+
+def _are_fractions(table: Table, column: str) -> bool:
+    return _are_numbers(table, column) and any(float(text or 0) % 1 for text in _texts(table, column))
 
 
 def _texts(table: Table, column: str) -> list[str]:

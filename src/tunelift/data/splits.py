@@ -12,6 +12,7 @@ from typing import Any
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
+from tunelift.data.columns import notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import Match, connected, near_duplicates, normalised
 from tunelift.data.examples import group_of, make_examples
@@ -156,7 +157,8 @@ class _Loader:
         table = read_rows(source.source, columns=columns, subset=subset, split=role, name=source.name)
         examples, empty = make_examples(table, section, self.task)
         self.report.sources[table.name] = fingerprint(table)
-        self.report.notes += [note for note in table.notes if note not in self.report.notes]
+        notes = [*table.notes, *notes_on_columns(table, section, self.task)]
+        self.report.notes += [note for note in notes if note not in self.report.notes]
         counts = SplitCounts(read=len(table.rows), empty=sum(empty.values()), empty_reasons=dict(empty))
         if not examples:
             raise InputError(

@@ -1,0 +1,137 @@
+"""Columns beside the ones that are used: what has a meaning that would be lost is refused, the rest is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tunelift.core.errors import InputError, listed
+from tunelift.data.formats import Table, tagged_tokens
+
+_TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_PAIRS = ("chosen", "rejected", "rejected_response", "chosen_response")
+_VERDICTS = ("label", "kto_tag")
+_FLAGS = ("train", "trainable", "loss", "loss_mask", "weight")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_TALK = {
+    "system": "a system text",
+    "system_prompt": "a system text",
+    "history": "earlier turns",
+    "tools": "tools",
+    "functions": "tools",
+    "documents": "documents",
+    "chat_template_kwargs": "arguments of the chat template",
+    "enable_thinking": "an argument of the chat template",
+    "reasoning_effort": "an argument of the chat template",
+}
+"""What belongs to a conversation: used beside messages where `layouts.BESIDE` says so, and by no text alone."""
+_TAG = re.compile(r"O|[BIESLU]-\S+")
+_LOOKED_AT = 1000  # rows
+
+
+def refuse_preferences(table: Table) -> None:
+    """Raise InputError for preference pairs, which no layout can use."""
+    pair = [name for name in _PAIRS if name in table.columns]
+    if any(name.startswith("rejected") for name in pair):
+        raise InputError(
+            f"{table.name} holds preference pairs ({listed(pair)}): training here learns answers, and has no use for "
+            "rejected ones.",
+            fix=_chosen_alone(table, next((name for name in pair if name.startswith("chosen")), None)),
+        )
+
+
+def refuse_tagged_tokens(table: Table) -> None:
+    """Raise InputError for tokens with their tags, one a line (CoNLL) or in lists: no task here learns them."""
+    lists = [name for name in table.columns if name.endswith("tags") and _has_list(table, name)]
+    if ("tokens" in table.columns and lists) or _is_conll(table):
+        raise tagged_tokens(table.name)
+
+
+def refuse_unusable(table: Table, used: Sequence[str]) -> None:
+    """Raise InputError, naming the row, for a column that changes what a row means and that the layout does not use.
+
+    `used` are the columns of a layout that was chosen by their names. What is empty says nothing.
+    """
+    is_talk = bool({"messages", "conversations", "completion", "output"} & set(used))
+    for name in table.columns:
+        if name in used:
+            continue
+        if name in _VERDICTS and is_talk:
+            _refuse_verdicts(table, name)
+        elif name in _FLAGS and is_talk:
+            _refuse_flags(table, name)
+        elif name in _MEDIA:
+            _refuse_values(table, name, "media, and models here read text alone", "Leave out rows with media.")
+        elif name in _TALK and is_talk:
+            _refuse_values(table, name, f"{_TALK[name]}, which these rows cannot use", _talk_fix(name, used))
+
+
+def _has_list(table: Table, name: str) -> bool:
+    return any(isinstance(row.get(name), list) for row in table.rows[:_LOOKED_AT])
+
+
+def _is_conll(table: Table) -> bool:
+    """Whether nearly every line of text ends in a tag such as O or B-person."""
+    if table.unit != "line":
+        return False
+    rows = [[str(value) for value in row.values()] for row in table.rows[:_LOOKED_AT]]
+    words = [" ".join(values).split() for values in rows]
+    tags = [found[-1] for found in words if len(found) > 1 and _TAG.fullmatch(found[-1])]
+    return len(tags) > 0.9 * len(words) and any("-" in tag for tag in tags)
+
+
+def _chosen_alone(table: Table, chosen: str | None) -> str:
+    answers = [row[chosen] for row in table.rows if row.get(chosen)] if chosen else []
+    if not answers:
+        return "Give rows with the answers to learn, such as prompt and completion."
+    if not isinstance(answers[0], str):
+        return f'To learn the chosen answers, write rows of "messages" that end with "{chosen}", and no others.'
+    asked = next(
+        (f'--prompt "{{{name}}}" ' for name in ("prompt", "instruction", "question") if name in table.columns), ""
+    )
+    return f'To learn the chosen answers: {asked}--{"completion" if asked else "text"} "{{{chosen}}}"'
+
+
+def _refuse_verdicts(table: Table, name: str) -> None:
+    values = [row.get(name) for row in table.rows]
+    said = [_TRUTHS.get(str(value).strip().lower()) for value in values if value not in (None, "")]
+    if not said or None in said:
+        return  # a name of a class, which is no judgement of the answer
+    raise InputError(
+        f'{table.name}: "{name}" says whether an answer is wanted: {said.count(True)} are, {said.count(False)} are '
+        "not. All would be learned.",
+        fix=f'Keep the rows whose "{name}" is true, and remove the column; or set data.prompt and data.completion.',
+    )
+
+
+def _refuse_flags(table: Table, name: str) -> None:
+    values = [
+        _TRUTHS.get(str(row.get(name)).strip().lower(), "other") for row in table.rows if row.get(name) is not None
+    ]
+    if False in values and "other" not in values:
+        index = next(index for index, row in enumerate(table.rows) if _TRUTHS.get(str(row.get(name)).lower()) is False)
+        raise InputError(
+            f'{table.where(index)}: "{name}" says that the row is not learned, and it would be.',
+            fix=f'Remove such rows, and the column "{name}".',
+        )
+
+
+def _refuse_values(table: Table, name: str, what: str, fix: str) -> None:
+    for index, row in enumerate(table.rows):
+        if not _is_nothing(row.get(name)):
+            raise InputError(f'{table.where(index)}: the column "{name}" holds {what}.', fix=fix)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value in ("", [], {}, ()) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+
+
+def _talk_fix(name: str, used: Sequence[str]) -> str:
+    if {"messages", "conversations"} & set(used):
+        return (
+            'Call tools "tools", and write what a template takes into "chat_template_kwargs", an object for each row.'
+        )
+    if "completion" in used and isinstance(name, str) and name.startswith("system"):
+        return f'Name it in the prompt: --prompt "{{{name}}}\\n\\n{{prompt}}" --completion "{{completion}}"'
+    return 'Write the rows as "messages", which may have it beside them, or remove the column.'

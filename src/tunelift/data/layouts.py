@@ -1,0 +1,197 @@
+"""How a row says prompt and completion: templates, instructions, questions over a passage, conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tunelift.core.errors import InputError
+from tunelift.core.records import Conversation
+from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
+from tunelift.data.formats import Row, Table
+from tunelift.data.template import Template
+
+BESIDE = {
+    "system": "system",
+    "system_prompt": "system",
+    "tools": "tools",
+    "history": "history",
+    "chat_template_kwargs": "template_arguments",
+}
+"""Columns beside a conversation that are part of it, and what `conversation_of` calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one row says: prompt and completion, or in `empty` why it says nothing."""
+
+    prompt: str
+    completion: str
+    conversation: Conversation | None = None
+    empty: str | None = None
+
+
+class Layout(Protocol):
+    """`layout(row, where)` makes a row's parts from its `columns`; `where` names the row in messages."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that are read, those that are optional included."""
+        ...
+
+    def __call__(self, row: Row, where: str) -> Parts:
+        """Return the row's parts; raise InputError that names it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Prompt and completion from templates. `prompt=None` is plain text; `bare` strips the completion to a label.
+
+    `labels` are the texts of a label column to be used instead of those that the rows have.
+    """
+
+    prompt: Template | None
+    completion: Template
+    bare: bool = False
+    is_label: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that the templates name."""
+        return [*(self.prompt.columns if self.prompt else ()), *self.completion.columns]
+
+    def __call__(self, row: Row, where: str) -> Parts:
+        """Fill the templates; a row is empty where all columns that a template names are blank."""
+        prompt = "" if self.prompt is None else self.prompt.fill(row, where)
+        answer = {name: self.labels.get(str(row.get(name)), row.get(name)) for name in self.completion.columns}
+        completion = self.completion.fill(answer, where)
+        empty = None
+        if self.prompt is not None and self.prompt.blank(row, where):
+            empty = "empty prompt"
+        elif self.completion.blank(row, where) or not completion.strip():
+            empty = "empty text" if self.prompt is None else "empty completion"
+        return Parts(prompt, completion.strip() if self.bare else completion, empty=empty)
+
+    def problems(self, table: Table) -> list[str]:
+        """Say which columns the templates name and the table lacks."""
+        templates = [template for template in (self.prompt, self.completion) if template is not None]
+        return [problem for template in templates for problem in template.problems(table.columns, table.name)]
+
+
+_INSTRUCTION = Template("### Instruction:\n{instruction}\n\n### Response:\n", "the instruction format")
+_WITH_INPUT = Template(
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n", "the instruction format"
+)
+_INPUT = Template("{input}", "the instruction format")
+_OUTPUT = Template("{output}", "the instruction format")
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Instruction, optional input, and output, under the headings that models tuned on such tables have seen.
+
+    A `system` text stands in front, then the `history` of earlier instructions and responses under the same headings.
+    """
+
+    columns: Sequence[str] = ("instruction", "input", "output", "system", "history")
+
+    def __call__(self, row: Row, where: str) -> Parts:
+        """Return the row's parts; raise InputError for a history that is no list of pairs."""
+        parts = Templates(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT, _OUTPUT)(row, where)
+        before = self._before(row, where)
+        return Parts(before + parts.prompt, parts.completion, empty=parts.empty) if before else parts
+
+    def _before(self, row: Row, where: str) -> str:
+        beside = {name: row.get(name) for name in ("system", "history")}
+        if not any(beside.values()):
+            return ""
+        said = conversation_of([{"role": "assistant", "content": ""}], where, **beside).messages[:-1]
+        headings = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n{}\n\n"}
+        return "".join(headings[message["role"]].format(message["content"]) for message in said)
+
+
+_QUESTION = Template("{context}\n\nQuestion: {question}\nAnswer:", "the question format")
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A passage, a question about it and, of its answers, the first: SQuAD's rows."""
+
+    columns: Sequence[str] = ("context", "question", "answers", "title")
+
+    def __call__(self, row: Row, where: str) -> Parts:
+        """Return the row's parts; a question without an answer is left out."""
+        answers = self.answers(row, where)
+        completion = Template(" {answer}", "the question format")
+        return Templates(_QUESTION, completion)({**row, "answer": answers[0] if answers else ""}, where)
+
+    def answers(self, row: Row, where: str) -> list[str]:
+        """Return the texts of a row's answers, each once."""
+        found = row.get("answers")
+        texts = found.get("text") if isinstance(found, Mapping) else found
+        if not isinstance(texts, list | tuple | None) or not all(isinstance(text, str) for text in texts or ()):
+            raise InputError(
+                f'{where}, column "answers": texts of answers are expected.',
+                fix='Answers are {"text": ["Denver Broncos"], "answer_start": [177]}, or a list of texts.',
+            )
+        return list(dict.fromkeys(texts or ()))
+
+    def notes(self, table: Table, group: str | None) -> list[str]:
+        """Say what is left of several answers, and which rows belong together."""
+        several = sum(len(self.answers(row, table.where(index))) > 1 for index, row in enumerate(table.rows))
+        notes = [f"{several} questions have several answers: the first is the one learned and scored"] * bool(several)
+        contexts = [row.get("context") for row in table.rows]
+        if group is None and len(set(map(str, contexts))) < len(contexts):
+            notes.append("questions share their passages: --group context keeps those of one on one side of a split")
+        return notes
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """A column of messages and what stands beside it, or a `prompt` and a `completion` of messages."""
+
+    messages: Sequence[str]
+    beside: Sequence[str]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that are read."""
+        return [*self.messages, *self.beside]
+
+    def __call__(self, row: Row, where: str) -> Parts:
+        """Return the conversation, and its last answer as the completion."""
+        beside = {BESIDE[name]: row.get(name) for name in self.beside}
+        if len(self.messages) == 1:
+            return _chat(row.get(self.messages[0]), f'{where}, column "{self.messages[0]}"', beside)
+        prompt, completion = (_listed(row.get(name), f'{where}, column "{name}"') for name in self.messages)
+        return _chat([*map(_not_learned, prompt), *completion], f"{where}, prompt and completion", beside)
+
+
+def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
+    conversation = conversation_of(value, where, **beside)
+    last = conversation.messages[-1]
+    completion = as_answer(last)
+    empty = None if completion.strip() else "empty completion"
+    return Parts(as_prompt(conversation), completion, conversation, empty if is_learned(last) else "no answer to learn")
+
+
+def _listed(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise InputError(
+            f"{where}: a list of messages is expected, as in other rows, not {type(value).__name__}.",
+            fix="Give both prompt and completion as text, or both as messages, in every row.",
+        )
+    return value
+
+
+def _not_learned(message: Any) -> Any:
+    """Mark an answer within the prompt, which is not learned; what is wrong with a message is said elsewhere."""
+    is_answer = isinstance(message, Mapping) and message.get("role", message.get("from")) in (
+        "assistant",
+        "gpt",
+        "model",
+    )
+    return {**message, "train": False} if is_answer else message
