@@ -11,6 +11,7 @@ from tunelift.data.formats import Table, tagged_tokens
 
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _PAIRS = ("chosen", "rejected", "rejected_response", "chosen_response")
+_ASKED = ("messages", "conversations", "prompt", "instruction", "question")
 _VERDICTS = ("label", "kto_tag")
 _FLAGS = ("train", "trainable", "loss", "loss_mask", "weight")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
@@ -85,23 +86,23 @@ def _chosen_alone(table: Table, chosen: str | None) -> str:
     answers = [row[chosen] for row in table.rows if row.get(chosen)] if chosen else []
     if not answers:
         return "Give rows with the answers to learn, such as prompt and completion."
-    if not isinstance(answers[0], str):
-        return f'To learn the chosen answers, write rows of "messages" that end with "{chosen}", and no others.'
-    asked = next(
-        (f'--prompt "{{{name}}}" ' for name in ("prompt", "instruction", "question") if name in table.columns), ""
-    )
-    return f'To learn the chosen answers: {asked}--{"completion" if asked else "text"} "{{{chosen}}}"'
+    asked = next((name for name in _ASKED if name in table.columns), None)
+    if not isinstance(answers[0], str) or asked in ("messages", "conversations"):
+        how = f'Append "{chosen}" to "{asked}" in each row' if asked else f'Call "{chosen}" "messages"'
+        return f"To learn the chosen answers: {how}, and remove the other columns of the pair."
+    flags = f'--prompt "{{{asked}}}" --completion' if asked else "--text"
+    return f'To learn the chosen answers: {flags} "{{{chosen}}}"'
 
 
 def _refuse_verdicts(table: Table, name: str) -> None:
     values = [row.get(name) for row in table.rows]
     said = [_TRUTHS.get(str(value).strip().lower()) for value in values if value not in (None, "")]
-    if not said or None in said:
-        return  # a name of a class, which is no judgement of the answer
+    if False not in said or None in said:
+        return  # every answer is wanted, or these are names of classes
     raise InputError(
         f'{table.name}: "{name}" says whether an answer is wanted: {said.count(True)} are, {said.count(False)} are '
         "not. All would be learned.",
-        fix=f'Keep the rows whose "{name}" is true, and remove the column; or set data.prompt and data.completion.',
+        fix=f'Keep the rows whose "{name}" is true, and remove the others.',
     )
 
 

@@ -11,7 +11,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.data.beside import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.formats import Table
 from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates
-from tunelift.data.proposal import header_hint, propose
+from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.template import Template
 
 CLASSIFICATION = "sequence-classification"
@@ -48,7 +48,8 @@ def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]
     layout = choose_layout(table, section, task)
     used = {*layout.columns, "id", section.id, section.group}
     unused = [name for name in table.columns if name not in used]
-    notes = [f"not used for prompt or answer: the columns {listed(unused)}"] * bool(unused)
+    notes = header_note(table, section)
+    notes += [f"not used for prompt or answer: the columns {listed(unused)}"] * bool(unused)
     return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
 
 
@@ -91,7 +92,8 @@ def _pair(table: Table, section: DataSection) -> Layout:
 
 
 def _chat(table: Table, *columns: str) -> Layout:
-    return Conversations(columns, [name for name in BESIDE if name in table.columns])
+    beside = {BESIDE[name]: name for name in reversed(BESIDE) if name in table.columns}
+    return Conversations(columns, list(beside.values()))
 
 
 _USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (

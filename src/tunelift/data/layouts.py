@@ -120,7 +120,7 @@ _QUESTION = Template("{context}\n\nQuestion: {question}\nAnswer:", "the question
 class Questions:
     """A passage, a question about it and, of its answers, the first: SQuAD's rows."""
 
-    columns: Sequence[str] = ("context", "question", "answers", "title")
+    columns: Sequence[str] = ("context", "question", "answers")
 
     def __call__(self, row: Row, where: str) -> Parts:
         """Return the row's parts; a question without an answer is left out."""
@@ -163,7 +163,7 @@ class Conversations:
 
     def __call__(self, row: Row, where: str) -> Parts:
         """Return the conversation, and its last answer as the completion."""
-        beside = {BESIDE[name]: row.get(name) for name in self.beside}
+        beside = {BESIDE[name]: row.get(name) or None for name in self.beside}
         if len(self.messages) == 1:
             return _chat(row.get(self.messages[0]), f'{where}, column "{self.messages[0]}"', beside)
         prompt, completion = (_listed(row.get(name), f'{where}, column "{name}"') for name in self.messages)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
@@ -41,11 +42,11 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
     answer = _answer_column(table, columns)
     asked = _asked_columns(table, [name for name in columns if name != answer])
     if not asked:
-        fix = f"As plain text: {_command(table, text=answer)}"
+        fix = f"As plain text: {_command(table, section.columns, text=answer)}"
     elif classification:
-        fix = _for_head(table, asked, answer)
+        fix = _for_head(table, section, asked, answer)
     else:
-        fix = f"This would fit: {_command(table, **_templates(asked, answer))}"
+        fix = f"This would fit: {_command(table, section.columns, **_templates(asked, answer))}"
     return InputError(problem, fix=_or_no_header(table) + fix)
 
 
@@ -60,6 +61,18 @@ def header_hint(table: Table) -> str:
         f'The first line looks like data ("{data[:40]}"). '
         f"For a file without a header, name its columns: {_names(table)}"
     )
+
+
+def header_note(table: Table, section: DataSection) -> list[str]:
+    """Say so where columns are named by the settings and the first row looks like a header of other names."""
+    if not section.columns or len(table.rows) < 2:
+        return []
+    first = [str(value).strip() for value in table.rows[0].values()]
+    rest = replace(table, rows=table.rows[1:])
+    labels = [name for name in table.columns if _has_few(rest, name) and table.rows[0][name] not in _texts(rest, name)]
+    if not labels or not all(word.replace(" ", "_").isidentifier() and len(word.split()) < 3 for word in first):
+        return []
+    return [f"{table.where(0)}: {listed(first)} looks like a header and is a row, since data.columns names the columns"]
 
 
 def _names(table: Table) -> str:
@@ -102,9 +115,10 @@ def _or_no_header(table: Table) -> str:
 
 
 def _answer_column(table: Table, columns: list[str]) -> str:
-    """Take the column whose name says so, or else the one with the fewest distinct values."""
+    """Take the column whose name says so, or else the one with the fewest distinct values, the shortest of such."""
     named = [name for known in ANSWER_NAMES for name in columns if name.lower() == known]
-    return named[0] if named else min(columns, key=lambda name: len(set(_texts(table, name))))
+    fewest = min(columns, key=lambda name: (len(set(_texts(table, name))), _mean_length(table, name)))
+    return named[0] if named else fewest
 
 
 def _asked_columns(table: Table, columns: list[str]) -> list[str]:
@@ -121,14 +135,14 @@ def _templates(asked: list[str], answer: str) -> dict[str, str]:
     return {"prompt": f"{prompt}\\n{heading}:", "completion": f" {{{answer}}}"}
 
 
-def _for_head(table: Table, asked: list[str], answer: str) -> str:
+def _for_head(table: Table, section: DataSection, asked: list[str], answer: str) -> str:
     if _are_fractions(table, answer):
         return (
             f'The column "{answer}" holds numbers, and a head here has one class for each different one. '
-            f"With a causal language model: {_command(table, **_templates(asked, answer))}"
+            f"With a causal language model: {_command(table, section.columns, **_templates(asked, answer))}"
         )
     text = asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)
-    return f"This would fit: {_command(table, text=text, label=answer)}"
+    return f"This would fit: {_command(table, section.columns, text=text, label=answer)}"
 
 
 def _holds_messages(table: Table, column: str) -> bool:
@@ -144,7 +158,7 @@ def _flat(table: Table, column: str) -> bool:
 def _has_few(table: Table, column: str) -> bool:
     """Whether a column's values come again and again, as labels do."""
     texts = _texts(table, column)
-    return len(set(texts)) <= len(texts) / 3
+    return len(set(texts)) <= len(texts) / 2
 
 
 def _are_numbers(table: Table, column: str) -> bool:
@@ -165,10 +179,11 @@ def _mean_length(table: Table, column: str) -> float:
     return sum(map(len, texts)) / len(texts)
 
 
-def _command(table: Table, **options: str) -> str:
+def _command(table: Table, columns: Sequence[str] | None, **options: str) -> str:
     named = str(table.path) if table.path else table.name.removesuffix(" (train)")
+    given = {"columns": ",".join(columns)} if columns else {}
     source = "DATA" if named == GIVEN else shlex.quote(named)
-    flags = " ".join(f"--{name} {_quoted(value)}" for name, value in options.items())
+    flags = " ".join(f"--{name} {_quoted(value)}" for name, value in (given | options).items())
     return f"tunelift run --model MODEL --data {source} {flags}"
 
 
