@@ -56,6 +56,14 @@ def test_what_belongs_to_a_conversation_is_part_of_it() -> None:
     assert notes([row]) == []
 
 
+def test_a_conversation_may_be_the_json_of_one(tmp_path: Path) -> None:
+    text = json.dumps(ASKED).replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'messages;system\n"{text}";Be brief.\n')
+    assert examples(tmp_path / "a.csv")[0].content == ("system: Be brief.\nuser: a", "b")
+    assert 'column "messages": not valid JSON' in refused([{"messages": "[{"}])[0]
+    assert "a list of messages is expected, not str" in refused([{"messages": "hello"}])[0]
+
+
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 @pytest.mark.parametrize(
     ("column", "value", "problem"),

@@ -253,6 +253,8 @@ def test_json_of_the_hub_is_what_the_file_has(as_on_hub: Any) -> None:
     assert read_rows("owner/name", split="test").rows == [{"text": "1"}]
     as_on_hub({"test.jsonl": json.dumps(rows)})
     assert len(read_rows("owner/name", split="test").rows) == 4
+    as_on_hub({"test.jsonl": json.dumps({"data": rows})})
+    assert len(read_rows("owner/name", split="test").rows) == 4
 
 
 def test_values_that_datasets_reads_rightly_stay_what_they_were(as_on_hub: Any) -> None:

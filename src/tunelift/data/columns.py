@@ -49,7 +49,8 @@ def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]
     used = {*layout.columns, "id", section.id, section.group}
     unused = [name for name in table.columns if name not in used]
     notes = header_note(table, section)
-    notes += [f"not used for prompt or answer: the columns {listed(unused)}"] * bool(unused)
+    named = listed([name or "(no name)" for name in unused], len(unused))
+    notes += [f"not used for prompt or answer: the columns {named}"] * bool(unused)
     return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
 
 

@@ -141,15 +141,15 @@ def _questions(articles: Sequence[Any], where: str) -> Iterator[Row]:
         'SQuAD\'s layout is {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.'
     )
     try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    answers = [
-                        {"text": found["text"], "answer_start": found["answer_start"]} for found in asked["answers"]
-                    ]
-                    lists = {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}
-                    first = {"id": asked["id"], "title": article.get("title"), "context": paragraph["context"]}
-                    yield first | asked | {"answers": lists}
+        found = (
+            (article.get("title"), passage, asked)
+            for article in articles
+            for passage in article["paragraphs"]
+            for asked in passage["qas"]
+        )
+        for title, passage, asked in found:
+            lists = {key: [answer[key] for answer in asked["answers"]] for key in ("text", "answer_start")}
+            yield {"id": asked["id"], "title": title, "context": passage["context"]} | asked | {"answers": lists}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: a question that lacks or misplaces {error}.", fix=shape) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,11 @@ class _Reading:
 
 
 def _is_one_per_line(path: Path) -> bool:
-    first = next((line for _, line in text_files.rows_of(path)), "").strip()
-    return first.startswith("{") and first.endswith("}")
+    """Whether a file holds an object on each line, and not a list, or the one object whose "data" is the list."""
+    lines = [line.strip() for _, line in islice(text_files.rows_of(path), 2)]
+    if not lines or not (lines[0].startswith("{") and lines[0].endswith("}")):
+        return False
+    return len(lines) > 1 or not isinstance(text_files.json_value(lines[0], str(path)).get("data"), list)
 
 
 def _with_all_columns(rows: list[Row]) -> list[Row]:

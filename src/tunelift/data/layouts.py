@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation
 from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
@@ -165,7 +166,8 @@ class Conversations:
         """Return the conversation, and its last answer as the completion."""
         beside = {BESIDE[name]: row.get(name) or None for name in self.beside}
         if len(self.messages) == 1:
-            return _chat(row.get(self.messages[0]), f'{where}, column "{self.messages[0]}"', beside)
+            place = f'{where}, column "{self.messages[0]}"'
+            return _chat(_parsed(row.get(self.messages[0]), place), place, beside)
         prompt, completion = (_listed(row.get(name), f'{where}, column "{name}"') for name in self.messages)
         return _chat([*map(_not_learned, prompt), *completion], f"{where}, prompt and completion", beside)
 
@@ -176,6 +178,11 @@ def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
     completion = as_answer(last)
     empty = None if completion.strip() else "empty completion"
     return Parts(as_prompt(conversation), completion, conversation, empty if is_learned(last) else "no answer to learn")
+
+
+def _parsed(value: Any, where: str) -> Any:
+    """Return what a cell says, of which a csv file or a database keeps the JSON of a list."""
+    return text_files.json_value(value, where) if isinstance(value, str) and value.lstrip().startswith("[") else value
 
 
 def _listed(value: Any, where: str) -> Sequence[Any]:
