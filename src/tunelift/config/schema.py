@@ -82,7 +82,7 @@ class DataSection(Section):
         default=0.1, description="A file, or a fraction taken from train; all selection happens here."
     )
     test: Split = Field(default=None, description="A file, or a fraction split off train by seed; never read by tune.")
-    subset: str | None = Field(default=None, description="Configuration name of a Hub data set.")
+    subset: str | None = Field(default=None, description="Configuration name of a Hub data set, or its folder.")
     columns: Names | None = Field(default=None, description="Column names for files without a header.")
     id: str | None = Field(default=None, description="Column that identifies a row; the row's number otherwise.")
     group: str | None = Field(

@@ -45,7 +45,7 @@ def read_text_table(path: Path, delimiter: str | None = None, names: Sequence[st
     found = [name.strip() for name in first[1]]
     has_header = names is None or list(map(str.casefold, found)) == list(map(str.casefold, names))
     header = found if names is None else list(names)
-    _check_names(path, header)
+    _check_names(f"{path}, line {first[0]}" if names is None else str(path), header)
     records = records if has_header else chain([first], records)
     return TextTable(header, _rows(path, header, delimiter, records))
 
@@ -83,13 +83,13 @@ def _advice(delimiter: str) -> str:
     return f"Fields are separated by {name}s; a field that holds a {name} stands in quotes."
 
 
-def _check_names(path: Path, header: Sequence[str]) -> None:
+def _check_names(where: str, header: Sequence[str]) -> None:
     """Refuse a name that stands twice; columns without a name, as pandas writes for its row numbers, are left alone."""
     twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
     if twice:
         raise InputError(
-            f'{path}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
-            fix="Give each column its own name; for a file without a header, name them in data.columns.",
+            f'{where}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
+            fix="Give each column its own name in the first line; data without a header is named by data.columns.",
         )
 
 

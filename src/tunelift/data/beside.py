@@ -59,7 +59,7 @@ def refuse_unusable(table: Table, used: Sequence[str]) -> None:
         if name in used:
             continue
         if name in _VERDICTS and is_talk:
-            _refuse_verdicts(table, name)
+            _refuse_verdicts(table, name, used)
         elif name in _FLAGS and is_talk:
             _refuse_flags(table, name)
         elif name in _MEDIA:
@@ -94,15 +94,17 @@ def _chosen_alone(table: Table, chosen: str | None) -> str:
     return f'To learn the chosen answers: {flags} "{{{chosen}}}"'
 
 
-def _refuse_verdicts(table: Table, name: str) -> None:
+def _refuse_verdicts(table: Table, name: str, used: Sequence[str]) -> None:
     values = [row.get(name) for row in table.rows]
     said = [_TRUTHS.get(str(value).strip().lower()) for value in values if value not in (None, "")]
     if False not in said or None in said:
         return  # every answer is wanted, or these are names of classes
+    is_text = "completion" in used
+    or_by_name = " If it says something else, set data.prompt and data.completion." * is_text
     raise InputError(
         f'{table.name}: "{name}" says whether an answer is wanted: {said.count(True)} are, {said.count(False)} are '
         "not. All would be learned.",
-        fix=f'Keep the rows whose "{name}" is true, and remove the others.',
+        fix=f'Keep the rows whose "{name}" is true, and remove the others.{or_by_name}',
     )
 
 
