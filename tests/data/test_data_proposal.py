@@ -64,6 +64,8 @@ def test_a_column_of_messages_under_another_name() -> None:
     assert proposal([{"dialog": [{"role": "user", "content": "a"}]}]) == (
         'The column "dialog" holds messages; call it "messages".'
     )
+    rows = [{"messages": [{"role": "user", "content": "a"}], "label": "x"}]
+    assert "a classification head takes text" in proposal(rows, CLASSIFICATION)
 
 
 def test_a_head_gets_all_texts_and_no_fractions() -> None:

@@ -35,7 +35,9 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
         return InputError(f"{table.name} begins with {first}: it is not clear which column is the answer.", fix=hint)
     problem = f"{table.name} has the columns {listed(table.columns)}: it is not clear which of them is the answer."
     if conversation := next((name for name in table.columns if _holds_messages(table, name)), None):
-        return InputError(problem, fix=f'The column "{conversation}" holds messages; call it "messages".')
+        for_head = "a classification head takes text: write what it should read to a column of its own"
+        remedy = for_head if classification else 'call it "messages"'
+        return InputError(problem, fix=f'The column "{conversation}" holds messages; {remedy}.')
     columns = [name for name in table.columns if name not in (section.id, section.group, "id") and _flat(table, name)]
     if not columns:
         return InputError(problem, fix="Set data.prompt and data.completion to templates over columns of text.")
