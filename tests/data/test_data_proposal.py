@@ -126,6 +126,14 @@ def test_a_header_of_unknown_names_is_believed_too(tmp_path: Path) -> None:
     assert '--prompt "{meldung}\\nArt:" --completion " {art}"' in fix.splitlines()[1]
 
 
+def test_a_question_of_a_survey_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("How was your visit today?,rating of it\nGreat!,5\nToo long.,2\nIt was fine.,5\n")
+    fix = proposal(path)
+    assert '--prompt "{How was your visit today?}\\nRating of it:" --completion " {rating of it}"' in fix
+    assert "looks like data" not in fix
+
+
 def test_the_first_line_is_asked_about_too_where_a_template_names_another_column(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("0,good film\n1,bad film\n0,fine\n1,poor\n0,well\n1,bad\n")

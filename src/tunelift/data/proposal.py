@@ -56,7 +56,7 @@ def header_hint(table: Table) -> str:
     """Say how to name columns where the first line of a file looks like data, not like a header; else nothing."""
     if not table.has_header:
         return ""
-    data = next((name for name in table.columns if _is_data(table, name)), None)
+    data = _data_in_header(table)
     if data is None:
         return ""
     return (
@@ -100,12 +100,22 @@ def _names(table: Table) -> str:
     return f"--columns {','.join(names)}" + "".join(f" --{name} {_quoted(value)}" for name, value in flags.items())
 
 
-def _is_data(table: Table, name: str) -> bool:
-    """Whether a name of the first line is a number, a sentence, or a value that its column has again below."""
+def _data_in_header(table: Table) -> str | None:
+    """Return a name of the first line that is a number, very long, or a value that its column has again below.
+
+    Sentences are data where all names are such: a survey may have one column called by its question.
+    """
+    names = [name for name in table.columns if name]
+    sure = [
+        name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
+    ]
+    sentences = [name for name in names if _is_sentence(name)]
+    return next(iter(sure or (sentences if len(sentences) == len(names) else [])), None)
+
+
+def _is_sentence(name: str) -> bool:
     words = name.split()
-    is_sentence = len(name) > _LONGEST_NAME or len(words) > _MOST_WORDS or (len(words) > 1 and name[-1] in ".?!")
-    again = name in set(_texts(table, name)) if name else False
-    return bool(_NUMBER.fullmatch(name)) or is_sentence or again
+    return len(words) > _MOST_WORDS or (len(words) > 1 and name[-1] in ".?!")
 
 
 def _or_no_header(table: Table) -> str:
