@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
@@ -287,6 +289,34 @@ def test_labels_that_the_settings_name_are_written_as_there() -> None:
     named = examples(rows, CLASSIFICATION, labels=["0.0", "1.0"])
     assert {example.completion for example in named} == {"0.0", "1.0"}
     assert {example.completion for example in examples(rows, CLASSIFICATION, labels=["0", "1"])} == {"0", "1"}
+
+
+LAYOUTS = ("messages", "prompt completion", "instruction output", "context question answers", "text label", "text")
+BESIDE = (
+    "system history tools chat_template_kwargs images label train chosen kto_tag weight other input tokens ner_tags"
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(ASKED),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(("role", "text", "x")), inner),
+    max_leaves=4,
+)
+
+
+def rows_with(names: str) -> st.SearchStrategy[list[dict[str, Any]]]:
+    beside = [name for name in BESIDE.split() if name not in names.split()]
+    row = st.fixed_dictionaries(dict.fromkeys(names.split(), VALUES), optional=dict.fromkeys(beside, VALUES))
+    return st.lists(row, min_size=1, max_size=3)
+
+
+@given(st.sampled_from(LAYOUTS).flatmap(rows_with), st.sampled_from((CAUSAL_LM, CLASSIFICATION)))
+@settings(max_examples=300, deadline=None)
+def test_any_rows_are_examples_or_a_clear_error(rows: list[dict[str, Any]], task: str) -> None:
+    try:
+        made, empty = make_examples(read_rows(rows), DataSection(), task)
+        assert len(made) + sum(empty.values()) == len(rows)
+        assert isinstance(notes_on_columns(read_rows(rows), DataSection(), task), list)
+    except InputError as error:
+        assert error.fix
 
 
 @needs_shared
