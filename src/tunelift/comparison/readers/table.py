@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tunelift.comparison.readers.values import Item, check_row, identifier, is_m
 from tunelift.core import text_files
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Scores, content_hash
+from tunelift.core.text_table import read_text_table
 from tunelift.metrics import HIGHER_IS_BETTER, direction, plain_name
 
 COLUMNS = {
@@ -37,14 +37,12 @@ class _Layout:
 
 
 def read_table(path: Path, columns: Mapping[str, str] | None = None) -> Scores:
-    """Read a csv or tsv file (commas, semicolons or tabs, by its header); InputError names the line."""
-    records = _records(path)
-    where, fields = next(records, (str(path), []))
-    header = [name.strip() for name in fields]
-    twice = [name for name, count in Counter(header).items() if count > 1 and name]
-    if twice:
-        raise InputError(f'{where}: the column name "{twice[0]}" stands more than once in the header.')
-    return read_items(path, [Item(place, _cells(place, header, found)) for place, found in records], columns)
+    """Read a file of delimited text, as data are read; InputError names the line."""
+    table = read_text_table(path)
+    named = [name for name in table.header if name]  # pandas' row numbers have no name
+    rows = ((line, dict(zip(table.header, fields, strict=True))) for line, fields in table.rows)
+    items = [Item(f"{path}, line {line}", {name: row[name] for name in named}) for line, row in rows]
+    return read_items(path, items, columns)
 
 
 def read_items(path: Path, items: Sequence[Item], columns: Mapping[str, str] | None = None) -> Scores:
@@ -66,22 +64,6 @@ def read_items(path: Path, items: Sequence[Item], columns: Mapping[str, str] | N
     scores = scores_of(rows, path, directions={}, made_with={}, notes=notes)
     scores.info["columns"] = dict(layout.roles)
     return scores
-
-
-def _records(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield (where it begins, fields) of each record that is not blank."""
-    first = next((line for _, line in text_files.lines_of(path) if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
-    yield from ((f"{path}, line {begins}", fields) for begins, fields in text_files.records_of(path, delimiter))
-
-
-def _cells(where: str, header: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
-    if len(fields) != len(header):
-        raise InputError(
-            f"{where}: {len(fields)} fields for {len(header)} columns ({listed(header, 10)}).",
-            fix="Every line needs one field per column; in csv, a field that holds a comma stands in quotes.",
-        )
-    return {name: field for name, field in zip(header, fields, strict=True) if name}  # pandas' row numbers have no name
 
 
 def _layout(items: Sequence[Item], path: Path, asked: Mapping[str, str]) -> _Layout:
