@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tunelift.core import files, text_files
+from tunelift.comparison.readers import read_scores
+from tunelift.core import files, parquet_files, text_files, untrusted
 from tunelift.core.errors import InputError
+from tunelift.data.formats import read_file
+from tunelift.models import gguf
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -48,6 +53,31 @@ def test_other_encodings_are_named_with_the_command_that_converts(
     else:
         assert "iconv" not in fix
         assert "UTF-8" in fix
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        text_files.text_of,
+        files.read_json,
+        read_scores,
+        read_file,
+        parquet_files.rows_of,
+        untrusted.safetensors_header,
+        untrusted.read_object,
+        pytest.param(gguf.read, marks=pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed")),
+    ],
+)
+def test_a_pointer_of_git_lfs_is_called_that_wherever_a_file_is_opened(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
+    path = write(tmp_path, "rows.csv", pointer)
+    with pytest.raises(InputError, match=r"rows\.csv is a pointer of Git LFS") as caught:
+        read(path)
+    assert "git lfs pull" in str(caught.value.fix)
+    prose = write(tmp_path, "prose.txt", pointer + "A text about such pointers.\n" * 100)
+    assert text_files.text_of(prose).startswith(pointer)
 
 
 def test_json_within_its_limits(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunelift.core import text_files
+from tunelift.core import parquet_files, text_files
 from tunelift.core.errors import InputError
-from tunelift.data import formats
 from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, read_file
 from tunelift.data.sources import read_rows
@@ -194,7 +193,7 @@ def test_a_small_parquet_file_that_unpacks_to_much_is_refused(tmp_path: Path, mo
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    monkeypatch.setattr(formats, "FREE_VALUES", 100_000)
+    monkeypatch.setattr(parquet_files, "FREE_VALUES", 100_000)
     for number, column in enumerate(([0] * 1_000_000, [[0] * 1_000_000])):
         parquet.write_table(pyarrow.table({"a": column}), tmp_path / f"{number}.parquet")
         assert (tmp_path / f"{number}.parquet").stat().st_size < 10_000

@@ -38,9 +38,16 @@ _MARKS = (
 )
 _LOOKED_AT = 4096  # bytes; enough to tell UTF-16 by its zeros
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_LFS_LARGEST = 1024  # bytes; git-lfs docs/spec.md: a pointer has fewer
+
 
 def check_size(path: Path, most: int, fix: str | None = None) -> None:
-    """Raise InputError for what is no regular file (a pipe or a device would never end) or larger than `most` bytes."""
+    """Raise InputError for a file that holds no content to read, or too much.
+
+    That is one larger than `most` bytes, what is no regular file (a pipe or a device would never end), and the pointer
+    that Git LFS leaves in the place of a large file, whatever was expected there: rows, results, weights.
+    """
     try:
         state = path.stat()
     except OSError as error:
@@ -49,11 +56,20 @@ def check_size(path: Path, most: int, fix: str | None = None) -> None:
         raise InputError(f"{path} is no regular file.")
     if state.st_size > most:
         raise InputError(f"{path} has {state.st_size:,} bytes; at most {most:,} are read.", fix=fix)
+    if len(_LFS_POINTER) <= state.st_size < _LFS_LARGEST and _beginning(path, len(_LFS_POINTER)) == _LFS_POINTER:
+        raise InputError(
+            f"{path} is a pointer of Git LFS, which stands in the place of the file itself.",
+            fix="Run `git lfs install` and `git lfs pull` in that repository, or download the file by itself.",
+        )
 
 
 def first_bytes(path: Path, count: int = 4) -> bytes:
     """Return the first bytes of a file; InputError where it cannot be read or has more than LARGEST bytes."""
     check_size(path, LARGEST, "Give a part of it, such as its first million lines: head -n 1000000 OLD > NEW.")
+    return _beginning(path, count)
+
+
+def _beginning(path: Path, count: int) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(count)

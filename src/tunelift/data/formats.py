@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import text_files
+from tunelift.core import parquet_files, text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
 from tunelift.core.text_table import TextTable, read_text_table
@@ -16,9 +16,6 @@ from tunelift.data.class_names import with_class_names
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
 Columns = Sequence[str] | None
-
-FREE_VALUES, VALUES_PER_BYTE = 2**24, 50
-"""Values that a parquet file may always unpack to, and how many for each of its bytes beyond that."""
 
 _TAGGED = ("conll", "conllu", "bio", "iob", "iob2")
 """Endings of files of tokens and tags, one a line."""
@@ -155,24 +152,8 @@ def _questions(articles: Sequence[Any], where: str) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(f"{path}: parquet needs pyarrow.", fix="pip install 'tunelift[data]'") from error
-    rows: list[Row] = []
-    try:
-        with parquet.ParquetFile(path) as file:
-            most = max(FREE_VALUES, VALUES_PER_BYTE * path.stat().st_size)
-            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            _check_values(path, _values_said(groups), most)
-            for batch in file.iter_batches(batch_size=1024):
-                rows += batch.to_pylist()
-                _check_values(path, len(rows) * batch.num_columns, most)
-            features = _features(path, file.schema_arrow.metadata or {})
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} cannot be read as parquet: {error}.") from error
-    return list(enumerate(with_class_names(rows, features, str(path)), start=1))
+    rows, metadata = parquet_files.rows_and_metadata(path)
+    return list(enumerate(with_class_names(rows, _features(path, metadata), str(path)), start=1))
 
 
 def _features(path: Path, metadata: Mapping[bytes, bytes]) -> Any:
@@ -181,19 +162,6 @@ def _features(path: Path, metadata: Mapping[bytes, bytes]) -> Any:
     value = text_files.json_value(text.decode(), f"{path}, its metadata") if text else None
     info = value.get("info") if isinstance(value, dict) else None
     return info.get("features") if isinstance(info, dict) else None
-
-
-def _values_said(groups: Sequence[Any]) -> int:
-    """Return how many values the columns of parquet's row groups say they hold, those within lists included."""
-    return sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
-
-
-def _check_values(path: Path, values: int, most: int) -> None:
-    if values > most:
-        raise InputError(
-            f"{path} unpacks to {values:,} values, more than {VALUES_PER_BYTE} for each of its bytes.",
-            fix="Real data is not repeated so often; write the rows that are needed to jsonl.",
-        )
 
 
 def _read_txt(path: Path, columns: Columns) -> Numbered:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import mmap
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError
 
 MAGIC = b"GGUF"
@@ -75,6 +77,7 @@ def read(path: Path) -> GgufFile:
     """
     if importlib.util.find_spec("gguf") is None:
         raise InputError(f"Reading {path} needs the package gguf.", fix="Install it: pip install 'tunelift[gguf]'")
+    text_files.check_size(path, sys.maxsize)
     try:
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
