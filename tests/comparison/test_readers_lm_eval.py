@@ -92,6 +92,33 @@ def test_directions_come_from_the_results_beside_the_samples(tmp_path: Path) -> 
         read_scores(beside)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "pretrained=gpt2,peft=runs/my adapter,dtype=float32",
+            "tunelift compare --adapter 'runs/my adapter' --model gpt2",
+        ),
+        ({"pretrained": "gpt2", "peft": "adapter"}, "tunelift compare --adapter adapter --model gpt2"),
+        (None, "tunelift compare --adapter ADAPTER --model MODEL"),
+    ],
+)
+def test_an_adapter_put_on_by_the_harness_is_warned_of(tmp_path: Path, arguments: Any, said: str) -> None:
+    beside = next((DATA / "lm_eval_a").glob("results_*"))
+    results = json.loads(beside.read_text())
+    path = tmp_path / samples("a", "tinymc").name
+    path.write_text(samples("a", "tinymc").read_text())
+    results["config"] = {"model": "hf", "model_args": arguments, "peft_sha": ""}
+    (tmp_path / beside.name).write_text(json.dumps(results))
+    note = read_scores(path).info["notes"][-1]
+    assert "makes the embeddings of the adapter's side alone longer or shorter" in note
+    assert f"{said} --data ROWS evaluate.tasks=tinymc" in note
+    for plain in ("pretrained=gpt2", {"pretrained": "gpt2"}, None, 3, [], "peft"):
+        results["config"] = {"model": "hf", "model_args": plain}
+        (tmp_path / beside.name).write_text(json.dumps(results))
+        assert not any("embeddings" in note for note in read_scores(path).info["notes"])
+
+
 def test_two_runs_are_compared_and_other_few_shot_examples_are_refused() -> None:
     comparison = compare(samples("a", "tinymc"), samples("b", "tinymc"))
     assert (comparison.headline, comparison.metrics["acc"].items) == ("acc", 4)

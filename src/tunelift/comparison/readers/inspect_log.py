@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.values import Item, identifier, number, scores_of, text
+from tunelift.comparison.readers.values import Item, identifier, nested, number, scores_of, text
 from tunelift.comparison.readers.zip_members import Container
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, content_hash
@@ -42,6 +42,11 @@ def read_container(path: Path) -> Scores:
         header = _member(path, container, head).row
         members = [name for name in container.names if name.startswith("samples/") and name.endswith(".json")]
         return _scores(path, header, (_member(path, container, name) for name in members))
+
+
+def is_log(value: Mapping[str, Any]) -> bool:
+    """Return whether an object is a log of Inspect: its header stands under "eval"."""
+    return isinstance(value.get("eval"), dict)
 
 
 def read_log(path: Path, log: Mapping[str, Any]) -> Scores:
@@ -195,22 +200,17 @@ def _unscored(sample: Sample) -> str | None:
 
 def _made_with(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model, and what must agree: the task, its arguments and solvers, and the settings of generation."""
-    told, plan = (_part(header, name) for name in ("eval", "plan"))
+    told, plan = (nested(header, name) for name in ("eval", "plan"))
     steps = plan.get("steps")
     solvers = [
         {key: step.get(key) for key in ("solver", "params")}
         for step in (steps if isinstance(steps, list) else [])
         if isinstance(step, dict)
     ]
-    settings = _part(told, "model_generate_config") | _part(plan, "config")
+    settings = nested(told, "model_generate_config") | nested(plan, "config")
     return {
         "task": told.get("task"),
         "model": told.get("model"),
-        "prompt": json.dumps({"task_args": _part(told, "task_args"), "solvers": solvers}, sort_keys=True),
+        "prompt": json.dumps({"task_args": nested(told, "task_args"), "solvers": solvers}, sort_keys=True),
         "decoding": {name: settings[name] for name in _DECODING if settings.get(name) is not None},
     }
-
-
-def _part(value: Mapping[str, Any], name: str) -> dict[str, Any]:
-    part = value.get(name)
-    return part if isinstance(part, dict) else {}

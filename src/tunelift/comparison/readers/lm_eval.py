@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.files_of import task_of
-from tunelift.comparison.readers.values import Item, identifier, number, scores_of, text
+from tunelift.comparison.readers.values import Item, identifier, nested, number, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
@@ -74,10 +75,13 @@ def read_samples(path: Path, items: Iterable[Item]) -> Scores:
     rows = [_row(document, several) for document in documents.values()]
     # Nearly all tasks generate with the same settings for every item; other ones are not described.
     decoding = next(iter(settings.values())) if len(settings) == 1 else None
-    made_with = {"task": task_of(path), "prompt": _prompts_hash(documents), "decoding": decoding}
+    task = task_of(path)
+    results = _results_beside(path, task)
+    made_with = {"task": task, "prompt": _prompts_hash(documents), "decoding": decoding}
     notes = [f"{name} is made from all items together and has no number per item." for name in skipped]
+    notes += _of_adapter(results, task)
     names = dict.fromkeys(name for row in rows for name in [*row["metrics"], *row.get("counts", {})])
-    return scores_of(rows, path, directions=_directions(path, names), made_with=made_with, notes=notes)
+    return scores_of(rows, path, directions=_directions(results, task, names), made_with=made_with, notes=notes)
 
 
 def _document(item: Item, documents: dict[str, _Document]) -> tuple[_Document, str]:
@@ -227,18 +231,45 @@ def _prompt_hash(item: Item) -> str:
     return hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
 
 
-def _directions(path: Path, names: Iterable[str]) -> dict[str, bool]:
+def _directions(results: Row, task: str | None, names: Iterable[str]) -> dict[str, bool]:
     """Return {metric: whether higher is better}, from the results_*.json of the same run where it is there."""
-    said = _said_by_results(path)
-    known = {name: said.get(name.partition(" (")[0], direction(name)) for name in names}
+    said = nested(nested(results, "higher_is_better"), task or "")
+    known = {name: said.get(name.partition(" (")[0]) for name in names}
+    known = {name: higher if isinstance(higher, bool) else direction(name) for name, higher in known.items()}
     return {name: higher for name, higher in known.items() if higher is not None}
 
 
-def _said_by_results(path: Path) -> dict[str, bool]:
-    task = task_of(path)
+def _results_beside(path: Path, task: str | None) -> dict[str, Any]:
     beside = path.with_name(path.name.replace(f"samples_{task}_", "results_", 1)).with_suffix(".json")
-    if task is None or not beside.is_file():
-        return {}
-    by_task = json_object(files.read_json(beside), str(beside)).get("higher_is_better")
-    said = by_task.get(task) if isinstance(by_task, dict) else None
-    return {name: higher for name, higher in said.items() if isinstance(higher, bool)} if isinstance(said, dict) else {}
+    found = bool(task) and beside != path and beside.is_file()
+    return json_object(files.read_json(beside), str(beside)) if found else {}
+
+
+def _of_adapter(results: Row, task: str | None) -> list[str]:
+    """Warn where the harness put an adapter on the model, as its results say: `peft` among the arguments of the model.
+
+    Before it does so it makes the embeddings as long as the tokenizer wherever the two differ (models/huggingface.py:
+    HFLM._create_model, 0.4.5 to 0.4.13). No file says whether they did.
+    """
+    config = nested(results, "config")
+    arguments = _model_arguments(config.get("model_args"))
+    adapter = arguments.get("peft")
+    if not adapter and "peft_sha" not in config:
+        return []
+    model, name = (
+        shlex.quote(text(arguments.get(key)) or what) for key, what in (("pretrained", "MODEL"), ("peft", "ADAPTER"))
+    )
+    return [
+        f"made by the harness with peft={name}. Where tokenizer and model differ in length, it makes the embeddings of "
+        "the adapter's side alone longer or shorter: scores change, even if an adapter does nothing. To be sure, "
+        f"score both sides here: tunelift compare --adapter {name} --model {model} --data ROWS "
+        f"evaluate.tasks={task or 'TASK'}"
+    ]
+
+
+def _model_arguments(said: Any) -> dict[str, Any]:
+    """Return the arguments of --model_args: text such as `pretrained=gpt2,peft=folder`, or an object in newer files."""
+    if isinstance(said, dict):
+        return said
+    pairs = (pair.partition("=") for pair in text(said).split(","))
+    return {name.strip(): value for name, equals, value in pairs if equals}

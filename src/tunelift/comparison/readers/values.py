@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, as_text
+from tunelift.core.text_files import json_object
 from tunelift.metrics import direction
 
 WORDS = {
@@ -53,6 +54,22 @@ def is_missing(value: Any) -> bool:
 def text(value: Any) -> str:
     """Return text as it is, nothing for null, and JSON for all else."""
     return "" if value is None else as_text(value)
+
+
+def nested(value: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the object of that name, an empty one where there is none."""
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def items_of(values: Any, where: str, unit: str) -> list[Item]:
+    """Return the objects of a list, each with its place; InputError where it is no list of objects or empty."""
+    if not isinstance(values, list):
+        raise InputError(f"{where}: a JSON list is expected, not {type(values).__name__}.")
+    if not values:
+        raise InputError(f"{where} holds no rows.", fix="A file of results has one row per item.")
+    places = ((f"{where}, {unit} {count}", value) for count, value in enumerate(values, start=1))
+    return [Item(place, json_object(value, place)) for place, value in places]
 
 
 def identifier(value: Any, where: str) -> str:
