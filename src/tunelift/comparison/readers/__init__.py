@@ -1,4 +1,4 @@
-"""Result files of any tool to rows of the scores.jsonl contract: ours, lm-evaluation-harness, Inspect, tables."""
+"""Result files of any tool to rows of the scores.jsonl contract: ours, those of known tools, tables."""
 
 from tunelift.comparison.readers.files_of import matched
 from tunelift.comparison.readers.reading import read_info, read_scores

@@ -1,4 +1,4 @@
-"""Which file of a folder is meant: folders of lm-evaluation-harness and Inspect hold one for each task and run."""
+"""Which file of a folder is meant: a tool's folder may hold one for each task and run, and others beside them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from pathlib import Path
 
 from tunelift.core.errors import InputError, listed
 
-_LM_EVAL = re.compile(r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+\.jsonl")
-_INSPECT = re.compile(r"\d{4}-\d\d-\d\dT[\d+:-]+_(?P<task>.+)_\w+\.(eval|json)")
-_OTHERS = (".jsonl", ".csv", ".tsv", ".json", ".eval")
+_NAMES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+\.jsonl",  # lm-evaluation-harness
+        r"\d{4}-\d\d-\d\dT[\d+:-]+_(?P<task>.+)_\w+\.(eval|json)",  # Inspect
+        r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.-]+\.parquet",  # lighteval
+        r"(?P<task>per_instance_stats)\.json",  # HELM
+        r"(.+_)?(?P<task>eval_results)\.json",  # evalplus
+        r"(?P<task>test_run)_\d{8}_\d{6}(_\d+)?\.json",  # deepeval
+    )
+)
+"""The names that tools give to files of single items; "task" is what two such files must have in common."""
+
+_OTHERS = (".jsonl", ".csv", ".tsv", ".json", ".eval", ".parquet")
 
 
 def task_of(path: Path) -> str | None:
-    """Return the task that the name of a file of lm-evaluation-harness or Inspect gives."""
-    found = _LM_EVAL.fullmatch(path.name) or _INSPECT.fullmatch(path.name)
+    """Return the task that the name of a tool's file gives, or what the tool calls every such file."""
+    found = next((found for name in _NAMES if (found := name.fullmatch(path.name))), None)
     return found["task"] if found else None
 
 

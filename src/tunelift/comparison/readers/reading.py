@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers import inspect_log, lm_eval, table
+from tunelift.comparison.readers import (
+    evalplus,
+    inspect_log,
+    lm_eval,
+    table,
+)
 from tunelift.comparison.readers.files_of import only_file
-from tunelift.comparison.readers.values import Item, check_row, identifier, text
-from tunelift.core import files
+from tunelift.comparison.readers.refused import refuse, refuse_header, refuse_rows
+from tunelift.comparison.readers.values import Item, check_row, identifier, items_of, text
+from tunelift.core import files, parquet_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
+
+OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mapping[str, Any]], Scores]], ...] = (
+    (evalplus.is_results, evalplus.read_results),
+    (inspect_log.is_log, inspect_log.read_log),
+)
+"""What a tool's file that is one JSON object looks like, and what reads it."""
+
+ROWS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Iterable[Item]], Scores]], ...] = (
+    (lm_eval.is_sample, lm_eval.read_samples),
+)
+"""What a tool's first row looks like, in lines or in a list, and what reads such rows."""
 
 Columns = Mapping[str, str] | None
 
@@ -28,18 +45,32 @@ def read_scores(path: Path, columns: Columns = None) -> Scores:
         path = _inside(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist.", fix="Give a file of results or the folder that holds one.")
-    if first_bytes(path) == b"PK\x03\x04":
+    start = first_bytes(path)
+    if start == b"PK\x03\x04":
         return inspect_log.read_container(path)
+    if start == b"PAR1":
+        rows = enumerate(parquet_files.rows_of(path), start=1)
+        return _rows(path, (Item(f"{path}, row {count}", _as_json(row)) for count, row in rows), columns)
     lines = ((count, line) for count, line in lines_of(path) if line.strip())
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
-    start = first[1].lstrip()
-    if start[0] not in "[{":
+    begins = first[1].lstrip()[0]
+    if begins not in "[{":
+        refuse_header(path, first[1])
         return table.read_table(path, columns)
-    if start[0] == "{" and first[1].rstrip().endswith("}"):
+    if begins == "{" and first[1].rstrip().endswith("}"):
         return _one_per_line(path, first, lines, columns)
     return _whole(path, json_value(text_of(path), str(path), mend=True), columns)
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value of parquet as JSON would have it: dates, decimals and bytes as text."""
+    if isinstance(value, dict):
+        return {str(name): _as_json(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_json(inner) for inner in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _inside(folder: Path) -> Path:
@@ -63,27 +94,25 @@ def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item
 
 
 def _whole(path: Path, value: Any, columns: Columns) -> Scores:
-    """Read a file that is one JSON value: a log of Inspect, rows in a list, or a single row."""
-    if isinstance(value, dict) and isinstance(value.get("eval"), dict):
-        return inspect_log.read_log(path, value)
-    if isinstance(value, dict) and isinstance(value.get("results"), dict) and "higher_is_better" in value:
-        raise InputError(
-            f"{path} holds lm-evaluation-harness's averages, no single items.",
-            fix="Give the samples_*.jsonl beside it, which --log_samples writes.",
-        )
+    """Read a file that is one JSON value: an object that a tool writes, rows in a list, or a single row."""
     if isinstance(value, dict):
+        read = next((read for is_one, read in OBJECTS if is_one(value)), None)
+        if read is not None:
+            return read(path, value)
+        refuse(path, value)
         value = value["data"] if isinstance(value.get("data"), list) else [value]
-    if not value:
-        raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
-    places = ((f"{path}, item {count}", row) for count, row in enumerate(value, start=1))
-    return _rows(path, (Item(where, json_object(row, where)) for where, row in places), columns)
+    return _rows(path, iter(items_of(value, str(path), "item")), columns)
 
 
 def _rows(path: Path, items: Iterator[Item], columns: Columns) -> Scores:
-    first = next(items)
+    first = next(items, None)
+    if first is None:
+        raise InputError(f"{path} holds no rows.", fix="A file of results has one row per item.")
     items = chain((first,), items)
-    if lm_eval.is_sample(first.row):
-        return lm_eval.read_samples(path, items)
+    read = next((read for is_one, read in ROWS if is_one(first.row)), None)
+    if read is not None:
+        return read(path, items)
+    refuse_rows(path, first.row)
     if path.name == "scores.jsonl" or _is_ours(first.row):
         return _ours(path, items)
     return table.read_items(path, list(items), columns)
