@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers import (
+    deepeval,
     evalplus,
     inspect_log,
     lm_eval,
@@ -23,6 +24,7 @@ from tunelift.core.text_files import first_bytes, json_object, json_value, lines
 
 OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mapping[str, Any]], Scores]], ...] = (
     (evalplus.is_results, evalplus.read_results),
+    (deepeval.is_run, deepeval.read_run),
     (inspect_log.is_log, inspect_log.read_log),
 )
 """What a tool's file that is one JSON object looks like, and what reads it."""
