@@ -12,6 +12,7 @@ from tunelift.comparison.readers import (
     evalplus,
     inspect_log,
     lm_eval,
+    promptfoo,
     table,
 )
 from tunelift.comparison.readers.files_of import only_file
@@ -25,12 +26,14 @@ from tunelift.core.text_files import first_bytes, json_object, json_value, lines
 OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mapping[str, Any]], Scores]], ...] = (
     (evalplus.is_results, evalplus.read_results),
     (deepeval.is_run, deepeval.read_run),
+    (promptfoo.is_results, promptfoo.read_results),
     (inspect_log.is_log, inspect_log.read_log),
 )
 """What a tool's file that is one JSON object looks like, and what reads it."""
 
 ROWS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Iterable[Item]], Scores]], ...] = (
     (lm_eval.is_sample, lm_eval.read_samples),
+    (promptfoo.is_result, promptfoo.read_rows),
 )
 """What a tool's first row looks like, in lines or in a list, and what reads such rows."""
 
