@@ -12,6 +12,7 @@ from tunelift.comparison.readers import (
     evalplus,
     inspect_log,
     lm_eval,
+    opencompass,
     promptfoo,
     table,
 )
@@ -27,6 +28,7 @@ OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mappin
     (evalplus.is_results, evalplus.read_results),
     (deepeval.is_run, deepeval.read_run),
     (promptfoo.is_results, promptfoo.read_results),
+    (opencompass.is_results, opencompass.read_results),
     (inspect_log.is_log, inspect_log.read_log),
 )
 """What a tool's file that is one JSON object looks like, and what reads it."""
