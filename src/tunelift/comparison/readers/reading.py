@@ -10,6 +10,7 @@ from typing import Any
 from tunelift.comparison.readers import (
     deepeval,
     evalplus,
+    helm,
     inspect_log,
     lm_eval,
     opencompass,
@@ -36,6 +37,7 @@ OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mappin
 ROWS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Iterable[Item]], Scores]], ...] = (
     (lm_eval.is_sample, lm_eval.read_samples),
     (promptfoo.is_result, promptfoo.read_rows),
+    (helm.is_stats, helm.read_stats),
 )
 """What a tool's first row looks like, in lines or in a list, and what reads such rows."""
 
