@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,83 @@ def test_any_table_is_compared_or_refused(tmp_path: Path, header: list[str], bod
 def test_any_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     assert refused_or_equal_to_itself(written(tmp_path, "bytes", content))
     assert refused_or_equal_to_itself(written(tmp_path, "zip", b"PK\x03\x04" + content))
+
+
+REAL = [
+    "evalplus_eval_results.json",
+    "deepeval_test_run.json",
+    "promptfoo_base.json",
+    "opencompass/results/m1/tiny_3.json",
+    "opencompass/predictions/m1/tiny_3.json",
+    "helm/run/per_instance_stats.json",
+    "helm/run/stats.json",
+    "helm/run/scenario_state.json",
+    "lighteval/results_tinymc.json",
+]
+
+
+@pytest.mark.parametrize("name", REAL)
+@FUZZ
+@given(odd=VALUES, place=st.randoms(use_true_random=False))
+def test_any_value_of_a_real_file_may_be_another(tmp_path: Path, name: str, odd: Any, place: random.Random) -> None:
+    """What stands anywhere in a tool's file replaced by anything: rows, or a refusal."""
+    value = json.loads((DATA / name).read_text())
+    inside, key, deeper = [value], 0, value
+    while isinstance(deeper, dict | list) and deeper and (deeper is value or place.random() < 0.8):
+        inside, key = deeper, place.choice(list(deeper) if isinstance(deeper, dict) else range(len(deeper)))
+        deeper = inside[key]
+    inside[key] = odd
+    assert refused_or_equal_to_itself(written(tmp_path, Path(name).name, json.dumps(value)))
+
+
+def test_parquet_tables_are_read_like_others(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"id": ["a", "b"], "correct": [True, False], "when": [datetime(2026, 1, 1)] * 2, "raw": [b"x", None]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    scores = read_scores(tmp_path / "a.parquet")
+    assert [(row["id"], row["metrics"]["correct"]) for row in scores.rows] == [("a", 1.0), ("b", 0.0)]
+    scores.save(tmp_path / "saved")
+    parquet.write_table(pyarrow.table({"id": []}), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="holds no rows"):
+        read_scores(tmp_path / "none.parquet")
+
+
+AVERAGES = {
+    "mteb": {"task_name": "STS12", "mteb_version": "1.38.0", "scores": {"test": []}, "evaluation_time": 1.0},
+    "lm-evaluation-harness": {"results": {}, "versions": {}, "config": {}, "n-shot": {}},
+    "lighteval": {"config_general": {}, "results": {}, "versions": {}},
+}
+
+
+@pytest.mark.parametrize("tool", AVERAGES)
+def test_averages_are_refused_by_the_name_of_their_tool(tmp_path: Path, tool: str) -> None:
+    path = written(tmp_path, "results.json", json.dumps(AVERAGES[tool]))
+    with pytest.raises(InputError, match=f"holds {tool}'s averages, no single items") as caught:
+        read_scores(path)
+    assert caught.value.fix
+
+
+def test_events_of_openai_s_evals_and_opencompass_s_averages_are_refused(tmp_path: Path) -> None:
+    events = [{"spec": {"eval_name": "test.dev", "run_id": "1"}}, {"run_id": "1", "event_id": 0, "type": "match"}]
+    path = written(tmp_path, "log.jsonl", "\n".join(map(json.dumps, events)))
+    with pytest.raises(InputError, match="the events of OpenAI's evals"):
+        read_scores(path)
+    (tmp_path / "results" / "model").mkdir(parents=True)
+    path = written(tmp_path / "results" / "model", "gsm8k.json", '{"accuracy": 62.5}')
+    summary = written(tmp_path, "summary.csv", "dataset,version,metric,mode,m1\ngsm8k,a1,accuracy,gen,62.5\n")
+    for averages in (path, summary):
+        with pytest.raises(InputError, match="OpenCompass's averages"):
+            read_scores(averages)
+
+
+def test_a_run_s_folder_of_another_tool_is_read_by_the_names_of_its_files(tmp_path: Path) -> None:
+    for name, source in (("s_eval_results.json", REAL[0]), ("test_run_20261128_185406.json", REAL[1])):
+        folder = tmp_path / Path(name).stem
+        folder.mkdir()
+        written(folder, name, (DATA / source).read_bytes())
+        written(folder, "config.json", "{}")
+        assert read_scores(folder).rows == read_scores(DATA / source).rows
 
 
 def test_reading_plain_files_imports_nothing_heavy(tmp_path: Path) -> None:

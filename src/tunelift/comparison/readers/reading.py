@@ -12,6 +12,7 @@ from tunelift.comparison.readers import (
     evalplus,
     helm,
     inspect_log,
+    lighteval,
     lm_eval,
     opencompass,
     promptfoo,
@@ -36,6 +37,7 @@ OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mappin
 
 ROWS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Iterable[Item]], Scores]], ...] = (
     (lm_eval.is_sample, lm_eval.read_samples),
+    (lighteval.is_detail, lighteval.read_details),
     (promptfoo.is_result, promptfoo.read_rows),
     (helm.is_stats, helm.read_stats),
 )
