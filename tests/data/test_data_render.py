@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +32,12 @@ def chat(*contents: str, system: str | None = None) -> Example:
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
     messages = ([{"role": "system", "content": system}] if system else []) + turns
     return Example("7", "(for people)", contents[-1], Conversation(tuple(messages)))
+
+
+def turns(example: Example, which: Any) -> Example:
+    """The same conversation with this setting of data.turns."""
+    assert example.conversation is not None
+    return replace(example, conversation=replace(example.conversation, turns=which))
 
 
 def learned(renderer: Renderer, tokens: Tokens) -> str:
@@ -182,13 +191,26 @@ def test_generation_stops_at_eos_and_for_chat_also_at_the_end_of_a_turn() -> Non
     assert renderer.stop_ids(chat("sat?", "on")) == [1, renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
-def test_masks_that_would_be_guesses_are_refused() -> None:
+def test_masks_that_would_be_guesses_are_refused_where_they_are_asked_for_and_made_answer_by_answer_otherwise() -> None:
     two_turns = chat("sat?", "hm</think>on", "what?", "the mat")
+    renderer = Renderer(byte_level(template=FORGETFUL), 99)
     with pytest.raises(InputError, match=r"row 7, message 2.*written differently once messages follow"):
-        Renderer(byte_level(template=FORGETFUL), 99).tokens(two_turns)
+        renderer.tokens(turns(two_turns, "all"))
+    rows, report = renderer.render_rows([two_turns])
+    assert [learned(renderer, row) for row in rows] == ["hm</think>on<|im_end|>", "the mat<|im_end|>"]
+    assert "1 conversations are learned answer by answer, in 2 rows" in report.lines()
+    assert [learned(renderer, row) for row in renderer.render_rows([turns(two_turns, "last")])[0]] == [
+        "the mat<|im_end|>"
+    ]
     assert Renderer(byte_level(template=FORGETFUL), 99).tokens(chat("sat?", "hm</think>on")).ids
-    with pytest.raises(InputError, match="changes when the answer is added"):
-        Renderer(byte_level(template=THINKING_PROMPT), 99).tokens(chat("sat?", "on"))
+
+
+def test_a_prompt_that_ends_otherwise_than_the_conversation_goes_on_is_known_and_said() -> None:
+    renderer = Renderer(byte_level(template=THINKING_PROMPT), 99)
+    rows, report = renderer.render_rows([chat("sat?", "on")])
+    assert [learned(renderer, row) for row in rows] == ["on<|im_end|>"]
+    assert whole(renderer, rows[0]).endswith("<|im_start|>assistant\non<|im_end|>")
+    assert any("ends a prompt with '<think>\\n'" in line for line in report.lines())
 
 
 def test_chat_errors_name_the_row_and_the_reason() -> None:

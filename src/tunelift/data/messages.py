@@ -61,7 +61,7 @@ def kind(value: Any) -> str:
 
 def json_of(value: Any) -> str:
     """Write a value as JSON in one way, whatever the order of its keys."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def _check_keys(item: Mapping[str, Any], where: str) -> None:

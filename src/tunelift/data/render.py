@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
-from tunelift.data.chat import Chat, without_answer
+from tunelift.data.answers import Asked, Marks
+from tunelift.data.chat import Chat, Written
+from tunelift.data.conversations import as_answer
+from tunelift.data.encoding import Encoder, Text
 
 PROMPT_TOO_LONG = "the prompt alone fills max_length"
 NOTHING_TO_LEARN = "nothing after the prompt"
@@ -41,7 +44,10 @@ class Tokens:
 
 @dataclass(slots=True)
 class RenderReport:
-    """What became of the rows that were rendered; `tokens` and `tokens_in_loss` count the rows that were kept."""
+    """What became of the rows that were rendered; `tokens` and `tokens_in_loss` count the rows that were kept.
+
+    `notes` say what a template or a tokenizer made of them that a user should know.
+    """
 
     rows: int = 0
     truncated: int = 0
@@ -49,6 +55,7 @@ class RenderReport:
     dropped_reasons: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     tokens_in_loss: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts for a JSON file."""
@@ -61,7 +68,7 @@ class RenderReport:
         if self.truncated:
             lines.append(f"{self.truncated} rows cut on the right to fit max_length")
         lines += [f"{count} rows dropped: {reason}" for reason, count in self.dropped_reasons.items()]
-        return lines
+        return lines + self.notes
 
 
 class Renderer:
@@ -76,11 +83,19 @@ class Renderer:
         self.max_length = max_length
         self.end: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         """The token that closes a completion; empty for a tokenizer without EOS, whose model learns no end."""
+        self.special_ids = {
+            *tokenizer.all_special_ids,
+            *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
+        }
         self._begin = _ids_put_before(tokenizer)
-        self._chat = Chat(tokenizer)
+        self._encoder = Encoder(tokenizer)
+        self._chat = Chat(tokenizer, self._encoder)
+        self._endings = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} - {tokenizer.bos_token}
+        self._endings |= {tokenizer.eos_token}
+        self._counts = Counter[str]()
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Return the ids (T,) that the model reads before it answers, whatever their number."""
+        """Return the ids (T,) that stand before the answer, whatever their number."""
         return self.continued([example], [[]])[0][0]
 
     def completion_ids(self, example: Example, completion: str | None = None) -> list[int]:
@@ -104,17 +119,46 @@ class Renderer:
             found += self._continued(examples[start : start + at_once], completions[start : start + at_once])
         return found
 
+    def asked(self, examples: Sequence[Example]) -> list[Asked]:
+        """Return what the model reads before it answers each example in words of its own.
+
+        Of a conversation that is less than `prompt_ids` where the template writes something before an answer that it
+        does not write at the end of a prompt, such as an empty block of reasoning.
+        """
+        texts = iter(self.continued([e for e in examples if e.conversation is None], [[] for _ in examples]))
+        written = [None if example.conversation is None else self._written(example) for example in examples]
+        prompts = iter(self._encoder.encode([w.text.cut(0, w.answers[-1].asked) for w in written if w]))
+        found = []
+        for example, w in zip(examples, written, strict=True):
+            found.append(Asked(next(prompts), self._marks(example, w)) if w else Asked(next(texts)[0]))
+        return found
+
     def stop_ids(self, example: Example) -> list[int]:
         """Return the ids that end an answer: EOS, and for chat the token with which the template ends a turn."""
-        last = [] if example.messages is None else self.candidate_ids(example, ["x"])[0][-1:]
-        return list(dict.fromkeys([*self.end, *last]))
+        last = [] if example.conversation is None else self.candidate_ids(example, ["x"])[0][-1:]
+        return list(dict.fromkeys([*self.end, *(token for token in last if token in self.special_ids)]))
+
+    def stop_strings(self, example: Example) -> list[str]:
+        """Return the text that ends an answer where no id does: what the template writes before the next question."""
+        if example.conversation is None or self.stop_ids(example):
+            return []
+        between = self._chat.between_turns(example.conversation, example.id)
+        return [between] if between else []
+
+    def parts(self, example: Example) -> list[Example]:
+        """Return the examples that training makes of one: of a conversation there may be one for each answer."""
+        if example.conversation is None:
+            return [example]
+        parts = self._chat.parts(example.conversation, example.id)
+        return [replace(example, conversation=part) for part in parts]
 
     def tokens(self, example: Example) -> Tokens:
         """Return the whole row, cut on the right to max_length, with the loss on completion and EOS only.
 
-        The first token is never in the loss: nothing stands before it from which it could be predicted.
+        The first token is never in the loss: nothing stands before it from which it could be predicted. Of a
+        conversation that is learned in several rows it is the last one.
         """
-        return next(self._rows([example]))
+        return list(self._rows([example]))[-1]
 
     def head_tokens(self, example: Example) -> Tokens:
         """Return the prompt's text for a classification head: special tokens as the tokenizer puts them, no loss."""
@@ -130,6 +174,7 @@ class Renderer:
         Raises InputError where none is left, naming the longest row and what to set.
         """
         report, kept, reasons, longest = RenderReport(), [], Counter[str](), 0
+        self._counts.clear()
         for tokens in self._rows(examples):
             report.rows += 1
             longest = max(longest, tokens.full_length)
@@ -143,17 +188,19 @@ class Renderer:
         report.dropped, report.dropped_reasons = sum(reasons.values()), dict(reasons)
         report.tokens = sum(len(tokens.ids) for tokens in kept)
         report.tokens_in_loss = sum(sum(tokens.in_loss) for tokens in kept)
+        report.notes = self._notes()
         return kept, report
 
     def _rows(self, examples: Iterable[Example]) -> Iterator[Tokens]:
-        examples = iter(examples)
-        while some := list(islice(examples, TEXTS_AT_ONCE)):
-            texts = [example for example in some if example.messages is None]
+        rows = (part for example in examples for part in self._counted(example))
+        while some := list(islice(rows, TEXTS_AT_ONCE)):
+            texts = [example for example in some if example.conversation is None]
             answers = [[example.completion] if example.completion else [] for example in texts]
             continued = iter(self.continued(texts, answers))
+            chats = iter(self._conversations([example for example in some if example.conversation is not None]))
             for example in some:
-                if example.messages is not None:
-                    ids, in_loss = self._conversation(example)
+                if example.conversation is not None:
+                    ids, in_loss = next(chats)
                 else:
                     prompt, answer = next(continued)
                     ids = [*prompt, *(token for completion in answer for token in completion)]
@@ -161,59 +208,111 @@ class Renderer:
                 in_loss[:1] = [False] * len(in_loss[:1])
                 yield Tokens(ids[: self.max_length], in_loss[: self.max_length], len(ids))
 
+    def _counted(self, example: Example) -> list[Example]:
+        parts = self.parts(example)
+        self._counts["conversations"] += len(parts) > 1
+        self._counts["parts"] += len(parts) * (len(parts) > 1)
+        return parts
+
+    def _conversations(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[bool]]]:
+        """Yield ids and mask of conversations, each ending with the token that ends its last answer."""
+        written = [self._written(example) for example in examples]
+        places = [[at for a in w.answers for at in (a.asked, a.begun, a.end)] for w in written]
+        cuts = [[w.text.cut(0, at) for at in some] for w, some in zip(written, places, strict=True)]
+        encoded = iter(self._encoder.encode([text for texts in cuts for text in texts]))
+        for w, texts in zip(written, cuts, strict=True):
+            self._counts["spelt"] += bool(w.text.plain)
+            ids, in_loss = list[int](), list[bool]()
+            for number, text in enumerate(texts):
+                ids = self._grown(ids, text, next(encoded), len(texts[number - 1].text) if number else 0)
+                in_loss += [number % 3 > 0] * (len(ids) - len(in_loss))
+            # A template that ends the last answer with plain text would teach the model to go on for ever.
+            if not self._chat.ends_turn(texts[-1].text):
+                ids = self._closed(ids)
+            yield ids, in_loss + [True] * (len(ids) - len(in_loss))
+
     def _continued(self, examples: Sequence[Example], completions: Sequence[Sequence[str]]) -> Iterator[Continued]:
         texts = [self._texts(example, some) for example, some in zip(examples, completions, strict=True)]
-        prompts = self._encode([prompt for prompt, _ in texts])
-        wholes = iter(self._encode([prompt + answer for prompt, answers in texts for answer in answers]))
-        for example, (prompt, answers), ids in zip(examples, texts, prompts, strict=True):
-            before = ids if prompt else []
-            behind = [self._behind(before, next(wholes), answer) for answer in answers]
-            if example.messages is None:
+        prompts = iter(self._encoder.encode([border for borders, _ in texts for border in borders]))
+        wholes = iter(self._encoder.encode([answer for _, answers in texts for answer in answers]))
+        for example, (borders, answers) in zip(examples, texts, strict=True):
+            before, done = list[int](), 0
+            for border in borders:
+                before, done = self._grown(before, border, next(prompts), done), len(border.text)
+            behind = [self._grown(before, answer, next(wholes), done)[len(before) :] for answer in answers]
+            if example.conversation is None:
+                behind = behind if before else [self._without_begin(answer) for answer in behind]
                 yield [*self._begin, *self._without_begin(before)], [self._closed(answer) for answer in behind]
             else:
-                ended = [self._chat.ends_turn(answer) for answer in answers]
+                ended = [self._chat.ends_turn(answer.text) for answer in answers]
                 yield before, [a if done else self._closed(a) for a, done in zip(behind, ended, strict=True)]
 
-    def _texts(self, example: Example, completions: Sequence[str]) -> tuple[str, list[str]]:
-        """Return the text of the prompt, and of each completion as it stands behind it."""
-        if example.messages is None:
+    def _texts(self, example: Example, completions: Sequence[str]) -> tuple[list[Text], list[Text]]:
+        """Return the texts through which the prompt grows, and each completion with the prompt before it."""
+        if example.conversation is None:
             prompt, moved = _prompt_and_moved_spaces(example)
-            return prompt, [moved + completion for completion in completions]
-        asked = without_answer(example.messages)
-        answers = [[*asked, {"role": "assistant", "content": completion}] for completion in completions]
-        prompt = self._chat.prompt(example.messages, example.id)
-        return prompt, [self._chat.last_answer(messages, example.id) for messages in answers]
+            return [Text(prompt)] * bool(prompt), [self._answered(prompt, moved + answer) for answer in completions]
+        own = self._written(example)
+        last, answers = own.answers[-1], [self._written(_answered_with(example, c)).text for c in completions]
+        borders = [own.text.cut(0, last.asked), own.text.cut(0, last.begun)]
+        # Before an answer with reasoning a template writes other words than before one without.
+        return [b for b in borders if all(answer.text.startswith(b.text) for answer in answers)], answers
 
-    def _behind(self, before: list[int], whole: list[int], ending: str) -> list[int]:
-        """Return the ids of `ending`, given those of the text before it and of both as one."""
-        if not before:
-            return self._without_begin(whole)
-        return whole[len(before) :] if whole[: len(before)] == before else self._encode([ending])[0]
+    def _answered(self, prompt: str, completion: str) -> Text:
+        """Return prompt and completion as one text, in which special tokens that the completion spells are text.
 
-    def _conversation(self, example: Example) -> tuple[list[int], list[bool]]:
-        """Return ids and mask of a conversation, ending with the token that ends its last answer."""
-        assert example.messages is not None
-        rendered = self._chat.conversation(example.messages, example.id)
-        ids: list[int] = []
-        in_loss: list[bool] = []
-        done = 0
-        for start, end in rendered.answers:
-            for stop, learned in ((start, False), (end, True)):
-                ids, added = self._extended(ids, rendered.text[:done], rendered.text[done:stop])
-                in_loss += [learned] * added
-                done = stop
-        # A template that ends the last answer with plain text would teach the model to go on for ever.
-        if ids and ids[-1:] != self.end and not self._chat.ends_turn(rendered.text[:done]):
-            ids, in_loss = ids + self.end, in_loss + [True] * len(self.end)
-        return ids, in_loss
+        Those at its end are what they say, since they end it, and so is a BOS that opens a text without a prompt.
+        """
+        whole, bos = prompt + completion, self.tokenizer.bos_token
+        spelt = list(self._encoder.spelt(whole, [(len(prompt), len(whole))]))
+        ending, end = list[tuple[int, int]](), len(whole)
+        while spelt and spelt[-1][1] == end and whole[spelt[-1][0] : end] in self._endings:
+            ending.insert(0, spelt.pop())
+            end = ending[0][0]
+        if not whole[len(prompt) : end].strip():
+            spelt += ending  # it says nothing else
+        elif not prompt and spelt and spelt[0][0] == 0 and whole[: spelt[0][1]] == bos:
+            del spelt[0]
+        self._counts["spelt"] += bool(spelt)
+        return Text(whole, tuple(spelt))
 
-    def _extended(self, ids: list[int], text: str, more: str) -> tuple[list[int], int]:
-        """Return `ids` (of `text`) and those of `more` behind them, and how many were added."""
-        if not more:
-            return ids, 0
-        whole = self._encode([text + more])[0]
-        grown = whole if whole[: len(ids)] == ids else ids + self._encode([more])[0]
-        return grown, len(grown) - len(ids)
+    def _grown(self, ids: list[int], text: Text, whole: list[int], done: int) -> list[int]:
+        """Return ids of a text that begin with `ids`, those of its first `done` characters; `whole` are its own."""
+        if whole[: len(ids)] == ids:
+            return whole
+        return ids + self._encoder.encode([text.cut(done, len(text.text))])[0]
+
+    def _written(self, example: Example) -> Written:
+        assert example.conversation is not None
+        last = example.conversation.messages[-1]["role"]
+        render = self._chat.written if last == "assistant" else self._chat.asked
+        return render(example.conversation, example.id)
+
+    def _marks(self, example: Example, written: Written) -> Marks:
+        last, text = written.answers[-1], written.text.text
+        opens, closes = self._chat.thinking
+        added = text[last.asked : last.begun]
+        # Words of a template without a token of its own, such as "Answer:", may be words of an answer too.
+        ends = [added.strip()] if self._encoder.added.search(added) else []
+        return Marks(
+            added,
+            (opens, "<think>"),
+            tuple(dict.fromkeys([*ends, closes, "</think>"])),
+            text[: last.asked].rstrip().endswith((opens, "<think>")),
+            bool(example.messages and example.messages[-1].get("tool_calls")),
+        )
+
+    def _notes(self) -> list[str]:
+        """Return what was made of the rows since `render_rows` began."""
+        counts, notes = self._counts, list(self._chat.notes)
+        if counts["conversations"]:
+            notes.insert(
+                0,
+                f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows",
+            )
+        if counts["spelt"]:
+            notes.append(f"{counts['spelt']} rows spell a special token in what is said; it is text there")
+        return notes
 
     def _without_begin(self, ids: Sequence[int]) -> list[int]:
         begins = bool(self._begin) and list(ids[: len(self._begin)]) == self._begin
@@ -222,14 +321,26 @@ class Renderer:
     def _closed(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == self.end else ids + self.end
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        # verbose=False: long texts are counted and reported by us, not warned about by the tokenizer.
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-
 
 def own_completion(example: Example) -> str:
-    """Return the completion that an example itself has; a conversation's last message."""
-    return example.messages[-1]["content"] if example.messages else example.completion
+    """Return the completion that an example itself has; of a conversation what its last message says."""
+    return as_answer(example.messages[-1]) if example.messages else example.completion
+
+
+def _answered_with(example: Example, completion: str) -> Example:
+    """Return a conversation that ends with this answer; its own keeps its reasoning and its calls."""
+    assert example.conversation is not None
+    messages = example.conversation.messages
+    if messages[-1]["role"] == "assistant" and completion == own_completion(example):
+        return example
+    asked = without_answer(messages)
+    answered = (*asked, {"role": "assistant", "content": completion})
+    return replace(example, conversation=replace(example.conversation, messages=answered, turns="last"))
+
+
+def without_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the messages without the assistant's last answer, where they end with one."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _prompt_and_moved_spaces(example: Example) -> tuple[str, str]:

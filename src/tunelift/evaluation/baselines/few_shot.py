@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tunelift.core.records import Example, Scores
-from tunelift.data.chat import without_answer
-from tunelift.data.render import Renderer
+from tunelift.data.render import Renderer, without_answer
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.baselines.frame import Frame
 from tunelift.evaluation.run import Plan, score

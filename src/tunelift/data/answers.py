@@ -1,0 +1,94 @@
+"""What was answered, as its reader sees it: token ids to text, for reference and prediction alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunelift.data.messages import json_of
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a template writes around an answer. `added` stands before one without reasoning, `opens` and `closes`
+    around reasoning; `opened` says that the prompt has begun it, and `calls` that tools are called."""
+
+    added: str = ""
+    opens: tuple[str, ...] = ("<think>",)
+    closes: tuple[str, ...] = ("</think>",)
+    opened: bool = False
+    calls: bool = False
+
+
+PLAIN = Marks()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the model reads before it answers in words of its own (T,), and what will stand around the answer."""
+
+    ids: list[int]
+    marks: Marks = PLAIN
+
+
+def answer_text(tokenizer: Any, ids: Sequence[int], marks: Marks, *, keep_thinking: bool = False) -> str:
+    """Return the text of an answer without what the template adds, and without reasoning unless that is kept.
+
+    Special tokens are left out, but for an answer that calls tools: there they are part of the call, and what is JSON
+    in it is written in one way. Reasoning that never ends leaves no answer.
+    """
+    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
+    start = _start(whole, marks, keep_thinking=keep_thinking)
+    if start is None:
+        return ""
+    if marks.calls:
+        return _json_in_one_way(whole[start:])
+    if start == 0:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    first, before = _first_behind(tokenizer, ids, start)
+    return str(before[start:] + tokenizer.decode(list(ids[first:]), skip_special_tokens=True))
+
+
+def _start(text: str, marks: Marks, *, keep_thinking: bool) -> int | None:
+    """Return where in the text the answer begins; None where it never does."""
+    if not keep_thinking:
+        ends = [(at, at + len(mark)) for mark in marks.closes if (at := text.find(mark)) >= 0]
+        if ends:
+            behind = min(ends)[1]
+            return len(text) - len(text[behind:].lstrip())
+        if marks.opened or text.lstrip().startswith(marks.opens):
+            return None
+    if marks.added.strip() and text.startswith(marks.added):
+        return len(marks.added)
+    return 0
+
+
+def _first_behind(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[int, str]:
+    """Return how many tokens cover the first `start` characters, and their text."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(list(ids[:middle]), skip_special_tokens=False)) < start:
+            low = middle + 1
+        else:
+            high = middle
+    return low, tokenizer.decode(list(ids[:low]), skip_special_tokens=False)
+
+
+def _json_in_one_way(text: str) -> str:
+    """Write every object and list of JSON in a text with its keys in order and no blanks of its own."""
+    decoder, written, done, at = json.JSONDecoder(), "", 0, 0
+    while at < len(text):
+        if text[at] in "{[":
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                at += 1
+                continue
+            written += text[done:at] + json_of(value)
+            done = at = end
+        else:
+            at += 1
+    return written + text[done:]

@@ -1,0 +1,83 @@
+"""Texts to token ids, in which a special token that somebody's text merely spells is text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunelift.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to encode; `plain` are the places (start, end) of special tokens in it that are to be text."""
+
+    text: str
+    plain: tuple[tuple[int, int], ...] = ()
+
+    def cut(self, start: int, end: int) -> Text:
+        """Return a part of it."""
+        plain = ((max(a, start) - start, min(b, end) - start) for a, b in self.plain if a < end and b > start)
+        return Text(self.text[start:end], tuple(plain))
+
+
+class Encoder:
+    """A transformers tokenizer, by many texts at once, without the special tokens that it puts around a text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        names = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)} - {""}
+        self.special = _any_of(names)
+        """Matches a token of the tokenizer's own, such as <|im_end|>."""
+        self.added = _any_of(names | {str(token) for token in added} - {""})
+        """Matches those and every other token that was added to the vocabulary, such as <think> for some models."""
+
+    def encode(self, texts: Sequence[Text]) -> list[list[int]]:
+        """Return the ids of each text. Raises InputError where the tokenizer cannot write a special token as text."""
+        stock = iter(self._stock([text.text for text in texts if not text.plain]))
+        return [self._in_pieces(text) if text.plain else next(stock) for text in texts]
+
+    def spelt(self, text: str, spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """Return the places of special tokens within these spans of a text."""
+        found = [match.span() for start, end in spans for match in self.special.finditer(text, start, end)]
+        return tuple(sorted(set(found)))
+
+    def _stock(self, texts: Sequence[str], *, plain: bool = False) -> list[list[int]]:
+        # verbose=False: long texts are counted and reported by us, not warned about by the tokenizer.
+        how = {"split_special_tokens": True} if plain else {}
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False, **how) if texts else {}
+        return found["input_ids"] if texts else []
+
+    def _in_pieces(self, text: Text) -> list[int]:
+        ids, done = list[int](), 0
+        for start, end in text.plain:
+            ids += self._piece(text.text[done:start], first=done == 0)
+            ids += self._as_text(text.text[start:end])
+            done = end
+        return ids + self._piece(text.text[done:], first=done == 0)
+
+    def _as_text(self, token: str) -> list[int]:
+        ids = self._piece(token, plain=True)
+        if set(self._stock([token])[0]) & set(ids):
+            raise InputError(
+                f"A text holds {token!r}, which this tokenizer cannot write but as its special token.",
+                fix="Write it otherwise in the data, or remove it.",
+            )
+        return ids
+
+    def _piece(self, text: str, *, first: bool = False, plain: bool = False) -> list[int]:
+        """Encode a piece from within a text: behind a line break, which keeps off the blank that may open a text."""
+        if not text:
+            return []
+        if first:
+            return self._stock([text])[0]
+        (before,), (both,) = self._stock(["\n"]), self._stock(["\n" + text], plain=plain)
+        return both[len(before) :] if both[: len(before)] == before else self._stock([text], plain=plain)[0]
+
+
+def _any_of(names: set[str]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
