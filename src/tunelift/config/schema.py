@@ -97,6 +97,11 @@ class DataSection(Section):
     )
     label: str | None = Field(default=None, description="Column of the label, for a classification head.")
     labels: Names | None = Field(default=None, description="All labels, where the data does not show every one.")
+    turns: Literal["all", "each", "last"] | None = Field(
+        default=None,
+        description="Answers of a conversation that are learned: all in one row, each in its own, or the last; "
+        "otherwise all where the chat template keeps earlier turns as they were, else each.",
+    )
     deduplicate: bool = Field(
         default=True, description="Keep one of equal rows in train, and none that stands in test, exactly or nearly."
     )
@@ -160,6 +165,9 @@ class EvaluateSection(Section):
     )
     max_new_tokens: int = Field(default=128, gt=0, description="Longest generated answer (tokens).")
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
+    thinking: Literal["strip", "keep"] = Field(
+        default="strip", description="What is thought before an answer: no part of it, or scored with it."
+    )
     label_score: Literal["sum", "mean"] = Field(
         default="sum", description="Rank labels by summed or by mean token log-likelihood."
     )

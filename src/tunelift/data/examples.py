@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunelift.config.schema import DataSection
@@ -35,7 +36,8 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
             empty[parts.empty] += 1
             continue
         cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
-        examples.append(Example(ids[index], parts.prompt, parts.completion, parts.conversation, cluster, row))
+        conversation = parts.conversation and replace(parts.conversation, turns=section.turns)
+        examples.append(Example(ids[index], parts.prompt, parts.completion, conversation, cluster, row))
     return examples, empty
 
 

@@ -216,7 +216,7 @@ class Renderer:
 
     def _conversations(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield ids and mask of conversations, each ending with the token that ends its last answer."""
-        written = [self._written(example) for example in examples]
+        written = [self._chat.written(e.conversation, e.id) for e in examples if e.conversation is not None]
         places = [[at for a in w.answers for at in (a.asked, a.begun, a.end)] for w in written]
         cuts = [[w.text.cut(0, at) for at in some] for w, some in zip(written, places, strict=True)]
         encoded = iter(self._encoder.encode([text for texts in cuts for text in texts]))
@@ -283,10 +283,11 @@ class Renderer:
         return ids + self._encoder.encode([text.cut(done, len(text.text))])[0]
 
     def _written(self, example: Example) -> Written:
+        """Return a conversation with its last answer alone, which may be one that is not known yet."""
         assert example.conversation is not None
         last = example.conversation.messages[-1]["role"]
         render = self._chat.written if last == "assistant" else self._chat.asked
-        return render(example.conversation, example.id)
+        return render(replace(example.conversation, turns="last"), example.id)
 
     def _marks(self, example: Example, written: Written) -> Marks:
         last, text = written.answers[-1], written.text.text

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from tunelift.core import cache
 
-VERSION = 3
+VERSION = 4
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
 
 LIMIT_BYTES = 2**30

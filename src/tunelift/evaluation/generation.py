@@ -24,6 +24,14 @@ class Decoding:
     stop_strings: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """The ids of an answer (T,), without the one that ended it; `cut` where it was to go on: no end was reached."""
+
+    ids: list[int]
+    cut: bool
+
+
 def generate_greedily(
     model: Any,
     tokenizer: Any,
@@ -32,16 +40,40 @@ def generate_greedily(
     rows_at_once: int,
     advance: Advance,
 ) -> list[str]:
-    """Return the most likely continuation of each prompt, token by token, as text without special tokens.
+    """Return the most likely continuation of each prompt, as text without special tokens.
 
-    Rows that have ended are not computed any further. Raises InputError for an empty prompt.
+    Raises InputError for an empty prompt.
+    """
+    found = continue_greedily(model, tokenizer, prompts, decoding, rows_at_once, advance)
+    texts = (tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in found)
+    return [before_stop(text, decoding.stop_strings) for text in texts]
+
+
+def before_stop(text: str, stop_strings: Sequence[str]) -> str:
+    """Return the text before the first of these strings in it."""
+    cuts = [text.index(stop) for stop in stop_strings if stop in text]
+    return text[: min(cuts)] if cuts else text
+
+
+def continue_greedily(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    rows_at_once: int,
+    advance: Advance,
+) -> list[Continuation]:
+    """Return the most likely continuation of each prompt, token by token.
+
+    One that reached a stop string holds it. Rows that have ended are not computed any further. Raises InputError for an
+    empty prompt.
     """
     if empty := [i for i, prompt in enumerate(prompts) if not prompt]:
         raise InputError(
             f"There is nothing to answer: prompt {empty[0] + 1} is empty.",
             fix="Give each prompt some text; for rows of plain text take a metric such as bits_per_byte.",
         )
-    answers = [""] * len(prompts)
+    answers = [Continuation([], False)] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
         rows = _Rows(model, [prompts[i] for i in group])
         end = _Ending(tokenizer, decoding)
@@ -52,7 +84,7 @@ def generate_greedily(
             advance(sum(finished))
             rows.leave(finished)
         for i, tokens in zip(group, rows.answers, strict=True):
-            answers[i] = end.text(tokens)
+            answers[i] = end.continuation(tokens)
     return answers
 
 
@@ -111,7 +143,7 @@ class _Rows:
 
 
 class _Ending:
-    """When an answer ends, and what of it is text."""
+    """When an answer ends, and whether it came to its end."""
 
     def __init__(self, tokenizer: Any, decoding: Decoding) -> None:
         self.tokenizer, self.decoding = tokenizer, decoding
@@ -123,13 +155,16 @@ class _Ending:
         """Return which answers have ended; they follow prompts of these lengths (tokens)."""
         limits = [min(self.decoding.max_new_tokens, self.decoding.context - length) for length in prompt_lengths]
         ended = [a[-1] in self.stop_ids or len(a) >= limit for a, limit in zip(answers, limits, strict=True)]
-        if self.stop_strings:
-            tails = self.tokenizer.batch_decode([answer[-self.tail :] for answer in answers], skip_special_tokens=True)
-            ended = [e or any(s in tail for s in self.stop_strings) for e, tail in zip(ended, tails, strict=True)]
-        return ended
+        return [e or said for e, said in zip(ended, self._say_stop(answers), strict=True)]
 
-    def text(self, tokens: list[int]) -> str:
-        tokens = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        cuts = [text.index(s) for s in self.stop_strings if s in text]
-        return text[: min(cuts)] if cuts else text
+    def continuation(self, tokens: list[int]) -> Continuation:
+        if tokens and tokens[-1] in self.stop_ids:
+            return Continuation(tokens[:-1], cut=False)
+        return Continuation(tokens, cut=not self._say_stop([tokens])[0])
+
+    def _say_stop(self, answers: Sequence[list[int]]) -> list[bool]:
+        """Return which answers end with a stop string, or with tokens that hold one."""
+        if not self.stop_strings:
+            return [False] * len(answers)
+        tails = self.tokenizer.batch_decode([answer[-self.tail :] for answer in answers], skip_special_tokens=True)
+        return [any(stop in tail for stop in self.stop_strings) for tail in tails]

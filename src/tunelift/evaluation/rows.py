@@ -18,12 +18,13 @@ NOT_A_NUMBER = "its score is not a number"
 
 @dataclass(slots=True)
 class Found:
-    """What was computed for one item."""
+    """What was computed for one item. `cut` says that its answer was to go on where it had to end."""
 
     prediction: str | None = None
     log_likelihood: float | None = None
     tokens: int = 0
     label_scores: dict[str, float] = field(default_factory=dict)
+    cut: bool = False
 
 
 def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> Found:
@@ -60,8 +61,13 @@ def begun(example: Example, slices: Mapping[str, str]) -> dict[str, Any]:
     return row | {"slices": dict(slices)} if slices else row
 
 
-def answered(example: Example, found: Found | None, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """What a row says of the answer: prediction and values, or why there are none."""
+def answered(
+    example: Example, found: Found | None, metrics: Sequence[Metric], reference: str | None = None
+) -> dict[str, Any]:
+    """What a row says of the answer: prediction and values, or why there are none.
+
+    `reference` is the reference as metrics see it, where that is not the example's completion.
+    """
     if found is None:
         return {"metrics": {}, "unscored": TOO_LONG}
     if found.log_likelihood is None and found.label_scores:
@@ -70,8 +76,11 @@ def answered(example: Example, found: Found | None, metrics: Sequence[Metric]) -
         reason = "nothing to predict" if found.tokens == 0 else NOT_A_NUMBER
         return {"metrics": {}, "unscored": reason}
     row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
-    answer = Answer(found.prediction or "", example.completion, found.log_likelihood, found.tokens, example.row)
-    row |= score_answer(answer, metrics)
+    wanted = example.completion if reference is None else reference
+    row |= score_answer(
+        Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row), metrics
+    )
+    row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
     return row | {"label_scores": found.label_scores} if found.label_scores else row
 

@@ -7,15 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.data.answers import Asked, answer_text
 from tunelift.data.render import Renderer, own_completion
 from tunelift.evaluation.cache import LAYERS, Context, Kept, context_of, hash_of
-from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
+from tunelift.evaluation.generation import Decoding, before_stop, continue_greedily, end_ids
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import Ranker, ranker
@@ -49,6 +50,7 @@ class Plan:
     label_score: str = "sum"
     max_new_tokens: int = 128
     stop: Sequence[str] = ()
+    thinking: str = "strip"
     rows_at_once: int = 16
     max_length: int = 1024
     slices: Sequence[str] = ()
@@ -90,15 +92,20 @@ def score(
     finally:
         model.train(was_training)
     rows = [
-        begun(example, slices[i]) | answered(example, found.get(i), plan.metrics) for i, example in enumerate(examples)
+        begun(example, slices[i]) | answered(example, found.get(i), plan.metrics, items.reference(i))
+        for i, example in enumerate(examples)
     ]
     unscored = Counter(row["unscored"] for row in rows if "unscored" in row)
     for reason, count in unscored.items():
         progress.note(f"{count} of {len(examples)} items are unscored: {reason}.")
+    cut = sum("cut" in row for row in rows)
+    if cut:
+        progress.note(f"{title}: {cut} of {len(rows)} answers were cut at {plan.max_new_tokens} tokens or the context.")
     info = {
         "format": FORMAT,
         "items": len(rows),
         "unscored": unscored.total(),
+        **({"cut": cut} if plan.generates else {}),
         "from_cache": before,
         "metrics": {m.name: metric_entry(m, rows) for m in plan.metrics},
         "made_with": {**items.made_with(), "dtype": _dtype(model), **made_with},
@@ -116,12 +123,14 @@ class _Items:
         self.fast_paths: dict[str, str] = {}
         self.truncated = 0
         self.choices: list[list[list[int]]] = [[] for _ in examples]
+        self.asked: list[Asked] = []
         if plan.task == "causal-lm":
             labels = self._labels() if plan.ranks else []
             texts = [[own_completion(example), *labels] for example in examples]
             rows = self.renderer.continued(examples, texts)
             self.prompts = [prompt for prompt, _ in rows]
             self.completions, self.choices = [ids[0] for _, ids in rows], [ids[1:] for _, ids in rows]
+            self.asked = self.renderer.asked(examples) if plan.generates else []
             self.fitting = [i for i in range(len(examples)) if self._length(i) <= self.context]
             self.passes = 1 + plan.generates
         else:
@@ -145,6 +154,7 @@ class _Items:
         if context and (complete := context.complete(keys.values())):
             self.fast_paths = complete.fast_paths
             return _known(complete, keys, title), len(keys)
+        self._say_long_references(title)
         compute = self._prepared()
         kept = context.kept(self.fast_paths) if context else None
         found = _known(kept, keys, title) if kept else {}
@@ -166,6 +176,7 @@ class _Items:
         made["fast_paths"] = dict(self.fast_paths)
         if plan.generates:
             made["decoding"] = {"method": "greedy", "max_new_tokens": plan.max_new_tokens, "stop": list(plan.stop)}
+            made["decoding"] |= {"thinking": plan.thinking} if plan.thinking != "strip" else {}
         if plan.ranks or plan.task == "sequence-classification":
             labels = _hash(sorted(plan.labels))
             made["label_scoring"] = {"score": plan.label_score, "labels": len(plan.labels), "labels_hash": labels}
@@ -188,15 +199,16 @@ class _Items:
         return context_of(self.model, self.tokenizer, made_with, how)
 
     def _key(self, i: int) -> str:
-        return hash_of([self.prompts[i], self.completions[i], self.examples[i].completion, self.choices[i]])
+        key = [self.prompts[i], self.completions[i], self.examples[i].completion, self.choices[i]]
+        return hash_of([*key, asdict(self.asked[i])] if self.asked else key)
 
     def _likely(self, view: TargetModel, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
         pairs = [(self.prompts[i], self.completions[i]) for i in some]
         likely = log_likelihoods(view, pairs, self.model.device, self.plan.rows_at_once, advance)
         found = {i: Found(None, *both) for i, both in zip(some, likely, strict=True)}
         if self.plan.generates:
-            for i, answer in zip(some, self._generated(some, advance), strict=True):
-                found[i].prediction = answer
+            for i, (answer, cut) in zip(some, self._generated(some, advance), strict=True):
+                found[i].prediction, found[i].cut = answer, cut
         return found
 
     def _classified(self, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
@@ -239,13 +251,44 @@ class _Items:
             found[i] = labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
         return found
 
-    def _generated(self, some: Sequence[int], advance: progress.Advance) -> list[str]:
-        decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, self.plan.stop)
-        prompts = [self.prompts[i] for i in some]
-        return generate_greedily(self.model, self.tokenizer, prompts, decoding, self.plan.rows_at_once, advance)
+    def reference(self, i: int) -> str | None:
+        """Return the reference as it comes back from its own tokens: what a model that repeats it is seen to say."""
+        return self._said(i, self._own_answer(i)) if self.asked else None
+
+    def _generated(self, some: Sequence[int], advance: progress.Advance) -> list[tuple[str, bool]]:
+        """Return the answers, and of each whether it was cut."""
+        stop = [*self.plan.stop, *self.renderer.stop_strings(self.examples[0])]
+        decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, stop)
+        prompts = [self.asked[i].ids for i in some]
+        found = continue_greedily(self.model, self.tokenizer, prompts, decoding, self.plan.rows_at_once, advance)
+        return [(before_stop(self._said(i, c.ids), stop), c.cut) for i, c in zip(some, found, strict=True)]
+
+    def _said(self, i: int, ids: Sequence[int]) -> str:
+        return answer_text(self.tokenizer, ids, self.asked[i].marks, keep_thinking=self.plan.thinking == "keep")
+
+    def _own_answer(self, i: int) -> list[int]:
+        """Return what the model has to write to answer item `i` as its reference does, without the end."""
+        asked, prompt = self.asked[i].ids, self.prompts[i]
+        ids = [*(prompt[len(asked) :] if prompt[: len(asked)] == asked else []), *self.completions[i]]
+        return ids[:-1] if ids[-1:] and ids[-1] in self._ends else ids
+
+    def _say_long_references(self, title: str) -> None:
+        lengths = [len(self._own_answer(i)) for i in self.fitting] if self.asked else []
+        most = self.plan.max_new_tokens
+        if too_long := sum(length > most for length in lengths):
+            progress.note(
+                f"{title}: {too_long} of {len(lengths)} references are longer than evaluate.max_new_tokens ({most}), "
+                f"so that no answer can equal them; the longest has {max(lengths)} tokens."
+            )
+
+    @cached_property
+    def _ends(self) -> set[int]:
+        """The tokens that end the references."""
+        ends = {ids[-1] for ids in self.completions if ids and ids[-1] in self.renderer.special_ids}
+        return ends | set(self.renderer.end)
 
     def _stop_ids(self) -> set[int]:
-        return set(self.renderer.stop_ids(self.examples[0])) | end_ids(self.model)
+        return self._ends | end_ids(self.model)
 
     def _length(self, i: int) -> int:
         return len(self.prompts[i]) + max(len(self.completions[i]), 1)

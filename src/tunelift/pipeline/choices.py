@@ -85,6 +85,7 @@ def evaluation_plan(
         label_score=settings.label_score,
         max_new_tokens=settings.max_new_tokens,
         stop=settings.stop,
+        thinking=settings.thinking,
         rows_at_once=settings.batch_size,
         max_length=max_length,
         slices=settings.slices,
