@@ -42,13 +42,14 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     stages.tune_stage = answers("tune", Path("runs/x/adapter"))
     stages.evaluate_stage = answers("evaluate", SCORES)
     stages.compare_adapter = answers("compare", Verdict())
-    stages.generate_stage = answers("generate", [{"prompt": "p", "base": "b", "tuned": "t"}])
     stages.from_run_folder = lambda folder: (None, Path(folder) / "adapter")
+    generating = ModuleType("tunelift.pipeline.generating")
+    generating.generate_stage = answers("generate", [{"prompt": "p", "base": "b", "tuned": "t"}])
     run = ModuleType("tunelift.pipeline.run")
     run.run = answers("run", Verdict())
     demo = ModuleType("tunelift.pipeline.demo")
     demo.demo_config = lambda output: f"demo in {output}"
-    for module in (stages, run, demo):
+    for module in (stages, generating, run, demo):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(tmp_path)
     return made

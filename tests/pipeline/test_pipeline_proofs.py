@@ -22,7 +22,7 @@ from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example
+from tunelift.core.records import Conversation, Example
 from tunelift.data.splits import load_splits
 from tunelift.evaluation import run
 from tunelift.pipeline import stages
@@ -377,7 +377,7 @@ def learned(example: Example, tokenizer: Any, max_length: int = 128) -> Learned:
         (Example("1", "the cat:", "  sat  on\n\nthe mat \n"), tiny_models.tokenizer()),
         (Example("1", "the cat:", " sat</s>"), tiny_models.tokenizer()),
         (Example("1", "the cat:", " naïve café ☕"), tiny_models.tokenizer()),
-        (Example("1", "", "", CONVERSATION), byte_level(template=CHAT)),
+        (Example("1", "", "", Conversation(CONVERSATION)), byte_level(template=CHAT)),
     ],
     ids=["label", "moved blank", "text", "text after BOS", "merge", "blanks", "own end", "bytes", "chat"],
 )
@@ -408,14 +408,14 @@ def test_one_token_of_the_prompt_in_the_labels_is_seen() -> None:
 
 def test_a_users_turn_in_the_labels_is_seen() -> None:
     tokenizer = byte_level(template=CHAT)
-    row = learned(Example("1", "", "", CONVERSATION), tokenizer)
+    row = learned(Example("1", "", "", Conversation(CONVERSATION)), tokenizer)
     row.batch.labels[0, 1:] = row.batch.inputs["input_ids"][0, 1:]
     assert not says_the_answer(row, tokenizer, ())
 
 
 def test_a_conversation_of_which_one_answer_is_not_learned_is_seen() -> None:
     tokenizer = byte_level(template=CHAT)
-    row = learned(Example("1", "", "", CONVERSATION), tokenizer)
+    row = learned(Example("1", "", "", Conversation(CONVERSATION)), tokenizer)
     last = next(at for at in reversed(range(len(row.ids))) if at not in row.counted)
     row.batch.labels[0, :last] = -100
     assert stops(row, tokenizer)

@@ -20,6 +20,7 @@ from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.pipeline import stages
+from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
 
 
@@ -278,7 +279,7 @@ def test_evaluate_and_generate_take_a_saved_adapter(tiny: dict[str, Any], tmp_pa
     with pytest.raises(InputError, match="is not empty"):
         stages.evaluate_stage(config, adapter)
     config, folder = stages.from_run_folder(tiny["output"])
-    answers = stages.generate_stage(config, str(folder), ["ball 1", "code"])
+    answers = generate_stage(config, str(folder), ["ball 1", "code"])
     assert [row["prompt"] for row in answers] == ["ball 1", "code"]
     assert all(row["base"] != row["tuned"] for row in answers)
 

@@ -14,7 +14,7 @@ from tunelift.cli.output import on_terminal
 if TYPE_CHECKING:
     from tunelift.config.schema import Config
 
-KEYS = ("model", "evaluate.max_new_tokens", "evaluate.stop", "evaluate.batch_size")
+KEYS = ("model", "evaluate.max_new_tokens", "evaluate.stop", "evaluate.thinking", "evaluate.batch_size")
 
 
 @click.command("generate", cls=KeyCommand, keys=KEYS, stage="evaluate")
@@ -32,6 +32,8 @@ def command(
 ) -> None:
     """Show the answers of the base and the tuned model to given prompts, side by side.
 
+    An adapter that was trained on conversations is asked through the chat template; else prompts are taken as they are.
+
     \b
     Examples:
       tunelift generate runs/gpt2-rows --prompt "Message: my card is lost\\nIntent:"
@@ -42,7 +44,7 @@ def command(
     if not asked:
         raise click.UsageError("Give --prompt TEXT or --file FILE.", ctx)
     config, adapter = _model(ctx, arguments, adapter)
-    from tunelift.pipeline.stages import generate_stage
+    from tunelift.pipeline.generating import generate_stage
 
     _show(generate_stage(config, adapter, asked))
 

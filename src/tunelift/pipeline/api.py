@@ -25,6 +25,7 @@ from tunelift.pipeline.choices import (
     splits_to_measure,
 )
 from tunelift.pipeline.folder import CHECKPOINTS, LOCK, locked
+from tunelift.pipeline.generating import side_by_side
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts, head_labels
@@ -121,12 +122,12 @@ def tune(
 def generate(model: Any, tokenizer: Any, prompts: str | Sequence[str], **settings: Any) -> list[dict[str, str]]:
     """Return greedy answers, one {"prompt", "base", "tuned"} per prompt; without an adapter only "base".
 
-    `settings` are max_new_tokens, stop and batch_size.
+    Prompts are taken as they are. `settings` are max_new_tokens, stop, thinking and batch_size.
     """
     config = from_keywords("evaluate", **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     session = Session.of(model, tokenizer, "causal-lm")
-    return stages.side_by_side(session, config, prompts)
+    return side_by_side(session, config, prompts)
 
 
 def run(config: str | Path | Config | None = None, **settings: Any) -> Comparison:

@@ -18,6 +18,7 @@ from tunelift.core import files, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT
+from tunelift.data.dates import dated
 from tunelift.training import ranks
 
 MANIFEST = "manifest.json"
@@ -115,6 +116,13 @@ class RunFolder:
             seeds={"data": self.config.data.seed, "train": self.config.train.seed},
             **facts,
         )
+
+    @contextmanager
+    def dated(self) -> Iterator[None]:
+        """Hold the date that chat templates write: that of the run's beginning, whenever it goes on."""
+        began = self.manifest.setdefault("date", datetime.now().isoformat(timespec="seconds"))
+        with dated(datetime.fromisoformat(began)):
+            yield
 
     @property
     def complete(self) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunelift.core.records import Example
+from tunelift.data.conversations import is_learned
 from tunelift.fast.targets import IGNORED
 from tunelift.tasks.base import Batch
 
@@ -44,7 +45,7 @@ def says_the_answer(row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool
     ids, own = row.ids, row.batch.labels[0].tolist()
     if any(own[at] != ids[at] for at in row.counted):
         return False
-    return _says_the_completion(row, tokenizer) if row.example.messages is None else _says_the_turns(row, tokenizer)
+    return _says_the_turns(row, tokenizer) if row.example.conversation else _says_the_completion(row, tokenizer)
 
 
 def stops(row: Learned, tokenizer: Any) -> bool:
@@ -83,11 +84,13 @@ def _says_the_completion(row: Learned, tokenizer: Any) -> bool:
 
 
 def _says_the_turns(row: Learned, tokenizer: Any) -> bool:
-    """Tell whether each run of counted tokens holds one answer in turn, and the rest what the user said.
+    """Tell whether each run of counted tokens holds one learned answer in turn, and the rest what the user said.
 
-    Templates set blanks as they like, so texts are compared without them.
+    Templates set blanks as they like, so texts are compared without them; of calls their names are looked for.
     """
     messages, ids, counted = row.example.messages or (), row.ids, set(row.counted)
+    whole = row.example.conversation is not None and row.example.conversation.turns != "last"
+    answers = [message for message in messages if is_learned(message)][0 if whole else -1 :]
     runs: list[tuple[bool, list[int]]] = []
     for at, token in enumerate(ids):
         if not runs or runs[-1][0] != (at in counted):
@@ -95,21 +98,27 @@ def _says_the_turns(row: Learned, tokenizer: Any) -> bool:
         runs[-1][1].append(token)
     said = [_without_blanks(_decoded(tokenizer, run)) for learned, run in runs if learned]
     rest = "".join(_without_blanks(_decoded(tokenizer, run)) for learned, run in runs if not learned)
-    contents = {role: [_content(tokenizer, m) for m in messages if m["role"] == role] for role in ("assistant", "user")}
     if row.truncated:
-        return len(said) <= len(contents["assistant"])
-    answered = len(said) == len(contents["assistant"]) and all(map(str.__contains__, said, contents["assistant"]))
-    return answered and all(content in rest for content in contents["user"])
+        return len(said) <= len(answers)
+    texts = [[_content(tokenizer, text) for text in _texts_of(answer)] for answer in answers]
+    answered = [all(text in run for text in some) for run, some in zip(said, texts, strict=False)]
+    asked = [_content(tokenizer, message["content"]) for message in messages if message["role"] == "user"]
+    return len(said) == len(answers) and all(answered) and all(content in rest for content in asked)
 
 
-def _content(tokenizer: Any, message: Any) -> str:
-    return _without_blanks(_decoded(tokenizer, _encoded(tokenizer, message["content"])))
+def _texts_of(answer: Mapping[str, Any]) -> list[str]:
+    calls = [call["function"]["name"] for call in answer.get("tool_calls", ())]
+    return [answer["content"], answer.get("reasoning_content", ""), *calls]
+
+
+def _content(tokenizer: Any, text: str) -> str:
+    return _without_blanks(_decoded(tokenizer, _encoded(tokenizer, text)))
 
 
 def _end_ids(row: Learned, tokenizer: Any) -> set[int]:
     """Return EOS, and for chat the special tokens with which a template may end a turn."""
     ends = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    if row.example.messages is not None:
+    if row.example.conversation is not None:
         ends |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return ends
 

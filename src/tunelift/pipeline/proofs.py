@@ -22,6 +22,7 @@ from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
+from tunelift.data.render import Renderer
 from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.evaluation.run import Plan
 from tunelift.fast.unpad import sped_up
@@ -195,8 +196,8 @@ def _as_trained(session: Session, examples: Sequence[Example], max_length: int) 
     """Render and collate the examples as training does, each in a batch of its own, without those that it drops."""
     task, model, tokenizer = TASKS.get(session.task), session.model, session.tokenizer
     longest, pad = min(max_length, context_length(model, tokenizer)), pad_id(model, tokenizer)
-    learned, kept = [], []
-    for example in examples:
+    learned, kept, renderer = [], [], Renderer(tokenizer, longest)
+    for example in [part for whole in examples for part in renderer.parts(whole)]:
         try:
             rows, report = task.rows([example], tokenizer, longest, session.labels)
         except InputError:
@@ -210,8 +211,8 @@ def _ends(learned: Sequence[Learned], tokenizer: Any) -> dict[str, Any]:
     """Every row that was not cut teaches the model to stop."""
     name, whole = "the end is among the labels", [row for row in learned if not row.truncated]
     cut = f", {len(learned) - len(whole)} were cut" if len(whole) < len(learned) else ""
-    if tokenizer.eos_token_id is None and all(row.example.messages is None for row in whole):
-        return _proof(name, True, f"the tokenizer has no end token{cut}")
+    if not any(Renderer(tokenizer, 1).stop_ids(row.example) for row in whole):
+        return _proof(name, True, f"neither the tokenizer nor a template has an end token{cut}")
     right = sum(stops(row, tokenizer) for row in whole)
     return _proof(name, right == len(whole), f"{right} of {len(whole)} rows end with an end token{cut}")
 

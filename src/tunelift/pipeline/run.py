@@ -64,23 +64,24 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     say_data(splits)
     say_power(metrics, splits.test)
     say_labels(plan, splits, config.data)
-    session = opened(folder, task, labels, plan.labels)
-    check_training(session, splits, config)
-    plan = replace(plan, labels=session.labels or plan.labels)
-    check_room(folder, session, splits.test, plan.labels)
-    with folder.begun(**model_facts(session)):
-        folder.took("load", time.monotonic() - began)
-        measured(folder, "base", session, splits, plan)
-        look_for_verbatim(folder, session, splits.test)
-        measure_baselines(folder, session, splits, plan, config)
-        measure_forgetting(folder, session, forgetting, config, "base")
-        if folder.proved:
-            session.load_adapter(folder.adapter)
-        else:
-            tune(folder, session, splits, config)
-        measured(folder, "tuned", session, splits, plan)
-        measure_forgetting(folder, session, forgetting, config, "tuned")
-        del session  # each further seed loads the model anew
-        further_seeds(folder, task, splits, plan)
-        folder.spent(meter)
-        return concluded(folder)
+    with folder.dated():
+        session = opened(folder, task, labels, plan.labels)
+        check_training(session, splits, config)
+        plan = replace(plan, labels=session.labels or plan.labels)
+        check_room(folder, session, splits.test, plan.labels)
+        with folder.begun(**model_facts(session)):
+            folder.took("load", time.monotonic() - began)
+            measured(folder, "base", session, splits, plan)
+            look_for_verbatim(folder, session, splits.test)
+            measure_baselines(folder, session, splits, plan, config)
+            measure_forgetting(folder, session, forgetting, config, "base")
+            if folder.proved:
+                session.load_adapter(folder.adapter)
+            else:
+                tune(folder, session, splits, config)
+            measured(folder, "tuned", session, splits, plan)
+            measure_forgetting(folder, session, forgetting, config, "tuned")
+            del session  # each further seed loads the model anew
+            further_seeds(folder, task, splits, plan)
+            folder.spent(meter)
+            return concluded(folder)

@@ -34,6 +34,7 @@ class Session:
     """One model: the base as it was loaded, or peft's own model around it once an adapter is on.
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
+    `conversations` says that the adapter is trained on them, and so is asked through the chat template.
     """
 
     model: Any
@@ -43,6 +44,7 @@ class Session:
     labels: Sequence[str] = ()
     dtype_reason: str = ""
     fresh: Sequence[str] = ()
+    conversations: bool = False
     adapter: dict[str, Any] | None = field(default=None)
     ranked: Sequence[str] = ()
 
@@ -107,6 +109,7 @@ class Session:
             "base": base | {"weights_sha256": identity.weights_sha256, "note": identity.note},
             "task": self.task,
             "labels": list(self.labels if self.task == "sequence-classification" else self.ranked),
+            **({"conversations": True} if self.conversations else {}),
         }
         save_adapter(self.model, self.tokenizer, folder, lineage)
         self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}
@@ -155,6 +158,7 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
         "revision": base.get("revision"),
         "task": lineage.get("task") or tasks.get(str(config.get("task_type"))),
         "labels": lineage.get("labels") or [],
+        "conversations": lineage.get("conversations") is True,
     }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import is_adapted, switched_off
 from tunelift.adapters.store import adapter_hash
 from tunelift.comparison import Comparison, power
 from tunelift.comparison.run_folder import compare_run
@@ -17,9 +16,7 @@ from tunelift.core import files, garbage, progress, provenance
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.examples import looks_like_labels
-from tunelift.data.render import Renderer
 from tunelift.data.splits import Splits, load_splits
-from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
 from tunelift.models import natural_task
@@ -66,12 +63,13 @@ def tune_stage(config: Config) -> Path:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
         return folder.adapter
     labels = ranked_labels(task, splits, config.data)
-    session = opened(folder, task, labels, labels if looks_like_labels(splits.train) else [])
-    check_training(session, splits, config)
-    check_room(folder, session)
-    with folder.begun(**model_facts(session)):
-        tune(folder, session, splits, config)
-        folder.finish()
+    with folder.dated():
+        session = opened(folder, task, labels, labels if looks_like_labels(splits.train) else [])
+        check_training(session, splits, config)
+        check_room(folder, session)
+        with folder.begun(**model_facts(session)):
+            tune(folder, session, splits, config)
+            folder.finish()
     return folder.adapter
 
 
@@ -116,25 +114,6 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
         measure_forgetting(folder, session, forgetting, config, "tuned")
         folder.note(adapter=session.adapter)
         return concluded(folder)
-
-
-def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
-    """Return the greedy answers of the base and, with an adapter, of the tuned model, to prompts taken as they are."""
-    config, _ = with_adapter_facts(config, adapter)
-    session = Session.open(config.model, "causal-lm")
-    if adapter is not None:
-        session.load_adapter(adapter)
-    return side_by_side(session, config, prompts)
-
-
-def side_by_side(session: Session, config: Config, prompts: Sequence[str]) -> list[dict[str, str]]:
-    """Return {"prompt", "base"} for each prompt, and "tuned" where an adapter is on."""
-    with switched_off(session.model):
-        found = [{"prompt": p, "base": b} for p, b in zip(prompts, answers(session, config, prompts), strict=True)]
-    if is_adapted(session.model):
-        for row, tuned in zip(found, answers(session, config, prompts), strict=True):
-            row["tuned"] = tuned
-    return found
 
 
 def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
@@ -203,6 +182,7 @@ def train_in(folder: Path, session: Session, splits: Splits, config: Config, *li
     A training that was cut off goes on.
     """
     events = [EventLog(folder / "events.jsonl")] if ranks.first() else []
+    session.conversations = any(example.conversation for example in splits.train)
     try:
         trained = train(
             session.model, session.tokenizer, TASKS.get(session.task),
@@ -325,24 +305,6 @@ def class_names(task: str, labels: Sequence[str]) -> Sequence[str]:
     return labels if task == "sequence-classification" else []
 
 
-def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[str]:
-    """Return the greedy answers of the session's model as it is now."""
-    renderer = Renderer(session.tokenizer, config.train.max_length)
-    examples = [Example(str(i), prompt, "") for i, prompt in enumerate(prompts)]
-    context = context_length(session.model, session.tokenizer)
-    ids = [renderer.prompt_ids(example) for example in examples]
-    for number, prompt in enumerate(ids, start=1):
-        if len(prompt) >= context:
-            raise InputError(
-                f"Prompt {number} has {len(prompt)} tokens; the model's context is {context}.",
-                fix="Shorten the prompt.",
-            )
-    settings, stop_ids = config.evaluate, set(renderer.end) | end_ids(session.model)
-    decoding = Decoding(stop_ids, settings.max_new_tokens, context, settings.stop)
-    with progress.bar("generate", len(prompts)) as advance:
-        return generate_greedily(session.model, session.tokenizer, ids, decoding, settings.batch_size, advance)
-
-
 def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dict[str, Any]]:
     """Fill in what an adapter's folder knows: the base, where no model is named, and the task."""
     if adapter is None:
@@ -388,7 +350,8 @@ class _Diary:
 
 
 def _rendering(report: Any) -> dict[str, Any]:
-    return {name: getattr(report, name) for name in ("rows", "truncated", "dropped", "tokens", "tokens_in_loss")}
+    names = ("rows", "truncated", "dropped", "tokens", "tokens_in_loss", "notes")
+    return {name: getattr(report, name) for name in names}
 
 
 def _beside(config: Config, what: str) -> Path:

@@ -42,6 +42,7 @@ class RowReport:
     tokens: int = 0
     tokens_in_loss: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 Loss = Callable[[Batch], Tensor]

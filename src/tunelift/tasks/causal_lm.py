@@ -29,6 +29,7 @@ class CausalLM:
             tokens=report.tokens,
             tokens_in_loss=report.tokens_in_loss,
             reasons=dict(report.dropped_reasons),
+            notes=report.notes,
         )
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:

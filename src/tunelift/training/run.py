@@ -252,3 +252,5 @@ def _say(report: RowReport, role: str, max_length: int) -> None:
         progress.note(f"{report.truncated} of {report.rows} {role} rows were cut to {max_length} tokens.")
     for reason, count in report.reasons.items():
         progress.note(f"{count} of {report.rows} {role} rows were dropped: {reason}.")
+    for line in report.notes:
+        progress.note(f"{role} rows: {line}.")

@@ -1,0 +1,80 @@
+"""Greedy answers of base and tuned model, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.config.schema import Config
+from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.core.records import Conversation, Example
+from tunelift.data.answers import answer_text
+from tunelift.data.render import Renderer
+from tunelift.evaluation.generation import Decoding, before_stop, continue_greedily, end_ids
+from tunelift.pipeline.session import Session
+from tunelift.pipeline.stages import with_adapter_facts
+from tunelift.tasks.base import context_length
+
+
+def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
+    """Return the greedy answers of the base and, with an adapter, of the tuned model, to each prompt.
+
+    An adapter that was trained on conversations is asked through the chat template, with the prompt as the user's
+    message, and so is the base beside it; else prompts are taken as they are. The base answers before the adapter is
+    loaded, which may bring parts that cannot be switched off.
+    """
+    config, facts = with_adapter_facts(config, adapter)
+    session = Session.open(config.model, "causal-lm")
+    session.conversations = facts.get("conversations", False)
+    if session.conversations:
+        progress.note("generate: through the chat template, since the adapter was trained on conversations")
+    found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
+    if adapter is None:
+        return found
+    session.load_adapter(adapter)
+    return _answered(session, config, prompts, "tuned", found)
+
+
+def side_by_side(session: Session, config: Config, prompts: Sequence[str]) -> list[dict[str, str]]:
+    """Return {"prompt", "base"} for each prompt, and "tuned" where an adapter is on."""
+    with switched_off(session.model):
+        found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
+    return _answered(session, config, prompts, "tuned", found) if is_adapted(session.model) else found
+
+
+def _answered(
+    session: Session, config: Config, prompts: Sequence[str], side: str, rows: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
+    found = answers(session, config, prompts)
+    return [row | {side: answer} for row, answer in zip(rows, found, strict=True)]
+
+
+def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[str]:
+    """Return the greedy answers of the session's model as it is now."""
+    renderer = Renderer(session.tokenizer, config.train.max_length)
+    examples = [_question(str(i), prompt, session) for i, prompt in enumerate(prompts, start=1)]
+    context = context_length(session.model, session.tokenizer)
+    asked = renderer.asked(examples)
+    for number, one in enumerate(asked, start=1):
+        if len(one.ids) >= context:
+            raise InputError(
+                f"Prompt {number} has {len(one.ids)} tokens; the model's context is {context}.",
+                fix="Shorten the prompt.",
+            )
+    settings, stop_ids = config.evaluate, {*renderer.stop_ids(examples[0]), *end_ids(session.model)}
+    stop = [*settings.stop, *renderer.stop_strings(examples[0])]
+    decoding, ids = Decoding(stop_ids, settings.max_new_tokens, context, stop), [one.ids for one in asked]
+    with progress.bar("generate", len(prompts)) as advance:
+        found = continue_greedily(session.model, session.tokenizer, ids, decoding, settings.batch_size, advance)
+    keep = settings.thinking == "keep"
+    texts = [
+        answer_text(session.tokenizer, answer.ids, one.marks, keep_thinking=keep)
+        for answer, one in zip(found, asked, strict=True)
+    ]
+    return [before_stop(text, stop) for text in texts]
+
+
+def _question(number: str, prompt: str, session: Session) -> Example:
+    conversation = Conversation(({"role": "user", "content": prompt},)) if session.conversations else None
+    return Example(number, prompt, "", conversation)
