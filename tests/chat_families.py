@@ -199,19 +199,19 @@ CASES: dict[str, dict[str, Any]] = {
         "tools": [TOOL],
     },
     "a call": {"messages": [user("the weather?"), assistant("", tool_calls=[CALL])], "tools": [TOOL]},
-    "reasoning": {"messages": [user("what?"), assistant("a cat", reasoning_content="it purrs")]},
-    "reasoning inline": {"messages": [user("what?"), assistant("<think>\nit purrs\n</think>\n\na cat")]},
+    "reasoning": {"messages": [user("why?"), assistant("a cat", reasoning_content="it purrs")]},
+    "reasoning inline": {"messages": [user("how?"), assistant("<think>\nit purrs\n</think>\n\na cat")]},
     "earlier reasoning": {
         "messages": [user("what?"), assistant("<think>\nhm\n</think>\n\na cat"), user("and?"), assistant("the mat")]
     },
-    "no thinking": {"messages": [user("what?"), assistant("a cat")], "template_arguments": {"enable_thinking": False}},
+    "no thinking": {"messages": [user("where?"), assistant("a cat")], "template_arguments": {"enable_thinking": False}},
     "two questions": {"messages": [user("what?"), user("really?"), assistant("a cat")]},
     "question last": {"messages": [user("what?"), assistant("a cat"), user("and?")]},
     "an answer not learned": {
-        "messages": [user("what?"), assistant("a cat", train=False), user("and?"), assistant("the mat")]
+        "messages": [user("when?"), assistant("a cat", train=False), user("and?"), assistant("the mat")]
     },
     "the last not learned": {
-        "messages": [user("what?"), assistant("a cat"), user("and?"), assistant("the mat", weight=0)]
+        "messages": [user("who?"), assistant("a cat"), user("and?"), assistant("the mat", weight=0)]
     },
     "special tokens": {"messages": [user(SPELT), assistant(SPELT)]},
 }

@@ -54,15 +54,29 @@ def answer_text(tokenizer: Any, ids: Sequence[int], marks: Marks, *, keep_thinki
 def _start(text: str, marks: Marks, *, keep_thinking: bool) -> int | None:
     """Return where in the text the answer begins; None where it never does."""
     if not keep_thinking:
-        ends = [(at, at + len(mark)) for mark in marks.closes if (at := text.find(mark)) >= 0]
-        if ends:
-            behind = min(ends)[1]
-            return len(text) - len(text[behind:].lstrip())
-        if marks.opened or text.lstrip().startswith(marks.opens):
+        start = _behind_close(text, marks, 0)
+        if start is None and marks.opened:
             return None
+        # Within what a template takes for the answer there may be reasoning that was written into its text.
+        while text.startswith(marks.opens, _first_letter(text, start or 0)):
+            start = _behind_close(text, marks, start or 0)
+            if start is None:
+                return None
+        if start is not None:
+            return start
     if marks.added.strip() and text.startswith(marks.added):
         return len(marks.added)
     return 0
+
+
+def _behind_close(text: str, marks: Marks, start: int) -> int | None:
+    """Return the place of the first letter behind the first end of reasoning from `start` on; None where none ends."""
+    ends = [(at, at + len(mark)) for mark in marks.closes if (at := text.find(mark, start)) >= 0]
+    return _first_letter(text, min(ends)[1]) if ends else None
+
+
+def _first_letter(text: str, start: int) -> int:
+    return len(text) - len(text[start:].lstrip())
 
 
 def _first_behind(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[int, str]:

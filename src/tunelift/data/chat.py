@@ -13,10 +13,12 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation
 from tunelift.core.untrusted import bounded
 from tunelift.data.completeness import (
+    check_beside,
     check_calls,
     check_said,
     check_tools,
     join,
+    marked_tools,
     places,
     rewritten,
     said_before,
@@ -193,7 +195,10 @@ class Chat:
         last = len(shape.messages) - 1
         self._check_arguments(conversation, row)
         text = self._render(shape.messages, conversation, row, prompt=False)
-        check_tools(shape, conversation, text, row)
+        check_beside(shape, conversation, row)
+        if conversation.tools:
+            marked = marked_tools(conversation)
+            check_tools(conversation, self._render(shape.messages, marked, row, prompt=False), row)
         prompt = self._render(shape.messages[:-1], conversation, row, prompt=True)
         asked, joined = self._shared(prompt, text), None
         if said_before(shape, text, asked):

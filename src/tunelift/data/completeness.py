@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tunelift.core.errors import InputError, listed
@@ -24,6 +25,10 @@ def check_said(shape: Shape, text: str, row: str) -> None:
                 f"{slot.text!r:.80}.",
                 fix="Use a model whose template has a place for it, or remove it from the data.",
             )
+
+
+_TOOLS = 99_999
+"""Marks of tools count down from here, and those of texts up from 0."""
 
 
 def said_before(shape: Shape, text: str, asked: int) -> bool:
@@ -66,12 +71,26 @@ def check_calls(calls: Sequence[Mapping[str, Any]], said: str, where: str) -> No
             )
 
 
-def check_tools(shape: Shape, conversation: Conversation, text: str, row: str) -> None:
-    """Refuse a rendering without the tools, and texts in them that the frame could not be told from."""
+def check_beside(shape: Shape, conversation: Conversation, row: str) -> None:
+    """Refuse texts in calls and tools that could not be told from the marks of a frame."""
     beside = [[message.get(key) for key in ("tool_calls", "tool_call_id", "name")] for message in shape.messages]
     if MARK.search(json_of([beside, conversation.tools, conversation.template_arguments])):
         raise InputError(f"Row {row}: tools or calls hold a text of the form {mark(0)}, by which texts are found here.")
-    missing = [name for tool in conversation.tools or () if not _stands(name := tool["function"]["name"], text)]
+
+
+def marked_tools(conversation: Conversation) -> Conversation:
+    """Return the conversation with a mark for the name of each tool."""
+    tools = [
+        dict(tool) | {"function": dict(tool["function"]) | {"name": mark(_TOOLS - number)}}
+        for number, tool in enumerate(conversation.tools or ())
+    ]
+    return replace(conversation, tools=tuple(tools))
+
+
+def check_tools(conversation: Conversation, text: str, row: str) -> None:
+    """Refuse a rendering, of `marked_tools`, that leaves out a tool."""
+    tools = enumerate(conversation.tools or ())
+    missing = [tool["function"]["name"] for number, tool in tools if mark(_TOOLS - number) not in text]
     if missing:
         raise InputError(
             f"Row {row}: the model's chat template leaves out tools: {listed(missing)}.",

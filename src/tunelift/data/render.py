@@ -291,8 +291,12 @@ class Renderer:
 
     def _marks(self, example: Example, written: Written) -> Marks:
         last, text = written.answers[-1], written.text.text
+        assert example.conversation is not None
+        # What the reference is, with reasoning or without, must make no difference to how a prediction is read.
+        asked = replace(example.conversation, messages=tuple(without_answer(example.conversation.messages)))
+        plain = self._chat.asked(asked, example.id)
+        added = plain.text.text[plain.answers[-1].asked : plain.answers[-1].begun]
         opens, closes = self._chat.thinking
-        added = text[last.asked : last.begun]
         # Words of a template without a token of its own, such as "Answer:", may be words of an answer too.
         ends = [added.strip()] if self._encoder.added.search(added) else []
         return Marks(
