@@ -246,9 +246,21 @@ def outcome(name: str, case: Mapping[str, Any]) -> str:
     return " / ".join("".join(f"`{run}`" for run in learned(renderer, row)) for row in rows)
 
 
+INTRODUCTION = """# What is learned of a conversation, by chat template
+
+Printed by `python tests/chat_families.py > docs/templates.md`; a test keeps it true. The templates are small ones,
+written anew with the behaviour of each family's own (`tests/templates`). Another release of a family may do otherwise:
+`tunelift data` shows what your model's does.
+
+What stands in the column is in the loss: the answers, what the template writes before them that is not in the prompt,
+and the token that ends the turn. A slash is between rows: where a template writes earlier turns otherwise once messages
+follow, each answer has a row of its own (`data.turns`). Metrics see the answer alone, on both sides. What a template
+would leave out or rewrite is refused, with the row."""
+
+
 def table() -> str:
     """Return the page."""
-    lines = ["..."]
+    lines = [INTRODUCTION]
     for name, family in FAMILIES.items():
         lines += ["", f"## {name}: {family.does}", "", "| row | learned |", "|---|---|"]
         for title, case in CASES.items():

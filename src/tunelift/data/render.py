@@ -217,17 +217,16 @@ class Renderer:
     def _conversations(self, examples: Sequence[Example]) -> Iterator[tuple[list[int], list[bool]]]:
         """Yield ids and mask of conversations, each ending with the token that ends its last answer."""
         written = [self._chat.written(e.conversation, e.id) for e in examples if e.conversation is not None]
-        places = [[at for a in w.answers for at in (a.asked, a.begun, a.end)] for w in written]
-        cuts = [[w.text.cut(0, at) for at in some] for w, some in zip(written, places, strict=True)]
-        encoded = iter(self._encoder.encode([text for texts in cuts for text in texts]))
+        cuts = [[(w.text.cut(0, at), learned) for at, learned in _borders(w)] for w in written]
+        encoded = iter(self._encoder.encode([text for texts in cuts for text, _ in texts]))
         for w, texts in zip(written, cuts, strict=True):
             self._counts["spelt"] += bool(w.text.plain)
-            ids, in_loss = list[int](), list[bool]()
-            for number, text in enumerate(texts):
-                ids = self._grown(ids, text, next(encoded), len(texts[number - 1].text) if number else 0)
-                in_loss += [number % 3 > 0] * (len(ids) - len(in_loss))
+            ids, in_loss, done = list[int](), list[bool](), 0
+            for text, learned in texts:
+                ids, done = self._grown(ids, text, next(encoded), done), len(text.text)
+                in_loss += [learned] * (len(ids) - len(in_loss))
             # A template that ends the last answer with plain text would teach the model to go on for ever.
-            if not self._chat.ends_turn(texts[-1].text):
+            if not self._chat.ends_turn(w.text.text):
                 ids = self._closed(ids)
             yield ids, in_loss + [True] * (len(ids) - len(in_loss))
 
@@ -253,8 +252,10 @@ class Renderer:
             prompt, moved = _prompt_and_moved_spaces(example)
             return [Text(prompt)] * bool(prompt), [self._answered(prompt, moved + answer) for answer in completions]
         own = self._written(example)
-        last, answers = own.answers[-1], [self._written(_answered_with(example, c)).text for c in completions]
-        borders = [own.text.cut(0, last.asked), own.text.cut(0, last.begun)]
+        answered = [_answered_with(example, completion) for completion in completions]
+        answers = [own.text if one is example else self._written(one).text for one in answered]
+        last = own.answers[-1]
+        borders = [own.text.cut(0, at) for at in dict.fromkeys((last.asked, last.begun))]
         # Before an answer with reasoning a template writes other words than before one without.
         return [b for b in borders if all(answer.text.startswith(b.text) for answer in answers)], answers
 
@@ -325,6 +326,15 @@ class Renderer:
 
     def _closed(self, ids: list[int]) -> list[int]:
         return ids if ids[-1:] == self.end else ids + self.end
+
+
+def _borders(written: Written) -> list[tuple[int, bool]]:
+    """Return the places through which a conversation's ids grow, and of each whether what ends there is learned."""
+    borders = list[tuple[int, bool]]()
+    for answer in written.answers:
+        borders += [(answer.asked, False), (answer.begun, True)][: 1 + (answer.begun > answer.asked)]
+        borders.append((answer.end, True))
+    return borders
 
 
 def own_completion(example: Example) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,8 +108,9 @@ def _says_the_turns(row: Learned, tokenizer: Any) -> bool:
 
 
 def _texts_of(answer: Mapping[str, Any]) -> list[str]:
+    """Return what an answer says. Tags around reasoning are the template's too: the prompt may have the first."""
     calls = [call["function"]["name"] for call in answer.get("tool_calls", ())]
-    return [answer["content"], answer.get("reasoning_content", ""), *calls]
+    return [*re.split("</?think>", answer["content"]), answer.get("reasoning_content", ""), *calls]
 
 
 def _content(tokenizer: Any, text: str) -> str:
