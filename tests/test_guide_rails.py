@@ -117,13 +117,13 @@ def test_there_is_no_utils() -> None:
     assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
-def test_there_are_at_most_50_keys_outside_the_adapter() -> None:
+def test_there_are_at_most_52_keys_outside_the_adapter() -> None:
     from tunelift.config.schema import Config
     from tunelift.config.settings import SECTIONS
 
     own = [key for key in Config.model_fields if key not in SECTIONS]
     keys = [key for name, section in SECTIONS.items() if name != "adapter" for key in section.model_fields]
-    assert len(own) + len(keys) <= 50
+    assert len(own) + len(keys) <= 52
 
 
 LIGHT = {
