@@ -1,13 +1,14 @@
 # make demo    a real model measured, tuned, measured again and compared, on this machine
 # make test    every check: style, types, tests, real models included
 # make quick   the same without the real models
+# make sanitize  the native code under AddressSanitizer and UndefinedBehaviorSanitizer, with and without AVX512
 # make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick oldest newest check clean
+.PHONY: demo test quick sanitize oldest newest check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -17,6 +18,15 @@ test: .venv/installed-dev check
 
 quick: .venv/installed-dev check
 	$(BIN)/python -m pytest -m "not e2e"
+
+# Native code is compiled with both sanitizers and a fault ends the process; torch's own leaks are not looked for.
+SANITIZERS = $$(cc -print-file-name=libasan.so):$$(cc -print-file-name=libubsan.so)
+SANITIZED = LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	TUNELIFT_KERNELS=sanitize $(BIN)/python -m pytest -p no:faulthandler tests/fast tests/parity
+
+sanitize: .venv/installed-dev
+	$(SANITIZED)
+	ATEN_CPU_CAPABILITY=avx2 $(SANITIZED)
 
 oldest: WITH := --constraint constraints-oldest.txt --editable '.[data,text,gguf,dev]'
 newest: WITH := --editable '.[data,text,demo,harness,dev]'

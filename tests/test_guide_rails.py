@@ -113,6 +113,35 @@ def test_rooms_import_one_way(file: Path) -> None:
     assert wrong == set(), f"{name_of(file)} may not import {wrong}"
 
 
+MADE = {
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "rand",
+    "randn",
+    "randint",
+    "tensor",
+    "as_tensor",
+    "arange",
+    "linspace",
+    "eye",
+}
+"""Functions of torch that take the process's default dtype where none is named."""
+
+
+def test_fast_makes_no_tensor_of_the_default_dtype() -> None:
+    """C writes into such tensors, and a caller may have set another default."""
+    nameless = []
+    for file in (SOURCE / "fast").glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        made = [c for c in calls if isinstance(c.func, ast.Attribute) and ast.unparse(c.func.value) == "torch"]
+        named = [c for c in made if c.func.attr in MADE and "dtype" not in {k.arg for k in c.keywords}]  # type: ignore[attr-defined]
+        nameless += [f"{name_of(file)}:{call.lineno}" for call in named]
+        assert not [c for c in calls if ast.unparse(c.func) in MADE], "torch's functions are called by torch's name"
+    assert nameless == []
+
+
 def test_there_is_no_utils() -> None:
     assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
 

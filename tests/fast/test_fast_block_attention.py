@@ -43,7 +43,7 @@ def numbers(layout: Layout, heads: int, groups: int, size: int, dtype: torch.dty
 
 def attended(leaves: list[Tensor], rule: Rule, dropout: float = 0.0) -> Tensor:
     options = {"dropout": dropout, "scaling": SCALE}
-    assert block_attention.suits(leaves[0], leaves[1], rule, options)
+    assert block_attention.suits(*leaves, rule, options)
     found: Tensor = attention._over_blocks(SimpleNamespace(layer_idx=0), *leaves, rule, options)
     return found
 
@@ -167,6 +167,6 @@ def test_what_it_is_not_for_goes_to_torch() -> None:
         (24, torch.float32, {}),
         (16, torch.float64, {}),
         (16, torch.float32, {"softcap": 5.0}),
+        (16, torch.float32, {"dropout": 1.0}),
     ):
-        query, key, _ = numbers(layout, 2, 1, size, dtype)
-        assert not block_attention.suits(query, key, rule, options)
+        assert not block_attention.suits(*numbers(layout, 2, 1, size, dtype), rule, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -145,8 +146,10 @@ def test_softmax_of_a_head(scale: float, softcap: float | None, likely_first: bo
     ours = over_vocabulary(head, hidden, gradient=True)
     with kernels.without():
         twin = over_vocabulary(head, hidden, gradient=True)
+    # Sanitizers keep sums from being made in vectors, of which each number rounds less.
+    slack = 10 if os.environ.get(kernels.SWITCH) == "sanitize" else 1
     for own, other in zip(ours, twin, strict=True):
-        assert float((own - other).abs().max()) <= ROUNDED[dtype] * float(other.abs().max())
+        assert float((own - other).abs().max()) <= slack * ROUNDED[dtype] * float(other.abs().max())
 
 
 @compiled
@@ -329,6 +332,8 @@ def test_two_models_of_a_kind_are_taken_back_in_any_order(first: int, names: dic
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
     """Sets another compiler for an empty cache; what was loaded before is forgotten."""
+    if os.environ.get(kernels.SWITCH) == "sanitize":
+        pytest.skip("with sanitizers compiling takes long, and is no subject")
     monkeypatch.setenv("TUNELIFT_CACHE", str(tmp_path))
     kernels._library.cache_clear()
     yield lambda command: monkeypatch.setenv("CC", command)
@@ -354,18 +359,35 @@ def test_without_a_compiler_all_runs_as_before(command: str, said: str, compiler
 
 @compiled
 def test_what_others_may_have_written_is_not_loaded(compiler: Any, tmp_path: Path) -> None:
+    """It is removed, and made again; a folder of another user is not touched."""
     compiler("cc")
-    kernels.library(torch.float32)
-    (made,) = tmp_path.rglob("*.so")
-    for path, mode in ((made, 0o666), (made.parent, 0o777)):
-        before = path.stat().st_mode
-        path.chmod(mode)
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for path, mode in ((folder, 0o777), (folder, 0o770), (folder / "any.so", 0o666), (folder / "any.so", 0o664)):
         kernels._library.cache_clear()
-        with pytest.raises(kernels.UncompiledError, match="may have been written by another user"):
-            kernels.library(torch.float32)
-        path.chmod(before)
+        kernels.library(torch.float32)
+        (made,) = folder.glob("*.so")
+        assert [x.stat().st_mode & 0o022 for x in (folder, made)] == [0, 0]
+        made.unlink()  # not written to: this process has it in memory
+        made.write_bytes(b"what another user could have put here")
+        (made if path.suffix else path).chmod(mode)
+        (folder / "scratch").mkdir(exist_ok=True)
     kernels._library.cache_clear()
     kernels.library(torch.float32)
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+        kernels._library.cache_clear()
+        with pytest.raises(kernels.UncompiledError, match="belongs to another user; TUNELIFT_CACHE names"):
+            kernels.library(torch.float32)
+
+
+@compiled
+def test_a_link_is_not_followed_to_compiled_code(compiler: Any, tmp_path: Path) -> None:
+    compiler("cc")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "kernels").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(kernels.UncompiledError, match="cannot be loaded"):
+        kernels.library(torch.float32)
 
 
 @compiled

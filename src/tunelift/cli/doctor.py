@@ -102,10 +102,11 @@ def _device() -> Facts:
 
 def _kernels(dtype: torch.dtype) -> str:
     from tunelift.fast import kernels
+    from tunelift.fast.compiling import UncompiledError
 
     try:
         kernels.library(dtype)
-    except kernels.UncompiledError as error:
+    except UncompiledError as error:
         return f"off: {error}"
     return "compiled for this processor"
 

@@ -107,15 +107,15 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args
 def _moved(batch: Tensor, by: Tensor) -> Tensor:
     """Return a batch (B, T, ...) of which each row is moved so many places (B, 1) to the left, around its end."""
     width = batch.shape[1]
-    places = (torch.arange(width, device=batch.device)[None] + by) % width
-    return batch[torch.arange(len(batch), device=batch.device)[:, None], places]
+    numbers = torch.arange(max(width, len(batch)), dtype=torch.long, device=batch.device)
+    return batch[numbers[: len(batch), None], (numbers[None, :width] + by) % width]
 
 
 @torch.no_grad()
 def _pads_anywhere(model: Any) -> bool:
     """Tell whether padding on the left changes nothing: positions are relative, or counted from the first token."""
     device = next(model.parameters()).device
-    ids = torch.arange(1, 9, device=device)[None]
+    ids = torch.arange(1, 9, dtype=torch.long, device=device)[None]
     padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
     mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
     with in_evaluation(model):

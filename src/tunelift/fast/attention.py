@@ -53,7 +53,8 @@ def packed(config: Any, layout: Layout) -> Iterator[None]:
 def packed_inputs(layout: Layout, device: torch.device) -> dict[str, Any]:
     """Return what is not computed yet as the inputs of a decoder: ids, positions and a mask of ones, each (1, N)."""
     new = slice(layout.computed, None)
-    ids, positions = (torch.tensor([values[new]], device=device) for values in (layout.ids, layout.positions))
+    both = (torch.tensor([values[new]], dtype=torch.long) for values in (layout.ids, layout.positions))
+    ids, positions = (values.to(device) for values in both)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
@@ -110,13 +111,15 @@ class Rule:
         seen = list(range(layout.past.tokens)) if layout.past else []
         for other in (*(layout.blocks[b] for b in block.before), block):
             seen.extend(layout.positions[other.start : other.stop])
-        queries = torch.tensor(layout.positions[block.start : block.stop])[:, None]
-        keys, zero = torch.tensor(seen)[None], torch.zeros((), dtype=torch.long)
-        mask = self.allowed(zero, zero, queries, keys).expand(len(queries), len(seen))
-        if block.sees is None:
-            return mask
-        mask = mask.clone()
-        mask[:, -block.sees.shape[1] :] &= block.sees
+        own = layout.positions[block.start : block.stop]
+        queries, keys = (torch.tensor(places, dtype=torch.long, device="cpu") for places in (own, seen))
+        queries, keys, zero = queries[:, None], keys[None], torch.zeros((), dtype=torch.long, device="cpu")
+        mask = self.allowed(zero, zero, queries, keys).expand(len(own), len(seen))
+        if block.sees is not None:
+            mask = mask.clone()
+            mask[:, -block.sees.shape[1] :] &= block.sees
+        if not bool(mask.any(dim=1).all()):
+            raise UnpackableError("some token sees no other, nor itself")
         return mask
 
 
@@ -164,7 +167,7 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if rule.stops:
         raise AttentionReached
     past = layout.past.layers[module.layer_idx] if layout.past else []
-    if block_attention.suits(query, key, rule, options):
+    if block_attention.suits(query, key, value, rule, options):
         if past or first:
             key, value = (_joined([pair[i] for pair in (*past, *kept)]) for i in (0, 1))
         return block_attention.attend(query, key, value, rule.plan(query.shape[1] // key.shape[1]), options)

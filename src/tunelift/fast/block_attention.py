@@ -8,7 +8,7 @@ scores are kept in the processor's cache, the softmax is the plain one, and the 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class Plan:
     columns: int
     widest: int
     buffered: int
+    queries: int
+    keys: int
 
 
 class _Plan(ctypes.Structure):
@@ -58,18 +60,28 @@ class _Plan(ctypes.Structure):
     )
 
 
-def suits(query: Tensor, key: Tensor, rule: Rule, options: dict[str, Any]) -> bool:
+def suits(query: Tensor, key: Tensor, value: Tensor, rule: Rule, options: dict[str, Any]) -> bool:
     """Tell whether these blocks are to be computed here."""
     layout = rule.layout
-    if kernels.of(query) is None or options.get("softcap") is not None or query.dtype != key.dtype:
+    if options.get("softcap") is not None or not 0 <= (options.get("dropout") or 0.0) < 1:
+        return False
+    if not _alike(query, key, value) or kernels.of(query, key, value) is None:
         return False
     past = layout.past.tokens if layout.past else 0
     lengths = [block.stop - block.start for block in layout.blocks]
-    return query.shape[3] % COLUMNS == 0 and all(
+    return all(
         len(block.before) < SEES_AT_MOST - 1
         and query.shape[1] * n * (past + n + sum(lengths[b] for b in block.before)) <= SCORES_AT_MOST
         for block, n in zip(layout.blocks, lengths, strict=True)
     )
+
+
+def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Tell whether one row is asked, and heads of queries, keys and values are of one width that the kernels take."""
+    if not query.dim() == key.dim() == value.dim() == 4 or key.shape != value.shape:
+        return False
+    heads = 0 < key.shape[1] <= query.shape[1] and query.shape[1] % key.shape[1] == 0
+    return heads and len(query) == len(key) == 1 and query.shape[3] == key.shape[3] and query.shape[3] % COLUMNS == 0
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, options: dict[str, Any]) -> Tensor:
@@ -115,7 +127,9 @@ def planned(layout: Layout, share: int, mask: Callable[[int], Tensor]) -> Plan:
             buffered += width
     seen = torch.cat([own.flatten() for own in masks]).to(torch.uint8)
     tables = {"segments": rows, "blocks": blocks, "sees": sees, "tasks": tasks}
-    return Plan({name: torch.tensor(t) for name, t in tables.items()} | {"seen": seen}, columns, widest, buffered)
+    made = {name: torch.tensor(table, dtype=torch.long, device="cpu") for name, table in tables.items()}
+    queries, keys = len(layout.ids) - layout.computed, max(stop for _, stop, _ in rows)
+    return Plan(made | {"seen": seen.contiguous()}, columns, widest, buffered, queries, keys)
 
 
 def _padded(count: int) -> int:
@@ -132,7 +146,7 @@ class _Attention(torch.autograd.Function):
         about = _about(query, key, value, *ctx.how)
         heads, tokens, size = query.shape
         found, mass = query.new_empty(tokens, heads, size), query.new_empty(heads, tokens, dtype=torch.float32)
-        _call("attention", about, (query, key, value, found, mass), back=False)
+        _call("attention", about, (query, key, value), (found, mass))
         ctx.save_for_backward(query, key, value, found, mass)
         return found
 
@@ -144,13 +158,15 @@ class _Attention(torch.autograd.Function):
         dquery, (groups, keys, size) = torch.empty_like(found), key.shape
         dkey, dvalue = (key.new_zeros(keys, groups, size) for _ in range(2))
         above = gradients[0].contiguous()
-        _call("attention_backward", about, (query, key, value, found, above, mass, dquery, dkey, dvalue), back=True)
+        _call("attention_backward", about, (query, key, value), (found, above, mass, dquery, dkey, dvalue))
         return *(x.transpose(0, 1) for x in (dquery, dkey, dvalue)), None, None
 
 
 def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -> _Plan:
     """`how` is the scale of the scores, the probability of dropout and the seed of what it drops."""
     heads, tokens, size = query.shape
+    if tokens != plan.queries or key.shape[1] < plan.keys:
+        raise kernels.UnsafeCallError(f"{tokens} queries and {key.shape[1]} keys are not those of the packed row")
     scale, dropout, seed = how
     names = {"query": query, "key": key, "value": value}
     strides = {f"{name}_{by}": x.stride(i) for name, x in names.items() for i, by in enumerate(("head", "token"))}
@@ -164,7 +180,15 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -
     )
 
 
-def _call(name: str, about: _Plan, tensors: tuple[Tensor, ...], *, back: bool) -> None:
-    functions = kernels.library(tensors[0].dtype)
-    space = functions.attention_space(ctypes.byref(about), int(back), torch.get_num_threads())
-    kernels.call(functions, name, ctypes.byref(about), *tensors, torch.empty(space))
+def _call(name: str, about: _Plan, asked: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
+    """Call with query, key and value, by their strides, and with what lies row by row; of the rest see `_about`."""
+    functions, threads = kernels.library(asked[0].dtype), torch.get_num_threads()
+    space = functions.attention_space(ctypes.byref(about), int(name == "attention_backward"), threads)
+    work = torch.empty(space, dtype=torch.float32, device="cpu")
+    strided = [tuple(zip(x.shape, x.stride(), strict=True)) for x in asked]
+    extents = [*strided, *(x.numel() for x in rows)]
+    addresses = [
+        kernels.address(x, functions.dtypes[kind], extent)
+        for x, kind, extent in zip([*asked, *rows, work], kernels.TENSORS[name], [*extents, space], strict=True)
+    ]
+    getattr(functions, name)(ctypes.byref(about), *addresses, threads)

@@ -155,6 +155,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None
     x = x.contiguous()
     if onto is None:
         found: Tensor = pointwise.default(x, weight, bias, "none", [], "")
+    elif onto.shape != (len(x), len(weight)):  # oneDNN would read beyond it
+        raise ValueError(f"{tuple(onto.shape)} cannot be added to rows of {len(x)} by {len(weight)}")
     else:
         found = pointwise.binary(x, onto, weight, bias, "add")
     return found
@@ -185,7 +187,8 @@ def _here() -> bool:
 
 def _is_right() -> bool:
     own = torch.Generator().manual_seed(0)
-    x, weight, bias, onto = (torch.randn(shape, generator=own) for shape in ((5, 32), (48, 32), (48,), (5, 48)))
+    shapes = (5, 32), (48, 32), (48,), (5, 48)
+    x, weight, bias, onto = (torch.randn(s, generator=own, dtype=torch.float32, device="cpu") for s in shapes)
     expected = F.linear(x, weight, bias) + onto
     both = (weight, _packing(weight))
     return all(torch.allclose(_product(x, one, bias, onto), expected, rtol=1e-4, atol=1e-5) for one in both)

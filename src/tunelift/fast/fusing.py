@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.again import made_again
+from tunelift.fast.compiling import UncompiledError
 from tunelift.fast.undo import Undo, in_evaluation
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
@@ -35,7 +36,7 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
         return "off: they are for the CPU"
     try:
         kernels.library(weight.dtype)
-    except kernels.UncompiledError as error:
+    except UncompiledError as error:
         return f"off: {error}"
     with in_evaluation(model):
         norms, gates, dropouts = _fused_modules(model, undo)
@@ -116,13 +117,13 @@ def _gives(function: Callable[[], Any], expected: Tensor) -> bool:
 
 
 def _some_numbers(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
 
 
 def _norm(module: Any, plain: Callable[..., Tensor], epsilon: float, offset: float, x: Tensor) -> Tensor:
-    functions, weight = kernels.of(x), module.weight
-    learns = weight.requires_grad and torch.is_grad_enabled()
-    if functions is None or weight.dtype != x.dtype or learns:
+    weight = module.weight
+    functions = kernels.of(x, weight) if x.dim() and x.shape[-1:] == weight.shape else None
+    if functions is None or (weight.requires_grad and torch.is_grad_enabled()):
         return plain(x)
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
     made_again(found, partial(_normed, functions, epsilon, offset), x, weight)
@@ -133,8 +134,8 @@ def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor) -> Te
     if kernels.of(x) is None:
         return plain(x)
     gate, up = module.gate_proj(x), module.up_proj(x)
-    functions = kernels.of(gate)
-    if functions is None or gate.dtype != up.dtype:
+    functions = kernels.of(gate, up) if gate.shape == up.shape else None
+    if functions is None:
         found: Tensor = module.down_proj(module.act_fn(gate) * up)
     else:
         product = _Gate.apply(gate, up, kind, functions)  # type: ignore[no-untyped-call]
@@ -154,13 +155,19 @@ def _dropout(module: Any, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
 def _rotary(
     plain: Callable[..., Any], query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, *args: Any, **options: Any
 ) -> Any:
-    functions = kernels.of(query)
-    whole = cosine.shape == sine.shape == (1, query.shape[2], query.shape[3]) and len(query) == 1
-    alike = query.dtype == key.dtype == cosine.dtype == sine.dtype and query.shape[2:] == key.shape[2:]
-    if functions is None or not (whole and alike) or args or options:
+    functions = kernels.of(query, key, cosine, sine) if _whole(query, key, cosine, sine) else None
+    if functions is None or args or options:
         return plain(query, key, cosine, sine, *args, **options)
     cosine, sine = cosine.contiguous(), sine.contiguous()
     return tuple(_Rotary.apply(x, cosine, sine, functions) for x in (query, key))  # type: ignore[no-untyped-call]
+
+
+def _whole(query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> bool:
+    """Tell whether heads of one row (1, H, N, d) are turned whole, each half by angles (1, N, d) that do not learn."""
+    if query.dim() != 4 or key.dim() != 4 or not cosine.shape == sine.shape == (1, *query.shape[2:]):
+        return False
+    alike = len(query) == len(key) == 1 and query.shape[2:] == key.shape[2:] and query.shape[3] % 2 == 0
+    return alike and not (cosine.requires_grad or sine.requires_grad)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -118,7 +118,7 @@ class _Loss(torch.autograd.Function):
             log_mass, _, expected = over_vocabulary(head, hidden[rows], gradient is not None)
             total += (log_mass - own).sum()
             if gradient is not None:
-                slope = at_least_float32(torch.as_tensor(head.slope(own), device=own.device)).reshape(-1, 1)
+                slope = torch.as_tensor(head.slope(own), dtype=own.dtype, device=own.device).reshape(-1, 1)
                 expected -= slope * head.weight[targets[rows]]
                 gradient[rows] = expected.mul_(head.scale)
         ctx.save_for_backward(gradient)
@@ -156,7 +156,7 @@ def _tile(
     how much what was summed before is to be scaled, and the tile's part of the mass so far, (N, 1) each.
     """
     highest, mass = sums
-    functions = kernels.of(logits)
+    functions = kernels.of(logits) if logits.is_contiguous() else None
     if functions is not None and mass.dtype == torch.float32:
         fall, part = torch.empty_like(mass), torch.empty_like(mass)
         how = *logits.shape, head.scale, head.softcap or 0.0, gradient

@@ -1,62 +1,106 @@
-"""The functions of the C files here, compiled for this machine when they are first wanted.
+"""The functions of the C files here: what they take, and what is looked at before they touch memory.
 
-A C compiler is all that takes; without one everything runs as before. TUNELIFT_KERNELS=0
-forbids it.
+A C compiler is all that they need (compiling.py); without one everything runs as before. TUNELIFT_KERNELS=0 forbids
+them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import stat
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunelift.core import cache
+from tunelift.fast.compiling import UncompiledError, compiled
 
-SOURCES = [Path(__file__).with_name(name) for name in ("passes.c", "attention.c", "low_rank.c")]
-HEADERS = [Path(__file__).with_name(name) for name in ("elements.h", "products.h")]
 SWITCH = "TUNELIFT_KERNELS"
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC")
 TYPES = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
-COMPILE_SECONDS = 60
+
+
+class E(ctypes.c_void_p):
+    """Elements of the type that is compiled for."""
+
+
+class S(ctypes.c_void_p):
+    """Numbers in single precision, whatever the elements are."""
+
+
+class B(ctypes.c_void_p):
+    """Truth values; may be NULL."""
+
 
 P, N, F, D, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int  # noqa: E741 (the letters of ctypes' codes)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "rms_norm": (P, P, P, P, N, N, F, F, I),
-    "rms_norm_backward": (P, P, P, P, P, N, N, F, I),
-    "gated": (P, P, P, N, I, I),
-    "gated_backward": (P, P, P, P, P, N, I, I),
-    "rotated": (P, P, P, P, N, N, N, N, N, N, N, I, I),
-    "dropout": (P, P, N, N, D, I),
-    "tile_softmax": (P, P, P, P, P, P, N, N, F, F, I, I),
-    "attention": (P, P, P, P, P, P, P, I),
-    "attention_backward": (P, P, P, P, P, P, P, P, P, P, P, I),
+    "rms_norm": (E, E, E, S, N, N, F, F, I),
+    "rms_norm_backward": (E, E, E, S, E, N, N, F, I),
+    "gated": (E, E, E, N, I, I),
+    "gated_backward": (E, E, E, E, E, N, I, I),
+    "rotated": (E, E, E, E, N, N, N, N, N, N, N, I, I),
+    "dropout": (E, E, N, N, D, I),
+    "tile_softmax": (E, B, S, S, S, S, N, N, F, F, I, I),
+    "attention": (P, E, E, E, E, S, S, I),
+    "attention_backward": (P, E, E, E, E, E, S, E, E, E, S, I),
     "attention_space": (P, I, I),
     "low_rank_runs": (),
-    "low_rank_in": (P, P, P, P, N, N, N, N, N, N, N, F, I),
-    "low_rank_out": (P, P, P, P, N, N, N, N, N, N, N, F, I),
-    "low_rank_weights": (P, P, P, P, N, N, N, N, N, F, I),
+    "low_rank_in": (E, S, E, S, N, N, N, N, N, N, N, F, I),
+    "low_rank_out": (E, S, E, S, N, N, N, N, N, N, N, F, I),
+    "low_rank_weights": (E, E, S, S, N, N, N, N, N, F, I),
 }
+TENSORS = {name: tuple(kind for kind in kinds if kind in (E, S, B)) for name, kinds in ARGUMENTS.items()}
+"""The kinds of a function's tensors, which come first (in attention behind the plan)."""
+
 RETURNS = {"attention_space": N, "low_rank_runs": I}
 
+LANES_AT_MOST, NARROW = 16, 64  # products.h, low_rank.c
+
+Extent = int | tuple[tuple[int, int], ...]
+"""What C touches of a tensor: so many elements in a row, or (count, stride) by each index."""
+
+
+def _low_rank(rows: int, size: int, rank: int, *steps: Any) -> tuple[Extent, Extent]:
+    m_row, m_column, ranks, *_ = steps
+    return ((rank, m_row), (size, m_column)), rows * ranks
+
+
+TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
+    "rms_norm": lambda rows, size, *_: (rows * size, size, rows * size, rows),
+    "rms_norm_backward": lambda rows, size, *_: (rows * size, rows * size, size, rows, rows * size),
+    "gated": lambda count, *_: (count,) * 3,
+    "gated_backward": lambda count, *_: (count,) * 5,
+    "rotated": lambda heads, tokens, size, x_head, x_token, y_head, y_token, *_: (
+        ((heads, x_head), (tokens, x_token), (size, 1)),
+        tokens * size,
+        tokens * size,
+        ((heads, y_head), (tokens, y_token), (size, 1)),
+    ),
+    "dropout": lambda count, *_: (count, count),
+    "tile_softmax": lambda rows, size, *_: (rows * size, size, rows, rows, rows, rows),
+    "low_rank_in": lambda rows, size, rank, *steps: (
+        rows * size,
+        *_low_rank(rows, size, rank, *steps),
+        size * (-(-rank // LANES_AT_MOST) * LANES_AT_MOST),
+    ),
+    "low_rank_out": lambda rows, size, rank, *steps: (
+        *_low_rank(rows, size, rank, *steps)[::-1],
+        rows * size,
+        rank * size,
+    ),
+    "low_rank_weights": lambda rows, size, rank, ranks, first, scale, threads: (
+        rows * ranks,
+        rows * size,
+        rank * size,
+        (rows + 1) * (rank + threads * NARROW),
+    ),
+}
+"""From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""
+
 _forbidden: ContextVar[bool] = ContextVar("whether the slow twins run in the calls inside", default=False)
-
-
-class UncompiledError(Exception):
-    """The kernels cannot be had here; the message says why."""
 
 
 @contextmanager
@@ -69,28 +113,64 @@ def without() -> Iterator[None]:
         _forbidden.reset(token)
 
 
-def of(x: Tensor) -> ctypes.CDLL | None:
-    """Return the compiled functions for tensors like this one, or None where it is to be computed as torch has it."""
-    if x.device.type != "cpu" or x.dtype not in TYPES or _forbidden.get():
+class UnsafeCallError(RuntimeError):
+    """A tensor is not what C would take it for; a fault of this library, found before memory is touched."""
+
+
+def of(*tensors: Tensor) -> Any:
+    """Return the compiled functions for tensors like these, or None where it is to be computed as torch has it."""
+    dtype = tensors[0].dtype
+    if dtype not in TYPES or _forbidden.get() or not all(_readable(x, dtype) for x in tensors):
         return None
     try:
-        return library(x.dtype)
+        return library(dtype)
     except UncompiledError:
         return None
 
 
-def call(functions: ctypes.CDLL, name: str, *arguments: Any) -> None:
-    """Call a function with tensors, as the addresses of their first elements, and numbers, on torch's threads."""
-    plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
-    getattr(functions, name)(*plain, torch.get_num_threads())
+def _readable(x: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether the memory at a tensor's address holds its numbers, as C lays such numbers out."""
+    plain = x.is_cpu and x.dtype is dtype and x.layout is torch.strided and not x.is_neg()
+    return plain and not x.data_ptr() % dtype.itemsize
+
+
+def call(functions: Any, name: str, *arguments: Any) -> None:
+    """Call a function with tensors, as the addresses of their first elements, and numbers, on torch's threads.
+
+    Whatever C relies on is looked at before: dtypes, places, and how far each tensor's memory goes.
+    """
+    kinds, threads = TENSORS[name], torch.get_num_threads()
+    tensors, numbers = arguments[: len(kinds)], arguments[len(kinds) :]
+    extents, dtypes = TOUCHED[name](*numbers, threads), functions.dtypes
+    addresses = [
+        None if x is None and kind is B else address(x, dtypes[kind], extent)
+        for x, kind, extent in zip(tensors, kinds, extents, strict=True)
+    ]
+    getattr(functions, name)(*addresses, *numbers, threads)
+
+
+def address(x: Tensor, dtype: torch.dtype, extent: Extent) -> int:
+    """Return where a tensor begins, once it is sure that C may touch so much of it; raise UnsafeCallError."""
+    if not _readable(x, dtype) or not _reaches(x, dtype, extent):
+        raise UnsafeCallError(f"C would touch {extent} elements ({dtype}) of {x.shape}, {x.layout}, {x.dtype}")
+    return x.data_ptr()
+
+
+def _reaches(x: Tensor, dtype: torch.dtype, extent: Extent) -> bool:
+    if isinstance(extent, int):
+        return x.is_contiguous() and x.numel() >= extent
+    if not all(count for count, _ in extent):
+        return True
+    last = sum((count - 1) * stride for count, stride in extent)
+    return last < x.untyped_storage().nbytes() // dtype.itemsize - x.storage_offset()
 
 
 def seed() -> int:
     """Return a seed for what a call draws, from torch's own generator."""
-    return int(torch.randint(2**63 - 1, ()))
+    return int(torch.randint(2**63 - 1, (), dtype=torch.long, device="cpu"))
 
 
-def library(dtype: torch.dtype) -> ctypes.CDLL:
+def library(dtype: torch.dtype) -> Any:
     """Return the compiled functions for a dtype, from the cache where they are in it; raise UncompiledError."""
     if os.environ.get(SWITCH) == "0":
         raise UncompiledError(f"{SWITCH} is 0")
@@ -103,68 +183,16 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
 
 
 @functools.cache
-def _library(dtype: torch.dtype) -> ctypes.CDLL | str:
+def _library(dtype: torch.dtype) -> Any:
     """Return the functions, or why there are none, which is not asked twice."""
-    if sys.platform != "linux":
-        return "they are compiled on Linux only"
     # Where torch was told to do without AVX512 (ATEN_CPU_CAPABILITY), to see what another machine does.
     lowered = ("-mno-avx512f",) if torch.backends.cpu.get_cpu_capability() == "AVX2" else ()
-    flags = (*FLAGS, *lowered, *TYPES[dtype])
-    kept = cache.folder() / "kernels" / f"{_key(flags)}.so"
     try:
-        if not kept.is_file():
-            _compile(flags, kept)
-        if not _own(kept):
-            return f"{kept} may have been written by another user"
-        functions = ctypes.CDLL(str(kept))
+        functions: Any = compiled((*lowered, *TYPES[dtype]), sanitized=os.environ.get(SWITCH) == "sanitize")
         for name, types in ARGUMENTS.items():
             getattr(functions, name).argtypes = types
             getattr(functions, name).restype = RETURNS.get(name)
-    except FileNotFoundError:
-        return "there is no C compiler (cc)"
-    except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return f"the C compiler failed ({said[0][:200] if said else error})"
-    except (OSError, AttributeError) as error:
-        return f"the compiled functions cannot be loaded ({error})"
+    except (UncompiledError, AttributeError) as error:
+        return str(error)
+    functions.dtypes = {E: dtype, S: torch.float32, B: torch.bool}
     return functions
-
-
-def _compile(flags: tuple[str, ...], into: Path) -> None:
-    """Compile and put in place whole. It is linked to no OpenMP of its own: that of torch is in the process already,
-    and a second one would have threads of its own beside it."""
-    compiler = os.environ.get("CC") or "cc"
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-        made, linked = [Path(scratch, f"{source.stem}.o") for source in SOURCES], Path(scratch, "kernels.so")
-        for command in (
-            *([*compiler.split(), *flags, "-c", str(s), "-o", str(o)] for s, o in zip(SOURCES, made, strict=True)),
-            [*compiler.split(), "-shared", "-nostdlib", *map(str, made), "-o", str(linked)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        linked.replace(into)
-
-
-def _own(path: Path) -> bool:
-    """Tell whether nobody else but root could have put this file here: it is code, unlike all else in the cache."""
-    facts = [path.stat(), path.parent.stat()]
-    return all(fact.st_uid in (0, os.getuid()) and not fact.st_mode & stat.S_IWOTH for fact in facts)
-
-
-def _key(flags: tuple[str, ...]) -> str:
-    """Return what stands for source, flags and this processor, for which they are compiled."""
-    about = [
-        *(file.read_bytes() for file in (*HEADERS, *SOURCES)),
-        " ".join(flags).encode(),
-        platform.machine().encode(),
-        _processor(),
-    ]
-    return hashlib.sha256(b"\0".join(about)).hexdigest()[:16]
-
-
-def _processor() -> bytes:
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    return b"\n".join(dict.fromkeys(line for line in lines if line.startswith((b"model name", b"flags", b"Features"))))

@@ -68,7 +68,7 @@ def only_at(layer: nn.Module | None, layout: Layout, places: Sequence[int] | Non
 def _only_at(forward: Callable[..., Any], layout: Layout, places: list[int], *args: Any, **inputs: Any) -> Any:
     hidden: Tensor = args[0] if args else inputs["hidden_states"]  # (1, N, D)
     keep = layout.keep or Past(0)
-    at = torch.tensor(places, device=hidden.device)
+    at = torch.tensor(places, dtype=torch.long, device=hidden.device)
 
     def to_the_keys(value: Any) -> Any:
         return Rule(replace(layout, keep=keep), value.allowed, stops=True) if isinstance(value, Rule) else value
@@ -106,7 +106,7 @@ def _behind(layout: Layout, places: Sequence[int], keep: Past) -> Layout:
     starts = [block.start for block in layout.blocks]
     for number, some in groupby(places, lambda place: bisect_right(starts, layout.computed + place) - 1):
         block, own = layout.blocks[number], [layout.computed + place for place in some]
-        sees = torch.ones(len(own), block.stop - block.start + len(own), dtype=torch.bool)
+        sees = torch.ones(len(own), block.stop - block.start + len(own), dtype=torch.bool, device="cpu")
         sees[:, -len(own) :] = False
         if block.sees is not None:
             sees[:, : -len(own)] = block.sees[[place - block.start for place in own]]

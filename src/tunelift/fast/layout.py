@@ -146,4 +146,4 @@ def put_back(states: Tensor, layout: Layout, width: int) -> Tensor:
     nowhere = len(states)
     places = [[*row, *[nowhere] * (width - len(row))] for row in layout.rows]
     padded = torch.cat([states, states.new_zeros(1, states.shape[1])])
-    return padded[torch.tensor(places, device=states.device)]
+    return padded[torch.tensor(places, dtype=torch.long, device=states.device)]

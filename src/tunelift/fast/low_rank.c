@@ -25,7 +25,7 @@ void low_rank_in(const element *x, const float *m, element *low, float *panel, i
 #pragma omp for
         for (int64_t p = 0; p < deep; p++)
             for (int64_t j = 0; j < wide; j++) {
-                const float *from = m + j * m_row + p * DEPTH * m_column;
+                const float *from = m + (j < rank ? j : 0) * m_row + p * DEPTH * m_column;
                 packs[p * wide + j] = j < rank ? packed(from[0], from[(DEPTH - 1) * m_column]) : packed(0, 0);
             }
         float sums[STRIP * 64];

@@ -20,8 +20,6 @@ STEP = 16
 RANK_AT_MOST = 128
 """Above, the products are no longer small."""
 
-COLUMNS_AT_ONCE = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Products:
@@ -33,7 +31,7 @@ class Products:
     def fitting(x: Tensor, sizes: Sequence[int], ranks: Sequence[int]) -> Products:
         """Return the products for rows like x (N, I), of layers with outputs of these sizes."""
         fit = all(size % STEP == 0 for size in (x.shape[-1], *sizes)) and all(rank % 2 == 0 for rank in ranks)
-        functions = kernels.of(x) if fit and sum(ranks) <= RANK_AT_MOST else None
+        functions = kernels.of(x) if fit and x.dim() == 2 and sum(ranks) <= RANK_AT_MOST else None
         return Products(functions if functions is not None and functions.low_rank_runs() else None)
 
     def into(self, low: Tensor, first: int, x: Tensor, m: Tensor, scale: float = 1.0) -> None:
@@ -41,8 +39,8 @@ class Products:
         if self.functions is None:
             low[:, first : first + len(m)] = (x @ m.to(x.dtype).t()).mul_(scale)
             return
-        m = m.float()
-        work = torch.empty(x.shape[1] * (len(m) + STEP), device="cpu")
+        m = _thin(m, x, low, first)
+        work = torch.empty(x.shape[1] * (len(m) + STEP), dtype=torch.float32, device="cpu")
         sizes = (*x.shape, len(m), *m.stride(), low.shape[1], first, scale)
         kernels.call(self.functions, "low_rank_in", x, m, low, work, *sizes)
 
@@ -51,18 +49,34 @@ class Products:
         if self.functions is None:
             y.addmm_(low[:, first : first + len(m)], m.to(y.dtype), alpha=scale)
             return
-        m = m.float()
+        m = _thin(m, y, low, first)
         sizes = (*y.shape, len(m), *m.stride(), low.shape[1], first, scale)
-        kernels.call(self.functions, "low_rank_out", low, m, y, torch.empty(m.numel(), device="cpu"), *sizes)
+        work = torch.empty(m.numel(), dtype=torch.float32, device="cpu")
+        kernels.call(self.functions, "low_rank_out", low, m, y, work, *sizes)
 
     def gradient(self, low: Tensor, part: slice, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
         """Return scale * low[:, part]ᵀ x, (rank, size), in the dtype of the adapter."""
         if self.functions is None:
             return (low[:, part].t() @ x).to(dtype).mul_(scale)
         rank = part.stop - part.start
-        found = torch.empty(rank, x.shape[1], device="cpu")
-        width = rank + torch.get_num_threads() * COLUMNS_AT_ONCE
-        work = torch.empty((len(x) + 1) * width, device="cpu")
+        _check(rank, x, low, part.start)
+        found = torch.empty(rank, x.shape[1], dtype=torch.float32, device="cpu")
+        width = rank + torch.get_num_threads() * kernels.NARROW
+        work = torch.empty((len(x) + 1) * width, dtype=torch.float32, device="cpu")
         sizes = (*x.shape, rank, low.shape[1], part.start, scale)
         kernels.call(self.functions, "low_rank_weights", low, x, found, work, *sizes)
         return found.to(dtype)
+
+
+def _thin(m: Tensor, x: Tensor, low: Tensor, first: int) -> Tensor:
+    """Return m (rank, size) in float, once it fits to x (N, size) and to columns of low from `first`."""
+    if m.dim() != 2 or m.shape[1] != x.shape[1]:
+        raise kernels.UnsafeCallError(f"an adapter's {tuple(m.shape)} does not fit to rows of {x.shape[1]}")
+    _check(len(m), x, low, first)
+    return m.float()
+
+
+def _check(rank: int, x: Tensor, low: Tensor, first: int) -> None:
+    columns = 0 <= first <= first + rank <= low.shape[1]
+    if not columns or len(low) != len(x) or x.shape[1] % STEP or any(n % 2 for n in (rank, first, low.shape[1])):
+        raise kernels.UnsafeCallError(f"{rank} columns from {first} of {tuple(low.shape)} beside {tuple(x.shape)}")

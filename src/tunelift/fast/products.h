@@ -8,10 +8,10 @@
 #if defined(BFLOAT16) && defined(__AVX512BF16__)
 #include <immintrin.h>
 #define DEPTH 2
-typedef uint32_t unit;
+typedef uint32_t unit __attribute__((may_alias, aligned(2))); /* elements are read and written as units */
 #else
 #define DEPTH 1
-typedef float unit;
+typedef float unit __attribute__((may_alias));
 #endif
 
 #if defined(__AVX512F__)

@@ -105,7 +105,8 @@ class TargetOnly:
         config = base.config.get_text_config()
         softcap: float | None = getattr(config, "final_logit_softcapping", None)
         scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        self.frozen = Head(getattr(head, "weight", torch.empty(0)), getattr(head, "bias", None), scale, softcap)
+        weight = getattr(head, "weight", torch.empty(0, dtype=torch.float32))
+        self.frozen = Head(weight, getattr(head, "bias", None), scale, softcap)
         self.packs = self.shares = False
         self.last: nn.Module | None = None
         self.fast_paths = dict.fromkeys(PATHS, "off: not tried") | {"target_only_head": "on"}
@@ -152,7 +153,8 @@ class TargetOnly:
     @torch.no_grad()
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         hidden, targets, _ = self.at_targets(inputs, labels)
-        return self.log_probabilities(hidden, torch.arange(len(hidden), device=hidden.device), targets)
+        rows = torch.arange(len(hidden), dtype=torch.long, device=hidden.device)
+        return self.log_probabilities(hidden, rows, targets)
 
     @torch.no_grad()
     def log_probabilities(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ def _tolerance(model: Any) -> float:
 
 def _largest_difference(fast: TargetOnly, model: Any) -> float | None:
     """Return the largest relative difference of logits over four tokens; None where shapes differ."""
-    ids = torch.arange(1, 5, device=next(model.parameters()).device)[None]
+    ids = torch.arange(1, 5, dtype=torch.long, device=next(model.parameters()).device)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with in_evaluation(model), torch.no_grad():
         own = model(**inputs).logits.float()
@@ -262,7 +264,7 @@ def _packing_fails(fast: TargetOnly) -> str | None:
     device = next(fast.model.parameters()).device
     try:
         with in_evaluation(fast.model):
-            tensors = [torch.tensor([row], device=device) for row in rows]
+            tensors = [torch.tensor([row], dtype=torch.long, device=device) for row in rows]
             alone = [fast.hidden({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0] for ids in tensors]
             layout = pack(rows, [n, n, 0])
             states = fast.packed_hidden(layout)

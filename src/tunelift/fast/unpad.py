@@ -114,7 +114,7 @@ def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[lis
         return None
     mask = attention_mask.bool()
     lengths = mask.sum(dim=1)
-    right = torch.arange(mask.shape[1], device=mask.device)[None] < lengths[:, None]
+    right = torch.arange(mask.shape[1], dtype=torch.long, device=mask.device)[None] < lengths[:, None]
     if not bool((mask == right).all()) or int(lengths.min()) == 0:
         return None
     return [row.tolist() for row in torch.split(input_ids[mask], lengths.tolist())]
@@ -161,7 +161,7 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
         name, hidden = next((name, value) for name, value in inputs.items() if isinstance(value, Tensor))
         layout, width = current[-1], hidden.shape[1]
         flat = [i * width + place for i, row in enumerate(layout.rows) for place in range(len(row))]
-        chosen = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(flat, device=hidden.device)]
+        chosen = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(flat, dtype=torch.long, device=hidden.device)]
         output = forward(**inputs | {name: chosen[None]})
         output.last_hidden_state = put_back(output.last_hidden_state[0], layout, width)
         return output
@@ -176,8 +176,9 @@ def _fails(model: Any, patched: Undo, options: dict[str, Any]) -> str | None:
     device = next(model.parameters()).device
     pad = model.config.get_text_config().pad_token_id or 0
     rows = [list(range(1, 24)), [*range(1, 20), 4], [7, 6, 5]]
-    ids = torch.tensor([[*row, *[pad] * (23 - len(row))] for row in rows], device=device)
-    mask = torch.arange(23, device=device)[None] < torch.tensor([[len(row)] for row in rows], device=device)
+    number = partial(torch.tensor, dtype=torch.long, device=device)
+    ids = number([[*row, *[pad] * (23 - len(row))] for row in rows])
+    mask = number([list(range(23))]) < number([[len(row)] for row in rows])
     inputs = {"input_ids": ids, "attention_mask": mask.long(), **options}
     try:
         with in_evaluation(model):
