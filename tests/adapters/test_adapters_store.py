@@ -14,7 +14,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import tiny_models
-from tunelift.adapters.store import load_adapter, read_adapter_config, save_adapter
+from tunelift.adapters.loading import load_adapter
+from tunelift.adapters.store import read_adapter_config, save_adapter
 from tunelift.core.errors import InputError
 
 STOCK = """

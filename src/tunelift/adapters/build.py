@@ -66,6 +66,15 @@ def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
         raise InputError(f"adapter: peft refuses these settings: {error}") from error
 
 
+def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for settings with which the model under the adapter is another than the base."""
+    if config.get("layer_replication"):
+        raise InputError(
+            f"{where}: layer_replication repeats layers of the base, so that it is another model with the adapter off.",
+            fix="Compare the two models by themselves: tunelift evaluate each, then compare the files.",
+        )
+
+
 def attach(model: Any, config: Any, seed: int) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
@@ -75,6 +84,7 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     from peft import get_peft_model
 
     check_targets(model, config)
+    refuse_changes_of_base(vars(config), "adapter")
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import files, untrusted
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, listed
 from tunelift.models import trusted
 
 LINEAGE = "tunelift.json"
@@ -57,10 +56,10 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     file = folder / "adapter_config.json"
     if not file.is_file():
-        inside = folder / "adapter" / "adapter_config.json"
-        hint = (
-            f"Did you mean {inside.parent}?" if inside.is_file() else "Give a folder that peft's save_pretrained wrote."
-        )
+        inside = adapters_inside(folder)
+        hint = "Give a folder that peft's save_pretrained wrote."
+        if inside:
+            hint = f"Did you mean {folder / inside[0]}?" if len(inside) == 1 else f"It holds several: {listed(inside)}."
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
     trusted.check(folder, trusted.ADAPTER)
     config = untrusted.read_object(file)
@@ -72,6 +71,11 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
             fix="Weights are read from safetensors only: other formats can run code when they are opened.",
         )
     return config
+
+
+def adapters_inside(folder: Path) -> list[str]:
+    """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default"."""
+    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:
@@ -86,34 +90,6 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
         raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
     return lineage
-
-
-def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:
-    """Return peft's own model: `model` with the adapter of `folder` on it.
-
-    Raises InputError where the adapter was made on other weights than `weights_sha256`, or does not fit the model.
-    """
-    from peft import PeftModel
-
-    read_adapter_config(folder)
-    made_on = read_lineage(folder).get("base", {})
-    if weights_sha256 and made_on.get("weights_sha256") not in (None, weights_sha256):
-        raise InputError(
-            f"The adapter {folder} was made on {made_on.get('name')} (weights {made_on['weights_sha256'][:12]}), "
-            f"not on this model (weights {weights_sha256[:12]}).",
-            fix="Name the model that it was made on.",
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except Exception as error:  # whatever a wrong value in the adapter's config leads to in peft
-        base = made_on.get("name") or read_adapter_config(folder).get("base_model_name_or_path")
-        raise InputError(
-            f"The adapter {folder} does not fit this model: {(str(error) or repr(error)).splitlines()[0]}",
-            fix=f"It was made on {base}.",
-        ) from error
 
 
 def adapter_hash(folder: str | Path) -> str:

@@ -34,9 +34,12 @@ PACKAGES = {
 
 @click.command("doctor", cls=KeyCommand)
 @click.argument("path", required=False, metavar="[FOLDER | FILE]", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--model", metavar="NAME", help="Say too whether the adapter in FOLDER fits this model, and what to know."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings about FOLDER or FILE as JSON.")
 @click.pass_context
-def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
+def command(ctx: click.Context, path: Path | None, model: str | None, as_json: bool) -> None:
     """Show versions, device, precision and why, cache, what is installed, and whether the Hub is used.
 
     With FOLDER (a model, an adapter or a run) or FILE (.gguf or .safetensors) check whether it is safe to load, without
@@ -47,11 +50,15 @@ def command(ctx: click.Context, path: Path | None, as_json: bool) -> None:
       tunelift doctor
       tunelift doctor ~/Downloads/strangers-model
       tunelift doctor runs/gpt2-rows --json
+      tunelift doctor my-adapter --model Qwen/Qwen3-0.6B
     """
     if path is not None:
-        ctx.exit(_show_findings(path, as_json))
-    if as_json:
-        raise click.UsageError("--json goes with a folder or a file.", ctx)
+        code = _show_findings(path, as_json)
+        if model and not code:
+            _show_fit(path, model)
+        ctx.exit(code)
+    if as_json or model:
+        raise click.UsageError("--json and --model go with a folder or a file.", ctx)
     facts = [*_versions(), *_machine(), *_device(), *_cache(), *_packages(), ("Hugging Face Hub", _hub())]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
@@ -71,6 +78,16 @@ def _show_findings(path: Path, as_json: bool) -> int:
         click.echo(f"{finding.verdict.ljust(7)}  {finding.why or finding.file}")
     click.echo("Safe to load." if safe else f"Refused. {next(f.fix for f in findings if f.verdict == 'refused')}")
     return 0 if safe else InputError.exit_code
+
+
+def _show_fit(path: Path, model: str) -> None:
+    """Print whether an adapter fits a model, tensor by tensor; raise InputError where it does not."""
+    from tunelift.models.trusted import ADAPTER
+    from tunelift.pipeline.stages import examined_adapter
+
+    folder = path if (path / ADAPTER[0]).is_file() else path / "adapter"
+    examined_adapter(str(folder), model)  # which says what there is to know
+    click.echo(f"Every tensor of {folder} has its place in {model}.")
 
 
 def _versions() -> Facts:

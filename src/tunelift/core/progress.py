@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 PLAIN_SECONDS = 15.0
 
@@ -20,6 +21,12 @@ def note(text: str) -> None:
     """Print a line about what is going on to standard error, unless quiet."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Print a line the first time only."""
+    note(text)
 
 
 @contextmanager

@@ -29,7 +29,14 @@ def fitting_tasks(config: Any) -> list[str]:
     kind = config.model_type
     causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _encoder(config)
     fits = {CAUSAL: causal, CLASSIFICATION: kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES}
-    return [task for task, fit in fits.items() if fit]
+    found = [task for task, fit in fits.items() if fit]
+    return found[::-1] if is_classifier(config) else found
+
+
+def is_classifier(config: Any) -> bool:
+    """Tell whether a checkpoint was saved with a classification head, as a decoder may be too."""
+    saved_as = getattr(config, "architectures", None) or []
+    return any(str(name).endswith("ForSequenceClassification") for name in saved_as)
 
 
 def _encoder(config: Any) -> bool:

@@ -14,7 +14,7 @@ from tunelift.core import garbage, progress
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.models import pieces, precision, sources, weights
-from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, read_config
+from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, is_classifier, read_config
 from tunelift.models.sources import ModelIdentity
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def load(
     *,
     task: str = CAUSAL,
     labels: Sequence[str] | None = None,
+    ordered: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
@@ -51,8 +52,9 @@ def load(
     """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device and revision.
 
     For classification `labels` names the classes of a new head, drawn by `seed`. A head that the checkpoint has for
-    these very labels, in whatever order, is kept, and so is any head where none are given. Raises InputError for a
-    model that does not exist, cannot be read, does not fit the task, or has a head for other labels.
+    these labels, and maybe more, is kept, and so is any head where none are given; labels that are `ordered` say which
+    class each is. Raises InputError for a model that does not exist, cannot be read, does not fit the task, or has a
+    head for other labels or in another order.
     """
     import torch
 
@@ -60,13 +62,14 @@ def load(
     identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
     config = _config(identity, folder, task)
-    own_labels = _name_labels(config, labels) if task == CLASSIFICATION and labels else None
+    own_labels = _name_labels(config, labels, ordered) if task == CLASSIFICATION and labels else None
     # First the tokenizer: what building it takes is free again before the weights come.
-    tokenizer = _tokenizer(identity, folder)
+    tokenizer = read_tokenizer(identity.name, identity.path, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loaded, fresh = _weights(identity, folder, {"config": config, "dtype": chosen.dtype} | _attention(config), task)
-    if own_labels and not fresh:
+        options = {"config": config, "dtype": chosen.dtype} | _attention(config)
+        loaded, fresh, trained = _weights(identity, folder, options, task)
+    if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
     if task == CLASSIFICATION:
         _name_padding(loaded, tokenizer)
@@ -79,7 +82,8 @@ def load(
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the stock tokenizer of a model, named as for `load`, without the weights; raises InputError as it does."""
-    return _tokenizer(*sources.resolve(name, revision))
+    identity, folder = sources.resolve(name, revision)
+    return read_tokenizer(identity.name, identity.path, folder)
 
 
 def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelSection:
@@ -90,13 +94,17 @@ def _config(identity: ModelIdentity, folder: Path, task: str) -> Any:
     """Read the model's config; refuse a model that does not fit the task."""
     config = read_config(identity, folder)
     _check_fit(identity, config, task)
+    _check_head_fits(identity, config, task)
     return config
 
 
-def _name_labels(config: Any, labels: Sequence[str]) -> list[str] | None:
-    """Write the labels into the config, unless it has them in an order of its own; return those that it had instead."""
+def _name_labels(config: Any, labels: Sequence[str], ordered: bool) -> list[str] | None:
+    """Write the labels into the config, unless it has them and maybe more in an order of its own, which may be kept.
+
+    Returns those that it had instead.
+    """
     own = [str(config.id2label[index]) for index in sorted(config.id2label)]
-    if set(own) == set(labels):
+    if own == [*labels] or (set(labels) <= set(own) and not (ordered and set(labels) == set(own))):
         return None
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -105,7 +113,19 @@ def _name_labels(config: Any, labels: Sequence[str]) -> list[str] | None:
 
 def _check_head(identity: ModelIdentity, own: Sequence[str], labels: Sequence[str]) -> None:
     """Refuse to call the classes of a trained head by other names; take unnamed ones in order, and say so."""
-    if all(name == f"LABEL_{index}" for index, name in enumerate(own)):
+    if set(own) == set(labels):
+        raise InputError(
+            f"{identity.name} has a head for the labels {', '.join(own)}, in this order, and they are given as "
+            f"{', '.join(labels)}.",
+            fix="Leave the order to the head, or take a model without one.",
+        )
+    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(own))
+    if unnamed and len(own) != len(labels):
+        raise InputError(
+            f"{identity.name} has a trained head of {len(own)} classes without names; the data has {listed(labels)}.",
+            fix="Name every class in the head's order with data.labels, or take a model without a head.",
+        )
+    if unnamed:
         order = listed(f"{index} {label}" for index, label in enumerate(labels))
         progress.note(f"{identity.name} has a head without names of labels; they are taken to be {order}.")
         return
@@ -126,6 +146,15 @@ def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
         )
 
 
+def _check_head_fits(identity: ModelIdentity, config: Any, task: str) -> None:
+    """Refuse to take a decoder's classifier for a language model, which a tied head would let pass in silence."""
+    if task == CAUSAL and is_classifier(config):
+        raise InputError(
+            f"{identity.name} was saved with a classification head, and would be measured as a language model.",
+            fix=f"--task {CLASSIFICATION}",
+        )
+
+
 def _attention(config: Any) -> dict[str, Any]:
     """Return which attention a model is to have, where transformers' own choice may be wrong.
 
@@ -135,8 +164,13 @@ def _attention(config: Any) -> dict[str, Any]:
     return {"attn_implementation": "eager"} if capped else {}
 
 
-def _weights(identity: ModelIdentity, folder: Path, options: dict[str, Any], task: str) -> tuple[Any, tuple[str, ...]]:
-    """Load the weights, and name the modules drawn from torch's random numbers since the checkpoint lacks them."""
+def _weights(
+    identity: ModelIdentity, folder: Path, options: dict[str, Any], task: str
+) -> tuple[Any, tuple[str, ...], bool]:
+    """Load the weights, and name the modules drawn from torch's random numbers since the checkpoint lacks them.
+
+    Tells too whether the checkpoint has a head, of this size or another.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -154,7 +188,8 @@ def _weights(identity: ModelIdentity, folder: Path, options: dict[str, Any], tas
     fresh = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     _check_complete(identity, model, fresh, task)
     model.name_or_path = model.config.name_or_path = identity.path  # what peft writes into an adapter
-    return model, tuple(sorted({key.rpartition(".")[0] for key in fresh}))
+    has_head = not info["missing_keys"] or bool(info["mismatched_keys"])
+    return model, tuple(sorted({key.rpartition(".")[0] for key in fresh})), has_head
 
 
 def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: str) -> None:
@@ -183,17 +218,22 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(identity: ModelIdentity, folder: Path) -> Any:
+def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> Any:
+    """Return the stock tokenizer of a folder that has passed the gate, called `name` in errors and `path` by itself.
+
+    `config` is the model's, where the folder has none. Raises InputError for one that cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
+    more = {} if config is None else {"config": config}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **sources.LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **sources.LOCAL, **more)
     except Exception as error:  # the tokenizers library raises bare exceptions
-        raise InputError(f"The tokenizer of {identity.name} cannot be loaded: {error}") from error
-    tokenizer.name_or_path = identity.path
+        raise InputError(f"The tokenizer of {name} cannot be loaded: {error}") from error
+    tokenizer.name_or_path = path
     if getattr(tokenizer, "is_fast", False):
-        for name in ("_vocab", "_merges"):  # what it was built from, as a million objects of Python: 200 MB of Gemma's
-            vars(tokenizer).pop(name, None)
+        for part in ("_vocab", "_merges"):  # what it was built from, as a million objects of Python: 200 MB of Gemma's
+            vars(tokenizer).pop(part, None)
         allocator.give_back_freed_memory()
     return tokenizer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,12 +112,7 @@ def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise InputError(f"{path} has no config.json, so it is no model folder.{_inside(path)}")
     for remark in trusted.check(path):
-        _note_once(remark)
-
-
-@cache
-def _note_once(remark: str) -> None:
-    progress.note(remark)
+        progress.note_once(remark)
 
 
 def _inside(path: Path) -> str:

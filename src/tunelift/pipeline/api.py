@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.adapters.build import is_adapted
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
@@ -51,7 +51,7 @@ def load(
     name the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
     """
     labels = labels or (adapter_facts(adapter)["labels"] if adapter else [])
-    session = Session.open(ModelSection(name=name, **settings), task, labels)
+    session = Session.open(ModelSection(name=name, **settings), task, labels, ordered=bool(adapter))
     if adapter:
         session.load_adapter(adapter)
     return session.model, session.tokenizer
@@ -147,7 +147,7 @@ def _tune_in(folder: Path, session: Session, splits: Splits, config: Config, put
     if ranks.first():
         files.recover(folder)
     some, max_length = rows_to_prove_on(splits.train), config.train.max_length
-    with switched_off(session.model):
+    with session.base():
         before = likelihoods(session, some, max_length)
     _put_on(session, put_on, config)
     stages.train_in(folder, session, splits, config)
@@ -181,4 +181,9 @@ def _as_section(data: Any, role: str) -> dict[str, Any]:
 
 def _task_of(model: Any) -> str:
     base = model.get_base_model() if is_adapted(model) else model
+    if getattr(base.config, "is_encoder_decoder", False) and not type(base).__name__.endswith("Classification"):
+        raise InputError(
+            f"{type(base).__name__} has an encoder and a decoder; language models here have a decoder alone.",
+            fix="Take a causal language model, or a classifier.",
+        )
     return "sequence-classification" if type(base).__name__.endswith("ForSequenceClassification") else "causal-lm"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunelift.adapters.build import is_adapted, switched_off
+from tunelift.adapters.build import is_adapted
 from tunelift.config.schema import Config
 from tunelift.core import progress
 from tunelift.core.errors import InputError
@@ -38,7 +38,7 @@ def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) 
 
 def side_by_side(session: Session, config: Config, prompts: Sequence[str]) -> list[dict[str, str]]:
     """Return {"prompt", "base"} for each prompt, and "tuned" where an adapter is on."""
-    with switched_off(session.model):
+    with session.base():
         found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
     return _answered(session, config, prompts, "tuned", found) if is_adapted(session.model) else found
 

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tunelift.adapters.build import switched_off
 from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError, listed
@@ -81,7 +80,7 @@ def prove(
     where the adapter trains the base's biases (LoRA's `bias`).
     """
     memory = likelihoods(session, examples, max_length)
-    with switched_off(session.model):
+    with session.base():
         base = likelihoods(session, examples, max_length)
     proofs = [
         _saved(session, folder),

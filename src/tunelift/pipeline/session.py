@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-
-from tunelift.adapters.build import attach, check_targets, count_parameters, is_adapted, peft_config
-from tunelift.adapters.store import adapter_hash, load_adapter, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.build import attach, check_targets, count_parameters, is_adapted, peft_config, switched_off
+from tunelift.adapters.loading import check_fits, load_adapter, shapes_of
+from tunelift.adapters.store import adapter_hash, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection
 from tunelift.core import progress
+from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.run import Plan, score
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
+from tunelift.models.asked_with import tokenizer_beside
 from tunelift.tasks.base import TASKS
 
-_known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...]]] = WeakKeyDictionary()
-"""What we loaded, by the model object: its identity, which an adapter made from it names, and its fresh modules."""
+_known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
+"""What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
+numbers of its weights, by which a model is told that was changed since, as by merging an adapter."""
 
 
 SAVED_BY_PEFT = {"classifier", "score"}
 """Heads that peft trains and saves whole by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A saved adapter that was looked at: its hash, the tokenizer to ask it with, and what a user should know."""
+
+    sha256: str
+    tokenizer: Any
+    notes: Sequence[str]
 
 
 @dataclass(slots=True)
@@ -47,13 +59,23 @@ class Session:
     conversations: bool = False
     adapter: dict[str, Any] | None = field(default=None)
     ranked: Sequence[str] = ()
+    base_tokenizer: Any = None
+    examined: Examined | None = None
+
+    def __post_init__(self) -> None:
+        self.base_tokenizer = self.tokenizer
 
     @classmethod
-    def open(cls, section: ModelSection, task: str, labels: Sequence[str] = (), seed: int = 0) -> Session:
-        """Load a model; `labels` give a classification head its classes. Raises InputError as `models.load` does."""
+    def open(
+        cls, section: ModelSection, task: str, labels: Sequence[str] = (), seed: int = 0, *, ordered: bool = False
+    ) -> Session:
+        """Load a model; `labels` give a classification head its classes, in the head's order where it is `ordered`.
+
+        Raises InputError as `models.load` does.
+        """
         head = list(labels) or None if task == "sequence-classification" else None
-        loaded = load_model(section, task=task, labels=head, seed=seed)
-        _known[loaded.model] = (loaded.identity, loaded.fresh)
+        loaded = load_model(section, task=task, labels=head, ordered=ordered, seed=seed)
+        _known[loaded.model] = (loaded.identity, loaded.fresh, _samples(loaded.model))
         identity = loaded.identity
         about = f" ({identity.note})" if identity.note else ""
         dtype = str(loaded.dtype).removeprefix("torch.")
@@ -65,7 +87,12 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        identity, fresh = _known.get(base) or (_stock_identity(base), ())
+        if task == "sequence-classification" and base.config.get_text_config().pad_token_id is None:
+            raise InputError(
+                "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
+                fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
+            )
+        identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
         return session
@@ -91,15 +118,42 @@ class Session:
         """
         if keys.get("start_from"):
             return (Path(keys["start_from"]) / "adapter_model.safetensors").stat().st_size
-        shapes = {id(p): torch.nn.Parameter(torch.empty_like(p, device="meta")) for p in self.model.parameters()}
-        adapted = attach(deepcopy(self.model, shapes), self._peft_config(keys), seed=0)
+        adapted = attach(shapes_of(self.model), self._peft_config(keys), seed=0)
         return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 
+    def examine(self, folder: str | Path) -> Sequence[str]:
+        """Look at a saved adapter before anything is computed, and say what a user should know of it.
+
+        Raises InputError where it does not fit the model in every tensor. The tuned side is then asked as it was
+        trained, with the tokenizer and the chat template beside the adapter. Returns what was said.
+        """
+        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name)
+        asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
+        self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
+        for note in self.examined.notes:
+            progress.note(f"adapter: {note}")
+        return self.examined.notes
+
     def load_adapter(self, folder: str | Path, *, trainable: bool = False) -> None:
-        """Put a saved adapter on; raise InputError where it was made for another base."""
+        """Put a saved adapter on; raise InputError where it does not fit the model."""
+        sha256 = adapter_hash(folder)
+        if self.examined is None or self.examined.sha256 != sha256:
+            self.examine(folder)
         self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
-        self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}
+        if self.examined:
+            self.tokenizer = self.examined.tokenizer
+        self.adapter = {"source": str(folder), "sha256": sha256}
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Let the session be the base for a while: its adapter switched off, and asked as the base is."""
+        tuned_with, self.tokenizer = self.tokenizer, self.base_tokenizer
+        try:
+            with switched_off(self.model):
+                yield
+        finally:
+            self.tokenizer = tuned_with
 
     def save_adapter(self, folder: Path) -> Path:
         """Write the adapter, whole or not at all."""
@@ -135,6 +189,10 @@ class Session:
         if beside and self.task == "sequence-classification":
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
+        named = linear_targets(self.model) if getattr(config, "target_modules", None) == "all-linear" else None
+        if named:
+            config = replace(config, target_modules=named[0])
+            progress.note_once(f"adapter: {named[1]}")
         return config
 
     def parameters(self) -> dict[str, Any]:
@@ -160,6 +218,24 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
         "labels": lineage.get("labels") or [],
         "conversations": lineage.get("conversations") is True,
     }
+
+
+def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:
+    """Return what a model in memory is, and its fresh modules; one that was changed has no hash of a file any more."""
+    if base not in _known:
+        return _stock_identity(base), ()
+    identity, fresh, samples = _known[base]
+    now = _samples(base)
+    if any(now.get(key) != some for key, some in samples.items()):
+        progress.note(f"{identity.name} was changed since it was loaded, as by merging an adapter: it has no hash")
+        identity = replace(identity, name=f"{identity.name}, changed", weights_sha256=None)
+    return identity, fresh
+
+
+def _samples(model: Any) -> dict[int, str]:
+    """Return some numbers of each parameter, written out, by the parameter's id."""
+    flat = {id(parameter): parameter.detach().flatten() for parameter in model.parameters()}
+    return {key: str(values[:: max(len(values) // 64, 1)][:65].tolist()) for key, values in flat.items()}
 
 
 def _stock_identity(base: Any) -> ModelIdentity:

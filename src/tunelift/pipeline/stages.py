@@ -102,11 +102,14 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
         config = config.model_copy(update={"output": str(free_folder(_beside(config, "compared")))})
     session, splits, plan = _to_measure(config, facts)
     check_required(required, plan.metrics)
+    notes = session.examine(adapter)
     forgetting = forgetting_sets(config, session.task)
     folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
     if folder.complete:
         return concluded_before(folder)
     with folder.begun(**model_facts(session)):
+        for note in notes:
+            folder.happened("adapter", note)
         measured(folder, "base", session, splits, plan)
         measure_forgetting(folder, session, forgetting, config, "base")
         session.load_adapter(adapter)
@@ -114,6 +117,15 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
         measure_forgetting(folder, session, forgetting, config, "tuned")
         folder.note(adapter=session.adapter)
         return concluded(folder)
+
+
+def examined_adapter(folder: str, name: str, dtype: str = "auto") -> Sequence[str]:
+    """Return what a user should know of an adapter on a model, without measuring; raise InputError if it is refused."""
+    config = Config.model_validate({"model": {"name": name, "dtype": dtype}})
+    config, facts = with_adapter_facts(config, folder)
+    task = config.task or natural_task(name)
+    labels = class_names(task, facts["labels"])
+    return Session.open(config.model, task, labels, ordered=bool(labels)).examine(folder)
 
 
 def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
@@ -330,7 +342,8 @@ def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits,
     labels = trained if task == "sequence-classification" and trained else None
     labels = labels or ranked_labels(task, splits, config.data, trained)
     metrics = metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
-    session = Session.open(config.model, task, class_names(task, labels), config.train.seed)
+    ordered = bool(trained or config.data.labels)  # by the adapter, or by who knows its head
+    session = Session.open(config.model, task, class_names(task, labels), config.train.seed, ordered=ordered)
     plan = evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
     say_labels(plan, splits, config.data, trained)
     return session, splits, plan

@@ -1,0 +1,71 @@
+"""Which layers "all-linear" means in a mixture of experts, where peft takes routers and leaves layers bare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+EXPERTS = "experts"
+ROUTERS = ("router", "gate")
+HEADS = ("score", "classifier", "classification_head", "qa_outputs")
+
+
+def linear_targets(model: Any) -> tuple[list[str], str] | None:
+    """Return the names of a mixture's linear layers but its head and its routers, and what is adapted and what is bare.
+
+    None for a model without experts: peft's own "all-linear" is right there.
+    """
+    if not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
+        return None
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
+    taken_for_experts = _renamed(model)
+    left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in taken_for_experts]
+    taken = [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS]
+    bare = sorted({_kind(name) for name in [*left, *_packed_experts(model)]})
+    said = f"adapted: {', '.join(sorted({_kind(name) for name in taken}))}"
+    return taken, f"{said}; left bare: {', '.join(bare)}" if bare else said
+
+
+def _is_linear(module: Any) -> bool:
+    """Take torch's layers and those of quantisers; those of model files do more, and some return tuples."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (torch.nn.Linear, Conv1D)) and not type(module).__module__.startswith(
+        "transformers.models"
+    )
+
+
+def _routes(model: Any, name: str) -> bool:
+    """Tell whether a layer chooses among experts: it, or what it lies in, stands beside them and is called so."""
+    parts = name.split(".")
+    for i, part in enumerate(parts):
+        beside = model.get_submodule(".".join(parts[:i]))
+        if hasattr(beside, EXPERTS) and any(word in part.split("_") for word in ROUTERS):
+            return True
+    return False
+
+
+def _renamed(model: Any) -> set[str]:
+    """Return the names of layers that peft takes for old names of packed experts, whatever layers they are."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    kinds, names = (
+        getattr(conversion, name, {}) for name in ("_MODEL_TO_CONVERSION_PATTERN", "_MOE_TARGET_MODULE_MAPPING")
+    )
+    return set(names.get(kinds.get(getattr(model.config, "model_type", None)), {}))
+
+
+def _packed_experts(model: Any) -> Iterator[str]:
+    """Yield the parameters that hold the weights of all experts in one."""
+    for name, parameter in model.named_parameters():
+        if EXPERTS in name.split(".") and parameter.dim() == 3:
+            yield name
+
+
+def _kind(name: str) -> str:
+    """Return a layer's name without the numbers and what stands before the last of them."""
+    parts = name.split(".")
+    last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
+    return ".".join(parts[last + 1 :])
