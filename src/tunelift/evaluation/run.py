@@ -291,7 +291,8 @@ class _Items:
         return self._ends | end_ids(self.model)
 
     def _length(self, i: int) -> int:
-        return len(self.prompts[i]) + max(len(self.completions[i]), 1)
+        """Return the tokens of the longest row that an item makes: labels may be longer than the reference."""
+        return len(self.prompts[i]) + max(1, len(self.completions[i]), *map(len, self.choices[i]))
 
 
 def _known(kept: Kept, keys: Mapping[int, str], title: str) -> dict[int, Found]:

@@ -18,7 +18,7 @@ from tunelift.fast.attention import registered
 from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
-from tunelift.fast.targets import IGNORED, TargetOnly, target_model
+from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly, target_model
 from tunelift.fast.undo import Undo, in_evaluation, named
 from tunelift.fast.unpad import rows_of, unpad
 
@@ -46,7 +46,10 @@ def apply(model: Any) -> dict[str, str]:
         view, _ = target_model(model)
         states |= view.fast_paths
         states.pop("last_layer", None)  # `outputs.logits` may be asked for
-        if isinstance(view, TargetOnly):
+        reason = _other_loss(model, view) if isinstance(view, TargetOnly) else None
+        if reason is not None:
+            states |= dict.fromkeys(view.fast_paths.keys() & states.keys(), f"off: {reason}")
+        elif isinstance(view, TargetOnly):
             undo.put(base, partial(_at_targets, base, base.forward, view, _pads_anywhere(model)))
             # For good, since checkpointing computes the attention again when the call is over.
             undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
@@ -88,6 +91,8 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args
     plain = base.training and not (asked or inputs.get("use_cache") or inputs.get("return_dict") is False)
     if not plain or ids is None or labels is None or (mask is not None and mask.dim() != 2):
         return forward(**inputs)
+    if not bool((labels[:, 1:] != IGNORED).any()):  # what a model makes of a loss over nothing is its own
+        return forward(**inputs)
     mask = torch.ones_like(ids) if mask is None else mask.long()
     begins = mask.argmax(dim=1, keepdim=True)
     ids, mask, labels = (_moved(tensor, begins) for tensor in (ids, mask, labels))
@@ -109,6 +114,20 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
     width = batch.shape[1]
     numbers = torch.arange(max(width, len(batch)), dtype=torch.long, device=batch.device)
     return batch[numbers[: len(batch), None], (numbers[None, :width] + by) % width]
+
+
+@torch.no_grad()
+def _other_loss(model: Any, view: TargetModel) -> str | None:
+    """Return why a model's own loss over labels is not the one over next tokens that is computed here, or None."""
+    ids = torch.arange(1, 13, dtype=torch.long, device=next(model.parameters()).device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    try:
+        with in_evaluation(model):
+            own, ours = float(model(**inputs, labels=ids).loss), float(view.loss_sum(inputs, ids)) / (ids.numel() - 1)
+    except Exception as error:  # whatever a model makes of labels, it is left to it
+        return f"the model takes no labels as they are ({error or type(error).__name__})"
+    allowed = 1e-4 if next(model.parameters()).dtype.itemsize >= 4 else 1e-2
+    return None if abs(own - ours) <= allowed * max(1.0, abs(own)) else "the model's own loss is another"
 
 
 @torch.no_grad()

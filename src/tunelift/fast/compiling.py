@@ -26,12 +26,12 @@ HEADERS = [Path(__file__).with_name(name) for name in ("elements.h", "products.h
 COMMON = ("-march=native", "-fno-math-errno", "-fno-strict-aliasing", "-fopenmp", "-fPIC")
 FLAGS = ("-O3", "-fno-trapping-math", *COMMON)
 SANITIZED = (
-    *("-O3", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"),
+    *("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"),
     *("-fsanitize=address,undefined", *COMMON),
 )
 """For a process into which libasan and libubsan are loaded before all else (`make sanitize`)."""
 
-COMPILE_SECONDS = 60
+COMPILE_SECONDS = 120
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -119,11 +119,12 @@ def _learns(layer: nn.Linear) -> bool:
     return any(p.requires_grad for p in layer.parameters())
 
 
-def _forward(layer: nn.Linear, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _forward(layer: nn.Linear, plain: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
     kinds = (torch.float32, torch.bfloat16)
     suits = x.device.type == "cpu" and x.dtype == layer.weight.dtype and x.dtype in kinds and x.numel() > 0
-    if not suits or (torch.is_grad_enabled() and _learns(layer)) or torch.is_autocast_enabled("cpu"):
-        return plain(x)
+    more = bool(args or options) or torch.is_autocast_enabled("cpu")
+    if more or not suits or (torch.is_grad_enabled() and _learns(layer)):
+        return plain(x, *args, **options)
     found: Tensor = _Linear.apply(x, weight_of(layer))  # type: ignore[no-untyped-call]
     return found
 
@@ -134,7 +135,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Weight) -> Tensor:
         ctx.weight = weight
-        return weight.of(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return as_batch(weight.of(x.reshape(-1, x.shape[-1])), x)
 
     @staticmethod
     @once_differentiable
@@ -142,6 +143,12 @@ class _Linear(torch.autograd.Function):
         (dy,) = gradients
         dx: Tensor = ctx.weight.back(dy.reshape(-1, dy.shape[-1]))
         return dx.view(*dy.shape[:-1], -1), None
+
+
+def as_batch(y: Tensor, x: Tensor) -> Tensor:
+    """Return rows (N, O) as a batch like x (..., I): (..., O), and no view, to which nobody could write in place."""
+    found: Tensor = torch.ops.aten._unsafe_view.default(y, (*x.shape[:-1], y.shape[-1]))
+    return found
 
 
 def _packing(weight: Tensor) -> Tensor:

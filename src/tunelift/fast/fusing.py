@@ -31,7 +31,9 @@ ROTARY = "apply_rotary_pos_emb"
 
 def fuse_passes(model: nn.Module, undo: Undo) -> str:
     """Fuse norms, gates and rotary positions until undone; return "on: what" or "off: reason" for the manifest."""
-    weight = next(model.parameters())
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return "off: the model has no parameters that are numbers with a point"
     if weight.device.type != "cpu":
         return "off: they are for the CPU"
     try:
@@ -73,6 +75,8 @@ def _as_norm(module: Any) -> tuple[float, float] | None:
     epsilon = next((value for name in EPSILONS if (value := getattr(module, name, None)) is not None), None)
     if epsilon is None or not isinstance(weight, Tensor) or weight.dim() != 1 or len(list(module.parameters())) != 1:
         return None
+    if not weight.is_floating_point() or len(weight) == 0:
+        return None
     x = _some_numbers(3, len(weight)) * 0.1  # so small that epsilon tells
     normed = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + epsilon)
     return next(((epsilon, o) for o in (0.0, 1.0) if _gives(partial(module, x), normed * (o + weight.float()))), None)
@@ -84,10 +88,12 @@ def _as_gate(module: Any) -> int | None:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
     if not all(isinstance(part, nn.Module) for part in parts) or not hasattr(parts[0], "in_features"):
         return None
+    if not any(parameter.is_floating_point() for parameter in module.parameters()):
+        return None
     gate, up, down, activation = cast("list[Any]", parts)
     x = _some_numbers(3, 64)
     kind = next((i for i, one in enumerate(ACTIVATIONS) if _gives(partial(activation, x), one(x))), None)
-    x = _some_numbers(3, gate.in_features).to(next(module.parameters()).dtype)
+    x = _some_numbers(3, gate.in_features).to(next(p for p in module.parameters() if p.is_floating_point()).dtype)
     whole = kind is not None and _gives(partial(module, x), down(activation(gate(x)) * up(x)))
     return kind if whole else None
 
@@ -120,19 +126,23 @@ def _some_numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
 
 
-def _norm(module: Any, plain: Callable[..., Tensor], epsilon: float, offset: float, x: Tensor) -> Tensor:
+def _norm(
+    module: Any, plain: Callable[..., Tensor], epsilon: float, offset: float, x: Tensor, *args: Any, **options: Any
+) -> Tensor:
+    """Run fused; a norm that is given more, as a gate, is called as it is."""
     weight = module.weight
     functions = kernels.of(x, weight) if x.dim() and x.shape[-1:] == weight.shape else None
-    if functions is None or (weight.requires_grad and torch.is_grad_enabled()):
-        return plain(x)
+    more = any(value is not None for value in (*args, *options.values()))
+    if more or functions is None or (weight.requires_grad and torch.is_grad_enabled()):
+        return plain(x, *args, **options)
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
     made_again(found, partial(_normed, functions, epsilon, offset), x, weight)
     return found
 
 
-def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor) -> Tensor:
-    if kernels.of(x) is None:
-        return plain(x)
+def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor, *args: Any, **options: Any) -> Tensor:
+    if args or options or kernels.of(x) is None:
+        return plain(x, *args, **options)
     gate, up = module.gate_proj(x), module.up_proj(x)
     functions = kernels.of(gate, up) if gate.shape == up.shape else None
     if functions is None:

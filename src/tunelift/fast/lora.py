@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast.again import Again, again
-from tunelift.fast.frozen import Weight, weight_of
+from tunelift.fast.frozen import Weight, as_batch, weight_of
 from tunelift.fast.low_rank import Products
 from tunelift.fast.undo import Undo
 
@@ -127,7 +127,10 @@ class _Together:
             if not self.ready:
                 self.input = None
             return found
-        together = module is self.modules[0] and not self.ready
+        if module is self.modules[0] and self.ready:  # of the call before: nobody asks these layers each time
+            self.modules = [one for one in self.modules if id(one) not in self.ready]
+            self.ready, self.input = {}, None
+        together = module is self.modules[0] and len(self.modules) > 1
         if not together or args or kwargs or not all(_plain(one, x) for one in self.modules):
             return _forward(module, plain, x, *args, **kwargs)
         first, *others = _run(self.modules, x)
@@ -154,7 +157,7 @@ class _LoraLinears(torch.autograd.Function):
         for weight, b, first, scale in zip(weights, every_b, firsts, scales, strict=False):
             y = weight.of(rows)
             products.out_of(low, first, b.t(), y, scale)
-            outputs.append(y.view(*x.shape[:-1], -1))
+            outputs.append(as_batch(y, x))
         ctx.save_for_backward(low, a, *every_b, *made.kept)
         ctx.weights, ctx.scales, ctx.firsts, ctx.products, ctx.make = weights, scales, firsts, products, made.make
         ctx.set_materialize_grads(False)

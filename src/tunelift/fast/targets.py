@@ -16,13 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
-from tunelift.fast.head import ROWS_AT_ONCE, Head, at_least_float32, capped, over_vocabulary
+from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
 from tunelift.fast.last_layer import last_layer, only_at, unsuited
 from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
 from tunelift.fast.undo import in_evaluation
 
 IGNORED = -100
 """Label of a position that is no target, as transformers has it."""
+
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configs call the soft cap of the logits: Gemma, RecurrentGemma, xLSTM."""
 
 PATHS = ("target_only_head", "packing", "shared_prefix", "last_layer")
 """The fast paths that are tried here."""
@@ -56,7 +59,7 @@ def target_model(model: Any) -> tuple[TargetModel, str]:
     except _UnsupportedError as error:
         return WholeLogits(model, f"off: {error}"), f"off: {error}"
     worst = _largest_difference(fast, model)
-    if worst is None or worst > _tolerance(model):
+    if worst is None or worst > _rounding(model):
         reason = "off: the head's logits are not the model's own"
         return WholeLogits(model, reason), reason
     fast.try_packing()
@@ -95,15 +98,17 @@ class TargetOnly:
 
     def __init__(self, model: Any) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if getattr(model, "peft_config", None) and any(c.is_prompt_learning for c in model.peft_config.values()):
-            raise _UnsupportedError("the adapter adds virtual tokens")
+        if not acts_in_layers(model):
+            raise _UnsupportedError("the adapter does some of its work around the model's call")
+        if getattr(base.config, "is_encoder_decoder", False):
+            raise _UnsupportedError("an encoder's ids are not the decoder's")
         head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         decoder = getattr(base, base.base_model_prefix, None)
         if head is None or decoder is None:
             raise _UnsupportedError("the model has no separate decoder and head")
         self.model, self.decoder, self.head = model, decoder, head
         config = base.config.get_text_config()
-        softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        softcap = next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
         scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         weight = getattr(head, "weight", torch.empty(0, dtype=torch.float32))
         self.frozen = Head(weight, getattr(head, "bias", None), scale, softcap)
@@ -167,10 +172,13 @@ class TargetOnly:
         if not len(rows):
             return hidden.new_zeros(0), torch.zeros(0, dtype=torch.bool)
         if type(self.head) is nn.Linear:
-            parts = [over_vocabulary(self.frozen, some)[:2] for some in torch.split(hidden, ROWS_AT_ONCE)]
+            own, parts = hidden.new_zeros(len(rows), dtype=at_least_float32(hidden[:0]).dtype), []
+            for start in range(0, len(hidden), ROWS_AT_ONCE):
+                where = ((rows >= start) & (rows < start + ROWS_AT_ONCE)).nonzero().squeeze(-1)
+                asked = Asked(rows[where] - start, tokens[where])
+                parts.append(over_vocabulary(self.frozen, hidden[start : start + ROWS_AT_ONCE], asked=asked)[:2])
+                own[where] = self.frozen.of_plain(asked.plain).to(own.dtype)
             mass, highest = (torch.cat(part)[rows] for part in zip(*parts, strict=True))
-            own = self.frozen.own_logits(hidden[rows], tokens)
-            # A product over a tile and one over a row round differently.
             return own - mass, own >= highest - 1e-5 * highest.abs().clamp_min(1)
         logits = at_least_float32(self.logits(hidden))
         own = logits[rows, tokens]
@@ -228,6 +236,22 @@ class TargetOnly:
         return chosen, targets, lambda: put_back(states, layout, labels.shape[1])
 
 
+IN_LAYERS = {
+    *("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "LN_TUNING", "VBLORA"),
+    *("RANDLORA", "C3A", "MISS", "SHIRA", "ROAD", "TRAINABLE_TOKENS"),
+}
+"""Methods of peft that change layers and nothing of the call: the decoder may be called by itself."""
+
+
+def acts_in_layers(model: Any) -> bool:
+    """Tell whether all that an adapter does is done by the layers that it changes.
+
+    Virtual tokens are not, nor is an adapter that looks in the ids for where it begins to act (aLoRA).
+    """
+    configs = (getattr(model, "peft_config", None) or {}).values()
+    return all(c.peft_type in IN_LAYERS and not getattr(c, "alora_invocation_tokens", None) for c in configs)
+
+
 class _UnsupportedError(Exception):
     """This model cannot be seen this way; the message says why."""
 
@@ -242,6 +266,11 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
 def _tolerance(model: Any) -> float:
     """Half precision rounds at every layer: two right ways may be some percent apart, a wrong one is far off."""
     return 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.15
+
+
+def _rounding(model: Any) -> float:
+    """Of one product more or less: the same hidden states through the same head."""
+    return 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 1e-2
 
 
 def _largest_difference(fast: TargetOnly, model: Any) -> float | None:

@@ -22,6 +22,7 @@ from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
+from tunelift.fast.targets import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
@@ -62,7 +63,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner = getattr(base, base.base_model_prefix, None)
-    if inner is None or any(c.is_prompt_learning for c in (getattr(model, "peft_config", None) or {}).values()):
+    if inner is None or not acts_in_layers(model):
         return {"unpadded": "off: no inner model that takes rows as they are"}
     mine, packs = Undo(), _Packs()
     stack = getattr(inner, "encoder", None) or getattr(inner, "transformer", None)

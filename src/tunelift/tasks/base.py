@@ -85,7 +85,27 @@ def pad_id(model: Any, tokenizer: Any) -> int:
 def context_length(model: Any, tokenizer: Any) -> int:
     """Return how many tokens the model takes at most, by its positions and by what its tokenizer says."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
-    return min(int(positions), int(tokenizer.model_max_length or 2**31))
+    return min(int(positions), int(tokenizer.model_max_length or 2**31), _usable(model), _before_scaling(model))
+
+
+def _usable(model: Any) -> int:
+    """Return the positions of a table that counts from behind its padding's, as RoBERTa's does: 512 of 514."""
+    tables = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "position_embeddings"]
+    padded = [m for m in tables if getattr(m, "padding_idx", None) is not None and hasattr(m, "num_embeddings")]
+    return min((int(m.num_embeddings - m.padding_idx - 1) for m in padded), default=2**31)
+
+
+def _before_scaling(model: Any) -> int:
+    """Return the length up to which rotary angles do not depend on the longest row of a batch.
+
+    Beyond it, "longrope" and "dynamic" turn every row of the batch otherwise, short ones too.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not isinstance(rope, dict) or rope.get("rope_type") not in ("longrope", "dynamic"):
+        return 2**31
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(original or getattr(config, "max_position_embeddings", None) or 2**31)
 
 
 def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
