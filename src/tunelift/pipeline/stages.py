@@ -119,15 +119,6 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
         return concluded(folder)
 
 
-def examined_adapter(folder: str, name: str, dtype: str = "auto") -> Sequence[str]:
-    """Return what a user should know of an adapter on a model, without measuring; raise InputError if it is refused."""
-    config = Config.model_validate({"model": {"name": name, "dtype": dtype}})
-    config, facts = with_adapter_facts(config, folder)
-    task = config.task or natural_task(name)
-    labels = class_names(task, facts["labels"])
-    return Session.open(config.model, task, labels, ordered=bool(labels)).examine(folder)
-
-
 def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
     """Return the config and the adapter's folder of a run; raise InputError where there is none (yet)."""
     folder = Path(folder)
