@@ -19,7 +19,7 @@ from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly, target_model
-from tunelift.fast.undo import Undo, in_evaluation, named
+from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 from tunelift.fast.unpad import rows_of, unpad
 
 ALONE = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "num_items_in_batch"}
@@ -120,10 +120,13 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
 def _other_loss(model: Any, view: TargetModel) -> str | None:
     """Return why a model's own loss over labels is not the one over next tokens that is computed here, or None."""
     ids = torch.arange(1, 13, dtype=torch.long, device=next(model.parameters()).device)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs, more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, without_cache(model)
     try:
         with in_evaluation(model):
-            own, ours = float(model(**inputs, labels=ids).loss), float(view.loss_sum(inputs, ids)) / (ids.numel() - 1)
+            own, ours = (
+                float(model(**inputs, **more, labels=ids).loss),
+                float(view.loss_sum(inputs, ids)) / (ids.numel() - 1),
+            )
     except Exception as error:  # whatever a model makes of labels, it is left to it
         return f"the model takes no labels as they are ({error or type(error).__name__})"
     allowed = 1e-4 if next(model.parameters()).dtype.itemsize >= 4 else 1e-2
@@ -138,6 +141,6 @@ def _pads_anywhere(model: Any) -> bool:
     padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
     mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
     with in_evaluation(model):
-        own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        left = model(input_ids=padded, attention_mask=mask).logits[:, 8:]
+        own = model(input_ids=ids, attention_mask=torch.ones_like(ids), **without_cache(model)).logits
+        left = model(input_ids=padded, attention_mask=mask, **without_cache(model)).logits[:, 8:]
     return float((left - own).abs().max() / own.abs().max()) < (1e-4 if own.dtype.itemsize >= 4 else 5e-2)

@@ -19,7 +19,7 @@ from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
 from tunelift.fast.last_layer import last_layer, only_at, unsuited
 from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
-from tunelift.fast.undo import in_evaluation
+from tunelift.fast.undo import in_evaluation, without_cache
 
 IGNORED = -100
 """Label of a position that is no target, as transformers has it."""
@@ -58,7 +58,11 @@ def target_model(model: Any) -> tuple[TargetModel, str]:
         fast = TargetOnly(model)
     except _UnsupportedError as error:
         return WholeLogits(model, f"off: {error}"), f"off: {error}"
-    worst = _largest_difference(fast, model)
+    try:
+        worst = _largest_difference(fast, model)
+    except Exception as error:  # whatever a decoder cannot do by itself, the model does
+        reason = f"off: the decoder cannot be asked by itself ({error or type(error).__name__})"
+        return WholeLogits(model, reason), reason
     if worst is None or worst > _rounding(model):
         reason = "off: the head's logits are not the model's own"
         return WholeLogits(model, reason), reason
@@ -85,7 +89,9 @@ class WholeLogits:
             return -F.cross_entropy(at_least_float32(logits), targets, reduction="none")
 
     def _at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(**inputs).logits  # (B, V' + T, V): virtual tokens of prompt methods come first
+        logits = self.model(
+            **inputs, **without_cache(self.model)
+        ).logits  # (B, V' + T, V): virtual tokens of prompt methods come first
         logits = logits[:, logits.shape[1] - labels.shape[1] :]
         where, targets = _targets(labels)
         return logits[:, :-1][where], targets
@@ -278,7 +284,7 @@ def _largest_difference(fast: TargetOnly, model: Any) -> float | None:
     ids = torch.arange(1, 5, dtype=torch.long, device=next(model.parameters()).device)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with in_evaluation(model), torch.no_grad():
-        own = model(**inputs).logits.float()
+        own = model(**inputs, **without_cache(model)).logits.float()
         ours = fast.logits(fast.hidden(inputs)).float()
     if own.shape != ours.shape:
         return None

@@ -65,6 +65,12 @@ def in_evaluation(model: Any) -> Iterator[None]:
             module.training = True
 
 
+def without_cache(model: Any) -> dict[str, bool]:
+    """Return the argument that keeps a model's call from making a cache, which some cannot make, if there is one."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"use_cache": False} if "use_cache" in signature(base.forward).parameters else {}
+
+
 def named(forward: Callable[..., Any], args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by their names."""
     return dict(zip(signature(forward).parameters, args, strict=False)) | inputs
