@@ -76,7 +76,7 @@ def continue_greedily(
     answers = [Continuation([], False)] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
         rows = _Rows(model, [prompts[i] for i in group])
-        end = _Ending(tokenizer, decoding)
+        end = Ending(tokenizer, decoding)
         while rows.running:
             answered = rows.new_tokens(rows.step())
             lengths = [len(prompts[group[row]]) for row in rows.running]
@@ -142,7 +142,7 @@ class _Rows:
             self.mask, self.next_ids, self.positions = self.mask[index], self.next_ids[index], self.positions[index]
 
 
-class _Ending:
+class Ending:
     """When an answer ends, and whether it came to its end."""
 
     def __init__(self, tokenizer: Any, decoding: Decoding) -> None:

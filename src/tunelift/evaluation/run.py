@@ -15,8 +15,9 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import FORMAT, Example, Scores
 from tunelift.data.answers import Asked, answer_text
 from tunelift.data.render import Renderer, own_completion
+from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.cache import LAYERS, Context, Kept, context_of, hash_of
-from tunelift.evaluation.generation import Decoding, before_stop, continue_greedily, end_ids
+from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import Ranker, ranker
@@ -191,6 +192,8 @@ class _Items:
             return self._classified
         view, _ = target_model(self.model)
         self.fast_paths |= view.fast_paths
+        if self.plan.generates:
+            self.generate, self.fast_paths["generation"] = greedy(self.model, self.tokenizer)
         return partial(self._ranked, self._ranker(view)) if self.plan.ranks else partial(self._likely, view)
 
     def _context(self, made_with: Mapping[str, Any]) -> Context | None:
@@ -260,7 +263,7 @@ class _Items:
         stop = [*self.plan.stop, *self.renderer.stop_strings(self.examples[0])]
         decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, stop)
         prompts = [self.asked[i].ids for i in some]
-        found = continue_greedily(self.model, self.tokenizer, prompts, decoding, self.plan.rows_at_once, advance)
+        found = self.generate(prompts, decoding, self.plan.rows_at_once, advance)
         return [(before_stop(self._said(i, c.ids), stop), c.cut) for i, c in zip(some, found, strict=True)]
 
     def _said(self, i: int, ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ predicted: `TargetOnly` projects just those positions (see head.py) of rows that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -57,17 +57,53 @@ def target_model(model: Any) -> tuple[TargetModel, str]:
     try:
         fast = TargetOnly(model)
     except _UnsupportedError as error:
-        return WholeLogits(model, f"off: {error}"), f"off: {error}"
+        return _by_rows(WholeLogits(model, f"off: {error}"), model), f"off: {error}"
     try:
         worst = _largest_difference(fast, model)
     except Exception as error:  # whatever a decoder cannot do by itself, the model does
         reason = f"off: the decoder cannot be asked by itself ({error or type(error).__name__})"
-        return WholeLogits(model, reason), reason
+        return _by_rows(WholeLogits(model, reason), model), reason
     if worst is None or worst > _rounding(model):
         reason = "off: the head's logits are not the model's own"
-        return WholeLogits(model, reason), reason
+        return _by_rows(WholeLogits(model, reason), model), reason
     fast.try_packing()
-    return fast, "on"
+    return (fast if fast.packs else _by_rows(fast, model)), "on"
+
+
+class RowByRow:
+    """Each row by itself, for models that read padding."""
+
+    name = "row by row"
+
+    def __init__(self, view: TargetModel) -> None:
+        self.view, self.fast_paths = view, view.fast_paths
+
+    def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([self.view.loss_sum(*row) for row in _rows(inputs, labels)]).sum()
+
+    def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return torch.cat([self.view.log_likelihoods(*row) for row in _rows(inputs, labels)])
+
+
+def _rows(inputs: Mapping[str, Tensor], labels: Tensor) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Yield each row of a batch, padded on the right, without its padding."""
+    for i, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+        yield {name: value[i : i + 1, :length] for name, value in inputs.items()}, labels[i : i + 1, :length]
+
+
+def _by_rows(view: TargetModel, model: Any) -> TargetModel:
+    """Return the view, or one that takes rows by themselves where padding is seen to change what it says."""
+    device = next(model.parameters()).device
+    rows = [list(range(3, 14)), [7, 6, 5, 4]]
+    ids = torch.tensor([rows[0], [*rows[1], *[0] * 7]], dtype=torch.long, device=device)
+    mask = torch.tensor([[1] * 11, [1] * 4 + [0] * 7], dtype=torch.long, device=device)
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    rowwise = RowByRow(view)
+    with in_evaluation(model):
+        together, alone = (
+            v.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels) for v in (view, rowwise)
+        )
+    return view if _difference(together, alone) <= _tolerance(model) else rowwise
 
 
 class WholeLogits:

@@ -11,7 +11,8 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
 from tunelift.data.answers import answer_text
 from tunelift.data.render import Renderer
-from tunelift.evaluation.generation import Decoding, before_stop, continue_greedily, end_ids
+from tunelift.evaluation.answers import greedy
+from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import with_adapter_facts
 from tunelift.tasks.base import context_length
@@ -66,7 +67,7 @@ def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[st
     stop = [*settings.stop, *renderer.stop_strings(examples[0])]
     decoding, ids = Decoding(stop_ids, settings.max_new_tokens, context, stop), [one.ids for one in asked]
     with progress.bar("generate", len(prompts)) as advance:
-        found = continue_greedily(session.model, session.tokenizer, ids, decoding, settings.batch_size, advance)
+        found = greedy(session.model, session.tokenizer)[0](ids, decoding, settings.batch_size, advance)
     keep = settings.thinking == "keep"
     texts = [
         answer_text(session.tokenizer, answer.ids, one.marks, keep_thinking=keep)

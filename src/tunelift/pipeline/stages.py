@@ -330,8 +330,7 @@ def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits,
             fix="Name the labels in the head's order: --labels negative,positive",
         )
     trained = facts.get("labels") or []
-    labels = trained if task == "sequence-classification" and trained else None
-    labels = labels or ranked_labels(task, splits, config.data, trained)
+    labels = class_names(task, trained) or ranked_labels(task, splits, config.data, trained)
     metrics = metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
     ordered = bool(trained or config.data.labels)  # by the adapter, or by who knows its head
     session = Session.open(config.model, task, class_names(task, labels), config.train.seed, ordered=ordered)

@@ -1,0 +1,77 @@
+"""Greedy answers that are a model's own: in batches with a cache where that is shown to give them, else without either.
+
+Recurrent models read padding, some classes number positions in their own way, and adapters with virtual tokens are not
+told where a row begins; none of them says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunelift.core.progress import Advance, note_once
+from tunelift.evaluation.generation import Continuation, Decoding, Ending, continue_greedily
+from tunelift.fast.undo import in_evaluation, without_cache
+
+Generate = Callable[[Sequence[Sequence[int]], Decoding, int, Advance], list[Continuation]]
+"""(prompts, decoding, rows at once, advance) to the answers."""
+
+PROMPTS = ([*range(3, 12)], [5, 4, 3])
+TOKENS = 4
+
+
+def greedy(model: Any, tokenizer: Any) -> tuple[Generate, str]:
+    """Return what answers prompts greedily, and "on" or "off: reason" for the manifest.
+
+    Two prompts of different lengths are tried for a few tokens: each must be, but for rounding, the likeliest token by
+    a pass over its row alone without a cache.
+    """
+    try:
+        with in_evaluation(model):
+            reason = None if _is_own(model) else "answers in batches are not those of each prompt alone"
+    except Exception as error:  # whatever a model's cache cannot do, the model does without
+        reason = f"the model cannot answer in batches ({error or type(error).__name__})"
+    if reason is None:
+        return partial(continue_greedily, model, tokenizer), "on"
+    note_once(f"generation: {reason}; each prompt is answered by itself, without a cache")
+    return partial(_one_by_one, model, tokenizer), f"off: {reason}"
+
+
+def _is_own(model: Any) -> bool:
+    """Tell whether each token that is chosen in a batch is the likeliest one by the plain way, but for rounding."""
+    decoding = Decoding((), TOKENS)
+    found = continue_greedily(model, None, PROMPTS, decoding, len(PROMPTS), lambda *_, **__: None)
+    rounding = 1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 0.1
+    for prompt, continuation in zip(PROMPTS, found, strict=True):
+        answer = continuation.ids
+        logits = _plain(model, [*prompt, *answer[:-1]])[-len(answer) :]
+        chosen = logits[torch.arange(len(answer)), torch.tensor(answer)]
+        if bool((logits.amax(dim=-1) - chosen > rounding * logits.std(dim=-1)).any()):
+            return False
+    return True
+
+
+@torch.no_grad()
+def _plain(model: Any, ids: Sequence[int]) -> Tensor:
+    """Return the logits (T, V) of one row by itself, those of virtual tokens before it left out."""
+    row = torch.tensor([list(ids)], dtype=torch.long, device=next(model.parameters()).device)
+    logits: Tensor = model(input_ids=row, attention_mask=torch.ones_like(row), **without_cache(model)).logits
+    return logits[0, -len(ids) :].float()
+
+
+def _one_by_one(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, _rows: int, advance: Advance
+) -> list[Continuation]:
+    """Answer each prompt by itself, with a pass over the whole row for each token."""
+    answers = []
+    for prompt in prompts:
+        tokens, end = list[int](), Ending(tokenizer, decoding)
+        while not tokens or not end.reached([tokens], [len(prompt)])[0]:
+            tokens.append(int(_plain(model, [*prompt, *tokens])[-1].argmax()))
+        answers.append(end.continuation(tokens))
+        advance(1)
+    return answers
