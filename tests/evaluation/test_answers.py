@@ -10,7 +10,7 @@ from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny_models
-from tunelift.evaluation.answers import _Ids, greedy
+from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding
 from tunelift.fast.targets import RowByRow, WholeLogits, target_model
 
@@ -27,20 +27,20 @@ def built(kind: str, **changes: Any) -> Any:
     return model.eval()
 
 
-def plain(model: Any) -> list[str]:
+def plain(model: Any) -> list[list[int]]:
     """Return the answers by passes over each row alone."""
     answers = []
     for row in ROWS:
         whole = list(row)
         for _ in range(5):
             whole.append(int(model(input_ids=torch.tensor([whole]), use_cache=False).logits[0, -1].argmax()))
-        answers.append(" ".join(map(str, whole[len(row) :])))
+        answers.append(whole[len(row) :])
     return answers
 
 
-def answered(model: Any) -> tuple[list[str], str]:
-    generate, state = greedy(model, _Ids())
-    return generate(ROWS, Decoding((), 5), 8, lambda *_, **__: None), state
+def answered(model: Any) -> tuple[list[list[int]], str]:
+    generate, state = greedy(model, None)
+    return [answer.ids for answer in generate(ROWS, Decoding((), 5), 8, lambda *_, **__: None)], state
 
 
 @pytest.mark.parametrize("kind", [*tiny_models.ARCHITECTURES, "mamba"])

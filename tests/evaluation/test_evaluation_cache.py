@@ -48,7 +48,7 @@ def measure(plan: Plan = RANKING, net: Any = None, examples: list[Example] = EXA
 @pytest.mark.parametrize("name", PLANS)
 def test_what_was_computed_comes_back_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure(PLANS[name])
-    for part in ("log_likelihoods", "continue_greedily"):
+    for part in ("log_likelihoods", "greedy"):
         monkeypatch.setattr(evaluation, part, refused)
     again = measure(PLANS[name])
     assert again.rows == first.rows

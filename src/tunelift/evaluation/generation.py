@@ -45,8 +45,13 @@ def generate_greedily(
     Raises InputError for an empty prompt.
     """
     found = continue_greedily(model, tokenizer, prompts, decoding, rows_at_once, advance)
-    texts = (tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in found)
-    return [before_stop(text, decoding.stop_strings) for text in texts]
+    return texts_of(tokenizer, found, decoding.stop_strings)
+
+
+def texts_of(tokenizer: Any, answers: Sequence[Continuation], stop_strings: Sequence[str]) -> list[str]:
+    """Return answers as text without special tokens, each up to the first of these strings."""
+    texts = (tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers)
+    return [before_stop(text, stop_strings) for text in texts]
 
 
 def before_stop(text: str, stop_strings: Sequence[str]) -> str:

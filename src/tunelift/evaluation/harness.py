@@ -35,8 +35,9 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.untrusted import bounded
 from tunelift.evaluation import ranking
+from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.cache import LAYERS, context_of, hash_of
-from tunelift.evaluation.generation import Decoding, end_ids, generate_greedily
+from tunelift.evaluation.generation import Decoding, end_ids, texts_of
 from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
 from tunelift.fast.unpad import sped_up
@@ -227,7 +228,8 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
     def _answered(self, items: Sequence[Any], advance: progress.Advance) -> list[str]:
         _, stops, most = items[0]
         decoding, prompts = Decoding(self.ends, most, self.max_length, stops), [prompt for prompt, *_ in items]
-        return generate_greedily(self.model, self.tokenizer, prompts, decoding, ROWS_AT_ONCE, advance)
+        found = greedy(self.model, self.tokenizer)[0](prompts, decoding, ROWS_AT_ONCE, advance)
+        return texts_of(self.tokenizer, found, stops)
 
 
 class _Template(jinja2.Template):
