@@ -97,10 +97,12 @@ def tiny(kind: str) -> Any:
     if "kv_lora_rank" in own:  # latent attention has as many heads of keys
         sizes |= {"num_key_value_heads": 2} | ({"head_dim": 8} if "head_dim" in own else {})
     config = AutoConfig.for_model(kind, **sizes)
+    with torch.device("meta"):  # what parts in configs of their own take is seen without taking it
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if size > 20_000_000:
+        raise ValueError("it cannot be built tiny from its config's usual keys")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).float()
-    if sum(p.numel() for p in model.parameters()) > 20_000_000:
-        raise ValueError("it cannot be built tiny from its config's usual keys")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

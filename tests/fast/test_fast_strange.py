@@ -89,6 +89,20 @@ def test_a_batch_without_targets_is_the_models_own() -> None:
     assert torch.equal(found.isnan(), plain.isnan()) and (torch.isnan(found) or torch.equal(found, plain))
 
 
+def test_a_model_that_asks_for_its_attention_by_name_keeps_it() -> None:
+    """Falcon's takes no packed rows, and under another name of its attention it gave another loss."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", **tiny_models.SIZES)).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    ids = torch.cat([IDS, IDS.flip(1)])
+    plain = model(input_ids=ids, labels=ids).loss
+    apply(model)
+    assert torch.allclose(model(input_ids=ids, labels=ids).loss, plain, rtol=1e-5)
+    restore(model)
+
+
 class Packed(nn.Module):
     """As quantised layers are: a weight of bytes; and a gate without any parameters."""
 

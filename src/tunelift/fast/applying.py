@@ -51,9 +51,10 @@ def apply(model: Any) -> dict[str, str]:
             states |= dict.fromkeys(view.fast_paths.keys() & states.keys(), f"off: {reason}")
         elif isinstance(view, TargetOnly):
             undo.put(base, partial(_at_targets, base, base.forward, view, _pads_anywhere(model)))
-            # For good, since checkpointing computes the attention again when the call is over.
-            undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
-            view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
+            if view.packs:  # else a model may ask for its attention by name, and take another way under ours
+                # For good, since checkpointing computes the attention again when the call is over.
+                undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
+                view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
     states |= unpad(model, undo, always=not causal)
     _applied[base] = undo
     for name, state in states.items():

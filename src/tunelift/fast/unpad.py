@@ -42,7 +42,10 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
     states["frozen_products"] = frozen_products(model, undo, pack)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner = getattr(base, base.base_model_prefix, base)
-    if computed_again(last_layer(inner)):  # and its attention with it, when the call that packed the rows is over
+    registry = getattr(inner, "_supports_attention_backend", False)  # others ask for their attention by name
+    if registry and computed_again(
+        last_layer(inner)
+    ):  # and its attention with it, when the call that packed the rows is over
         undo.attention.append((inner.config, inner.config._attn_implementation))
         inner.config._attn_implementation = registered(inner.config._attn_implementation)
     if base.get_output_embeddings() is None:
