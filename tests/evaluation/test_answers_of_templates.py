@@ -37,13 +37,17 @@ class Parrot(torch.nn.Module):
         self.config = LlamaConfig(num_hidden_layers=1, max_position_embeddings=2048)
         self.generation_config = SimpleNamespace(eos_token_id=None)
 
-    def forward(self, input_ids: Any, attention_mask: Any, past_key_values: Any, **_: Any) -> Any:
+    def forward(self, input_ids: Any, attention_mask: Any, past_key_values: Any = None, **_: Any) -> Any:
+        if past_key_values is None:  # a row by itself, whole
+            whole = input_ids[0].tolist()
+            return SimpleNamespace(logits=self._chosen([self._next(whole[: at + 1]) for at in range(len(whole))])[None])
         keys = input_ids[:, None, :, None].double()
         read = past_key_values.update(keys, keys, 0)[0][:, 0, :, 0].long()
-        logits = torch.zeros(len(read), 1, self.vocabulary)
-        for row, (ids, mask) in enumerate(zip(read, attention_mask, strict=True)):
-            logits[row, 0, self._next(ids[mask.bool()].tolist())] = 1.0
-        return SimpleNamespace(logits=logits)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(read, attention_mask, strict=True)]
+        return SimpleNamespace(logits=self._chosen([self._next(row) for row in rows])[:, None])
+
+    def _chosen(self, tokens: list[int]) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(tokens), self.vocabulary).float()
 
     def _next(self, ids: list[int]) -> int:
         for at in range(len(ids), 0, -1):
