@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tunelift.core.records import Scores
 from tunelift.reporting import wording
 from tunelift.reporting.axis import Mark, differences, values
-from tunelift.reporting.changes import BRIEF_CHARACTERS, MOST_SHOWN, TEXT_BYTES, changes, left_out
+from tunelift.reporting.changes import BRIEF_CHARACTERS, MOST_SHOWN, TEXT_BYTES, changes, cut_answers, left_out
 from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thinned
 from tunelift.reporting.difference import difference, excerpt
 from tunelift.reporting.figures import Figures, pointer
@@ -133,6 +133,12 @@ def test_half_characters_of_broken_outputs_do_not_stop_the_page() -> None:
 def test_reasons_are_merged_over_both_sides() -> None:
     rows = [{"id": "1", "unscored": "too long"}, {"id": "2", "unscored": "empty"}, {"id": "3", "unscored": "too long"}]
     assert left_out(_run(rows, {})) == [("too long", ["1", "3"]), ("empty", ["2"])]
+
+
+def test_cut_answers_are_counted_for_each_side() -> None:
+    row = {"id": "1", "metrics": {"exact_match": 0}}
+    assert cut_answers(_run([row], {})) == ""
+    assert "2 of the base, 2 tuned" in cut_answers(_run([row | {"cut": True}, row | {"id": "2", "cut": True}, row], {}))
 
 
 words = st.lists(st.sampled_from(["a", "b", "c.", "d ", "\n", "é", "12"]), max_size=40).map(" ".join)

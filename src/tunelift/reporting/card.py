@@ -8,6 +8,7 @@ from tunelift.adapters.store import read_lineage
 from tunelift.core import files
 from tunelift.reporting import wording
 from tunelift.reporting.card_metadata import base_model, front_matter, name, source
+from tunelift.reporting.changes import cut_answers
 from tunelift.reporting.evidence import HEAD_TASK, metric_rows
 from tunelift.reporting.markdown import baseline_table, forgetting_table, recipe_line, verdict_lines
 from tunelift.reporting.markdown_text import entry_table
@@ -74,6 +75,7 @@ def _limits(run: RunFiles) -> list[str]:
         said.append(f"{wording.count(lost)} test items went from right to wrong ({wording.measure(metric)}).")
     if left_out := run.comparison.get("left_out"):
         said.append(f"{wording.count(left_out)} item{'s' * (left_out != 1)} left out, as no score could be had.")
+    said += [cut] if (cut := cut_answers(run)) else []
     failed = [str(proof["name"]) for proof in run.manifest.get("proofs") or [] if not proof.get("passed")]
     said += [f"Proofs that failed: {', '.join(failed)}."] if failed else []
     return ["## What to know before using it", " ".join(said)] if said else []

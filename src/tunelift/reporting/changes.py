@@ -85,6 +85,14 @@ def left_out(run: RunFiles) -> list[tuple[str, list[str]]]:
     return sorted(((reason, list(ids)) for reason, ids in reasons.items()), key=lambda entry: -len(entry[1]))
 
 
+def cut_answers(run: RunFiles) -> str:
+    """Say how many answers of each side had to end before they came to their end, or nothing where none had to."""
+    base, tuned = (sum(row.get("cut") is True for row in side.rows) for side in (run.base, run.tuned))
+    if not base and not tuned:
+        return ""
+    return f"Answers cut before their end (evaluate.max_new_tokens, or the context): {base} of the base, {tuned} tuned."
+
+
 def _by_id(scores: Scores) -> dict[str, Mapping[str, Any]]:
     return {str(row["id"]): row for row in scores.rows}
 

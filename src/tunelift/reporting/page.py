@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
-from tunelift.reporting.changes import changes, left_out
+from tunelift.reporting.changes import changes, cut_answers, left_out
 from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thinned
 from tunelift.reporting.difference import excerpt
 from tunelift.reporting.figures import Figures
@@ -75,6 +75,7 @@ def _context(run: RunFiles) -> dict[str, Any]:
         "lost": lost,
         "gained": gained,
         "left_out": left_out(run),
+        "cut_answers": cut_answers(run),
         **_verdict(run),
         **_evidence(run),
         **_data(run),
