@@ -38,9 +38,9 @@ RENDERED = {
     "hidden call": ("{{ cycler['__in' ~ 'it__'].x }}", "refuses the messages: .*is unsafe"),
     "mutation": ("{{ messages.clear() }}", "refuses the messages: .*is unsafe"),
     "loader": ("{{ self.environment.loader }}", "refuses the messages: .*has no attribute 'environment'"),
-    # the sandbox gives nothing for these, and a conversation without an answer cannot be scored
-    "hidden name": ("{{ messages | attr('__cla' ~ 'ss__') }}", "No item has a value"),
-    "format": ("{{ '{0.__class__}'.format(messages) }}", "No item has a value"),
+    # the sandbox gives nothing for these, and a message that is not in its rendering is missed
+    "hidden name": ("{{ messages | attr('__cla' ~ 'ss__') }}", "chat template leaves out the user's message"),
+    "format": ("{{ '{0.__class__}'.format(messages) }}", "chat template leaves out the user's message"),
 }
 """Injections that are found only when they are rendered, and what is said then."""
 
