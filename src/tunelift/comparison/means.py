@@ -53,10 +53,10 @@ def mean_of(sums: Floats, sizes: Floats) -> Mean:
 def caution(residual: Floats, share: Floats) -> Floats:
     """Return by how much the error of each row's mean is enlarged, (comparisons,), from its residuals.
 
-    Few units of a skewed kind look less skewed than they are: over 8 to 50 lognormal differences, t and bootstrap
-    together are wrong in up to 8.4% of cases. The factor grows with the skewness that is seen and falls with the square
-    of the units (of unequal ones with Kish's number of equal ones, 1 / sum of `share` squared). Its constant was chosen
-    by simulation, so that no kind of differences in docs/evidence.md is wrong in more than 5.5%.
+    Few units of a skewed kind look less skewed than they are, and t and bootstrap together are then wrong too often.
+    The factor grows with the skewness that is seen and falls with the square of the units (of unequal ones with Kish's
+    number of equal ones, 1 / sum of `share` squared). Its constant was chosen by simulation, so that no kind of
+    differences in docs/evidence.md is wrong in more than 5.5%.
     """
     units = 1 / np.sum(share**2)
     spread = np.mean(residual**2, axis=1)
