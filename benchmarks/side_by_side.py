@@ -45,6 +45,8 @@ class Setting:
     script: str
     python: str
     job: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Added to OFFLINE."""
 
 
 def arguments(doc: str | None, *extra: Callable[[argparse.ArgumentParser], Any]) -> argparse.Namespace:
@@ -83,7 +85,7 @@ def measure(setting: Setting, scratch: Path, limit_seconds: float = 3600) -> Res
     job.write_text(json.dumps(dict(setting.job)), encoding="utf-8")
     result.unlink(missing_ok=True)
     command = [setting.python, str(SCRIPTS / setting.script), str(job), str(result)]
-    environment = os.environ | OFFLINE | {"RUN_BEGAN": str(time.time())}
+    environment = os.environ | OFFLINE | setting.environment | {"RUN_BEGAN": str(time.time())}
     print(f"  {setting.name} ...", end="", file=sys.stderr, flush=True)
     began = time.monotonic()
     try:

@@ -87,6 +87,7 @@ def _placed(shapes: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with _fitting(folder):
+        warnings.filterwarnings("ignore", message=".*parameter in the checkpoint to a meta parameter")  # as is meant
         adapted = PeftModel.from_pretrained(shapes, str(folder))
         homeless = adapted.load_adapter(str(folder), "default").unexpected_keys
     if homeless:
