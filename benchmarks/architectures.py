@@ -173,7 +173,7 @@ def _labels(model: Any) -> str:
     expected = [_scores(model, row, label) for row in ROWS for label in labels]
     with sped_up(model):
         view, _ = target_model(model)
-        rank, _ = ranker(model, view, torch.device("cpu"), 8, (ROWS[0], labels))
+        rank, _ = ranker(view, torch.device("cpu"), 8, (ROWS[0], labels))
         found = rank.rank(ROWS, [labels] * 3, None, lambda *_: None)
     return _verdict([value for row in found for value in row], expected)
 
@@ -181,6 +181,7 @@ def _labels(model: Any) -> str:
 def _answers(model: Any) -> str:
     from tunelift.evaluation.answers import greedy
     from tunelift.evaluation.generation import Decoding
+    from tunelift.fast.targets import target_model
     from tunelift.fast.unpad import sped_up
 
     expected = []
@@ -190,7 +191,7 @@ def _answers(model: Any) -> str:
             whole.append(int(_alone(model, whole)[-1].argmax()))
         expected.append(whole[len(row) :])
     with sped_up(model):
-        generate, state = greedy(model, None)
+        generate, state = greedy(model, None, target_model(model)[0].nats)
         found = [answer.ids for answer in generate(ROWS, Decoding(set(), 6), 8, lambda *_: None)]
     if found == expected and state != "on":
         return "right (one by one)"

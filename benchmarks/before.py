@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import side_by_side
-from score import MODEL, all_items
 from scipy.stats import t as student
+from score import MODEL, all_items
 from side_by_side import Result, Setting
 
 NOW, BEFORE = "this build", "earlier build"

@@ -39,7 +39,7 @@ def plain(model: Any) -> list[list[int]]:
 
 
 def answered(model: Any) -> tuple[list[list[int]], str]:
-    generate, state = greedy(model, None)
+    generate, state = greedy(model, None, target_model(model)[0].nats)
     return [answer.ids for answer in generate(ROWS, Decoding((), 5), 8, lambda *_, **__: None)], state
 
 

@@ -38,7 +38,7 @@ def test_every_lever_is_where_the_table_says(kind: str, capsys: pytest.CaptureFi
     model = tiny_models.adapted(tiny_models.causal(kind))
     view, _ = target_model(model)
     states = dict(view.fast_paths)
-    _, states["label_tree"] = ranker(model, view, torch.device("cpu"), 8, ([5, 6, 7], [[8, 1], [8, 9, 1]]))
+    _, states["label_tree"] = ranker(view, torch.device("cpu"), 8, ([5, 6, 7], [[8, 1], [8, 9, 1]]))
     with sped_up(model) as layers:
         states |= layers
     with capsys.disabled():

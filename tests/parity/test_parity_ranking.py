@@ -32,7 +32,7 @@ def silent(amount: int = 1, note: str = "") -> None:
 def test_tree_equals_rows(kind: str) -> None:
     model = tiny_models.causal(kind)
     view = seen(model)
-    rank, state = ranker(model, view, CPU, 8, (PROMPTS[0], LABELS))
+    rank, state = ranker(view, CPU, 8, (PROMPTS[0], LABELS))
     assert state.startswith("on") == (kind != "bloom"), state
     found = rank.rank(PROMPTS, [LABELS] * 3, None, silent)
     plain = Plain(view, CPU, 8).rank(PROMPTS, [LABELS] * 3, None, silent)
@@ -56,7 +56,7 @@ def test_any_labels_behind_any_prompts(labels: list[list[int]], prompts: list[li
 def test_rows_longer_than_the_window(kind: str) -> None:
     model = tiny_models.causal(kind, sliding_window=8)
     view = seen(model)
-    rank, state = ranker(model, view, CPU, 8, (PROMPTS[2], LABELS))
+    rank, state = ranker(view, CPU, 8, (PROMPTS[2], LABELS))
     assert state == "on"
     beginning = [*range(3, 30)]
     prompts = [[*beginning, *prompt] for prompt in PROMPTS]  # they share more than the window

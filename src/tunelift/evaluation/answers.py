@@ -20,19 +20,24 @@ from tunelift.fast.undo import in_evaluation, without_cache
 Generate = Callable[[Sequence[Sequence[int]], Decoding, int, Advance], list[Continuation]]
 """(prompts, decoding, rows at once, advance) to the answers."""
 
-PROMPTS = ([*range(3, 12)], [5, 4, 3])
+SHORT = [5, 4, 3]
+LONG = range(3, 12)
+LONGEST = 512
 TOKENS = 4
 
 
-def greedy(model: Any, tokenizer: Any) -> tuple[Generate, str]:
+def greedy(model: Any, tokenizer: Any, nats: float, prompts: Sequence[Sequence[int]] = ()) -> tuple[Generate, str]:
     """Return what answers prompts greedily, and "on" or "off: reason" for the manifest.
 
-    Two prompts of different lengths are tried for a few tokens: each must be, but for rounding, the likeliest token by
-    a pass over its row alone without a cache.
+    Two prompts of different lengths, the longest of `prompts` and a short one, are tried for a few tokens: each must
+    be, but for rounding, the likeliest token by a pass over its row alone without a cache. `nats` is how far two right
+    scores of a token may be apart.
     """
+    longest = max(map(list, prompts), key=len, default=list[int]())[-LONGEST:]
+    tried = [longest if len(longest) > len(LONG) else list(LONG), SHORT]
     try:
         with in_evaluation(model):
-            reason = None if _is_own(model) else "answers in batches are not those of each prompt alone"
+            reason = None if _is_own(model, tried, nats) else "answers in batches are not those of each prompt alone"
     except Exception as error:  # whatever a model's cache cannot do, the model does without
         reason = f"the model cannot answer in batches ({error or type(error).__name__})"
     if reason is None:
@@ -41,16 +46,17 @@ def greedy(model: Any, tokenizer: Any) -> tuple[Generate, str]:
     return partial(_one_by_one, model, tokenizer), f"off: {reason}"
 
 
-def _is_own(model: Any) -> bool:
+def _is_own(model: Any, prompts: Sequence[Sequence[int]], nats: float) -> bool:
     """Tell whether each token that is chosen in a batch is the likeliest one by the plain way, but for rounding."""
     decoding = Decoding((), TOKENS)
-    found = continue_greedily(model, None, PROMPTS, decoding, len(PROMPTS), lambda *_, **__: None)
+    found = continue_greedily(model, None, prompts, decoding, len(prompts), lambda *_, **__: None)
     rounding = 1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 0.1
-    for prompt, continuation in zip(PROMPTS, found, strict=True):
+    for prompt, continuation in zip(prompts, found, strict=True):
         answer = continuation.ids
         logits = _plain(model, [*prompt, *answer[:-1]])[-len(answer) :]
         chosen = logits[torch.arange(len(answer)), torch.tensor(answer)]
-        if bool((logits.amax(dim=-1) - chosen > rounding * logits.std(dim=-1)).any()):
+        allowed = (rounding * logits.std(dim=-1)).clamp_max(2 * nats)  # two scores are compared
+        if bool((logits.amax(dim=-1) - chosen > allowed).any()):
             return False
     return True
 

@@ -228,7 +228,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not alwa
     def _answered(self, items: Sequence[Any], advance: progress.Advance) -> list[str]:
         _, stops, most = items[0]
         decoding, prompts = Decoding(self.ends, most, self.max_length, stops), [prompt for prompt, *_ in items]
-        found = greedy(self.model, self.tokenizer)[0](prompts, decoding, ROWS_AT_ONCE, advance)
+        found = greedy(self.model, self.tokenizer, self.view.nats, prompts)[0](prompts, decoding, ROWS_AT_ONCE, advance)
         return texts_of(self.tokenizer, found, stops)
 
 

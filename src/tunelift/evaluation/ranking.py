@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Ranker(Protocol):
 
 
 def ranker(
-    model: Any, view: TargetModel, device: torch.device, rows_at_once: int, sample: tuple[Prompt, Labels]
+    view: TargetModel, device: torch.device, rows_at_once: int, sample: tuple[Prompt, Labels]
 ) -> tuple[Ranker, str]:
     """Return the fastest ranker that agrees with the plain one on a sample, and "on" or "off: reason"."""
     plain = Plain(view, device, rows_at_once)
@@ -67,10 +67,10 @@ def ranker(
     theirs = plain.rank([few[0]], [few[1]], None, _silent)[0]
     ours = tree.rank([few[0]], [few[1]], None, _silent)[0]
     searched = Tree(view, finish_all=0).rank([few[0]], [few[1]], [0], _silent)[0]
-    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.2
+    allowed = [view.nats * max(1, len(label)) for label in few[1]]
     agrees = all(
-        a is None or abs(a - (b or 0)) <= tolerance * max(1.0, abs(b or 0))
-        for a, b in zip([*ours, *searched], [*theirs, *theirs], strict=True)
+        a is None or abs(a - (b or 0)) <= nats
+        for a, b, nats in zip([*ours, *searched], [*theirs, *theirs], [*allowed, *allowed], strict=True)
     )
     return (tree, "on") if agrees else (plain, "off: a tree of tokens changes the scores of this model")
 

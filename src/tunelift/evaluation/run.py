@@ -190,10 +190,11 @@ class _Items:
         """Try the fast paths on a sample; return what computes the items."""
         if self.plan.task == "sequence-classification":
             return self._classified
-        view, _ = target_model(self.model)
+        view, _ = target_model(self.model, [[*self.prompts[i], *self.completions[i]] for i in self.fitting])
         self.fast_paths |= view.fast_paths
         if self.plan.generates:
-            self.generate, self.fast_paths["generation"] = greedy(self.model, self.tokenizer)
+            prompts = [self.asked[i].ids for i in self.fitting]
+            self.generate, self.fast_paths["generation"] = greedy(self.model, self.tokenizer, view.nats, prompts)
         return partial(self._ranked, self._ranker(view)) if self.plan.ranks else partial(self._likely, view)
 
     def _context(self, made_with: Mapping[str, Any]) -> Context | None:
@@ -236,9 +237,7 @@ class _Items:
     def _ranker(self, view: TargetModel) -> Ranker:
         shortest = min(self.fitting, key=lambda i: len(self.prompts[i]))
         sample = self.prompts[shortest], self.choices[shortest]
-        rank, self.fast_paths["label_tree"] = ranker(
-            self.model, view, self.model.device, self.plan.rows_at_once, sample
-        )
+        rank, self.fast_paths["label_tree"] = ranker(view, self.model.device, self.plan.rows_at_once, sample)
         return rank
 
     def _ranked(self, rank: Ranker, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:

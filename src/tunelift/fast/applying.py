@@ -46,7 +46,7 @@ def apply(model: Any) -> dict[str, str]:
         view, _ = target_model(model)
         states |= view.fast_paths
         states.pop("last_layer", None)  # `outputs.logits` may be asked for
-        reason = _other_loss(model, view) if isinstance(view, TargetOnly) else None
+        reason = other_loss(model, view) if isinstance(view, TargetOnly) else None
         if reason is not None:
             states |= dict.fromkeys(view.fast_paths.keys() & states.keys(), f"off: {reason}")
         elif isinstance(view, TargetOnly):
@@ -118,7 +118,7 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _other_loss(model: Any, view: TargetModel) -> str | None:
+def other_loss(model: Any, view: TargetModel) -> str | None:
     """Return why a model's own loss over labels is not the one over next tokens that is computed here, or None."""
     ids = torch.arange(1, 13, dtype=torch.long, device=next(model.parameters()).device)[None]
     inputs, more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, without_cache(model)

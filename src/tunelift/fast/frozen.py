@@ -83,7 +83,7 @@ def weight_of(layer: nn.Linear) -> Weight:
 
 def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     """Let frozen linear layers compute so until undone; return "on: what" or "off: reason" for the manifest."""
-    adapters = _of_adapters(model)
+    adapters = of_adapters(model)
     linears = [m for m in model.modules() if type(m) is nn.Linear and id(m) not in adapters]
     layers = [m for m in linears if ways == "forward" or not _learns(m)]
     if not layers:
@@ -105,7 +105,7 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     return f"on: {len(layers)} layers" + (f", {len(packed)} of them packed ({ways})" if copies and fits else "")
 
 
-def _of_adapters(model: nn.Module) -> set[int]:
+def of_adapters(model: nn.Module) -> set[int]:
     """Return the modules that adapters have added: those of one that does not learn are frozen too, but small."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

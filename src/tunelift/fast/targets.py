@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast import trials
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
-from tunelift.fast.last_layer import last_layer, only_at, unsuited
-from tunelift.fast.layout import SHARED_AT_LEAST, Layout, Past, pack, put_back
+from tunelift.fast.last_layer import last_layer, only_at
+from tunelift.fast.layout import Layout, Past, pack, put_back
+from tunelift.fast.trials import Found
 from tunelift.fast.undo import in_evaluation, without_cache
 
 IGNORED = -100
@@ -34,11 +36,12 @@ PATHS = ("target_only_head", "packing", "shared_prefix", "last_layer")
 class TargetModel(Protocol):
     """A causal language model seen through its targets. `inputs` are forward's tensors, each (B, T).
 
-    `fast_paths` says which are on, and why others are off.
+    `fast_paths` says which are on, and why others are off; `nats` how far two right scores of a token may be apart.
     """
 
     name: str
     fast_paths: dict[str, str]
+    nats: float
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return the differentiable sum of negative log-likelihoods, in nats; labels (B, T), IGNORED elsewhere."""
@@ -49,25 +52,27 @@ class TargetModel(Protocol):
         ...
 
 
-def target_model(model: Any) -> tuple[TargetModel, str]:
+def target_model(model: Any, rows: Sequence[Sequence[int]] = ()) -> tuple[TargetModel, str]:
     """Return the fastest view of `model` that gives its own logits, and "on" or "off: reason" for the manifest.
 
-    Each fast path is tried on a few tokens against the plain one, so that no architecture is taken on trust.
+    Each fast path is tried against the plain one, so that no architecture is taken on trust: where `rows` of ids are
+    given, at the length of the longest (see trials.py). A model of which all this is known is not tried again.
     """
+    fast, reason = None, "on"
     try:
         fast = TargetOnly(model)
     except _UnsupportedError as error:
-        return _by_rows(WholeLogits(model, f"off: {error}"), model), f"off: {error}"
-    try:
-        worst = _largest_difference(fast, model)
-    except Exception as error:  # whatever a decoder cannot do by itself, the model does
-        reason = f"off: the decoder cannot be asked by itself ({error or type(error).__name__})"
-        return _by_rows(WholeLogits(model, reason), model), reason
-    if worst is None or worst > _rounding(model):
-        reason = "off: the head's logits are not the model's own"
-        return _by_rows(WholeLogits(model, reason), model), reason
-    fast.try_packing()
-    return (fast if fast.packs else _by_rows(fast, model)), "on"
+        reason = f"off: {error}"
+    found = trials.found(model, fast, rows)
+    view: TargetModel
+    if fast is None or found.head != "on":
+        reason = reason if fast is None else found.head
+        view = WholeLogits(model, reason)
+    else:
+        view = fast
+        fast.take(found)
+    view.nats = found.nats
+    return (RowByRow(view) if found.alone else view), reason
 
 
 class RowByRow:
@@ -76,7 +81,7 @@ class RowByRow:
     name = "row by row"
 
     def __init__(self, view: TargetModel) -> None:
-        self.view, self.fast_paths = view, view.fast_paths
+        self.view, self.fast_paths, self.nats = view, view.fast_paths, view.nats
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return torch.stack([self.view.loss_sum(*row) for row in _rows(inputs, labels)]).sum()
@@ -91,28 +96,13 @@ def _rows(inputs: Mapping[str, Tensor], labels: Tensor) -> Iterator[tuple[dict[s
         yield {name: value[i : i + 1, :length] for name, value in inputs.items()}, labels[i : i + 1, :length]
 
 
-def _by_rows(view: TargetModel, model: Any) -> TargetModel:
-    """Return the view, or one that takes rows by themselves where padding is seen to change what it says."""
-    device = next(model.parameters()).device
-    rows = [list(range(3, 14)), [7, 6, 5, 4]]
-    ids = torch.tensor([rows[0], [*rows[1], *[0] * 7]], dtype=torch.long, device=device)
-    mask = torch.tensor([[1] * 11, [1] * 4 + [0] * 7], dtype=torch.long, device=device)
-    labels = ids.masked_fill(mask == 0, IGNORED)
-    rowwise = RowByRow(view)
-    with in_evaluation(model):
-        together, alone = (
-            v.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels) for v in (view, rowwise)
-        )
-    return view if _difference(together, alone) <= _tolerance(model) else rowwise
-
-
 class WholeLogits:
     """The model's own logits at every position: correct for anything, slow."""
 
     name = "whole logits"
 
     def __init__(self, model: Any, reason: str = "off") -> None:
-        self.model = model
+        self.model, self.nats = model, 0.0
         self.fast_paths = dict.fromkeys(PATHS, reason)
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
@@ -156,23 +146,14 @@ class TargetOnly:
         self.frozen = Head(weight, getattr(head, "bias", None), scale, softcap)
         self.packs = self.shares = False
         self.last: nn.Module | None = None
+        self.nats = 0.0
         self.fast_paths = dict.fromkeys(PATHS, "off: not tried") | {"target_only_head": "on"}
 
-    def try_packing(self) -> None:
-        """Pack rows from now on if packed rows have the hidden states they have alone.
-
-        Let the last layer compute no more than is asked for if that leaves these as they are too.
-        """
-        self.packs = self.shares = False
-        self.last = None
-        reason = _packing_fails(self)
-        self.packs = self.shares = reason is None
-        self.fast_paths |= dict.fromkeys(("packing", "shared_prefix"), "on" if reason is None else f"off: {reason}")
-        if reason is None:
-            self.last = last_layer(self.decoder)
-            reason = _last_layer_fails(self)
-            self.last = self.last if reason is None else None
-        self.fast_paths["last_layer"] = "on" if reason is None else f"off: {reason}"
+    def take(self, found: Found) -> None:
+        """Pack rows from now on, and let the last layer compute no more than is asked for, as trials allow it."""
+        self.packs = self.shares = found.packing == "on"
+        self.last = last_layer(self.decoder) if found.last_layer == "on" else None
+        self.fast_paths |= dict.fromkeys(("packing", "shared_prefix"), found.packing) | {"last_layer": found.last_layer}
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         hidden, targets, _ = self.at_targets(inputs, labels)
@@ -303,72 +284,3 @@ def _targets(labels: Tensor) -> tuple[Tensor, Tensor]:
     shifted = labels[:, 1:]
     where = shifted != IGNORED
     return where, shifted[where]
-
-
-def _tolerance(model: Any) -> float:
-    """Half precision rounds at every layer: two right ways may be some percent apart, a wrong one is far off."""
-    return 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.15
-
-
-def _rounding(model: Any) -> float:
-    """Of one product more or less: the same hidden states through the same head."""
-    return 1e-4 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 1e-2
-
-
-def _largest_difference(fast: TargetOnly, model: Any) -> float | None:
-    """Return the largest relative difference of logits over four tokens; None where shapes differ."""
-    ids = torch.arange(1, 5, dtype=torch.long, device=next(model.parameters()).device)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with in_evaluation(model), torch.no_grad():
-        own = model(**inputs, **without_cache(model)).logits.float()
-        ours = fast.logits(fast.hidden(inputs)).float()
-    if own.shape != ours.shape:
-        return None
-    return _difference(ours, own)
-
-
-@torch.no_grad()
-def _packing_fails(fast: TargetOnly) -> str | None:
-    """Return why rows cannot be packed, or None; three rows, two of which begin alike, are tried."""
-    n = SHARED_AT_LEAST + 2
-    rows = [list(range(1, n + 4)), [*range(1, n + 1), 3, 2, 1, 5, 4], [7, 6, 5, 4, 3]]
-    device = next(fast.model.parameters()).device
-    try:
-        with in_evaluation(fast.model):
-            tensors = [torch.tensor([row], dtype=torch.long, device=device) for row in rows]
-            alone = [fast.hidden({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0] for ids in tensors]
-            layout = pack(rows, [n, n, 0])
-            states = fast.packed_hidden(layout)
-            worst = max(_difference(states[places], own) for places, own in zip(layout.rows, alone, strict=True))
-            behind = pack([row[n:] for row in rows[:2]], [0, 0], past=fast.past(rows[0][:n]))
-            states = fast.packed_hidden(behind)
-            worst = max(worst, *(_difference(states[p], own[n:]) for p, own in zip(behind.rows, alone, strict=False)))
-    except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
-        return f"the model takes no packed rows ({error or type(error).__name__})"
-    return None if worst <= _tolerance(fast.model) else "packed rows change this model's hidden states"
-
-
-@torch.no_grad()
-def _last_layer_fails(fast: TargetOnly) -> str | None:
-    """Return why the last layer cannot leave tokens out, or None; rows as in packing are tried, behind others too."""
-    if (reason := unsuited(fast.last)) is not None:
-        return reason
-    n = SHARED_AT_LEAST + 2
-    rows = [[*range(1, n + 1), 2, 3], [*range(1, n + 1), 3, 2, 1], [7, 6, 5, 4, 3]]
-    try:
-        with in_evaluation(fast.model):
-            layout = pack(rows, [n, n, 0])
-            ends = [places[-1] for places in layout.rows]
-            own = fast.packed_hidden(layout)[ends]
-            layout.computed = 0
-            worst = _difference(fast.packed_hidden(layout, ends)[ends], own)
-            behind = pack([row[n - 2 :] for row in rows[:2]], [1, 1], past=fast.past(rows[0][: n - 2]))
-            ends = [places[-1] for places in behind.rows]
-            worst = max(worst, _difference(fast.packed_hidden(behind, ends)[ends], own[:2]))
-    except Exception as error:  # as above
-        return f"its last layer takes no tokens alone ({error or type(error).__name__})"
-    return None if worst <= _tolerance(fast.model) else "tokens alone change this model's hidden states"
-
-
-def _difference(ours: Tensor, own: Tensor) -> float:
-    return float((ours - own).float().norm() / own.float().norm().clamp_min(1e-6))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import update_wrapper
+from contextlib import ExitStack, contextmanager
+from functools import partial, update_wrapper
 from inspect import signature
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 _ABSENT = object()
+_numbers = count()
+_all: WeakValueDictionary[int, Undo] = WeakValueDictionary()
+"""In the order in which they were begun."""
 
 
 class Undo:
     """Functions in the place of modules' `forward`, taken out again in the opposite order."""
 
     def __init__(self) -> None:
+        _all[next(_numbers)] = self
         self.replaced: list[tuple[Any, Any, Any]] = []
         self.attention: list[tuple[Any, str]] = []
         self.names: list[tuple[dict[str, Any], str, Any, Any]] = []  # before is _ABSENT where there was no such name
@@ -32,9 +38,31 @@ class Undo:
 
     def all(self) -> None:
         """Put everything back, but for what somebody else has replaced meanwhile."""
+        self._take_out()
+        self.replaced.clear()
+        self.attention.clear()
+        self.names.clear()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Put everything back for a while."""
+        names = [(config, config._attn_implementation) for config, _ in self.attention]
+        taken = self._take_out()
+        try:
+            yield
+        finally:
+            for put in reversed(taken):
+                put()
+            for config, name in names:
+                config._attn_implementation = name
+
+    def _take_out(self) -> list[Callable[[], None]]:
+        """Put everything back, and return what puts each of ours in again."""
+        again = list[Callable[[], None]]()
         for module, before, ours in reversed(self.replaced):
             if module.__dict__.get("forward") is not ours:
                 continue
+            again.append(partial(setattr, module, "forward", ours))
             if before is None:
                 del module.forward  # the class's own shows again
             else:
@@ -42,15 +70,23 @@ class Undo:
         for names, name, before, ours in reversed(self.names):
             if names.get(name) is not ours:
                 continue
+            again.append(partial(names.__setitem__, name, ours))
             if before is _ABSENT:
                 del names[name]
             else:
                 names[name] = before
         for config, name in self.attention:
             config._attn_implementation = name
-        self.replaced.clear()
-        self.attention.clear()
-        self.names.clear()
+        return again
+
+
+@contextmanager
+def stock() -> Iterator[None]:
+    """Let all models be as they were before anything was put in, for a while."""
+    with ExitStack() as stack:
+        for undo in reversed(list(_all.values())):
+            stack.enter_context(undo.aside())
+        yield
 
 
 @contextmanager

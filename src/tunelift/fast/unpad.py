@@ -22,11 +22,15 @@ from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
+from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.targets import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
 """Arguments of a call that can be packed; others that are not None go to the model's own forward."""
+
+ROWS = [list(range(1, 24)), [*range(1, 20), 4], [7, 6, 5]]
+"""Rows that are tried."""
 
 
 @contextmanager
@@ -75,7 +79,8 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     else:
         mine.put(inner, partial(_decoder, inner, inner.forward, always, packs))
     options = {} if always else {"use_cache": False}
-    reason = _fails(model, mine, options)
+    plain = asked_plainly(model, lambda ids: model(input_ids=ids, **options).logits[0], ROWS)
+    reason = _fails(model, options, plain)
     if reason is None and packs.layout is None:
         reason = "the model's calls carry arguments that are not known here"
     if reason is not None:
@@ -88,7 +93,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     reason = unsuited(packs.last)
     for end in () if reason else (0, -1):
         packs.end = end
-        if _fails(model, mine, options) is None:
+        if _fails(model, options, plain) is None:
             return {"unpadded": "on", "last_layer": "on"}
     packs.end = None
     return {"unpadded": "on", "last_layer": f"off: {reason or 'the head is not seen to read one token of a row'}"}
@@ -175,25 +180,19 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
 
 
 @torch.no_grad()
-def _fails(model: Any, patched: Undo, options: dict[str, Any]) -> str | None:
+def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
     """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
     device = next(model.parameters()).device
     pad = model.config.get_text_config().pad_token_id or 0
-    rows = [list(range(1, 24)), [*range(1, 20), 4], [7, 6, 5]]
+    width = max(map(len, ROWS))
     number = partial(torch.tensor, dtype=torch.long, device=device)
-    ids = number([[*row, *[pad] * (23 - len(row))] for row in rows])
-    mask = number([list(range(23))]) < number([[len(row)] for row in rows])
-    inputs = {"input_ids": ids, "attention_mask": mask.long(), **options}
+    ids = number([[*row, *[pad] * (width - len(row))] for row in ROWS])
+    mask = number([[1] * len(row) + [0] * (width - len(row)) for row in ROWS])
     try:
         with in_evaluation(model):
-            ours = model(**inputs).logits
-            forwards = [(module, module.__dict__.pop("forward")) for module, _, _ in patched.replaced]
-            own = model(**inputs).logits
-            for module, forward in forwards:
-                module.forward = forward
+            ours = model(input_ids=ids, attention_mask=mask, **options).logits
     except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
         return f"the model takes no packed rows ({error or type(error).__name__})"
-    real = mask if own.dim() == 3 else ...  # what stands at padding means nothing
-    worst = float((ours - own)[real].float().norm() / own[real].float().norm().clamp_min(1e-6))
-    allowed = 1e-4 if own.dtype in (torch.float32, torch.float64) else 0.15  # which rounds at every layer
-    return None if worst <= allowed else "packed rows change this model's outputs"
+    token_by_token = ours.dim() == 3  # what stands at padding means nothing
+    found = [one[: len(row)] if token_by_token else one for one, row in zip(ours, ROWS, strict=True)]
+    return None if plain.agrees(found) else "packed rows change this model's outputs"

@@ -13,6 +13,7 @@ from tunelift.data.answers import answer_text
 from tunelift.data.render import Renderer
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding, before_stop, end_ids
+from tunelift.fast.targets import target_model
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import with_adapter_facts
 from tunelift.tasks.base import context_length
@@ -66,12 +67,13 @@ def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[st
     settings, stop_ids = config.evaluate, {*renderer.stop_ids(examples[0]), *end_ids(session.model)}
     stop = [*settings.stop, *renderer.stop_strings(examples[0])]
     decoding, ids = Decoding(stop_ids, settings.max_new_tokens, context, stop), [one.ids for one in asked]
+    answer, _ = greedy(session.model, session.tokenizer, target_model(session.model)[0].nats, ids)
     with progress.bar("generate", len(prompts)) as advance:
-        found = greedy(session.model, session.tokenizer)[0](ids, decoding, settings.batch_size, advance)
+        found = answer(ids, decoding, settings.batch_size, advance)
     keep = settings.thinking == "keep"
     texts = [
-        answer_text(session.tokenizer, answer.ids, one.marks, keep_thinking=keep)
-        for answer, one in zip(found, asked, strict=True)
+        answer_text(session.tokenizer, said.ids, one.marks, keep_thinking=keep)
+        for said, one in zip(found, asked, strict=True)
     ]
     return [before_stop(text, stop) for text in texts]
 

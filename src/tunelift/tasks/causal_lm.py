@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from tunelift.core.progress import note_once
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
+from tunelift.fast.applying import other_loss
 from tunelift.fast.targets import IGNORED, TargetOnly, target_model
+from tunelift.fast.unpad import rows_of
 from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
 
 
@@ -43,7 +46,10 @@ class CausalLM:
         return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), targets)
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
-        view, _ = target_model(model)
+        rows = [] if some is None else rows_of(some.inputs["input_ids"], some.inputs["attention_mask"])
+        view, _ = target_model(model, rows or [])
+        if some is not None and (reason := other_loss(model, view)):
+            note_once(f"training: {reason}; what is minimised is the cross-entropy of its logits at the targets")
         if some is not None and isinstance(view, TargetOnly):
             view.expect(some.inputs, some.labels)
         return lambda batch: view.loss_sum(batch.inputs, batch.labels), view.fast_paths
