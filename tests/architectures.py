@@ -416,7 +416,7 @@ def page(found: dict[str, dict[str, dict[str, str]]]) -> str:
         "# Every decoder and every classifier",
         "",
         f"Written by `python tests/architectures.py --write` with transformers {transformers.__version__}. What the",
-        "columns are stands at the head of that file. Models are tiny ones with random weights, built from their configs.",
+        "columns are stands at the head of that file. Models are tiny ones with random weights, from their configs.",
     ]
     for title, checks in TITLES.items():
         results = found[title]
