@@ -52,6 +52,19 @@ SMALL: dict[str, Any] = {
 """Values for whatever keys of these names a config has."""
 
 
+SPECIAL: dict[str, dict[str, Any]] = {
+    "codegen": {"rotary_dim": 8, "n_head": 4},
+    "cohere_compass_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    "diffllama": {"num_key_value_heads": 2, "num_attention_heads": 4, "head_dim": 8},
+    "dots1": {"n_shared_experts": 1},
+    "ernie4_5_moe": {"moe_k": 2},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]], "num_layers": 3},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2},
+}
+"""What some types want besides."""
+
+
 def kinds(names: str = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES") -> list[str]:
     """Return the model types of one of transformers' mappings, aliases of one class once."""
     from transformers.models.auto import modeling_auto
@@ -74,9 +87,7 @@ def tiny(kind: str, head: str = "AutoModelForCausalLM") -> Any:
     auto = getattr(transformers, head)
 
     own = AutoConfig.for_model(kind).to_dict()
-    sizes = {key: value for key, value in SMALL.items() if key in own}
-    if "kv_lora_rank" in own:  # latent attention has as many heads of keys
-        sizes |= {"num_key_value_heads": 2} | ({"head_dim": 8} if "head_dim" in own else {})
+    sizes = _small(own) | SPECIAL.get(kind, {})
     if head != "AutoModelForCausalLM":
         for key in ("is_decoder", "is_encoder_decoder"):
             sizes.pop(key, None)
@@ -93,6 +104,23 @@ def tiny(kind: str, head: str = "AutoModelForCausalLM") -> Any:
             if parameter.dim() > 1:
                 parameter.mul_(2)
     return model.eval()
+
+
+def _small(own: dict[str, Any]) -> dict[str, Any]:
+    """Return small values for the keys that a config has, those of its parts too, and no dropout, which is drawn."""
+    sizes = {key: value for key, value in SMALL.items() if key in own}
+    sizes |= {key: 0.0 for key, value in own.items() if "drop" in key and isinstance(value, float)}
+    sizes |= {key: _small(value) for key, value in own.items() if isinstance(value, dict) and "model_type" in value}
+    layers = next((own[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if own.get(key)), 0)
+    lists = {k: v for k, v in own.items() if isinstance(v, (list, tuple)) and len(v) == layers > 3}
+    if lists:  # one of each kind of layer, as far as three go
+        kinds = next((v for k, v in lists.items() if "type" in k), next(iter(lists.values())))
+        other = next((i for i, value in enumerate(kinds) if value != kinds[0]), 1)
+        chosen = sorted({0, other, 1 if other > 1 else 2})
+        sizes |= {key: [value[i] for i in chosen] for key, value in lists.items()}
+    if "kv_lora_rank" in own:  # latent attention has as many heads of keys
+        sizes |= {"num_key_value_heads": 2} | ({"head_dim": 8} if "head_dim" in own else {})
+    return sizes
 
 
 def tried(kind: str, checks: tuple[str, ...] = DECODERS) -> dict[str, str]:

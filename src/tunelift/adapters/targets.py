@@ -1,4 +1,4 @@
-"""Which layers "all-linear" means in a mixture of experts, where peft takes routers and leaves layers bare."""
+"""Which layers "all-linear" means in models where peft takes routers, or refuses layers and with them everything."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 
 
 def linear_targets(model: Any) -> tuple[list[str], str] | None:
-    """Return the names of a mixture's linear layers but its head and its routers, and what is adapted and what is bare.
+    """Return the names of a model's linear layers but its head and its routers, and what is adapted and what is bare.
 
-    None for a model without experts: peft's own "all-linear" is right there.
+    None for a model without experts, of which peft refuses no layer: peft's own "all-linear" is right there.
     """
-    if not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
+    refused = _refused(model)
+    if not refused and not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
         return None
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-    taken_for_experts = _renamed(model)
-    left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in taken_for_experts]
+    never = _renamed(model) | refused
+    left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in never]
     taken = [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS]
     bare = sorted({_kind(name) for name in [*left, *_packed_experts(model)]})
     said = f"adapted: {', '.join(sorted({_kind(name) for name in taken}))}"
@@ -55,6 +56,23 @@ def _renamed(model: Any) -> set[str]:
         getattr(conversion, name, {}) for name in ("_MODEL_TO_CONVERSION_PATTERN", "_MOE_TARGET_MODULE_MAPPING")
     )
     return set(names.get(kinds.get(getattr(model.config, "model_type", None)), {}))
+
+
+def _refused(model: Any) -> set[str]:
+    """Return the names of layers that peft adapts in no model of this type, as the output projections of Mamba."""
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    refused = set[str]()
+    if check is None:
+        return refused
+    for name in {name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)}:
+        try:
+            check(LoraConfig(), model, name)
+        except ValueError:
+            refused.add(name)
+    return refused
 
 
 def _packed_experts(model: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tunelift.core.progress import Advance, note_once
-from tunelift.evaluation.generation import Continuation, Decoding, Ending, continue_greedily
+from tunelift.evaluation.generation import Continuation, Decoding, Ending, Rows, continue_greedily
 from tunelift.fast.undo import in_evaluation, without_cache
 
 Generate = Callable[[Sequence[Sequence[int]], Decoding, int, Advance], list[Continuation]]
@@ -47,17 +47,21 @@ def greedy(model: Any, tokenizer: Any, nats: float, prompts: Sequence[Sequence[i
 
 
 def _is_own(model: Any, prompts: Sequence[Sequence[int]], nats: float) -> bool:
-    """Tell whether each token that is chosen in a batch is the likeliest one by the plain way, but for rounding."""
-    decoding = Decoding((), TOKENS)
-    found = continue_greedily(model, None, prompts, decoding, len(prompts), lambda *_, **__: None)
-    rounding = 1e-3 if next(model.parameters()).dtype.itemsize >= 4 else 0.1
-    for prompt, continuation in zip(prompts, found, strict=True):
-        answer = continuation.ids
-        logits = _plain(model, [*prompt, *answer[:-1]])[-len(answer) :]
-        chosen = logits[torch.arange(len(answer)), torch.tensor(answer)]
-        allowed = (rounding * logits.std(dim=-1)).clamp_max(2 * nats)  # two scores are compared
-        if bool((logits.amax(dim=-1) - chosen > allowed).any()):
-            return False
+    """Tell whether each token that is chosen in a batch has the score that it has the plain way, as the likeliest does.
+
+    The first row leaves half-way, as one does whose answer ends.
+    """
+    rows = Rows(model, prompts)
+    for number in range(TOKENS):
+        chosen = rows.step()
+        likely = rows.logits.float().log_softmax(dim=-1)
+        rows.new_tokens(chosen)
+        for place, row in enumerate(rows.running):
+            plain = _plain(model, [*prompts[row], *rows.answers[row][:-1]])[-1].log_softmax(dim=-1)
+            both = [int(chosen[place]), int(plain.argmax())]
+            if bool(((likely[place] - plain)[both].abs() > 2 * nats).any()):  # each may be so far off
+                return False
+        rows.leave([number == TOKENS // 2 - 1 and row == 0 for row in rows.running])
     return True
 
 

@@ -80,7 +80,7 @@ def continue_greedily(
         )
     answers = [Continuation([], False)] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
-        rows = _Rows(model, [prompts[i] for i in group])
+        rows = Rows(model, [prompts[i] for i in group])
         end = Ending(tokenizer, decoding)
         while rows.running:
             answered = rows.new_tokens(rows.step())
@@ -99,7 +99,7 @@ def end_ids(model: Any) -> set[int]:
     return set() if configured is None else {configured} if isinstance(configured, int) else set(configured)
 
 
-class _Rows:
+class Rows:
     """Rows that are being continued, padded on the left, with their cache."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
@@ -108,6 +108,7 @@ class _Rows:
         self.model = model
         self.answers: list[list[int]] = [[] for _ in prompts]
         self.running = list(range(len(prompts)))
+        self.logits = torch.empty(0, dtype=torch.float32)  # (rows, V), of the last step
         self.cache = DynamicCache(config=model.config.get_text_config())
         self.mask = padded([[1] * len(prompt) for prompt in prompts], 0, model.device, left=True)
         self.next_ids = padded(prompts, 0, model.device, left=True)
@@ -124,7 +125,8 @@ class _Rows:
             use_cache=True,
             logits_to_keep=1,
         )
-        chosen: Tensor = output.logits[:, -1].argmax(dim=-1)
+        self.logits = output.logits[:, -1]
+        chosen: Tensor = self.logits.argmax(dim=-1)
         self.next_ids, self.positions = chosen[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.next_ids)], dim=1)
         return chosen

@@ -9,6 +9,7 @@ import torch
 
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
+from tunelift.fast.undo import without_cache
 
 ROWS_AT_ONCE = 64
 """Rows computed together at least; tokens are what limits them."""
@@ -23,7 +24,8 @@ def label_log_probabilities(
     for group in by_length([len(row) for row in rows], max(rows_at_once, ROWS_AT_ONCE)):
         ids = padded([rows[i] for i in group], pad_id, model.device)
         mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-        found = model(input_ids=ids, attention_mask=mask).logits.double().log_softmax(dim=-1)
+        logits = model(input_ids=ids, attention_mask=mask, **without_cache(model)).logits
+        found = logits.double().log_softmax(dim=-1)
         for i, row in zip(group, found.tolist(), strict=True):
             results[i] = row
         advance(len(group))

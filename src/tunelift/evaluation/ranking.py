@@ -22,6 +22,7 @@ from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.likelihood import common_past, log_likelihoods
 from tunelift.fast.layout import Layout, Past
 from tunelift.fast.targets import TargetModel, TargetOnly
+from tunelift.fast.undo import without_cache
 
 Prompt = Sequence[int]
 Labels = Sequence[Sequence[int]]
@@ -106,7 +107,8 @@ def _alone(view: TargetModel, ids: list[int], targets: int, device: torch.device
         hidden = view.hidden(inputs)[0, -targets:]
         scores, greedy = view.scored(hidden, torch.arange(targets, device=device), tokens)
     else:
-        likely = view.model(**inputs).logits[0, -targets:].double().log_softmax(dim=-1)  # type: ignore[attr-defined]
+        model = view.model  # type: ignore[attr-defined]
+        likely = model(**inputs, **without_cache(model)).logits[0, -targets:].double().log_softmax(dim=-1)
         scores, greedy = likely.gather(1, tokens[:, None]), likely.argmax(dim=-1) == tokens
     return float(scores.double().sum()), bool(greedy.all())
 

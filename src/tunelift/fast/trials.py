@@ -108,8 +108,13 @@ def _some_ids(model: Any, start: int, stop: int) -> list[int]:
     """Return ids for places of a row that a model has positions for, none of which means padding."""
     config = model.config.get_text_config()
     places = min([stop, *(value - 2 for name in POSITIONS if (value := getattr(config, name, None)))])
-    ids = [i for i in range(3, min(1000, getattr(config, "vocab_size", 1000))) if i != config.pad_token_id]
-    begin = [config.bos_token_id] if start == 0 and isinstance(config.bos_token_id, int) else []
+    ids = [
+        i
+        for i in range(3, min(1000, getattr(config, "vocab_size", 1000)))
+        if i != getattr(config, "pad_token_id", None)
+    ]
+    first = getattr(config, "bos_token_id", None)
+    begin = [first] if start == 0 and isinstance(first, int) else []
     return [*begin, *(ids[(7 * place + place**2 // 5) % len(ids)] for place in range(start + len(begin), places))]
 
 

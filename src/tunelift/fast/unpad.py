@@ -183,7 +183,7 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
 def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
     """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
     device = next(model.parameters()).device
-    pad = model.config.get_text_config().pad_token_id or 0
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     width = max(map(len, ROWS))
     number = partial(torch.tensor, dtype=torch.long, device=device)
     ids = number([[*row, *[pad] * (width - len(row))] for row in ROWS])

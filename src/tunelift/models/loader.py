@@ -241,5 +241,5 @@ def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> An
 def _name_padding(model: Any, tokenizer: Any) -> None:
     """Give the config a padding token: decoders find a row's last real token by it, and refuse batches without one."""
     config = model.config.get_text_config()
-    if config.pad_token_id is None:
+    if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

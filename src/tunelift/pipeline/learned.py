@@ -10,6 +10,7 @@ from typing import Any
 from tunelift.core.records import Example
 from tunelift.data.conversations import is_learned
 from tunelift.fast.targets import IGNORED
+from tunelift.fast.undo import without_cache
 from tunelift.tasks.base import Batch
 
 
@@ -57,7 +58,7 @@ def stops(row: Learned, tokenizer: Any) -> bool:
 
 def plain_loss(row: Learned, model: Any) -> float:
     """Return minus the summed log-probability of the labels, in nats, from the model's own logits, in fp64."""
-    logits, labels = model(**row.batch.inputs).logits, row.batch.labels
+    logits, labels = model(**row.batch.inputs, **without_cache(model)).logits, row.batch.labels
     if labels.dim() == 1:
         return -float(logits[0].double().log_softmax(dim=-1)[labels[0]])
     logits, following = logits[0, -labels.shape[1] :][:-1], labels[0, 1:]  # virtual tokens of prompt methods come first

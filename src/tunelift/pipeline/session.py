@@ -87,7 +87,7 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        if task == "sequence-classification" and base.config.get_text_config().pad_token_id is None:
+        if task == "sequence-classification" and getattr(base.config.get_text_config(), "pad_token_id", None) is None:
             raise InputError(
                 "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
                 fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",

@@ -78,7 +78,7 @@ TASKS: Registry[Task] = Registry("task")
 
 def pad_id(model: Any, tokenizer: Any) -> int:
     """Return the id to pad with: the model's own first, since a head on a decoder finds a row's last token by it."""
-    known = (model.config.get_text_config().pad_token_id, tokenizer.pad_token_id)
+    known = (getattr(model.config.get_text_config(), "pad_token_id", None), tokenizer.pad_token_id)
     return next((int(token) for token in known if token is not None), 0)
 
 

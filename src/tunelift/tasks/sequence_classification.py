@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
+from tunelift.fast.undo import without_cache
 from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
 
 
@@ -44,8 +45,11 @@ class SequenceClassification:
         return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
+        more = without_cache(model)
+
         def loss(batch: Batch) -> torch.Tensor:
-            return F.cross_entropy(model(**batch.inputs).logits.float(), batch.labels, reduction="sum")
+            logits = model(**batch.inputs, **more).logits
+            return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
         return loss, {}
 
