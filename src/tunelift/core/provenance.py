@@ -73,7 +73,7 @@ def peak_bytes() -> int | None:
     """
     torch = sys.modules.get("torch")  # never imported for this: without it nothing was on a GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
+        return max(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
     return _linux_peak_bytes() or _posix_peak_bytes()
 
 
