@@ -220,3 +220,11 @@ def test_a_slice_that_the_data_lack_is_refused() -> None:
     topical = [Example("0", "the cat", " mat", row={"topic": "x"})]
     with pytest.raises(InputError, match='Did you mean "topic"'):
         measure(tiny_models.causal("llama"), topical, metrics=["loss"], slices=["topics"])
+
+
+def test_each_module_is_afterwards_in_the_mode_it_was_in() -> None:
+    model = tiny_models.causal("llama").train()
+    model.model.layers[1].eval()
+    before = [module.training for module in model.modules()]
+    measure(model, labels=LABELS)
+    assert [module.training for module in model.modules()] == before

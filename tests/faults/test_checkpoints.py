@@ -106,12 +106,24 @@ def test_all_random_numbers_come_back() -> None:
     assert (random.random(), float(np.random.rand()), float(torch.rand(1))) == drawn
 
 
+def test_random_numbers_are_those_of_the_gpu_that_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    numbers = torch.zeros(3, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or numbers)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _, device: asked.append(device))
+    state = State(torch.nn.Linear(2, 2), 0.1, 0.0)
+    state.device = torch.device("cuda", 1)
+    state.put_back(state.tensors(), state.facts())
+    assert asked == [torch.device("cuda", 1)] * 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_steps_below_the_rounding_of_a_parameter_add_up_and_come_back(dtype: torch.dtype) -> None:
     def steps(state: State, count: int) -> None:
         for _ in range(count):
             for parameter in state.parameters.values():
                 parameter.grad = torch.ones_like(parameter)
+            state.gather()
             state.move()
             state.clear()
 

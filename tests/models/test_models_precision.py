@@ -80,6 +80,39 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -
         precision.choose("meta")
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("asked", ["auto", "cuda"])
+def test_each_process_of_torchrun_takes_the_gpu_of_its_local_rank(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision.choose(asked).device == torch.device("cuda")  # alone
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert precision.choose(asked).device == torch.device("cuda", rank)
+        assert precision.choose("cpu").device == torch.device("cpu")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match=r"local rank 2, and 2 GPUs are here.*\n.*no more processes.*cpu.*cuda:0"):
+        precision.choose(asked)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_all_processes_would_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision.choose("cuda:1").device == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(InputError, match=r'"cuda:1", and 2 processes.*\n.*Set it to cuda:'):
+        precision.choose("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # one process on each of several machines
+    assert precision.choose("cuda:1").device == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each is shown one of its own
+    assert precision.choose("cuda:0").device == torch.device("cuda", 0)
+
+
 def test_keeping_freed_memory_says_whether_it_did() -> None:
     import platform
 

@@ -383,3 +383,13 @@ def test_prompts_that_cannot_be_answered(tiny: dict[str, Any]) -> None:
         tunelift.generate(model, tokenizer, "ball " * 99, max_new_tokens=60)
     with pytest.raises(InputError, match="prompt 1 is empty"):
         tunelift.generate(model, tiny_models.byte_level(bos=False), "", max_new_tokens=3)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-classification"])
+def test_a_run_in_float16_passes_its_proofs(task: str, tiny: dict[str, Any], tiny_encoder: dict[str, Any]) -> None:
+    chosen = tiny if task == "causal-lm" else tiny_encoder | {"task": task}
+    run(from_keywords("train", **chosen | {"dtype": "float16"}))
+    manifest = json.loads((Path(tiny["output"]) / "manifest.json").read_text())
+    assert manifest["dtype"] == "float16"
+    assert all(proof["passed"] for proof in manifest["proofs"])
+    assert manifest["train"]["skipped"] == 0

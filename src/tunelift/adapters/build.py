@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from tunelift.adapters.methods import METHODS
+from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.models import trusted
 
@@ -80,14 +81,12 @@ def attach(model: Any, config: Any, seed: int) -> Any:
 
     Raises InputError where the target modules are not in the model, or peft refuses the settings.
     """
-    import torch
     from peft import get_peft_model
 
     check_targets(model, config)
     refuse_changes_of_base(vars(config), "adapter")
-    torch.manual_seed(seed)
     try:
-        with warnings.catch_warnings():
+        with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             return get_peft_model(model, config)
     except (ValueError, TypeError) as error:

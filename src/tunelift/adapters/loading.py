@@ -12,6 +12,7 @@ from typing import Any
 
 from tunelift.adapters.build import refuse_changes_of_base
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
+from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -60,7 +61,8 @@ def shapes_of(model: Any) -> Any:
 def _fitting(folder: str | Path) -> Iterator[None]:
     """Let whatever peft makes of a wrong value in the adapter's config be an InputError that names its base."""
     try:
-        with warnings.catch_warnings():
+        # peft draws weights before it reads those of the file.
+        with randomness.seeded(0), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # which are noted
             warnings.filterwarnings("error", message="Found missing adapter keys")

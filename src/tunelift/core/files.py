@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,15 @@ MANIFEST_PARTS = {
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` so that a crash leaves the old file or the new one, never half of it."""
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    part = _part_of(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with part.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is to be shared like any other file the user writes.
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -59,13 +58,14 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     make_folder(path.parent)
     recover_folder(path)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART))
+    staging = _part_of(path)
+    staging.mkdir()
+    allowed = stat.S_IMODE(staging.stat().st_mode)  # by the umask, which cannot be asked for without setting it
     try:
         fill(staging)
         for file in staging.rglob("*"):
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())  # safetensors writes private files
+            file.chmod((0o777 if file.is_dir() else 0o666) & allowed)  # safetensors writes private files
             _sync_file(file) if file.is_file() else _sync_folder(file)
-        staging.chmod(0o777 & ~_umask())
         _sync_folder(staging)
         old = _set_aside(path)
         if path.exists():
@@ -142,10 +142,9 @@ def _set_aside(path: Path) -> Path:
     return path.with_name(f".{path.name}{OLD}")
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _part_of(path: Path) -> Path:
+    """Return a name that nobody has for what is being written beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
 
 
 def _sync_file(path: Path) -> None:

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tunelift.core import memory
+
 PACKAGES = ("tunelift", "torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "scipy")
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """What decides which precision is fast on an x86 processor, as Linux names it."""
@@ -30,7 +32,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Return platform, processor, its flags out of CPU_FLAGS, usable cores and memory (bytes); None where unknown."""
+    """Return platform, processor, its flags of CPU_FLAGS, usable cores and memory (bytes); None where unknown."""
     facts = _first_processor()
     flags = set(facts.get("flags", "").split())
     return {
@@ -38,7 +40,7 @@ def machine() -> dict[str, Any]:
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "flags": [flag for flag in CPU_FLAGS if flag in flags],
         "cores": cores(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory.usable_bytes(),
     }
 
 
@@ -71,7 +73,7 @@ def peak_bytes() -> int | None:
     """
     torch = sys.modules.get("torch")  # never imported for this: without it nothing was on a GPU
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
+        return max(int(torch.cuda.max_memory_allocated(index)) for index in range(torch.cuda.device_count()))
     return _linux_peak_bytes() or _posix_peak_bytes()
 
 
@@ -102,13 +104,6 @@ def _first_processor() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # Windows and others that do not say
-        return None
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:

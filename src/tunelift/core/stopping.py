@@ -35,18 +35,24 @@ def signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: Python had not put it there
 
 
 @contextmanager
 def waiting(waits: bool = True) -> Iterator[None]:
-    """Let the first signal wait for `asked` for a while, where the process listens to `signals`."""
+    """Let the first signal wait for `asked` for a while, where the process listens to `signals`.
+
+    Inside another such stretch it waits as it did, for the outer one too.
+    """
     global _waits, _asked
-    _waits, _asked = waits, None
+    outer = _waits
+    if not outer:
+        _waits, _asked = waits, None
     try:
         yield
     finally:
-        _waits, _asked = False, None
+        if not outer:
+            _waits, _asked = False, None
 
 
 def asked() -> int:

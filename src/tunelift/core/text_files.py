@@ -233,12 +233,27 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     return InputError(f"{path} cannot be read: {error.strerror or error}.")
 
 
+def long_fields(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Yield a csv reader's records, with fields as long as a line may be: csv's own limit is 131,072 characters.
+
+    That limit is one for the process, so it is put back before anybody else runs.
+    """
+    while True:
+        limit = csv.field_size_limit(LONGEST)
+        try:
+            fields = next(reader, None)
+        finally:
+            csv.field_size_limit(limit)
+        if fields is None:
+            return
+        yield fields
+
+
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    limit = csv.field_size_limit(LONGEST)  # the default of 131,072 characters is less than some documents have
     reader = csv.reader((line for _, line in lines_of(path)), delimiter=delimiter, strict=True)
     begins = 1
     try:
-        for fields in reader:
+        for fields in long_fields(reader):
             if any(field.strip() for field in fields):
                 yield begins, fields
             begins = reader.line_num + 1
@@ -248,8 +263,6 @@ def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             f"{path}, line {begins}: not valid csv ({error}{reached}).",
             fix='A quote inside a field is written twice (""), and every quoted field ends with a quote.',
         ) from error
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -105,17 +105,15 @@ def _first_lines(path: Path) -> list[str]:
 
 def _field_counts(lines: Sequence[str], delimiter: str) -> list[int]:
     """Return how many fields each of the first records has; as many as can be read where quotes are not sound."""
-    limit = csv.field_size_limit(text_files.LONGEST)
     counts: list[int] = []
     try:
         is_tab = delimiter == "\t"
-        for fields in csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL):
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL)
+        for fields in text_files.long_fields(reader):
             if any(field.strip() for field in fields):
                 counts.append(len(fields))
             if len(counts) == _RECORDS:
                 break
     except csv.Error:
         pass  # the reading itself names the line
-    finally:
-        csv.field_size_limit(limit)
     return counts

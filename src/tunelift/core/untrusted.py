@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from tunelift.core import text_files
+from tunelift.core import limits, text_files
 from tunelift.core.errors import InputError
 
 MAX_JSON_BYTES = 64 * 2**20
 """The largest tokenizer.json in use has 33 MB (a vocabulary of 262,144); every other file of a model is far smaller."""
-
-
-class _OvertimeError(BaseException):
-    """Raised inside a program that runs too long; no `except Exception` there can catch it."""
 
 
 def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -60,12 +54,15 @@ def bounded(what: str, seconds: float = 10, more_bytes: int = 2 * 2**30) -> Iter
     """Run a stranger's program, a chat template: InputError, beginning with `what`, once it needs too much.
 
     Memory is bounded on Linux, to `more_bytes` beyond what the process has; time where signals are to be had (not on
-    Windows) and in the main thread.
+    Windows) and in the main thread. Limits of others, within and without, hold beside these.
     """
+    overtime = limits.OvertimeError()
     try:
-        with _less_memory(more_bytes), _alarm(seconds):
+        with limits.memory(more_bytes), limits.time(seconds, overtime):
             yield
-    except _OvertimeError as error:
+    except limits.OvertimeError as error:
+        if error is not overtime:
+            raise
         raise InputError(f"{what} did not end within {seconds:g} seconds.") from error
     except (MemoryError, RecursionError) as error:
         raise InputError(f"{what} grew beyond what memory and stack are given to it.") from error
@@ -88,38 +85,3 @@ def safetensors_header(path: Path) -> list[str]:
             f"{path} is not a sound safetensors file: {error}.",
             fix="It may be cut off or damaged; copy or download it again.",
         ) from error
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _overtime)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _overtime(number: int, frame: object) -> NoReturn:
-    raise _OvertimeError
-
-
-@contextmanager
-def _less_memory(more_bytes: int) -> Iterator[None]:
-    if not sys.platform.startswith("linux"):
-        yield
-        return
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    lower = min([taken + more_bytes, *(limit for limit in before if limit != resource.RLIM_INFINITY)])
-    resource.setrlimit(resource.RLIMIT_AS, (lower, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)

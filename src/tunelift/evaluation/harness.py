@@ -22,7 +22,6 @@ import datasets
 import jinja2
 import lm_eval
 import numpy as np
-import torch
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
@@ -30,7 +29,7 @@ from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, ma
 
 from tunelift.comparison.readers.lm_eval import read_samples
 from tunelift.comparison.readers.values import Item
-from tunelift.core import progress
+from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.untrusted import bounded
@@ -40,6 +39,7 @@ from tunelift.evaluation.cache import LAYERS, context_of, hash_of
 from tunelift.evaluation.generation import Decoding, end_ids, texts_of
 from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
+from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import context_length
 
@@ -93,14 +93,9 @@ def score_task(
     model: Any, tokenizer: Any, task: Task, made_with: Mapping[str, Any], *, cache: bool, title: str
 ) -> Scores:
     """Return a task's items as rows, with the metrics that the task computes for each."""
-    was_training = model.training
-    model.eval()
-    try:
-        with sped_up(model, "forward") as layers, _contained():
-            scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers)
-            found = _evaluated(scorer, task)
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), sped_up(model, "forward") as layers, _contained():
+        scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers)
+        found = _evaluated(scorer, task)
     samples = json.loads(json.dumps(found["samples"][task.name], default=handle_non_serializable))
     items = (Item(f"{task.name}, item {number}", sample) for number, sample in enumerate(samples, start=1))
     scores = read_samples(Path(task.name), items)
@@ -260,13 +255,7 @@ def _contained() -> Iterator[None]:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """Set the global random states as the harness does, and give them back: training must not depend on tasks."""
-    python, numbers = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            random.seed(SEED)
-            np.random.seed(FEW_SHOT_SEED)
-            torch.manual_seed(FEW_SHOT_SEED)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)
+    with randomness.seeded(FEW_SHOT_SEED):
+        random.seed(SEED)
+        np.random.seed(FEW_SHOT_SEED)
+        yield

@@ -23,6 +23,7 @@ from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import Ranker, ranker
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
 from tunelift.fast.targets import TargetModel, target_model
+from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.metrics import Metric
 from tunelift.tasks.base import context_length, pad_id
@@ -83,15 +84,10 @@ def score(
     if not examples:
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
     slices = slices_of(examples, plan.slices)
-    was_training = model.training
-    model.eval()
-    try:
-        with sped_up(model, "forward") as layers:
-            items = _Items(model, tokenizer, examples, plan)
-            items.fast_paths |= {name: layers[name] for name in LAYERS if name in layers}
-            found, before = items.found(made_with, title)
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), sped_up(model, "forward") as layers:
+        items = _Items(model, tokenizer, examples, plan)
+        items.fast_paths |= {name: layers[name] for name in LAYERS if name in layers}
+        found, before = items.found(made_with, title)
     rows = [
         begun(example, slices[i]) | answered(example, found.get(i), plan.metrics, items.reference(i))
         for i, example in enumerate(examples)

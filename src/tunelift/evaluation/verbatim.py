@@ -13,6 +13,7 @@ from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation.ranking import continuations
 from tunelift.fast.targets import target_model
+from tunelift.fast.undo import in_evaluation
 from tunelift.tasks.base import context_length
 
 SHORTEST_PREFIX = 20
@@ -54,13 +55,8 @@ def continues_verbatim(
     too_short = len(examples) - len(halves)
     if len(halves) > items:
         halves = [halves[i] for i in sorted(random.Random(f"{seed} verbatim").sample(range(len(halves)), items))]
-    was_training = model.training
-    model.eval()
-    try:
-        with switched_off(model):
-            found = _recited(model, halves, tokens)
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), switched_off(model):
+        found = _recited(model, halves, tokens)
     return Verbatim(len(halves), tuple(half.id for half in halves if half.id in found), tokens, too_short)
 
 

@@ -7,7 +7,6 @@ be brought into it once. `benchmarks/ablation.py` shows what it gives.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunelift.core import memory
 from tunelift.fast.undo import Undo
 
 Ways = Literal["none", "forward", "both"]
 """For which products weights are packed: none, x Wᵀ alone where nothing learns, or the gradient's dy W too."""
 
 SHARE_OF_MEMORY = 1 / 8
-"""Packed copies take no more of the machine's memory."""
+"""Packed copies take no more of the memory that this process may use; none are made where that is not known."""
 
 FEW_TOKENS = 512
 """Products of more tokens gain less from packed weights, and their activations take more memory."""
@@ -94,7 +94,7 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     weights = {id(layer): Weight(layer) for layer in layers}
     packed = [weights[id(layer)] for layer in layers if layer is not head]  # a head is the largest, and often tied
     copies = {"none": 0, "forward": 1, "both": 2}[ways]
-    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * _memory()
+    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * (memory.usable_bytes() or 0)
     if copies and fits:
         for weight in packed:
             weight.pack(ways)
@@ -199,11 +199,3 @@ def _is_right() -> bool:
     expected = F.linear(x, weight, bias) + onto
     both = (weight, _packing(weight))
     return all(torch.allclose(_product(x, one, bias, onto), expected, rtol=1e-4, atol=1e-5) for one in both)
-
-
-def _memory() -> int:
-    """Return the bytes of this machine's memory, 0 where they are not known."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0

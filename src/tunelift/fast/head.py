@@ -133,7 +133,9 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
         total = torch.zeros((), dtype=at_least_float32(hidden[:0]).dtype, device=hidden.device)
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # In float16 it could neither be this small nor be scaled, as the loss then is, before it is this large.
+        kind = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
+        gradient = torch.empty_like(hidden, dtype=kind) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             some = hidden[rows]
@@ -146,13 +148,14 @@ class _Loss(torch.autograd.Function):
                 expected -= slope * head.weight[targets[rows]]
                 gradient[rows] = expected.mul_(head.scale)
         ctx.save_for_backward(gradient)
+        ctx.kind = hidden.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0].to(gradient.dtype), None, None
+        return (gradient * grad_outputs[0].to(gradient.dtype)).to(ctx.kind), None, None
 
 
 def over_vocabulary(

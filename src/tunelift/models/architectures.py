@@ -36,6 +36,21 @@ GPT2_SIZES = {
 }
 GEMMA3_27B_LAYERS = 62
 
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+"""Kinds of tokens that are more than text (tokenizer.ggml.token_type)."""
+
+SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "sep_token": "seperator_token_id",  # so spelt there
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
+UNNAMED = {"bos_token": (1, CONTROL), "eos_token": (2, CONTROL), "unk_token": (0, UNKNOWN)}
+"""Ids, and kinds of these tokens, that a sentencepiece vocabulary has unless the file says otherwise."""
+
 
 def _as_stored(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
     return weights
@@ -107,14 +122,47 @@ def config_values(file: GgufFile) -> dict[str, Any]:
         raise InputError(f"{file.path}: {name}.block_count is larger than the number of tensors.")
     values["vocab_size"] = len(_tokens(file))
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
-    for part, key in {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}.items():
-        values[f"{part}_token_id"] = token_id(file, key)
+    for part in ("bos", "eos", "pad"):
+        values[f"{part}_token_id"] = special_ids(file).get(f"{part}_token")
     if name != "gpt2":
         values["rope_parameters"] = _rope(file, name)
     if name == "gemma3" and values["num_hidden_layers"] == GEMMA3_27B_LAYERS:
         # The one Gemma 3 that scales attention by hidden_size / heads; the file does not say so.
         values["query_pre_attn_scalar"] = values["hidden_size"] // values["num_attention_heads"]
     return values
+
+
+def special_ids(file: GgufFile) -> dict[str, int]:
+    """Return the ids of the tokens that have a part to play, by transformers' names; raise InputError for wrong ones.
+
+    Where a sentencepiece file names none, they are those that llama.cpp takes, if these tokens are of that kind.
+    """
+    found = {name: token_id(file, key) for name, key in SPECIAL.items()}
+    ids = {name: index for name, index in found.items() if index is not None}
+    if file.metadata.get("tokenizer.ggml.model") == "llama":
+        kinds = numbers_of(file, "token_type")
+        for name, (index, kind) in UNNAMED.items():
+            if name not in ids and kinds[index : index + 1] == [kind]:
+                ids[name] = index
+    return ids
+
+
+def ends_of_turns(file: GgufFile) -> list[int]:
+    """Return the ids of the tokens that end an answer, the end of the text first."""
+    found = [special_ids(file).get("eos_token"), *(token_id(file, key) for key in ("eot_token_id", "eom_token_id"))]
+    return [*dict.fromkeys(index for index in found if index is not None)]
+
+
+def numbers_of(file: GgufFile, key: str) -> list[Any]:
+    """Return what tokenizer.ggml.KEY says of each token (its kind, its score), or nothing where the file does not."""
+    values = file.metadata.get(f"tokenizer.ggml.{key}")
+    if values is None:
+        return []
+    if not isinstance(values, np.ndarray) or len(values) != len(_tokens(file)):
+        count = len(values) if isinstance(values, np.ndarray) else "other"
+        raise InputError(f"{file.path}: {len(_tokens(file))} tokens, but {count} values of {key}.")
+    found: list[Any] = values.tolist()
+    return found
 
 
 def token_id(file: GgufFile, key: str) -> int | None:

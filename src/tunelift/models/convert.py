@@ -10,13 +10,13 @@ from tunelift.core import cache, files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.progress import note
 from tunelift.models import tokenizers, trusted
-from tunelift.models.architectures import architecture, config_values
+from tunelift.models.architectures import architecture, config_values, ends_of_turns
 from tunelift.models.gguf import GgufFile, read
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 """Part of the folder's name; raised when the same file would be converted differently."""
 
 EXACT_BYTES = 2 * 2**30
@@ -73,7 +73,11 @@ def write(gguf: GgufFile, folder: Path) -> None:
     config.dtype = dtype
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    generation = GenerationConfig.from_model_config(config)
+    ends = ends_of_turns(gguf)
+    if len(ends) > 1:
+        generation.eos_token_id = ends
+    generation.save_pretrained(folder)
     _write_weights(gguf, tensors, dtype, folder)
     tokenizers.write(gguf, folder)
 

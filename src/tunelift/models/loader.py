@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.config.schema import ModelSection
-from tunelift.core import garbage, progress
+from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.models import pieces, precision, sources, weights
@@ -56,8 +56,6 @@ def load(
     class each is. Raises InputError for a model that does not exist, cannot be read, does not fit the task, or has a
     head for other labels or in another order.
     """
-    import torch
-
     section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
     identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
@@ -65,8 +63,7 @@ def load(
     own_labels = _name_labels(config, labels, ordered) if task == CLASSIFICATION and labels else None
     # First the tokenizer: what building it takes is free again before the weights come.
     tokenizer = read_tokenizer(identity.name, identity.path, folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with randomness.seeded(seed):
         options = {"config": config, "dtype": chosen.dtype} | _attention(config)
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if own_labels and trained:

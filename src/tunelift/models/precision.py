@@ -47,7 +47,8 @@ class Precision:
 def choose(device: str = "auto", dtype: str = "auto") -> Precision:
     """Choose the device (the first of cuda, mps, cpu unless named) and the dtype (what suits the device unless named).
 
-    Raises InputError for a device that is not here.
+    Of several processes on one machine each takes the GPU of its local rank. Raises InputError for a device that is
+    not here.
     """
     import torch
 
@@ -63,10 +64,8 @@ def _device(name: str) -> torch.device:
     import torch
 
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    if name == "auto":
-        return torch.device(next(kind for kind, count in here.items() if count))
     try:
-        device = torch.device(name)
+        device = torch.device(next(kind for kind, count in here.items() if count) if name == "auto" else name)
     except RuntimeError as error:
         raise InputError(
             f'model.device is "{name}", which is no device.', fix="Allowed: auto, cuda, cuda:1, mps, cpu."
@@ -74,7 +73,34 @@ def _device(name: str) -> torch.device:
     if (device.index or 0) >= here.get(device.type, 0):
         found = ", ".join(kind for kind, count in here.items() if count)
         raise InputError(f'model.device is "{name}", which is not here.', fix=f"Found: {found}. auto takes the first.")
-    return device
+    return _of_local_rank(device, here["cuda"]) if device.type == "cuda" else device
+
+
+def _of_local_rank(device: torch.device, count: int) -> torch.device:
+    """Return the GPU, of `count`, that is this process's own among those that torchrun and its like have started here.
+
+    Raises InputError where there is none, or where all of them would take the one that is named.
+    """
+    import torch
+
+    processes, rank = (os.environ.get(name, "") for name in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"))
+    if not rank.isdecimal():
+        return device
+    if device.index is not None:
+        if count > 1 and processes.isdecimal() and int(processes) > 1:
+            raise InputError(
+                f'model.device is "{device}", and {processes} processes were started here: all would take that one.',
+                fix="Set it to cuda: each process then takes the GPU of its local rank.",
+            )
+        return device
+    if int(rank) >= count:
+        raise InputError(
+            f"This process has the local rank {rank}, and {count} GPU{'s are' if count > 1 else ' is'} here: none is "
+            "left for it.",
+            fix="Start no more processes than there are GPUs, or set model.device to cpu. Where each process is shown "
+            "a GPU of its own (CUDA_VISIBLE_DEVICES), set it to cuda:0.",
+        )
+    return torch.device("cuda", int(rank))
 
 
 def _cuda() -> tuple[torch.dtype, str]:

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tunelift.adapters.store import read_adapter_config, read_lineage
-from tunelift.core import progress
+from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.evaluation.run import Plan
+from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
@@ -164,7 +165,8 @@ def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_l
     active = session.model.active_adapter
     trainable = {name for name, parameter in session.model.named_parameters() if parameter.requires_grad}
     try:
-        session.model.load_adapter(str(folder), adapter_name="from_disk")
+        with randomness.seeded(0):  # peft draws weights before it reads those of the file
+            session.model.load_adapter(str(folder), adapter_name="from_disk")
         session.model.set_adapter("from_disk")
         return likelihoods(session, examples, max_length)
     finally:
@@ -219,16 +221,11 @@ def _ends(learned: Sequence[Learned], tokenizer: Any) -> dict[str, Any]:
 def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> dict[str, Any]:
     """The loss that training takes, over one batch, is that of the stock forward pass at the labels, row by row."""
     task, model = TASKS.get(session.task), session.model
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            plain = sum(plain_loss(row, model) for row in learned)
-            with sped_up(model):
-                batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
-                taken = float(task.loss(model)[0](batch))
-    finally:
-        model.train(was_training)
+    with in_evaluation(model), torch.no_grad():
+        plain = sum(plain_loss(row, model) for row in learned)
+        with sped_up(model):
+            batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
+            taken = float(task.loss(model)[0](batch))
     # Where half precision rounds logits, each label's loss is off by about as much however small it is.
     least = 1.0 if session.model.dtype.itemsize >= 4 else batch.targets
     apart, tolerance = abs(taken - plain) / max(least, abs(plain)), max(OTHER_WAY, _tolerance(session))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -139,9 +140,9 @@ class _Loop:
         rate = learning_rate(fit.steps + 1, len(steps), settings)
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        parameters = list(state.parameters.values())
-        done = self.within_memory(
-            lambda: train_step(list(steps[fit.steps]), loss, parameters, settings.max_grad_norm), fit.steps + 1
+        how = list(state.parameters.values()), settings.max_grad_norm
+        done = self.scaled(
+            lambda scale: train_step([*steps[fit.steps]], loss, *how, scale, state.gather), fit.steps + 1
         )
         fit.steps, fit.rows, fit.tokens = fit.steps + 1, fit.rows + done.rows, fit.tokens + done.tokens
         if done.finite:
@@ -152,9 +153,21 @@ class _Loop:
             self.skip(done)
             return
         fit.losses.append(done.loss)
+        state.scale.fitted()
         state.bad_in_a_row = 0
         figures = asdict(done) | {"learning_rate": rate, "tokens_per_second": done.tokens / (time.monotonic() - start)}
         self.tell("train", step=fit.steps, **figures, seconds=fit.seconds)
+
+    def scaled(self, compute: Callable[[float], StepResult], step: int) -> StepResult:
+        """Return what `compute` gives, in float16 with a scale of the loss for which its gradient is not too large."""
+        scale = self.state.scale
+        while True:
+            done = self.within_memory(partial(compute, scale.value), step)
+            if done.finite or not math.isfinite(done.loss) or not scale.lowered():
+                return done
+            self.state.clear()
+            what = f"at {2 * scale.value:g} times the loss a gradient is too large for float16"
+            self.fault(what, f"{scale.value:g} times from here on, and the window computed again", step)
 
     def skip(self, done: StepResult) -> None:
         """Count a step that moved nothing; the tenth in a row ends the training."""

@@ -17,6 +17,7 @@ import torch
 from tunelift.config.schema import TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.randomness import seeded
 from tunelift.core.records import Example
 from tunelift.fast.frozen import FEW_TOKENS
 from tunelift.fast.targets import IGNORED
@@ -96,11 +97,10 @@ def train(
             held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
             _say(held_out_report, "validation", max_length)
             validate = _validation(held_out, _sizes(held_out, packs), loss, batches)
-        torch.manual_seed(settings.seed)
         loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
-        with progress.bar("train", len(batches)) as advance, _memory_of_several(settings):
+        with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
             told = [ProgressBar(advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
     return Trained(done, report, fast_paths)

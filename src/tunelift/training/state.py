@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.training import ranks
+from tunelift.training.scale import LossScale
 
 
 @dataclass(slots=True)
@@ -38,23 +39,29 @@ class State:
 
     def __init__(self, model: nn.Module, rate: float, weight_decay: float) -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
         # A step is often less than what a half-precision number of that size can tell: those are moved in fp32.
         halves = {name: p for name, p in self.parameters.items() if p.dtype in (torch.bfloat16, torch.float16)}
         self.exact = {name: p.detach().float() for name, p in halves.items()}
-        moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
-        fused = all(p.device.type in ("cpu", "cuda") for p in moved)  # one pass over each
-        self.optimiser = torch.optim.AdamW(moved, lr=rate, weight_decay=weight_decay, fused=fused)
+        self.moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.moved)  # one pass over each
+        self.optimiser = torch.optim.AdamW(self.moved, lr=rate, weight_decay=weight_decay, fused=fused)
+        self.scale = LossScale.of(model)
         self.fit = Fit()
         self.best: dict[str, Tensor] = {}
         self.looked = 0  # the last step after which validation was looked at
         self.looks_since = 0  # looks without improvement
         self.bad_in_a_row = 0
 
-    def move(self) -> None:
-        """Move the parameters by their gradients."""
+    def gather(self) -> list[Tensor]:
+        """Hand the gradients of parameters in half precision to their copies in fp32; return all that is moved."""
         for name, exact in self.exact.items():
             gradient = self.parameters[name].grad
             exact.grad = None if gradient is None else gradient.float()
+        return self.moved
+
+    def move(self) -> None:
+        """Move the parameters by the gradients that are gathered."""
         self.optimiser.step()
         self._copy(self.exact)
 
@@ -77,7 +84,7 @@ class State:
         named |= {f"exact/{name}": tensor for name, tensor in self.exact.items()}
         named |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         named |= {f"optimiser/{i}/{key}": tensor for i, some in moments.items() for key, tensor in some.items()}
-        for kind, numbers in _torch_states().items():
+        for kind, numbers in _torch_states(self.device).items():
             named |= {f"random/{kind}/{rank}": own for rank, own in enumerate(ranks.of_all(numbers))}
         return {name: tensor.contiguous() for name, tensor in named.items()}
 
@@ -90,6 +97,7 @@ class State:
             "looked": self.looked,
             "looks_since": self.looks_since,
             "bad_in_a_row": self.bad_in_a_row,
+            "loss_scale": asdict(self.scale),
             "python_random": [version, list(numbers), gauss],
             "numpy_random": [kind, keys.tolist(), *position],  # type: ignore[union-attr]
         }
@@ -99,6 +107,7 @@ class State:
         self.fit = Fit(**facts["fit"])
         self.looked, self.looks_since = facts["looked"], facts["looks_since"]
         self.bad_in_a_row = facts["bad_in_a_row"]
+        self.scale = LossScale(**facts.get("loss_scale", asdict(self.scale)))
         self._copy(_below("parameter/", tensors))
         exact = _below("exact/", tensors)
         for name, own in self.exact.items():
@@ -110,7 +119,7 @@ class State:
             index, key = name.split("/")
             moments.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
-        _put_back_torch_states(_below("random/", tensors))
+        _put_back_torch_states(_below("random/", tensors), self.device)
         version, numbers, gauss = facts["python_random"]
         random.setstate((version, tuple(numbers), gauss))
         kind, keys, *position = facts["numpy_random"]
@@ -126,18 +135,23 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _torch_states() -> dict[str, Tensor]:
-    """Return the state of torch's random numbers on the CPU and on the accelerator that is used, if there is one."""
+def _torch_states(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of torch's random numbers on the CPU, and on the GPU that is trained on, whichever it is."""
     states = {"cpu": torch.get_rng_state()}
-    device = torch.accelerator.current_accelerator(check_available=True)
-    if device is not None:
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type != "cpu":
         states[device.type] = torch.get_device_module(device).get_rng_state()
     return states
 
 
-def _put_back_torch_states(states: Mapping[str, Tensor]) -> None:
+def _put_back_torch_states(states: Mapping[str, Tensor], device: torch.device) -> None:
     """Take the numbers of this rank; another number of ranks begins with the seed's."""
     for name, numbers in states.items():
         kind, rank = name.split("/")
-        if int(rank) == ranks.position()[0]:
+        if int(rank) != ranks.position()[0]:
+            continue
+        if kind == "cuda":
+            torch.cuda.set_rng_state(numbers, device)
+        else:
             (torch if kind == "cpu" else torch.get_device_module(kind)).set_rng_state(numbers)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunelift.tasks.base import Batch, Loss
 from tunelift.training import ranks
@@ -32,22 +32,34 @@ class StepResult:
 
 
 def train_step(
-    micro_batches: Sequence[Batch], loss: Loss, parameters: Sequence[nn.Parameter], max_grad_norm: float
+    micro_batches: Sequence[Batch],
+    loss: Loss,
+    parameters: Sequence[nn.Parameter],
+    max_grad_norm: float,
+    scale: float = 1.0,
+    gather: Callable[[], Sequence[Tensor]] | None = None,
 ) -> StepResult:
     """Accumulate gradients over the micro-batches and clip them; the caller moves the optimiser, if they are finite.
 
     The loss is summed over the targets of all micro-batches and divided once by their number, so that the split into
     micro-batches changes nothing. With several ranks each computes its share of them, and all get the whole gradient.
+    Backwards it goes `scale` times as large, which is taken out of the gradients again: first `gather` hands them to
+    what is moved, where that is not the parameters themselves.
     """
     targets = sum(batch.targets for batch in micro_batches)
     rank, count = ranks.position()
     total = 0.0
     for batch in micro_batches[rank::count]:
         part = loss(batch) / max(targets, 1)
-        part.backward()  # type: ignore[no-untyped-call]
+        (part * scale).backward()  # type: ignore[no-untyped-call]
         total += part.item()
     total = ranks.summed(total, parameters)
-    norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+    moved = parameters if gather is None else gather()
+    if scale != 1.0:
+        for tensor in moved:
+            if tensor.grad is not None:
+                tensor.grad.div_(scale)
+    norm = float(nn.utils.clip_grad_norm_(moved, max_grad_norm))
     return StepResult(total, norm, sum(b.rows for b in micro_batches), sum(b.tokens for b in micro_batches))
 
 

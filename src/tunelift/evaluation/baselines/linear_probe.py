@@ -21,6 +21,7 @@ from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.run import Plan
+from tunelift.fast.undo import in_evaluation
 from tunelift.tasks.base import context_length, pad_id
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -62,12 +63,8 @@ class LinearProbe:
         length = min(given.plan.max_length, context_length(model, given.tokenizer))
         renderer = Renderer(given.tokenizer, length)
         ids = [renderer.head_tokens(example).ids for example in examples]
-        was_training = model.training
-        model.eval()
-        try:
+        with in_evaluation(model):
             return mean_hidden_states(model, ids, pad_id(model, given.tokenizer), given.plan.rows_at_once, title)
-        finally:
-            model.train(was_training)
 
 
 @torch.no_grad()

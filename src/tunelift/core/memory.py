@@ -1,0 +1,91 @@
+"""How much memory this process may use: the machine's, or less where its container or another control group says so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+LIMITS = {"cgroup2": ("memory.max", "memory.high"), "cgroup": ("memory.limit_in_bytes",)}
+"""The files of a control group that hold a limit (bytes), by the kind of file system that shows the group.
+
+https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html beside it. Above memory.high a process is
+slowed until others' memory is taken back: copies beyond it cost more than they give.
+"""
+
+
+def usable_bytes(root: Path = Path("/")) -> int | None:
+    """Return the bytes of memory that this process may use: the smallest of the machine's and its groups' limits.
+
+    None where neither can be read. `root` is where /proc and /sys are looked for.
+    """
+    known = [_of_machine(), *_of_groups(root)]
+    return min((count for count in known if count is not None), default=None)
+
+
+def _of_machine() -> int | None:
+    try:
+        count = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows and others that do not say
+        return None
+    return count if count > 0 else None  # -1: the system does not know it
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """Yield every limit of the groups that this process is in and of all those above them."""
+    paths = _paths(_lines(root / "proc/self/cgroup"))
+    for kind, shown, mount in _mounts(_lines(root / "proc/self/mountinfo")):
+        for folder in _folders(root / mount.lstrip("/"), shown, paths.get(kind, "/")):
+            for name in LIMITS[kind]:
+                yield from _limit(folder / name)
+
+
+def _mounts(lines: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the kind, the part of the hierarchy that is shown, and the place of each mount that may hold limits.
+
+    Lines are like 35 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory (man 5 proc_pid_mountinfo).
+    """
+    for line in lines:
+        fields, _, described = line.partition(" - ")
+        places, about = fields.split()[3:5], described.split()
+        if len(places) < 2 or not about or about[0] not in LIMITS:
+            continue
+        if about[0] == "cgroup2" or "memory" in about[-1].split(","):
+            shown, mount = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), part) for part in places)
+            yield about[0], shown, mount
+
+
+def _paths(lines: list[str]) -> dict[str, str]:
+    """Return the path of this process's group in each kind of hierarchy, of lines like 4:memory:/a/b and 0::/a/b."""
+    found = {}
+    for line in lines:
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not controllers:
+            found["cgroup2"] = path
+        elif "memory" in controllers.split(","):
+            found["cgroup"] = path
+    return found
+
+
+def _folders(mount: Path, shown: str, path: str) -> list[Path]:
+    """Return the group's folder and those above it, up to where the hierarchy is mounted, which shows `shown` of it.
+
+    A container often sees its own part alone: a path that does not lie below what is shown ends at the mount.
+    """
+    own = PurePosixPath(path)
+    if ".." in own.parts or not own.is_relative_to(shown):
+        return [mount]
+    below = own.relative_to(shown)
+    return [mount / part for part in (below, *below.parents)]
+
+
+def _limit(file: Path) -> list[int]:
+    return [int(line) for line in _lines(file)[:1] if line.isdecimal()]  # "max" is none
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tunelift.core import memory
+
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+UNLIMITED_V1 = 9223372036854771712
+V2 = "30 20 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
+V1 = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory"
+
+
+def system(root: Path, group: str, mounts: str, limits: dict[str, object]) -> Path:
+    """Make a /proc and a /sys below `root`; `limits` are files below /sys/fs/cgroup."""
+    for name, text in {"cgroup": group, "mountinfo": mounts}.items():
+        (root / "proc/self").mkdir(parents=True, exist_ok=True)
+        (root / "proc/self" / name).write_text(text + "\n", encoding="ascii")
+    for name, value in limits.items():
+        file = root / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n", encoding="ascii")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"a/b/memory.max": 3000, "a/memory.max": "max"}, 3000),
+        ({"a/b/memory.max": 3000, "a/memory.max": 2000}, 2000),  # every group above counts
+        ({"a/b/memory.max": "max", "memory.max": 1000}, 1000),
+        ({"a/b/memory.max": 3000, "a/b/memory.high": 2500}, 2500),
+        ({"a/b/memory.max": "max", "a/memory.max": "max"}, MACHINE),
+        ({"other/memory.max": 1000}, MACHINE),
+        ({"a/b/memory.max": "", "a/memory.max": "much"}, MACHINE),
+        ({"a/b/memory.max": 2**62}, MACHINE),
+    ],
+)
+def test_the_smallest_limit_along_the_groups_own_path(limits: dict[str, object], expected: int, tmp_path: Path) -> None:
+    assert memory.usable_bytes(system(tmp_path, "0::/a/b", V2, limits)) == expected
+
+
+@pytest.mark.parametrize("group", ["0::/", "0::/../elsewhere", "0::/docker/abc", ""])
+def test_a_container_that_sees_its_own_part_alone(group: str, tmp_path: Path) -> None:
+    mounts = V2.replace(" / /sys", " /docker/abc /sys")
+    assert memory.usable_bytes(system(tmp_path, group, mounts, {"memory.max": 5000})) == 5000
+
+
+def test_version_1_and_both_at_once(tmp_path: Path) -> None:
+    group = "9:name=systemd:/x\n4:cpu,memory:/a/b\n0::/c"
+    name = "memory.limit_in_bytes"
+    limits: dict[str, object] = {f"memory/a/b/{name}": UNLIMITED_V1, f"memory/a/{name}": 7000}
+    both = f"{V1}\n{V2.replace('/sys/fs/cgroup', '/sys/fs/cgroup/unified')}"
+    assert memory.usable_bytes(system(tmp_path, group, both, limits)) == 7000
+    assert memory.usable_bytes(system(tmp_path, group, both, limits | {"unified/c/memory.max": 6000})) == 6000
+    assert memory.usable_bytes(system(tmp_path, group, V1.replace("rw,memory", "rw,cpu"), limits)) == MACHINE
+
+
+def test_a_mount_with_a_space_in_its_name(tmp_path: Path) -> None:
+    mounts = V2.replace("/sys/fs/cgroup", "/sys/fs/cgroup/own\\040one")
+    assert memory.usable_bytes(system(tmp_path, "0::/", mounts, {"own one/memory.max": 4000})) == 4000
+
+
+@pytest.mark.parametrize("mounts", ["", "- cgroup2", "30 20 0:26 / - cgroup2", "30 20 0:26 / /sys/fs/cgroup rw - "])
+def test_what_cannot_be_read_is_no_limit(mounts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.usable_bytes(tmp_path) == MACHINE  # no /proc at all
+    root = system(tmp_path, "nonsense", mounts, {"memory.max": 5000})
+    assert memory.usable_bytes(root) == MACHINE
+    for page, pages in ((4096, -1), (0, 0)):  # -1: not known
+        monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": page, "SC_PHYS_PAGES": pages}.__getitem__)
+        assert memory.usable_bytes(root) is None
+    monkeypatch.delattr(os, "sysconf")  # Windows
+    assert memory.usable_bytes(root) is None
