@@ -80,8 +80,8 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
     if rewriting:
         raise InputError(
             f"{where}: {rewriting} rewrites the base's weights, so that it is another model with the adapter off.",
-            fix="Let peft save it as a plain LoRA where it can (path_initial_model_for_weight_conversion), or compare the "
-            "two models by themselves: tunelift evaluate each, then compare the files.",
+            fix="Let peft save it as a plain LoRA where it can (path_initial_model_for_weight_conversion), or compare "
+            "the two models by themselves: tunelift evaluate each, then compare the files.",
         )
 
 
