@@ -19,24 +19,38 @@ from tunelift.core.errors import InputError, listed
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
+"""Of reward models and PPO, as LLaMA-Factory and others write them."""
+REWRITTEN = ("pissa_init", "pissa_backup")
+"""Folders of LLaMA-Factory and of peft's examples: for a base that PiSSA rewrote, which their configs do not say."""
 TRIED = "docs/adapters.md lists what was. Merge it into the base with peft, if it can be, and compare the two models."
 
 
-def check_fits(model: Any, folder: str | Path, weights_sha256: str | None, name: str = "") -> list[str]:
+def check_fits(
+    model: Any, folder: str | Path, weights_sha256: str | None, name: str = "", fresh: Collection[str] = ()
+) -> list[str]:
     """Raise InputError unless every tensor of an adapter's folder has its place in the model, which has none on yet.
 
-    `name` is what the model is called. Returns what a user should know of an adapter that fits. peft itself drops
-    tensors that it finds no place for, and settings that it does not know.
+    `name` is what the model is called, `fresh` are modules that its files lack and the adapter is to bring. Returns
+    what a user should know of an adapter that fits. peft itself drops tensors that it finds no place for, and settings
+    that it does not know.
     """
     config = read_adapter_config(folder)
     _check_base(folder, weights_sha256)
     refuse_changes_of_base(config, str(folder))
+    if Path(folder).name in REWRITTEN:
+        raise InputError(
+            f"{folder} holds an adapter for a base that PiSSA rewrote, as folders of this name do.",
+            fix="Take the one that was converted for the plain base: pissa_converted.",
+        )
     _check_tried(config, folder)
+    _check_brought(Path(folder), fresh)
     adapted = _placed(shapes_of(model), Path(folder))
     check_layers(adapted, f"The adapter {folder}")
     _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
-    return [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_others(Path(folder))]
+    notes = [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_biases(config)]
+    return [*notes, *_beside(Path(folder)), *_others(Path(folder))]
 
 
 def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:
@@ -102,6 +116,20 @@ def _check_tried(config: Mapping[str, Any], folder: str | Path) -> None:
     if untried:
         raise InputError(
             f"The adapter {folder} has settings of LoRA that were not tried here: {listed(sorted(untried))}.", fix=TRIED
+        )
+
+
+def _check_brought(folder: Path, fresh: Collection[str]) -> None:
+    """Refuse to measure parts that would be drawn at random, since neither the base nor the adapter has them."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        keys = tuple(weights.keys())
+    lacking = [part for part in fresh if not any(key.startswith(f"{PREFIX}{part}.") for key in keys)]
+    if lacking:
+        raise InputError(
+            f"Neither the model nor the adapter {folder} has {listed(lacking)}, which would be drawn at random.",
+            fix="Take the model that it was made on, or train it with these among modules_to_save.",
         )
 
 
@@ -220,6 +248,17 @@ def _in_part(config: Mapping[str, Any]) -> list[str]:
     if not tokens:
         return []
     return [f"the adapter acts from the tokens {tokens} on (aLoRA): a row without them is the base's"]
+
+
+def _biases(config: Mapping[str, Any]) -> list[str]:
+    if config.get("bias", "none") == "none":
+        return []
+    return ["the adapter trains biases of the base, which stay when it is switched off: the base is measured before"]
+
+
+def _beside(folder: Path) -> list[str]:
+    heads = [name for name in VALUE_HEADS if (folder / name).is_file()]
+    return [f"{heads[0]} beside the adapter is not used: answers are measured, not rewards"] if heads else []
 
 
 def _others(folder: Path) -> list[str]:

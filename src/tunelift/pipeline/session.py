@@ -132,7 +132,7 @@ class Session:
         if self.task != "sequence-classification":
             return
         moved = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        bare = [part for part in self.fresh if not any(f".{part}.modules_to_save." in name for name in moved)]
+        bare = [part for part in self._new() if not any(f".{part}.modules_to_save." in name for name in moved)]
         bare = [
             part for part in bare if not any(f".{part.partition('.')[0]}.modules_to_save." in name for name in moved)
         ]
@@ -160,7 +160,7 @@ class Session:
         Raises InputError where it does not fit the model in every tensor. The tuned side is then asked as it was
         trained, with the tokenizer and the chat template beside the adapter. Returns what was said.
         """
-        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name)
+        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
         self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
         for note in self.examined.notes:
@@ -233,9 +233,14 @@ class Session:
             progress.note_once(f"adapter: {named[1]}")
         return config
 
+    def _new(self) -> Sequence[str]:
+        """Return the modules of a classifier that its files lack, or may lack where others loaded it."""
+        base = self.model.get_base_model() if is_adapted(self.model) else self.model
+        return self.fresh if base in _known else _may_be_new(base)
+
     def _beside(self) -> list[str]:
         """Return the modules that are new and that peft does not save by itself."""
-        return [name for name in self.fresh if not SAVED_BY_PEFT & set(name.split("."))]
+        return [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
 
     def parameters(self) -> dict[str, Any]:
         """Return trainable and total parameters and their ratio in per cent, as peft counts them."""
@@ -249,14 +254,20 @@ def head_labels(model: Any) -> list[str]:
 
 
 def adapter_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing)."""
+    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing).
+
+    Raises InputError for an adapter of a task that is none of ours.
+    """
     config, lineage = read_adapter_config(folder), read_lineage(folder)
     tasks = {TASKS.get(name).peft_type: name for name in TASKS}
+    made_for = config.get("task_type")
+    if made_for is not None and made_for not in tasks:
+        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {listed(tasks)} are read.")
     base = lineage.get("base", {})
     return {
         "base": base.get("name") or config.get("base_model_name_or_path"),
         "revision": base.get("revision"),
-        "task": lineage.get("task") or tasks.get(str(config.get("task_type"))),
+        "task": lineage.get("task") or tasks.get(str(made_for)),
         "labels": lineage.get("labels") or [],
         "conversations": lineage.get("conversations") is True,
     }
@@ -265,7 +276,7 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
 def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:
     """Return what a model in memory is, and its fresh modules; one that was changed has no hash of a file any more."""
     if base not in _known:
-        return _stock_identity(base), _may_be_new(base)
+        return _stock_identity(base), ()
     identity, fresh, samples = _known[base]
     now = _samples(base)
     if any(now.get(key) != some for key, some in samples.items()):
