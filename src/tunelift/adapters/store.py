@@ -121,7 +121,8 @@ def _no_weights(folder: Path) -> str:
 
 def adapters_inside(folder: Path) -> list[str]:
     """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default"."""
-    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+    names = [file.parent.name for file in folder.glob("*/adapter_config.json")]
+    return sorted(names, key=lambda name: (len(name), name))  # checkpoint-1000 behind checkpoint-500
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:
