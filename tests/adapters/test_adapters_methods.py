@@ -121,6 +121,13 @@ def test_a_method_that_was_not_tried_is_refused(method: str, tmp_path: Path) -> 
         check_fits(tiny_models.causal("llama"), tmp_path, None)
 
 
+def test_block_diagonal_layers_in_memory_are_left_to_peft() -> None:
+    blocks = lora.BdLoraConfig(nblocks=2, target_modules_bd_a=["q_proj"], target_modules_bd_b=["v_proj"])
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, init_lora_weights=False, use_bdlora=blocks)
+    model = get_peft_model(tiny_models.causal("llama"), config)
+    assert torch.allclose(by_ours(model), by_stock(model), atol=1e-5)
+
+
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LORA: dict[str, dict[str, Any]] = {
     "gaussian": {"init_lora_weights": "gaussian"},
@@ -225,3 +232,32 @@ def test_weights_of_experts_of_an_old_peft_are_refused(version: str | None, tmp_
     file.write_text(json.dumps({**json.loads(file.read_text()), "peft_version": version}))
     with pytest.raises(InputError, match=r"the other way round in peft before 0\.19\.1"):
         check_fits(tiny_models.causal("mixtral", **SQUARE), tmp_path, None)
+
+
+OF_MIXTURES = {
+    **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "shared_expert_intermediate_size": 16,
+}
+ROUTERS = {
+    **{"mixtral": "gate", "qwen3_moe": "gate", "olmoe": "gate", "minimax": "gate"},
+    **{"phimoe": "router", "llama4_text": "router", "qwen2_moe": "gate", "gpt_oss": "router", "granitemoe": "router"},
+}
+ADAPTED = {"mixtral", "qwen3_moe", "olmoe", "minimax"}
+"""Routers whose weights peft adapts; the others return several tensors, or are no layers to it."""
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_router_by_its_name_is_right_or_refused(kind: str, tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["q_proj", ROUTERS[kind]], r=2, task_type="CAUSAL_LM")
+    if kind in ADAPTED:
+        assert_as_stock(saved(tmp_path, config, kind, **OF_MIXTURES), kind, **OF_MIXTURES)
+        return
+    with pytest.raises(InputError, match=r"more than a linear layer|peft refuses this model"):
+        attach(tiny_models.causal(kind, **OF_MIXTURES), config, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["phimoe", "llama4_text"])
+def test_a_folder_that_adapts_such_a_router_is_refused(kind: str, tmp_path: Path) -> None:
+    saved(tmp_path, LoraConfig(target_modules=["router"], r=2, task_type="CAUSAL_LM"), kind, **OF_MIXTURES)
+    with pytest.raises(InputError, match=r"router is a \w+Router, which is more than a linear layer"):
+        check_fits(tiny_models.causal(kind, **OF_MIXTURES), tmp_path, None)

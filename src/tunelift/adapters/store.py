@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,9 +121,12 @@ def _no_weights(folder: Path) -> str:
 
 
 def adapters_inside(folder: Path) -> list[str]:
-    """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default"."""
+    """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default".
+
+    Numbers in names count as such: checkpoint-1000 comes behind checkpoint-500.
+    """
     names = [file.parent.name for file in folder.glob("*/adapter_config.json")]
-    return sorted(names, key=lambda name: (len(name), name))  # checkpoint-1000 behind checkpoint-500
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)])
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:

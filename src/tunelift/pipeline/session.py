@@ -28,6 +28,7 @@ from tunelift.evaluation.run import Plan, score
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
+from tunelift.models.loader import check_padding
 from tunelift.tasks.base import TASKS
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
@@ -94,11 +95,8 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        if task == "sequence-classification" and base.config.get_text_config().pad_token_id is None:
-            raise InputError(
-                "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
-                fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
-            )
+        if task == "sequence-classification":
+            check_padding(base)
         identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
