@@ -167,7 +167,7 @@ def _check_layout(config: Mapping[str, Any], adapted: Any, folder: str | Path) -
     """Refuse LoRA on the weights of experts of a peft that wrote A and B the other way round, seen or not by shapes."""
     from peft.tuners.lora.layer import ParamWrapper
 
-    made_by = re.findall(r"\d+", str(config.get("peft_version") or "0.17"))  # which did not say so yet
+    made_by = re.findall(r"[0-9]{1,9}", str(config.get("peft_version") or "0.17"))  # which did not say so yet
     turned = [int(part) for part in made_by[:3]] < [0, 19, 1]
     wrapped = [layer for layer in adapted.modules() if isinstance(layer, ParamWrapper)]
     if turned and any(layer._did_swap_in_out_features for layer in wrapped):

@@ -259,7 +259,7 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
     config, lineage = read_adapter_config(folder), read_lineage(folder)
     tasks = {TASKS.get(name).peft_type: name for name in TASKS}
     made_for = config.get("task_type")
-    if made_for is not None and made_for not in tasks:
+    if made_for is not None and str(made_for) not in tasks:
         raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {listed(tasks)} are read.")
     base = lineage.get("base", {})
     return {
