@@ -48,7 +48,7 @@ NO_DROPOUT = {
 
 def causal(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
     """Return a tiny random causal language model in evaluation mode, its weights large enough to matter."""
-    config = AutoConfig.for_model(kind, **{**SIZES, **ARCHITECTURES[kind], **changes})
+    config = AutoConfig.for_model(kind, **{**SIZES, **ARCHITECTURES.get(kind, {}), **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -109,7 +109,7 @@ def test_adapters_of_peft_are_what_stock_makes_of_them(case: str, tmp_path: Path
     folder = made(tmp_path, **FITS[case])
     base = tiny_models.causal("llama")
     before = {name: parameter.clone() for name, parameter in base.named_parameters()}
-    assert check_fits(base, folder, None) == []
+    assert len(check_fits(base, folder, None)) == (case == "biases")
     assert all(torch.equal(before[name], parameter) for name, parameter in base.named_parameters())
     stock = PeftModel.from_pretrained(tiny_models.causal("llama"), folder).eval()
     assert torch.equal(load_adapter(base, folder, None)(IDS).logits, stock(IDS).logits)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 import tiny_models
 from tunelift.adapters.loading import load_adapter
@@ -162,3 +162,55 @@ def test_names_are_written_in_their_order(tmp_path: Path) -> None:
     model = get_peft_model(tiny_models.causal("llama"), LoraConfig(target_modules=["v_proj", "q_proj", "down_proj"]))
     folder = save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path))
     assert read_adapter_config(folder)["target_modules"] == ["down_proj", "q_proj", "v_proj"]
+
+
+NAMES = [
+    ("default", "layers"),
+    ("default", "q_proj"),
+    ("default", "lora_A"),
+    ("default", "0"),
+    ("default", "weight"),
+    ("layers", "default"),
+    ("q_proj", "model"),
+    ("model", None),
+    ("lora", None),
+]
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"trainable_token_indices": [5, 6]}], ids=str)
+@pytest.mark.parametrize(("name", "other"), NAMES)
+def test_names_that_are_part_of_a_path_lose_nothing(
+    name: str, other: str | None, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """peft itself writes no layer of an adapter beside another one called "layers"."""
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, r=4, **settings)
+    model = get_peft_model(tiny_models.causal("llama"), config, adapter_name=name)
+    if other:
+        model.add_adapter(other, config)
+    model.set_adapter(name)
+    with torch.no_grad():  # what was drawn is drawn again by the seed of the tiny model
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2)
+    memory = model.eval()(torch.tensor(IDS)).logits
+    adapters = list(model.peft_config)
+    folder = save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path))
+    assert list(model.peft_config) == adapters
+    assert torch.equal(model(torch.tensor(IDS)).logits, memory)
+    stock = PeftModel.from_pretrained(tiny_models.causal("llama"), folder).eval()
+    assert torch.equal(stock(torch.tensor(IDS)).logits, memory)
+
+
+def test_a_name_that_is_a_tensors_own_is_refused(tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = get_peft_model(tiny_models.causal("llama"), config, adapter_name="weight")
+    with pytest.raises(InputError, match='An adapter called "weight" cannot be saved'):
+        save_adapter(model, None, tmp_path / "adapter", lineage(tmp_path))
+
+
+def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """As peft wrote them before 0.7."""
+    tiny_models.adapted(tiny_models.causal("llama")).save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors") as error:
+        read_adapter_config(tmp_path)
+    assert "If you trust who made adapter_model.bin, load it with peft and save it again" in str(error.value)

@@ -237,7 +237,7 @@ IN_ADAPTER: list[tuple[dict[str, Any], str]] = [
     ({"peft_type": "XLORA", "adapters": {"a": "evil/adapter"}}, "another model or adapter"),
     ({"peft_type": "SHADOW", "shadow_model": "evil/model"}, "another model or adapter|is no PEFT method"),
     ({"peft_type": "PROMPT_TUNING", "tokenizer_name_or_path": "evil/tokenizer"}, "another model or adapter"),
-    ({"arrow_config": {"router_temperature": 1}}, "does not fit this model"),
+    ({"arrow_config": {"router_temperature": 1}}, "were not tried here: arrow_config"),
     ({"prompt_tuning_init_state_dict_path": "adapter_model.bin"}, "another file"),
     ({"init_lora_weights": "corda", "corda_config": {"cache_file": "adapter_model.bin"}}, "another file"),
 ]

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS
+from tunelift.adapters.methods import METHODS, REWRITES
+from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.models import trusted
 
 OURS = {"method", "start_from"}
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "eva", "lora_ga")
+CHANGES_BASE = (*REWRITES, "eva")
 """Ways to begin a LoRA that rewrite the base's weights or need data of their own to begin with."""
 
 
@@ -74,6 +75,15 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
             f"{where}: layer_replication repeats layers of the base, so that it is another model with the adapter off.",
             fix="Compare the two models by themselves: tunelift evaluate each, then compare the files.",
         )
+    begin = config.get("init_lora_weights")
+    rewriting = begin if isinstance(begin, str) and begin.lower().startswith(REWRITES) else None
+    rewriting = "KaSA" if config.get("kasa_config") else rewriting
+    if rewriting:
+        raise InputError(
+            f"{where}: {rewriting} rewrites the base's weights, so that it is another model with the adapter off.",
+            fix="Let peft save it as a plain LoRA where it can (path_initial_model_for_weight_conversion), or compare "
+            "the two models by themselves: tunelift evaluate each, then compare the files.",
+        )
 
 
 def attach(model: Any, config: Any, seed: int) -> Any:
@@ -88,9 +98,11 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+    check_layers(adapted, "adapter.target_modules")
+    return adapted
 
 
 def check_targets(model: Any, config: Any) -> None:

@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import refuse_changes_of_base
+from tunelift.adapters.methods import BEGINNINGS, LORA_READ, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
+from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
+"""Of reward models and PPO, as LLaMA-Factory and others write them."""
+REWRITTEN = ("pissa_init", "pissa_backup")
+"""Folders of LLaMA-Factory and of peft's examples: for a base that PiSSA rewrote, which their configs do not say."""
+TRIED = "docs/adapters.md lists what was. Merge it into the base with peft, if it can be, and compare the two models."
 
 
-def check_fits(model: Any, folder: str | Path, weights_sha256: str | None, name: str = "") -> list[str]:
+def check_fits(
+    model: Any, folder: str | Path, weights_sha256: str | None, name: str = "", fresh: Collection[str] = ()
+) -> list[str]:
     """Raise InputError unless every tensor of an adapter's folder has its place in the model, which has none on yet.
 
-    `name` is what the model is called. Returns what a user should know of an adapter that fits. peft itself drops
-    tensors that it finds no place for, and settings that it does not know.
+    `name` is what the model is called, `fresh` are modules that its files lack and the adapter is to bring. Returns
+    what a user should know of an adapter that fits. peft itself drops tensors that it finds no place for, and settings
+    that it does not know.
     """
     config = read_adapter_config(folder)
     _check_base(folder, weights_sha256)
     refuse_changes_of_base(config, str(folder))
+    if Path(folder).name in REWRITTEN:
+        raise InputError(
+            f"{folder} holds an adapter for a base that PiSSA rewrote, as folders of this name do.",
+            fix="Take the one that was converted for the plain base: pissa_converted.",
+        )
+    _check_tried(config, folder)
+    _check_brought(Path(folder), fresh)
     adapted = _placed(shapes_of(model), Path(folder))
+    check_layers(adapted, f"The adapter {folder}")
+    _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
-    return [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_others(Path(folder))]
+    notes = [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_biases(config)]
+    return [*notes, *_beside(Path(folder)), *_others(Path(folder))]
 
 
 def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:
@@ -68,10 +89,50 @@ def _fitting(folder: str | Path) -> Iterator[None]:
             warnings.filterwarnings("error", message="Found missing adapter keys")
             yield
     except Exception as error:
-        said = (str(error) or repr(error)).splitlines()[0]
         raise InputError(
-            f"The adapter {folder} does not fit this model: {said}", fix=f"It was made on {_base(folder)}."
+            f"The adapter {folder} does not fit this model: {_said(error)}", fix=f"It was made on {_base(folder)}."
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """Return what peft says in a line; torch names tensors below its first."""
+    lines = [line.strip() for line in (str(error) or repr(error)).splitlines()]
+    return lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+
+
+def _check_tried(config: Mapping[str, Any], folder: str | Path) -> None:
+    """Refuse methods and settings that peft knows and of which nobody has seen that they are scored as by stock peft.
+
+    Settings that peft does not know it leaves out, which is noted.
+    """
+    import peft
+
+    method, begin = config["peft_type"], config.get("init_lora_weights", True)
+    if method not in READ:
+        raise InputError(f"The adapter {folder} is of peft's {method}, which was not tried here.", fix=TRIED)
+    if method != "LORA":
+        return
+    default = vars(peft.LoraConfig())
+    untried = [key for key in default.keys() - LORA_READ if config.get(key, default[key]) != default[key]]
+    untried += ["init_lora_weights"] if (begin.lower() if isinstance(begin, str) else begin) not in BEGINNINGS else []
+    if untried:
+        raise InputError(
+            f"The adapter {folder} has settings of LoRA that were not tried here: {listed(sorted(untried))}.", fix=TRIED
+        )
+
+
+def _check_brought(folder: Path, fresh: Collection[str]) -> None:
+    """Refuse to measure parts that would be drawn at random, since neither the base nor the adapter has them."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as weights:
+        keys = tuple(weights.keys())
+    lacking = [part for part in fresh if not any(key.startswith(f"{PREFIX}{part}.") for key in keys)]
+    if lacking:
+        raise InputError(
+            f"Neither the model nor the adapter {folder} has {listed(lacking)}, which would be drawn at random.",
+            fix="Take the model that it was made on, or train it with these among modules_to_save.",
+        )
 
 
 def _check_base(folder: str | Path, weights_sha256: str | None) -> None:
@@ -86,19 +147,53 @@ def _check_base(folder: str | Path, weights_sha256: str | None) -> None:
 
 def _placed(shapes: Any, folder: Path) -> Any:
     """Put the adapter on a copy of a model that has shapes only; raise InputError if peft drops any tensor."""
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
     with _fitting(folder):
         warnings.filterwarnings("ignore", message=".*parameter in the checkpoint to a meta parameter")  # as is meant
         adapted = PeftModel.from_pretrained(shapes, str(folder))
-        homeless = adapted.load_adapter(str(folder), "default").unexpected_keys
+        found = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
+    virtual = ["prompt_embeddings"] if adapted.active_peft_config.is_prompt_learning else []
+    homeless = [key for key in found.unexpected_keys if key not in virtual]
     if homeless:
-        more = f" (and {len(homeless) - 1} more)" if len(homeless) > 1 else ""
         raise InputError(
-            f"The adapter {folder} holds {homeless[0]}{more}, for which this model has no place as its config says.",
+            f"The adapter {folder} holds {homeless[0]}{_and_more(homeless)}, for which this model has no place as its "
+            "config says.",
             fix=f"It was made on {_base(folder)}: name that model, and leave the adapter's folder as it was saved.",
         )
+    _check_biases(adapted, found.missing_keys, folder)
     return adapted
+
+
+def _check_layout(config: Mapping[str, Any], adapted: Any, folder: str | Path) -> None:
+    """Refuse LoRA on the weights of experts of a peft that wrote A and B the other way round, seen or not by shapes."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    made_by = re.findall(r"[0-9]{1,9}", str(config.get("peft_version") or "0.17"))  # which did not say so yet
+    turned = [int(part) for part in made_by[:3]] < [0, 19, 1]
+    wrapped = [layer for layer in adapted.modules() if isinstance(layer, ParamWrapper)]
+    if turned and any(layer._did_swap_in_out_features for layer in wrapped):
+        raise InputError(
+            f"The adapter {folder} has target_parameters, and A and B are the other way round in peft before 0.19.1.",
+            fix="Merge it into the base with the peft that made it, and compare the two models.",
+        )
+
+
+def _check_biases(adapted: Any, missing: Collection[str], folder: Path) -> None:
+    """Refuse a folder that lacks biases of the base, which its config says were trained."""
+    if getattr(adapted.active_peft_config, "bias", "none") == "none":
+        return
+    adapted.set_requires_grad("default")
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    if lacking := sorted(trained.intersection(missing)):
+        raise InputError(
+            f"The adapter {folder} lacks {lacking[0]}{_and_more(lacking)}, which its config says was trained.",
+            fix='peft before 0.21 lost the biases that bias="lora_only" trains: train it again with a later one.',
+        )
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _check_base_is_kept(model: Any, adapted: Any, folder: Path) -> None:
@@ -155,6 +250,17 @@ def _in_part(config: Mapping[str, Any]) -> list[str]:
     if not tokens:
         return []
     return [f"the adapter acts from the tokens {tokens} on (aLoRA): a row without them is the base's"]
+
+
+def _biases(config: Mapping[str, Any]) -> list[str]:
+    if config.get("bias", "none") == "none":
+        return []
+    return ["the adapter trains biases of the base, which stay when it is switched off: the base is measured before"]
+
+
+def _beside(folder: Path) -> list[str]:
+    heads = [name for name in VALUE_HEADS if (folder / name).is_file()]
+    return [f"{heads[0]} beside the adapter is not used: answers are measured, not rewards"] if heads else []
 
 
 def _others(folder: Path) -> list[str]:

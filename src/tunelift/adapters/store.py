@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ LINEAGE = "tunelift.json"
 def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, Any]) -> Path:
     """Write the adapter, and nothing of the base's weights, to `folder`, whole or not at all; no network is touched.
 
-    The active adapter is saved. `lineage` says what it was made on: "base" (name, kind, path, revision,
-    weights_sha256), "task" and "labels".
+    The active adapter is saved, whatever others are on, and without its name. `lineage` says what it was made on:
+    "base" (name, kind, path, revision, weights_sha256), "task" and "labels".
     """
     name, base = model.active_adapter, lineage["base"]
     config = model.peft_config[name]
@@ -27,8 +29,12 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
     if base.get("kind") == "hub":
         config.revision = base.get("revision")
 
+    check_name(name)
+
     def fill(staging: Path) -> None:
-        model.save_pretrained(staging, selected_adapters=[name], save_embedding_layers=_embeddings_targeted(config))
+        embeddings = _embeddings_targeted(config)
+        with _alone(model, name) as own:
+            model.save_pretrained(staging, state_dict=own, selected_adapters=[name], save_embedding_layers=embeddings)
         if (staging / name).is_dir():  # where peft puts an adapter that is not called "default"
             for file in (staging / name).iterdir():
                 file.rename(staging / file.name)
@@ -42,6 +48,39 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
 
     files.write_folder(folder, fill)
     return folder
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name of an adapter that peft takes for the end of a tensor's own."""
+    if name in ("weight", "bias"):
+        raise InputError(
+            f'An adapter called "{name}" cannot be saved: peft takes its name for that of a tensor.',
+            fix='Give it another name: get_peft_model(model, config, adapter_name="default").',
+        )
+
+
+@contextmanager
+def _alone(model: Any, name: str) -> Iterator[dict[str, Any]]:
+    """Give the tensors without those of other adapters, which peft does not hear of meanwhile.
+
+    It tells them by names within keys, and leaves out every layer where another adapter is called "layers".
+    """
+    every = dict(model.peft_config)
+    theirs = tuple(_places(model, every.keys() - {name}))
+    try:
+        for other in every.keys() - {name}:
+            del model.peft_config[other]
+        yield {key: tensor for key, tensor in model.state_dict().items() if not f"{key}.".startswith(theirs)}
+    finally:
+        model.peft_config.clear()
+        model.peft_config.update(every)
+
+
+def _places(model: Any, adapters: Collection[str]) -> Iterator[str]:
+    """Yield where the tensors of adapters begin: they lie by name in the containers of peft's own modules."""
+    for path, module in model.named_modules():
+        for child, held in module.named_children() if type(module).__module__.startswith("peft.") else ():
+            yield from (f"{path}.{child}.{name}." for name in adapters if hasattr(held, "keys") and name in held)
 
 
 def _sort_names(file: Path, config: Any) -> None:
@@ -66,16 +105,28 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     if "peft_type" not in config:
         raise InputError(f"{file} is no adapter's config: it has no peft_type.")
     if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"{folder} has no adapter_model.safetensors.",
-            fix="Weights are read from safetensors only: other formats can run code when they are opened.",
-        )
+        raise InputError(f"{folder} has no adapter_model.safetensors.", fix=_no_weights(folder))
     return config
 
 
+def _no_weights(folder: Path) -> str:
+    """Say what to do about weights in another format, as peft wrote them before 0.7."""
+    fix = "Weights are read from safetensors only: other formats can run code when they are opened."
+    if not (folder / "adapter_model.bin").is_file():
+        return fix
+    return (
+        f"{fix} If you trust who made adapter_model.bin, load it with peft and save it again: "
+        f'PeftModel.from_pretrained(base, "{folder}").save_pretrained("{folder}-safe").'
+    )
+
+
 def adapters_inside(folder: Path) -> list[str]:
-    """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default"."""
-    return sorted(file.parent.name for file in folder.glob("*/adapter_config.json"))
+    """Return the names of folders in a folder that hold adapters, as peft saves each but one called "default".
+
+    Numbers in names count as such: checkpoint-1000 comes behind checkpoint-500.
+    """
+    names = [file.parent.name for file in folder.glob("*/adapter_config.json")]
+    return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)])
 
 
 def read_lineage(folder: str | Path) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
+
+from tunelift.core.errors import InputError
 
 EXPERTS = "experts"
 ROUTERS = ("router", "gate")
@@ -26,6 +29,36 @@ def linear_targets(model: Any) -> tuple[list[str], str] | None:
     bare = sorted({_kind(name) for name in [*left, *_packed_experts(model)]})
     said = f"adapted: {', '.join(sorted({_kind(name) for name in taken}))}"
     return taken, f"{said}; left bare: {', '.join(bare)}" if bare else said
+
+
+def check_layers(adapted: Any, where: str) -> None:
+    """Raise InputError where an adapter is put on a layer that is called a linear one and does something else.
+
+    Routers of some model files are such layers, which return several tensors. Each is called without numbers.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in adapted.named_modules():
+        own = module.get_base_layer() if isinstance(module, BaseTunerLayer) else None
+        if isinstance(own, torch.nn.Linear) and type(own).forward is not torch.nn.Linear.forward and not _maps(own):
+            raise InputError(
+                f"{where}: {_kind(name)} is a {type(own).__name__}, which is more than a linear layer: peft cannot "
+                "adapt it.",
+                fix='Leave it out; "all-linear" does.',
+            )
+
+
+def _maps(layer: Any) -> bool:
+    """Tell whether a layer makes one tensor of its output's width, as a linear one does."""
+    import torch
+
+    try:
+        shaped = deepcopy(layer).to("meta")
+        made = shaped(torch.empty(1, 1, layer.in_features, dtype=layer.weight.dtype, device="meta"))
+    except Exception:  # whatever it does instead
+        return False
+    return isinstance(made, torch.Tensor) and made.shape == (1, 1, layer.out_features)
 
 
 def _is_linear(module: Any) -> bool:

@@ -54,7 +54,7 @@ def command(ctx: click.Context, path: Path | None, model: str | None, as_json: b
     """
     if path is not None:
         code = _show_findings(path, as_json)
-        if model and not code:
+        if model:
             _show_fit(path, model)
         ctx.exit(code)
     if as_json or model:
@@ -85,7 +85,7 @@ def _show_fit(path: Path, model: str) -> None:
     from tunelift.models.trusted import ADAPTER
     from tunelift.pipeline.examine import examined_adapter
 
-    folder = path if (path / ADAPTER[0]).is_file() else path / "adapter"
+    folder = path / "adapter" if (path / "adapter" / ADAPTER[0]).is_file() else path
     examined_adapter(str(folder), model)  # which says what there is to know
     click.echo(f"Every tensor of {folder} has its place in {model}.")
 

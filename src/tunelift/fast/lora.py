@@ -66,8 +66,9 @@ def _fusable(module: Any) -> bool:
     if type(module) is not Linear or type(module.base_layer) is not nn.Linear or module.fan_in_fan_out:
         return False
     frozen = not any(p.requires_grad for p in module.base_layer.parameters())
-    biased = any(layer.bias is not None for layer in module.lora_B.values())
-    return frozen and not biased and not module.lora_variant
+    thin = [*module.lora_A.values(), *module.lora_B.values()]
+    plain = all(type(layer) is nn.Linear and layer.bias is None for layer in thin)
+    return frozen and plain and not module.lora_variant
 
 
 def _plain(module: Any, x: Tensor) -> bool:

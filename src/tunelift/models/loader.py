@@ -70,6 +70,7 @@ def load(
         _check_head(identity, own_labels, labels or [])
     if task == CLASSIFICATION:
         _name_padding(loaded, tokenizer)
+        check_padding(loaded)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = loaded.to(chosen.device).eval()
     if chosen.device.type == "cpu":
@@ -233,6 +234,15 @@ def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> An
             vars(tokenizer).pop(part, None)
         allocator.give_back_freed_memory()
     return tokenizer
+
+
+def check_padding(model: Any) -> None:
+    """Raise InputError for a classifier whose config names no padding token."""
+    if model.config.get_text_config().pad_token_id is None:
+        raise InputError(
+            "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
+            fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
+        )
 
 
 def _name_padding(model: Any, tokenizer: Any) -> None:

@@ -109,6 +109,7 @@ def tune(
     labels = head_labels(model) if task == "sequence-classification" else []
     session = Session.of(model, tokenizer, task, labels)
     put_on = adapter if ready else adapter_keys(config)
+    session.check(put_on)
     if output:
         with locked(Path(output)):
             _tune_in(Path(output), session, splits, config, put_on)

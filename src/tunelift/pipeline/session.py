@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.adapters.build import attach, check_targets, count_parameters, is_adapted, peft_config, switched_off
+from tunelift.adapters.build import (
+    attach,
+    count_parameters,
+    is_adapted,
+    peft_config,
+    refuse_changes_of_base,
+    switched_off,
+)
 from tunelift.adapters.loading import check_fits, load_adapter, shapes_of
-from tunelift.adapters.store import adapter_hash, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection
 from tunelift.core import progress
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.run import Plan, score
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
+from tunelift.models.loader import check_padding
 from tunelift.tasks.base import TASKS
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
@@ -87,11 +95,8 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        if task == "sequence-classification" and getattr(base.config.get_text_config(), "pad_token_id", None) is None:
-            raise InputError(
-                "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
-                fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
-            )
+        if task == "sequence-classification":
+            check_padding(base)
         identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
@@ -104,12 +109,38 @@ class Session:
         else:
             self.model = attach(self.model, self._peft_config(keys), seed)
 
-    def check(self, keys: Mapping[str, Any]) -> None:
-        """Raise InputError for adapter settings that will not do, before anything is computed."""
-        if keys.get("start_from"):
-            read_adapter_config(keys["start_from"])
+    def check(self, keys: Mapping[str, Any] | Any) -> None:
+        """Raise InputError for adapter settings that will not do, before anything is computed.
+
+        What will do is put on a copy of the model whose weights have shapes only. Of an adapter that is on already its
+        own settings are looked at.
+        """
+        if is_adapted(self.model):
+            self._check_put_on()
+        elif isinstance(keys, Mapping) and keys.get("start_from"):
+            self.examine(keys["start_from"])
         else:
-            check_targets(self.model, self._peft_config(keys))
+            attach(shapes_of(self.model), self._peft_config(keys), seed=0)
+
+    def _check_put_on(self) -> None:
+        """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
+        name = self.model.active_adapter
+        check_name(name)
+        refuse_changes_of_base(vars(self.model.peft_config[name]), "adapter")
+        if self.task != "sequence-classification":
+            return
+        moved = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        bare = [part for part in self._new() if not any(f".{part}.modules_to_save." in name for name in moved)]
+        bare = [
+            part for part in bare if not any(f".{part.partition('.')[0]}.modules_to_save." in name for name in moved)
+        ]
+        if bare and self.model.get_base_model() in _known:
+            raise InputError(
+                f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
+                fix=f"LoraConfig(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
+            )
+        if bare:
+            progress.note(f"adapter: {listed(bare)} are not saved with it, and must be in the base's files")
 
     def bytes_to_train(self, keys: Mapping[str, Any]) -> int:
         """Return the size of the parameters that an adapter of these settings would train, before it is put on.
@@ -127,7 +158,7 @@ class Session:
         Raises InputError where it does not fit the model in every tensor. The tuned side is then asked as it was
         trained, with the tokenizer and the chat template beside the adapter. Returns what was said.
         """
-        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name)
+        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
         self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
         for note in self.examined.notes:
@@ -185,7 +216,12 @@ class Session:
         config = peft_config(keys, peft_type) if isinstance(keys, Mapping) else keys
         if config.task_type is None:
             config = replace(config, task_type=peft_type)
-        beside = [name for name in self.fresh if not SAVED_BY_PEFT & set(name.split("."))]
+        if config.task_type != peft_type:
+            raise InputError(
+                f"The adapter's task_type is {config.task_type}, and the task is {self.task}.",
+                fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
+            )
+        beside = self._beside()
         if beside and self.task == "sequence-classification":
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
@@ -194,6 +230,15 @@ class Session:
             config = replace(config, target_modules=named[0])
             progress.note_once(f"adapter: {named[1]}")
         return config
+
+    def _new(self) -> Sequence[str]:
+        """Return the modules of a classifier that its files lack, or may lack where others loaded it."""
+        base = self.model.get_base_model() if is_adapted(self.model) else self.model
+        return self.fresh if base in _known else _may_be_new(base)
+
+    def _beside(self) -> list[str]:
+        """Return the modules that are new and that peft does not save by itself."""
+        return [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
 
     def parameters(self) -> dict[str, Any]:
         """Return trainable and total parameters and their ratio in per cent, as peft counts them."""
@@ -207,14 +252,20 @@ def head_labels(model: Any) -> list[str]:
 
 
 def adapter_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing)."""
+    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing).
+
+    Raises InputError for an adapter of a task that is none of ours.
+    """
     config, lineage = read_adapter_config(folder), read_lineage(folder)
     tasks = {TASKS.get(name).peft_type: name for name in TASKS}
+    made_for = config.get("task_type")
+    if made_for is not None and str(made_for) not in tasks:
+        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {listed(tasks)} are read.")
     base = lineage.get("base", {})
     return {
         "base": base.get("name") or config.get("base_model_name_or_path"),
         "revision": base.get("revision"),
-        "task": lineage.get("task") or tasks.get(str(config.get("task_type"))),
+        "task": lineage.get("task") or tasks.get(str(made_for)),
         "labels": lineage.get("labels") or [],
         "conversations": lineage.get("conversations") is True,
     }
@@ -230,6 +281,16 @@ def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:
         progress.note(f"{identity.name} was changed since it was loaded, as by merging an adapter: it has no hash")
         identity = replace(identity, name=f"{identity.name}, changed", weights_sha256=None)
     return identity, fresh
+
+
+def _may_be_new(base: Any) -> tuple[str, ...]:
+    """Return the modules of a classifier that its files may have lacked: those outside of the body, and its pooler.
+
+    Nobody can tell of a model that others loaded; a part that was drawn at random is lost if it is not saved.
+    """
+    owners = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
+    body = f"{base.base_model_prefix}."
+    return tuple(sorted(name for name in owners if not name.startswith(body) or "pooler" in name.split(".")))
 
 
 def _samples(model: Any) -> dict[int, str]:
