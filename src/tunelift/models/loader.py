@@ -238,7 +238,7 @@ def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> An
 
 def check_padding(model: Any) -> None:
     """Raise InputError for a classifier whose config names no padding token."""
-    if model.config.get_text_config().pad_token_id is None:
+    if getattr(model.config.get_text_config(), "pad_token_id", None) is None:
         raise InputError(
             "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
             fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
