@@ -102,7 +102,26 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     except (ValueError, TypeError) as error:
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
     check_layers(adapted, "adapter.target_modules")
+    _check_comes_back(adapted)
     return adapted
+
+
+def _check_comes_back(adapted: Any) -> None:
+    """Raise InputError where peft would not find the places of what it saves, as where names of old files are renamed.
+
+    transformers 5.23 reads Laguna's old name "mlp.shared_expert." as a pattern, which the new names fit too.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    lost = list(getattr(set_peft_model_state_dict(adapted, saved), "unexpected_keys", []))
+    if lost:
+        parts = sorted({key.partition(".lora_")[0].rpartition("layers.")[2].partition(".")[2] or key for key in lost})
+        raise InputError(
+            f"adapter.target_modules: what peft saves of {listed(parts)} it would not find again: transformers renames "
+            "these layers as if they came from an older file.",
+            fix="Leave them out: adapter.target_modules names the layers to adapt.",
+        )
 
 
 def check_targets(model: Any, config: Any) -> None:

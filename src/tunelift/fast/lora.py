@@ -50,7 +50,8 @@ def fuse(model: nn.Module, undo: Undo) -> str:
     fresh = {id(module) for module in linears if "forward" not in module.__dict__}  # others are fused already
     for parent in model.modules():
         for names in TOGETHER:
-            group = [child for name in names if id(child := getattr(parent, name, None)) in fresh]
+            group: list[Any] = [child for name in names if id(child := getattr(parent, name, None)) in fresh]
+            group = [child for child in group if child.in_features == group[0].in_features]
             if len(group) > 1:
                 fresh -= {id(module) for module in group}
                 _Together(group, undo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, update_wrapper
-from inspect import signature
+from inspect import Parameter, signature
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -102,9 +102,14 @@ def in_evaluation(model: Any) -> Iterator[None]:
 
 
 def without_cache(model: Any) -> dict[str, bool]:
-    """Return the argument that keeps a model's call from making a cache, which some cannot make, if there is one."""
+    """Return the argument that keeps a model's call from making a cache, which some cannot make, if there is one.
+
+    Some take it with all else that they hand on to their decoder.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return {"use_cache": False} if "use_cache" in signature(base.forward).parameters else {}
+    takes = signature(base.forward).parameters
+    hands_on = any(one.kind is Parameter.VAR_KEYWORD for one in takes.values()) and hasattr(base.config, "use_cache")
+    return {"use_cache": False} if "use_cache" in takes or hands_on else {}
 
 
 def named(forward: Callable[..., Any], args: tuple[Any, ...], inputs: dict[str, Any]) -> dict[str, Any]:

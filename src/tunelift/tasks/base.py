@@ -85,6 +85,7 @@ def pad_id(model: Any, tokenizer: Any) -> int:
 def context_length(model: Any, tokenizer: Any) -> int:
     """Return how many tokens the model takes at most, by its positions and by what its tokenizer says."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
+    positions = positions if positions > 0 else 2**31  # XLNet's config says -1 where there is no limit
     return min(int(positions), int(tokenizer.model_max_length or 2**31), _usable(model), _before_scaling(model))
 
 
