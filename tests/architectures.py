@@ -354,9 +354,7 @@ def _tuned(model: Any, again: Any, rows: list[dict[str, str]], task: str, tokeni
 
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/run"
-        tuned = tunelift.tune(
-            model, tokenizer, rows, task=task, output=out, steps=3, batch_size=4, learning_rate=1e-2
-        )
+        tuned = tunelift.tune(model, tokenizer, rows, task=task, output=out, steps=3, batch_size=4, learning_rate=1e-2)
         loaded = peft.PeftModel.from_pretrained(again, f"{out}/adapter").eval()
         found, expected = (_logits(one.eval(), [*ROWS[2], 2]).flatten().tolist() for one in (loaded, tuned))
     return _verdict(found, expected)

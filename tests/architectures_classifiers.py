@@ -15,8 +15,13 @@ HEAD = "AutoModelForSequenceClassification"
 ROWS = [[*row, 2] for row in architectures.ROWS]
 """Some classes read the state at the end token, of which a row has one."""
 
+ZAMBA: dict[str, Any] = {
+    **{"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2},
+    **{"attention_hidden_size": 64, "attention_head_dim": 32, "num_key_value_heads": 2},
+}
 SPECIAL: dict[str, dict[str, Any]] = {
     "bigbird_pegasus": {"attention_type": "original_full", "decoder_start_token_id": 2},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "esmc": {"num_key_value_heads": 2},
     "flaubert": {"emb_dim": 32, "n_words": 160, "pad_index": 0},
     "gptj": {"rotary_dim": 8},
@@ -24,15 +29,18 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
     "lilt": {"hidden_size": 48},
     "luke": {"entity_vocab_size": 10, "entity_emb_size": 16},
+    "mistral4": {"head_dim": 16, "num_key_value_heads": 2},
     "perceiver": {
         **{"d_latents": 32, "num_latents": 8, "num_self_attends_per_block": 2},
-        **{"num_self_attention_heads": 2, "num_cross_attention_heads": 2},
+        **{"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "pad_token_id": 0},
     },
-    "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 16), "is_decoder": False, "num_buckets": 4},
+    "reformer": {"axial_pos_embds": False, "is_decoder": False, "num_buckets": 4, "hash_seed": 0},
     "xlm": {"emb_dim": 32, "n_words": 160, "pad_index": 0},
     "xlnet": {"d_inner": 48},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    **dict.fromkeys(("t5", "mt5", "umt5"), {"decoder_start_token_id": 0}),
+    "zamba": ZAMBA | {"mamba_dt_rank": 4},
+    "zamba2": ZAMBA | {"n_mamba_heads": 8, "mamba_headdim": 8, "kv_channels": 16, "num_query_groups": 2},
+    **{kind: {"decoder_start_token_id": 0} for kind in ("t5", "mt5", "umt5")},
 }
 """What some types want besides."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tunelift.core.errors import InputError
+from tunelift.core.randomness import seeded
 from tunelift.fast.rounding import asked_plainly
 from tunelift.fast.trials import structure_of
-from tunelift.fast.undo import in_evaluation, without_cache
+from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
 
 Inputs = Mapping[str, Tensor]
 
@@ -49,8 +51,34 @@ class ClassLogits:
         seen = [len(longest), len(shortest), *self.lengths[:1], *self.lengths[-1:]]
         self.lengths = range(min(seen), max(seen) + 1)
 
+    def check_training(self, inputs: Inputs) -> None:
+        """Raise InputError where the model fails on a batch in training, though it does not when it is asked."""
+        with ExitStack() as stack:
+            stack.enter_context(_its_own_failures(self.model, rows_in(inputs), "in training"))
+            for context in (torch.no_grad(), stock(), in_training(self.model), seeded(0)):
+                stack.enter_context(context)
+            self(inputs)
+
     def _logits(self, inputs: Inputs) -> Tensor:
         return self.model(**inputs, **self.more).logits  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _its_own_failures(model: Any, rows: Sequence[Sequence[int]], when: str) -> Iterator[None]:
+    """Refuse rows that a model itself fails on."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever it is, stock would fail there too
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        lengths = sorted(map(len, rows))
+        raise InputError(
+            f"{type(base).__name__} itself fails {when}, on rows of {lengths[0]} to {lengths[-1]} tokens: "
+            f"{error or type(error).__name__}",
+            fix="Some models take no text that is very short, or only one of a given length, or one with an end token: "
+            "see the model's own documentation.",
+        ) from error
 
 
 def rows_in(inputs: Inputs) -> list[list[int]]:
@@ -79,14 +107,8 @@ def _tried(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
     def logits(ids: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits  # type: ignore[no-any-return]
 
-    try:
+    with _its_own_failures(model, rows, "when it is asked"):
         plain = asked_plainly(model, logits, rows)
-    except Exception as error:
-        raise InputError(
-            f"{type(model).__name__} itself fails on the data's rows, the shortest of which has {len(shortest)} tokens "
-            f"and the longest {len(longest)}: {error or type(error).__name__}",
-            fix="Give each text more tokens where the model pools over several, and its tokenizer's special tokens.",
-        ) from error
     pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     padding = len(longest) - len(shortest)
     device = next(model.parameters()).device
@@ -98,4 +120,4 @@ def _tried(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
             together: Tensor = model(input_ids=ids, attention_mask=mask, **more).logits
     except Exception:  # what a model cannot do with several rows, it does one by one
         return True
-    return together.shape[0] != 2 or not plain.agrees(list(together.split(1)))
+    return together.shape[0] != 2 or not plain.agrees(list(torch.split(together, 1)))

@@ -46,6 +46,8 @@ class SequenceClassification:
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
+        if some is not None:
+            logits.check_training(some.inputs)
 
         def loss(batch: Batch) -> torch.Tensor:
             return F.cross_entropy(logits(batch.inputs).float(), batch.labels, reduction="sum")
