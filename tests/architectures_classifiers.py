@@ -45,8 +45,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """What some types want besides."""
 
 
-def tiny(kind: str) -> Any:
-    return architectures.tiny(kind, HEAD, SPECIAL.get(kind))
+def tiny(kind: str, **changes: Any) -> Any:
+    return architectures.tiny(kind, HEAD, SPECIAL.get(kind, {}) | changes)
 
 
 def _alone(model: Any, row: list[int]) -> Any:

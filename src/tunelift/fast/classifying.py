@@ -12,9 +12,12 @@ from torch import Tensor
 
 from tunelift.core.errors import InputError
 from tunelift.core.randomness import seeded
-from tunelift.fast.rounding import asked_plainly
+from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
 from tunelift.fast.trials import structure_of
 from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
+
+LEAST = 1e-5
+"""How far right logits may be apart in float32, however little the model's own rounding is seen."""
 
 Inputs = Mapping[str, Tensor]
 
@@ -76,8 +79,8 @@ def _its_own_failures(model: Any, rows: Sequence[Sequence[int]], when: str) -> I
         raise InputError(
             f"{type(base).__name__} itself fails {when}, on rows of {lengths[0]} to {lengths[-1]} tokens: "
             f"{error or type(error).__name__}",
-            fix="Some models take no text that is very short, or only one of a given length, or one with an end token: "
-            "see the model's own documentation.",
+            fix="Some models take no very short text, some only one length or rows with one end token, and some do not "
+            "compute in half precision (model.dtype).",
         ) from error
 
 
@@ -100,24 +103,56 @@ def _reads_padding(model: Any, longest: Sequence[int], shortest: Sequence[int]) 
     return known[key]
 
 
+@torch.no_grad()
 def _tried(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
-    """Tell whether padding behind the shortest row, or the other row, changes what the model says of a row."""
-    more, rows = without_cache(model), [longest, shortest]
+    """Tell whether padding behind the shortest row, or the other row, changes what the model says of a row.
 
-    def logits(ids: Tensor) -> Tensor:
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits  # type: ignore[no-any-return]
+    In half precision a few logits tell little: the model is then tried in float32, and less strictly as it is.
+    """
+    more = without_cache(model)
 
-    with _its_own_failures(model, rows, "when it is asked"):
-        plain = asked_plainly(model, logits, rows)
+    def logits(ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = torch.ones_like(ids) if mask is None else mask
+        return model(input_ids=ids, attention_mask=mask, **more).logits  # type: ignore[no-any-return]
+
+    with _its_own_failures(model, [longest, shortest], "when it is asked"):
+        plain = asked_plainly(model, logits, [longest, shortest])
     pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
-    padding = len(longest) - len(shortest)
-    device = next(model.parameters()).device
-    ids = torch.tensor([longest, [*shortest, *[pad] * padding]], dtype=torch.long, device=device)
-    mask = torch.ones_like(ids)
-    mask[1, len(shortest) :] = 0
+    width, device = len(longest), next(model.parameters()).device
+    ids = _padded([longest, shortest], pad, width, device)
+    mask = _padded([[1] * width, [1] * len(shortest)], 0, width, device)
     try:
-        with torch.no_grad(), in_evaluation(model):
-            together: Tensor = model(input_ids=ids, attention_mask=mask, **more).logits
+        with in_evaluation(model):
+            as_it_is = logits(ids, mask)
+            with _wide(model, plain):
+                together, twice = logits(ids, mask), logits(ids[1:, : len(shortest)].repeat(2, 1))
     except Exception:  # what a model cannot do with several rows, it does one by one
         return True
-    return together.shape[0] != 2 or not plain.agrees(list(torch.split(together, 1)))
+    if not len(together) == len(twice) == len(as_it_is) == 2:
+        return True
+    alone = torch.cat(plain.exact or plain.own)
+    usual = max(UNKNOWN, ROUNDINGS * apart(torch.cat(plain.own), alone))
+    return apart(as_it_is, alone) > usual or not _held(plain, twice).agrees(list(torch.split(together, 1)))
+
+
+@contextmanager
+def _wide(model: Any, plain: Plain) -> Iterator[None]:
+    """Let a model compute in float32 for a while, where it is not in it and can be."""
+    if plain.exact is None:
+        yield
+    else:
+        with stock(), in_float32(model):
+            yield
+
+
+def _held(plain: Plain, twice: Tensor) -> Plain:
+    """Return what a model says in float32, held to what the same row twice, without padding, is apart from it alone."""
+    own = plain.exact or plain.own
+    if plain.allowed == UNKNOWN:
+        return plain
+    rounding = apart(twice, own[1].expand_as(twice))
+    return Plain(own, None, min(IN_FLOAT32, max(LEAST, ROUNDINGS * rounding)))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int, width: int, device: torch.device) -> Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
