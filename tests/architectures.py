@@ -5,13 +5,14 @@
 Each kind is tried in a process of its own, which may crash or hang. For a decoder: log-likelihoods of rows together,
 in float32 and in bfloat16; labels ranked; greedy answers of prompts of different lengths; loss and gradients of an
 adapter, all against the model's own logits of each row alone, without a cache; `tunelift.tune` for three steps with
-every proof; and `fast.apply` against its own `forward(labels=)`. For a classifier: log-probabilities, gradients, `tune`
-and `apply`.
+every proof; and `fast.apply` against its own `forward(labels=)`. What is asked of a classifier stands in
+architectures_classifiers.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import tempfile
@@ -88,8 +89,8 @@ def classifiers() -> list[str]:
     return kinds("MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES")
 
 
-def tiny(kind: str, head: str = "AutoModelForCausalLM") -> Any:
-    """Return a tiny random model of a type, its weights large enough to matter."""
+def tiny(kind: str, head: str = "AutoModelForCausalLM", special: dict[str, Any] | None = None) -> Any:
+    """Return a tiny random model of a type, its weights large enough to matter; `special` are further config keys."""
     import torch
     import transformers
     from transformers import AutoConfig
@@ -101,7 +102,7 @@ def tiny(kind: str, head: str = "AutoModelForCausalLM") -> Any:
     if head != "AutoModelForCausalLM":
         for key in ("is_decoder", "is_encoder_decoder"):
             sizes.pop(key, None)
-        sizes |= {"num_labels": 3}
+        sizes |= {"num_labels": 3} | (special or {})
     config = AutoConfig.for_model(kind, **sizes)
     with torch.device("meta"):  # what parts in configs of their own take is seen without taking it
         size = sum(p.numel() for p in auto.from_config(config).parameters())
@@ -140,16 +141,16 @@ def tried(kind: str, checks: tuple[str, ...] = DECODERS) -> dict[str, str]:
     from tunelift.core import progress
 
     progress.quiet = True
-    found, classifies = {}, checks == CLASSIFIERS
-    head = "AutoModelForSequenceClassification" if classifies else "AutoModelForCausalLM"
+    found, names = {}, globals()
+    if checks == CLASSIFIERS:
+        names = vars(importlib.import_module("architectures_classifiers"))
     try:
-        _alone(tiny(kind, head), ROWS[0])
+        names["_alone"](names["tiny"](kind), names["ROWS"][0])
     except Exception as error:  # stock itself
         return {"built": f"not built: {_line(error)}"}
     for name in checks:
-        function = f"_{name}_of_classifier" if classifies else f"_{name}"
         try:
-            found[name] = globals()[function](tiny(kind, head))
+            found[name] = names[f"_{name}"](names["tiny"](kind))
         except Exception as error:
             refused = type(error).__name__ in ("InputError", "UncompiledError")
             found[name] = f"{'refused' if refused else 'crashed'}: {_line(error)}"
@@ -345,7 +346,7 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def _tuned(model: Any, again: Any, rows: list[dict[str, str]], task: str) -> str:
+def _tuned(model: Any, again: Any, rows: list[dict[str, str]], task: str, tokenizer: Any) -> str:
     """Train three steps with every proof, and put what was saved on another copy of the model with peft alone."""
     import peft
 
@@ -353,11 +354,9 @@ def _tuned(model: Any, again: Any, rows: list[dict[str, str]], task: str) -> str
 
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/run"
-        tuned = tunelift.tune(
-            model, _tokenizer(), rows, task=task, output=out, steps=3, batch_size=4, learning_rate=1e-2
-        )
+        tuned = tunelift.tune(model, tokenizer, rows, task=task, output=out, steps=3, batch_size=4, learning_rate=1e-2)
         loaded = peft.PeftModel.from_pretrained(again, f"{out}/adapter").eval()
-        found, expected = (_logits(one.eval(), ROWS[2]).flatten().tolist() for one in (loaded, tuned))
+        found, expected = (_logits(one.eval(), [*ROWS[2], 2]).flatten().tolist() for one in (loaded, tuned))
     return _verdict(found, expected)
 
 
@@ -373,68 +372,7 @@ def _logits(model: Any, row: list[int]) -> Any:
 
 def _tune(model: Any) -> str:
     rows = [{"prompt": f"w{5 + i} w{7 + i}", "completion": f" w{20 + i} w{21 + i} w{9 + i}"} for i in range(16)]
-    return _tuned(model, tiny(model.config.model_type), rows, "causal-lm")
-
-
-def _rows_of_classifier() -> list[list[int]]:
-    return [[*row, 2] for row in ROWS]  # some classes read the state at the end token
-
-
-def _probabilities_of_classifier(model: Any) -> str:
-    from tunelift.evaluation.heads import label_log_probabilities
-    from tunelift.fast.unpad import sped_up
-
-    rows = _rows_of_classifier()
-    expected = [_logits(model, row).log_softmax(dim=-1).tolist() for row in rows]
-    with sped_up(model, "forward"):
-        found = label_log_probabilities(model, rows, 0, 8, lambda *_: None)
-    return _verdict([v for row in found for v in row], [v for row in expected for v in row])
-
-
-def _adapted_classifier(model: Any) -> Any:
-    from tunelift.adapters.build import attach, peft_config
-
-    return attach(model, peft_config({"r": 4, "init_lora_weights": False}, "SEQ_CLS"), seed=0)
-
-
-def _training_of_classifier(model: Any) -> str:
-    import torch
-    import torch.nn.functional as F
-
-    from tunelift.fast.unpad import sped_up
-    from tunelift.tasks.base import TASKS, Row
-
-    model, rows, labels = _adapted_classifier(model), _rows_of_classifier(), [0, 2, 1]
-    logits = torch.cat([model(input_ids=torch.tensor([row])).logits for row in rows])
-    expected = _loss_and_gradients(model, F.cross_entropy(logits, torch.tensor(labels), reduction="sum"))
-    task = TASKS.get("sequence-classification")
-    with sped_up(model):
-        batch = task.collate([Row(*pair) for pair in zip(rows, labels, strict=True)], 0, torch.device("cpu"))
-        found = _loss_and_gradients(model, task.loss(model)[0](batch))
-    return _verdict(found, expected, OF_GRADIENTS) if len(found) == len(expected) else "wrong: other gradients"
-
-
-def _tune_of_classifier(model: Any) -> str:
-    again = tiny(model.config.model_type, "AutoModelForSequenceClassification")
-    rows = [{"text": f"w{5 + i} w{7 + i} w{11 + i % 3}", "label": f"LABEL_{i % 3}"} for i in range(18)]
-    return _tuned(model, again, rows, "sequence-classification")
-
-
-def _apply_of_classifier(model: Any) -> str:
-    import torch
-
-    from tunelift.fast import apply, restore
-
-    model, rows = _without_dropout(_adapted_classifier(model)), _rows_of_classifier()
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    inputs = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 2, 1])}
-    expected = _loss_and_gradients(model, model.train()(**inputs).loss)
-    apply(model)
-    found = _loss_and_gradients(model, model(**inputs).loss)
-    restore(model)
-    return _verdict(found, expected, OF_GRADIENTS) if len(found) == len(expected) else "wrong: other gradients"
+    return _tuned(model, tiny(model.config.model_type), rows, "causal-lm", _tokenizer())
 
 
 def _line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
-from tunelift.fast.undo import without_cache
+from tunelift.fast.classifying import ClassLogits
 
 ROWS_AT_ONCE = 64
 """Rows computed together at least; tokens are what limits them."""
@@ -21,11 +21,11 @@ def label_log_probabilities(
 ) -> list[list[float]]:
     """Return for each row of token ids the log-probability (nats) of every label, in the head's order."""
     results: list[list[float]] = [[]] * len(rows)
+    logits = ClassLogits(model, rows)
     for group in by_length([len(row) for row in rows], max(rows_at_once, ROWS_AT_ONCE)):
         ids = padded([rows[i] for i in group], pad_id, model.device)
         mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-        logits = model(input_ids=ids, attention_mask=mask, **without_cache(model)).logits
-        found = logits.double().log_softmax(dim=-1)
+        found = logits({"input_ids": ids, "attention_mask": mask}).double().log_softmax(dim=-1)
         for i, row in zip(group, found.tolist(), strict=True):
             results[i] = row
         advance(len(group))

@@ -62,7 +62,7 @@ _known: WeakKeyDictionary[Any, dict[int, Found]] = WeakKeyDictionary()
 def found(model: Any, fast: Any, rows: Rows = ()) -> Found:
     """Return which paths of `fast`, a TargetOnly or None, give the model's own numbers; `rows` are some of the data."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    structure, three = _structure(model), _three(model, rows)
+    structure, three = structure_of(model), _three(model, rows)
     known, key = _known.setdefault(base, {}), hash(structure)
     if key not in known or known[key].length < len(three[0]):
         kept_as = tried.key_of(model, structure)
@@ -72,7 +72,7 @@ def found(model: Any, fast: Any, rows: Rows = ()) -> Found:
     return known[key]
 
 
-def _structure(model: Any) -> tuple[Any, ...]:
+def structure_of(model: Any) -> tuple[Any, ...]:
     """Return what changes with a model's modules, what is put in their place, its adapters, its mode and its dtype."""
     config = model.config
     modules = [
@@ -107,7 +107,7 @@ def _three(model: Any, rows: Rows) -> list[list[int]]:
 def _some_ids(model: Any, start: int, stop: int) -> list[int]:
     """Return ids for places of a row that a model has positions for, none of which means padding."""
     config = model.config.get_text_config()
-    places = min([stop, *(value - 2 for name in POSITIONS if (value := getattr(config, name, None)))])
+    places = min([stop, *(value - 2 for name in POSITIONS if (value := getattr(config, name, None) or 0) > 0)])
     ids = [
         i
         for i in range(3, min(1000, getattr(config, "vocab_size", 1000)))

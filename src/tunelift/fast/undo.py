@@ -101,6 +101,18 @@ def in_evaluation(model: Any) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def in_training(model: Any) -> Iterator[None]:
+    """Let a model be in training mode for a while; then each of its modules is as it was."""
+    asked = [module for module in model.modules() if not module.training]
+    model.train()
+    try:
+        yield
+    finally:
+        for module in asked:
+            module.training = False
+
+
 def without_cache(model: Any) -> dict[str, bool]:
     """Return the argument that keeps a model's call from making a cache, which some cannot make, if there is one.
 

@@ -24,7 +24,7 @@ from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
 from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.targets import acts_in_layers
-from tunelift.fast.undo import Undo, in_evaluation, named
+from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
 """Arguments of a call that can be packed; others that are not None go to the model's own forward."""
@@ -78,8 +78,12 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
         _unpad_encoder(inner, stack, mine, packs)
     else:
         mine.put(inner, partial(_decoder, inner, inner.forward, always, packs))
-    options = {} if always else {"use_cache": False}
-    plain = asked_plainly(model, lambda ids: model(input_ids=ids, **options).logits[0], ROWS)
+    options = without_cache(model)
+    try:
+        plain = asked_plainly(model, lambda ids: model(input_ids=ids, **options).logits[0], ROWS)
+    except Exception as error:  # some take no row so short, or none without its end
+        mine.all()
+        return {"unpadded": f"off: the model does not take the rows that are tried ({error or type(error).__name__})"}
     reason = _fails(model, options, plain)
     if reason is None and packs.layout is None:
         reason = "the model's calls carry arguments that are not known here"
@@ -193,6 +197,8 @@ def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
             ours = model(input_ids=ids, attention_mask=mask, **options).logits
     except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
         return f"the model takes no packed rows ({error or type(error).__name__})"
+    if len(ours) != len(ROWS):
+        return "packed rows change this model's outputs"
     token_by_token = ours.dim() == 3  # what stands at padding means nothing
     found = [one[: len(row)] if token_by_token else one for one, row in zip(ours, ROWS, strict=True)]
     return None if plain.agrees(found) else "packed rows change this model's outputs"

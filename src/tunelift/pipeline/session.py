@@ -290,7 +290,7 @@ def _may_be_new(base: Any) -> tuple[str, ...]:
     """
     owners = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
     body = f"{base.base_model_prefix}."
-    return tuple(sorted(name for name in owners if not name.startswith(body) or "pooler" in name.split(".")))
+    return tuple(sorted(name for name in owners if not f"{name}.".startswith(body) or "pooler" in name.split(".")))
 
 
 def _samples(model: Any) -> dict[int, str]:

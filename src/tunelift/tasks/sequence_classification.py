@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
-from tunelift.fast.undo import without_cache
+from tunelift.fast.classifying import ClassLogits, rows_in
 from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
 
 
@@ -45,11 +45,12 @@ class SequenceClassification:
         return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
-        more = without_cache(model)
+        logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
+        if some is not None:
+            logits.check_training(some.inputs)
 
         def loss(batch: Batch) -> torch.Tensor:
-            logits = model(**batch.inputs, **more).logits
-            return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+            return F.cross_entropy(logits(batch.inputs).float(), batch.labels, reduction="sum")
 
         return loss, {}
 

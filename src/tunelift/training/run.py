@@ -114,7 +114,12 @@ def _tokens_at_once(rows: Sequence[Row], settings: TrainSection) -> float:
 
 
 def _some(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the first rows, one at least, of about as many tokens as are computed at once."""
+    """Return the first rows, one at least, of about as many tokens as are computed at once.
+
+    Of a head's rows these are the longest and the shortest, between which padding is tried.
+    """
+    if isinstance(rows[0].labels, int):
+        return [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
     count = sum(total < SOME_TOKENS for total in accumulate(len(row.ids) for row in rows))
     return rows[: max(count, 1)]
 

@@ -21,7 +21,7 @@ from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.run import Plan
-from tunelift.fast.undo import in_evaluation
+from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.tasks.base import context_length, pad_id
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
@@ -71,12 +71,13 @@ class LinearProbe:
 def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows_at_once: int, title: str) -> Any:
     """Return for each row of token ids the mean over its tokens of the last hidden states, (rows, hidden size)."""
     body = (model.get_base_model() if is_adapted(model) else model).base_model  # the model without its head
+    more = without_cache(body)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     with progress.bar(title, len(rows)) as advance:
         for group in by_length([len(row) for row in rows], rows_at_once):
             ids = padded([rows[i] for i in group], pad, model.device)
             mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-            states = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, hidden)
+            states = body(input_ids=ids, attention_mask=mask, **more).last_hidden_state.float()  # (B, T, hidden)
             sums = (states * mask[..., None]).sum(dim=1)
             for i, row in zip(group, (sums / mask.sum(dim=1, keepdim=True)).cpu(), strict=True):
                 found[i] = row

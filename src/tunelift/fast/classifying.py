@@ -1,0 +1,158 @@
+"""Logits of classification heads, asked for in padded batches where padding is seen to change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from tunelift.core.errors import InputError
+from tunelift.core.randomness import seeded
+from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
+from tunelift.fast.trials import structure_of
+from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
+
+LEAST = 1e-5
+"""How far right logits may be apart in float32, however little the model's own rounding is seen."""
+
+Inputs = Mapping[str, Tensor]
+
+_known: WeakKeyDictionary[Any, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
+"""By the model, what it is made of and the lengths of the rows tried: whether it reads padding."""
+
+
+class ClassLogits:
+    """A model's logits (B, C) for batches (B, T) that are padded on the right.
+
+    Some models read padding: they mix all tokens, pool over them, or take the last one for the end. These are asked
+    for each row by itself (`alone`), as are those that cannot be asked for several rows at once.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Sequence[int]] = ()) -> None:
+        """Try the longest and the shortest of `rows`; raise InputError where the model itself fails on one of them."""
+        self.model, self.more = model, without_cache(model)
+        self.alone, self.lengths = False, range(0)
+        if rows:
+            self._try(rows)
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return the logits of a batch; rows longer or shorter than those tried are tried first."""
+        counts = inputs["attention_mask"].sum(dim=1).tolist()
+        if not self.alone and not (min(counts) in self.lengths and max(counts) in self.lengths):
+            self._try(rows_in(inputs))
+        if not self.alone:
+            return self._logits(inputs)
+        return torch.cat([self._logits(row) for row in _each(inputs)])
+
+    def _try(self, rows: Sequence[Sequence[int]]) -> None:
+        longest, shortest = max(rows, key=len), min(rows, key=len)
+        self.alone = _reads_padding(self.model, longest, shortest)
+        seen = [len(longest), len(shortest), *self.lengths[:1], *self.lengths[-1:]]
+        self.lengths = range(min(seen), max(seen) + 1)
+
+    def check_training(self, inputs: Inputs) -> None:
+        """Raise InputError where the model fails on a batch in training, though it does not when it is asked."""
+        with ExitStack() as stack:
+            stack.enter_context(_its_own_failures(self.model, rows_in(inputs), "in training"))
+            for context in (torch.no_grad(), stock(), in_training(self.model), seeded(0)):
+                stack.enter_context(context)
+            self(inputs)
+
+    def _logits(self, inputs: Inputs) -> Tensor:
+        return self.model(**inputs, **self.more).logits  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _its_own_failures(model: Any, rows: Sequence[Sequence[int]], when: str) -> Iterator[None]:
+    """Refuse rows that a model itself fails on."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever it is, stock would fail there too
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        lengths = sorted(map(len, rows))
+        raise InputError(
+            f"{type(base).__name__} itself fails {when}, on rows of {lengths[0]} to {lengths[-1]} tokens: "
+            f"{error or type(error).__name__}",
+            fix="Some models take no very short text, some only one length or rows with one end token, and some do not "
+            "compute in half precision (model.dtype).",
+        ) from error
+
+
+def rows_in(inputs: Inputs) -> list[list[int]]:
+    """Return the ids of a batch row by row, without padding."""
+    return [row["input_ids"][0].tolist() for row in _each(inputs)]
+
+
+def _each(inputs: Inputs) -> Iterator[dict[str, Tensor]]:
+    for i, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+        yield {name: value[i : i + 1, :length] for name, value in inputs.items()}
+
+
+def _reads_padding(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = _known.setdefault(base, {})
+    key = (hash(structure_of(model)), len(longest), len(shortest))
+    if key not in known:
+        known[key] = _tried(model, longest, shortest)
+    return known[key]
+
+
+@torch.no_grad()
+def _tried(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
+    """Tell whether padding behind the shortest row, or the other row, changes what the model says of a row.
+
+    In half precision a few logits tell little: the model is then tried in float32, and less strictly as it is.
+    """
+    more = without_cache(model)
+
+    def logits(ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = torch.ones_like(ids) if mask is None else mask
+        return model(input_ids=ids, attention_mask=mask, **more).logits  # type: ignore[no-any-return]
+
+    with _its_own_failures(model, [longest, shortest], "when it is asked"):
+        plain = asked_plainly(model, logits, [longest, shortest])
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    width, device = len(longest), next(model.parameters()).device
+    ids = _padded([longest, shortest], pad, width, device)
+    mask = _padded([[1] * width, [1] * len(shortest)], 0, width, device)
+    try:
+        with in_evaluation(model):
+            as_it_is = logits(ids, mask)
+            with _wide(model, plain):
+                together, twice = logits(ids, mask), logits(ids[1:, : len(shortest)].repeat(2, 1))
+    except Exception:  # what a model cannot do with several rows, it does one by one
+        return True
+    if not len(together) == len(twice) == len(as_it_is) == 2:
+        return True
+    alone = torch.cat(plain.exact or plain.own)
+    usual = max(UNKNOWN, ROUNDINGS * apart(torch.cat(plain.own), alone))
+    return apart(as_it_is, alone) > usual or not _held(plain, twice).agrees(list(torch.split(together, 1)))
+
+
+@contextmanager
+def _wide(model: Any, plain: Plain) -> Iterator[None]:
+    """Let a model compute in float32 for a while, where it is not in it and can be."""
+    if plain.exact is None:
+        yield
+    else:
+        with stock(), in_float32(model):
+            yield
+
+
+def _held(plain: Plain, twice: Tensor) -> Plain:
+    """Return what a model says in float32, held to what the same row twice, without padding, is apart from it alone."""
+    own = plain.exact or plain.own
+    if plain.allowed == UNKNOWN:
+        return plain
+    rounding = apart(twice, own[1].expand_as(twice))
+    return Plain(own, None, min(IN_FLOAT32, max(LEAST, ROUNDINGS * rounding)))
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int, width: int, device: torch.device) -> Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long, device=device)
