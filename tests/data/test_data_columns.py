@@ -264,6 +264,11 @@ def test_the_report_names_the_columns_that_are_not_used_once() -> None:
         (["1.5", "1.0"], {" 1.5", " 1.0"}),
         (["1.0", "other"], {" 1.0", " other"}),
         ([True, 1.0], {" true", " 1.0"}),
+        (["1.0", "1", "2.0", "other"], {" 1", " 2.0", " other"}),
+        ([0.5, 1, 1.0], {" 0.5", " 1"}),
+        ([True, 1, 1.0], {" true", " 1"}),
+        ([" spam", "spam", "ham ", "ham"], {" spam", " ham"}),
+        ([" 1", "1.0 ", "0"], {" 1", " 0"}),
     ],
 )
 def test_one_number_is_one_label_however_it_is_written(values: list[Any], labels: set[str]) -> None:
