@@ -51,7 +51,7 @@ def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]
     unused = [name for name in table.columns if name not in used]
     notes = header_note(table, section)
     named = listed([name or "(no name)" for name in unused], len(unused))
-    notes += [f"not used for prompt or answer: the columns {named}"] * bool(unused)
+    notes += [f"not used for prompt or answer: the column{'s' * (len(unused) > 1)} {named}"] * bool(unused)
     return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
 
 

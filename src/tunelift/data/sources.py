@@ -105,7 +105,10 @@ def _in_memory(rows: Iterable[Any], name: str) -> Table:
     kept = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
-            raise InputError(f"{name}, row {number}: a mapping is expected, not {type(row).__name__}.")
+            raise InputError(
+                f"{name}, row {number}: a mapping is expected, not {type(row).__name__}.",
+                fix='Give a list of mappings; of a pandas DataFrame, frame.to_dict("records").',
+            )
         kept.append(dict(row))
     if not kept:
         raise InputError(f"{name}: there are no rows.", fix="Give at least one row.")
