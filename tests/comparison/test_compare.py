@@ -221,6 +221,14 @@ def test_flips_are_lost_first_and_worst_first() -> None:
     }
 
 
+def test_items_without_answers_are_not_said_to_have_answered_none() -> None:
+    losses = [rows([2.0 + shift] * 20, "loss", prediction=None) for shift in (0.5, 0.0)]
+    text = str(compare(*losses))
+    assert 'reference "yes"\n' in text
+    assert "none" not in text
+    assert 'reference "yes", base none, tuned "0.0"' in str(compare(losses[0], rows([0.0] * 20, "loss")))
+
+
 def test_graded_flips_keep_the_largest_changes() -> None:
     count = 200
     base = rows([0.5] * count, "f1")

@@ -48,6 +48,22 @@ def test_what_is_no_delimiter_is_text(tmp_path: Path, text: str, rows: list[list
     assert read(tmp_path, text)[1] == rows
 
 
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+@pytest.mark.parametrize("first", ["sep={}", '"sep={}"', "\ufeffsep={}", "SEP={}"])
+def test_a_first_line_that_names_the_delimiter_is_no_record(tmp_path: Path, delimiter: str, first: str) -> None:
+    """As spreadsheets write it, and read it."""
+    lines = ["a,\t b;\t c|d", "1,\t 2;\t 3|4"]
+    text = "\r\n\r\n".join([first.format(delimiter), *lines])
+    names, fields = (line.split(delimiter) for line in lines)
+    assert read(tmp_path, text) == ([name.strip() for name in names], [fields])
+    assert read(tmp_path, text, [f"c{n}" for n in range(len(names))])[1] == [names, fields]
+
+
+def test_a_column_called_sep_is_one(tmp_path: Path) -> None:
+    assert read(tmp_path, "sep=,b\n1,2\n") == (["sep=", "b"], [["1", "2"]])
+    assert read(tmp_path, "sep=:\na:b\n") == (["sep=:"], [["a:b"]])
+
+
 def test_names_make_the_first_record_a_row_unless_it_is_they(tmp_path: Path) -> None:
     assert read(tmp_path, "0;one\n1;two\n", ["label", "text"]) == (["label", "text"], [["0", "one"], ["1", "two"]])
     assert read(tmp_path, "Label;TEXT\n1;two\n", ["label", "text"]) == (["label", "text"], [["1", "two"]])

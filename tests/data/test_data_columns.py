@@ -77,6 +77,7 @@ def test_a_conversation_may_be_the_json_of_one(tmp_path: Path) -> None:
         ("enable_thinking", False, 'row 2: the column "enable_thinking" holds an argument of the chat template'),
         ("train", False, 'row 2: "train" says that the row is not learned'),
         ("weight", 0, 'row 2: "weight" says that the row is not learned'),
+        ("weight", 0.3, 'row 2: "weight" is 0.3, and every row that is learned counts alike'),
         ("loss", "false", 'row 2: "loss" says that the row is not learned'),
     ],
 )
@@ -114,13 +115,13 @@ def test_answers_that_are_not_wanted_are_not_learned(row: dict[str, Any], name: 
     assert f'Keep the rows whose "{name}" is true' in fix
     wanted = [{**row, name: values[0]}] * 2
     assert len(examples(wanted)) == 2
-    assert notes(wanted) == [f"not used for prompt or answer: the columns {name}"]
+    assert notes(wanted) == [f"not used for prompt or answer: the column {name}"]
 
 
 def test_a_label_that_is_no_judgement_is_named_and_one_that_a_template_names_is_used() -> None:
     rows = [{"messages": ASKED, "label": "news"}]
     assert len(examples(rows)) == 1
-    assert notes(rows) == ["not used for prompt or answer: the columns label"]
+    assert notes(rows) == ["not used for prompt or answer: the column label"]
     judged = [{"prompt": "a", "completion": "b", "label": value} for value in (True, False)]
     assert [e.content for e in examples(judged, prompt="{prompt}{completion}?", completion=" {label}")] == [
         ("ab?", " true"),
@@ -134,8 +135,8 @@ def test_a_label_that_is_no_judgement_is_named_and_one_that_a_template_names_is_
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, '--prompt "{prompt}" --completion "{chosen}"'),
         ({"instruction": "a", "chosen": "b", "rejected": "c"}, '--prompt "{instruction}" --completion "{chosen}"'),
         ({"chosen": "a b", "rejected": "a c"}, '--text "{chosen}"'),
-        ({"conversations": ASKED[:1], "chosen": ASKED[1], "rejected": ASKED[1]}, 'Append "chosen" to "conversations"'),
-        ({"chosen": ASKED, "rejected": ASKED}, 'Call "chosen" "messages"'),
+        ({"conversations": ASKED[:1], "chosen": ASKED[1], "rejected": ASKED[1]}, 'append "chosen" to "conversations"'),
+        ({"chosen": ASKED, "rejected": ASKED}, 'call "chosen" "messages"'),
         ({"messages": ASKED, "rejected_response": "c"}, "Give rows with the answers to learn"),
     ],
 )
@@ -147,7 +148,7 @@ def test_preference_pairs_are_refused_with_what_to_do(row: dict[str, Any], fix: 
         prompt = next(name for name in ("prompt", "instruction") if name in row)
         settings = {"prompt": f"{{{prompt}}}", "completion": "{chosen}"}
         assert examples([row], **settings)[0].content == ("a", "b")
-        assert notes([row], **settings) == ["not used for prompt or answer: the columns rejected"]
+        assert notes([row], **settings) == ["not used for prompt or answer: the column rejected"]
 
 
 def test_instructions_with_a_system_text_and_a_history() -> None:
@@ -156,7 +157,7 @@ def test_instructions_with_a_system_text_and_a_history() -> None:
     now = "### Instruction:\nnow\n\n### Input:\nx\n\n### Response:\n"
     assert examples([row])[0].content == (before + now, "yes")
     assert examples([{**row, "system": "", "history": "[]"}])[0].content == (now, "yes")
-    assert notes([{**row, "source": "s"}]) == ["not used for prompt or answer: the columns source"]
+    assert notes([{**row, "source": "s"}]) == ["not used for prompt or answer: the column source"]
     assert "the history is no list of pairs" in refused([{**row, "history": [["one"]]}])[0]
     assert 'row 1: the column "tools" holds tools' in refused([{**row, "tools": [TOOL]}])[0]
 
@@ -201,7 +202,7 @@ def test_questions_over_a_passage() -> None:
     rows = [row, {**row, "answers": {"text": ["x", "x"]}}, {**row, "answers": {"text": []}}]
     assert [example.content for example in examples(rows)] == [("c\n\nQuestion: q?\nAnswer:", " x")] * 2
     assert notes(rows) == [
-        "not used for prompt or answer: the columns title",
+        "not used for prompt or answer: the column title",
         "1 questions have several answers: the first is the one learned and scored",
         "questions share their passages: --group context keeps those of one on one side of a split",
     ]
@@ -250,7 +251,7 @@ def test_the_report_names_the_columns_that_are_not_used_once() -> None:
     rows = [{"id": i, "text": f"text {i}", "label": "ab"[i % 2], "who": f"w{i}", "url": "u"} for i in range(20)]
     section = DataSection(train=rows, test=rows[:3], group="who", deduplicate=False)
     report = load_splits(section, task=CAUSAL_LM, roles=("train", "validation", "test")).report
-    assert [note for note in report.lines() if "not used" in note] == ["not used for prompt or answer: the columns url"]
+    assert [note for note in report.lines() if "not used" in note] == ["not used for prompt or answer: the column url"]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,11 @@ def test_the_report_names_the_columns_that_are_not_used_once() -> None:
         (["1.5", "1.0"], {" 1.5", " 1.0"}),
         (["1.0", "other"], {" 1.0", " other"}),
         ([True, 1.0], {" true", " 1.0"}),
+        (["1.0", "1", "2.0", "other"], {" 1", " 2.0", " other"}),
+        ([0.5, 1, 1.0], {" 0.5", " 1"}),
+        ([True, 1, 1.0], {" true", " 1"}),
+        ([" spam", "spam", "ham ", "ham"], {" spam", " ham"}),
+        ([" 1", "1.0 ", "0"], {" 1", " 0"}),
     ],
 )
 def test_one_number_is_one_label_however_it_is_written(values: list[Any], labels: set[str]) -> None:
@@ -333,7 +339,7 @@ def test_real_layouts_that_are_used(file: str) -> None:
 @pytest.mark.parametrize(
     ("file", "problem", "fix"),
     [
-        ("preference_demo.json", "holds preference pairs (chosen, rejected)", 'Append "chosen" to "conversations"'),
+        ("preference_demo.json", "holds preference pairs (chosen, rejected)", 'append "chosen" to "conversations"'),
         ("kto_demo.json", "150 are, 150 are not. All would be learned", 'Keep the rows whose "label" is true'),
         ("wnut17_dev.conll", "tokens with a tag each", "one row for each sentence"),
         ("sts2014_images.tsv", 'begins with "3.6"', "--columns score,text1,text2 --prompt"),

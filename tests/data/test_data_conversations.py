@@ -40,6 +40,27 @@ def test_a_message_that_says_so_is_not_learned(flag: str) -> None:
     assert not is_learned(conversation_of([assistant("b", **{flag: False})], "row 1").messages[-1])
 
 
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "gemma-4", "llama-3.2"])
+def test_an_answer_that_opens_a_conversation_or_says_nothing_is_context(name: str) -> None:
+    renderer = Renderer(tokenizer_of(name), 2048)
+    messages = [assistant("welcome"), user("q"), assistant("a"), user("r"), assistant(" "), user("s"), assistant("b")]
+    conversation = conversation_of(messages, "row 1")
+    (row, *more), report = renderer.render_rows([Example("1", "q", "b", conversation)])
+    learned = [
+        "".join(renderer.tokenizer.decode([i]) for i, counted in zip(t.ids, t.in_loss, strict=True) if counted)
+        for t in (row, *more)
+    ]
+    assert "welcome" not in "".join(learned)
+    ends = [renderer.tokenizer.decode(renderer.stop_ids(Example("1", "q", "b", conversation))[-1:])]
+    assert "".join(learned).count(ends[0]) == 2
+    assert set(report.notes) >= {
+        "answers that open a conversation, with nothing before them, are not learned",
+        "answers that say nothing are not learned",
+    }
+    with pytest.raises(InputError, match="Row 1: nothing stands before the assistant's answer"):
+        renderer.render_rows([Example("1", "", "a", conversation_of([assistant("a")], "row 1"))])
+
+
 @pytest.mark.parametrize("key", REASONING)
 def test_reasoning_is_one_thing_by_whatever_name(key: str) -> None:
     assert last(assistant("a", **{key: "hm"})) == assistant("a", reasoning_content="hm")
@@ -86,6 +107,8 @@ def test_a_call_is_one_thing_however_it_is_written(message: dict[str, Any]) -> N
         ({"role": "user", "content": [{"type": "image_url"}]}, "it has a part of type 'image_url'"),
         ({"role": "user", "content": [{"type": "text", "text": 3}]}, "holds int, not text"),
         ({"role": "user"}, "the content is nothing, not text"),
+        (user("a", **{"from": "gpt"}), '"role" and "from" say different things'),
+        (user("a", value="b"), '"content" and "value" say different things'),
     ],
 )
 def test_what_has_a_meaning_that_is_not_supported_is_refused(message: dict[str, Any], problem: str) -> None:

@@ -20,8 +20,9 @@ def test_python_objects() -> None:
     assert read_rows(ROWS).rows == ROWS
     assert read_rows(iter(ROWS)).rows == ROWS
     assert read_rows({"train": ROWS[:1], "test": ROWS[1:]}, split="test").rows == ROWS[1:]
-    with pytest.raises(InputError, match="row 1: a mapping is expected, not str"):
+    with pytest.raises(InputError, match="row 1: a mapping is expected, not str") as error:
         read_rows(["a"])
+    assert 'frame.to_dict("records")' in str(error.value.fix)
     with pytest.raises(InputError, match="no rows"):
         read_rows([])
     with pytest.raises(InputError, match="cannot be read from int"):
@@ -99,6 +100,26 @@ def test_a_folder_without_split_files_lists_what_it_holds(tmp_path: Path) -> Non
     (tmp_path / "mine.csv").write_text("text\na\n")
     with pytest.raises(InputError, match=r"no split files.*mine\.csv"):
         read_rows(tmp_path)
+
+
+def test_a_folder_of_folders_says_how_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default" / "train-00000-of-00001.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(InputError, match="no split files") as error:
+        read_rows(tmp_path)
+    assert "Of its folders --subset names one: default." in str(error.value.fix)
+    assert read_rows(tmp_path, subset="default").rows == [{"text": "a"}]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_what_datasets_saves_to_disk_is_called_that(tmp_path: Path, splits: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(ROWS)
+    (datasets.DatasetDict(train=rows) if splits else rows).save_to_disk(str(tmp_path / "saved"))
+    for path in (tmp_path / "saved", next(tmp_path.rglob("*.arrow"))):
+        with pytest.raises(InputError, match="Arrow files, which `datasets` saves") as error:
+            read_rows(path)
+        assert "load_from_disk" in str(error.value.fix)
 
 
 def test_a_script_in_a_folder_of_data_is_never_run(tmp_path: Path) -> None:

@@ -126,3 +126,4 @@ def test_generate_asks_as_the_adapter_was_trained(
     assert "conversations" not in read_lineage(adapter)
     generating.generate_stage(stages.from_run_folder(plain["output"])[0], str(adapter), ["ball 1"])
     assert prompts == ["<s>ball 1"] * 2
+    assert "prompts are taken as they are, not through the model's chat template" in capsys.readouterr().err

@@ -187,7 +187,8 @@ def _flips(comparison: Comparison) -> str:
     lines = [f"Items that changed on {comparison.headline}, {'worst' if known else 'those that fell'} first:"]
     for flip in comparison.flips[:SHOWN_FLIPS]:
         lines.append(f"  {moved.get(flip['direction'])}  {_short(flip['id'])}: {_short(flip['input'])}")
-        sides = {side: flip[side] for side in ("reference", "base", "tuned")}
+        answered = any(flip[side] is not None for side in ("base", "tuned"))
+        sides = {side: flip[side] for side in ("reference", *["base", "tuned"] * answered)}
         if any(sides.values()):
             lines.append("    " + ", ".join(f"{side} {_quoted(value)}" for side, value in sides.items()))
     more = len(comparison.flips) - SHOWN_FLIPS

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core import text_files
+from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError
 
 FREE_VALUES, VALUES_PER_BYTE = 2**24, 50
@@ -22,7 +23,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def rows_and_metadata(path: Path) -> tuple[list[dict[str, Any]], Mapping[bytes, bytes]]:
     """Return the rows of a parquet file, and what its writer noted beside the schema.
 
-    Raises InputError where pyarrow is not installed, and for a file that is damaged or unpacks to too much.
+    Objects have the keys that they have a value for, and JSON is read. Raises InputError where pyarrow is not
+    installed, and for a file that is damaged or unpacks to too much.
     """
     try:
         import pyarrow
@@ -39,10 +41,13 @@ def rows_and_metadata(path: Path) -> tuple[list[dict[str, Any]], Mapping[bytes, 
             for batch in file.iter_batches(batch_size=1024):
                 rows += batch.to_pylist()
                 _check_values(path, len(rows) * batch.num_columns, most)
-            metadata = file.schema_arrow.metadata or {}
+            schema = file.schema_arrow
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as parquet: {error}.") from error
-    return rows, metadata
+    columns = columns_as_before(schema)
+    if columns:
+        rows = [row_as_before(row, columns, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return rows, schema.metadata or {}
 
 
 def _values_said(groups: Sequence[Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 Records = Iterator[tuple[int, list[str]]]
 
+_SAID = re.compile('"?sep=(.)"?', re.IGNORECASE)
 _RECORDS, _CHARACTERS = 100, 2**20  # looked at, to tell the delimiter
 
 
@@ -34,12 +36,16 @@ class TextTable:
 def read_text_table(path: Path, delimiter: str | None = None, names: Sequence[str] | None = None) -> TextTable:
     """Read a file of delimited text: with `names` every record is a row, without them the first is the header.
 
-    The delimiter is told by the first records unless it is given. A first record that is `names` themselves is a
-    header. Raises InputError for a header with one name twice, and as `text_files.records_of` does.
+    The delimiter is told by the first records unless it is given, or by a first line such as `sep=;`, which
+    spreadsheets write and which is no record. A first record that is `names` themselves is a header. Raises InputError
+    for a header with one name twice, and as `text_files.records_of` does.
     """
-    delimiter = delimiter or delimiter_of(path, len(names) if names else None)
+    said = _delimiter_said(path)
+    delimiter = delimiter or said or delimiter_of(path, len(names) if names else None)
     records = text_files.records_of(path, delimiter)
     first = next(records, None)
+    if first and said == delimiter:
+        first = next(records, None)
     if first is None:
         return TextTable(list(names or ()), records)
     found = [name.strip() for name in first[1]]
@@ -64,6 +70,11 @@ def delimiter_of(path: Path, columns: int | None = None) -> str:
             expected = columns or counts[0]
             fits[delimiter] = sum(count == expected for count in counts), counts[0]
     return max(fits, key=lambda delimiter: fits[delimiter], default=",")
+
+
+def _delimiter_said(path: Path) -> str | None:
+    match = _SAID.fullmatch(next((line for _, line in text_files.lines_of(path)), "").rstrip("\r\n"))
+    return match[1] if match and match[1] in DELIMITERS else None
 
 
 def _rows(path: Path, header: Sequence[str], delimiter: str, records: Records) -> Records:

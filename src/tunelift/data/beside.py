@@ -61,7 +61,7 @@ def refuse_unusable(table: Table, used: Sequence[str]) -> None:
         if name in _VERDICTS and is_talk:
             _refuse_verdicts(table, name, used)
         elif name in _FLAGS and is_talk:
-            _refuse_flags(table, name)
+            _refuse_flags(table, name, used)
         elif name in _MEDIA:
             _refuse_values(table, name, "media, and models here read text alone", "Leave out rows with media.")
         elif name in _TALK and is_talk:
@@ -88,8 +88,9 @@ def _chosen_alone(table: Table, chosen: str | None) -> str:
         return "Give rows with the answers to learn, such as prompt and completion."
     asked = next((name for name in _ASKED if name in table.columns), None)
     if not isinstance(answers[0], str) or asked in ("messages", "conversations"):
-        how = f'Append "{chosen}" to "{asked}" in each row' if asked else f'Call "{chosen}" "messages"'
-        return f"To learn the chosen answers: {how}, and remove the other columns of the pair."
+        how = f'append "{chosen}" to "{asked}" in each row' if asked else f'call "{chosen}" "messages"'
+        others = "both columns of the pair" if asked else "the other column of the pair"
+        return f"To learn the chosen answers: {how}, and remove {others}."
     flags = f'--prompt "{{{asked}}}" --completion' if asked else "--text"
     return f'To learn the chosen answers: {flags} "{{{chosen}}}"'
 
@@ -108,7 +109,7 @@ def _refuse_verdicts(table: Table, name: str, used: Sequence[str]) -> None:
     )
 
 
-def _refuse_flags(table: Table, name: str) -> None:
+def _refuse_flags(table: Table, name: str, used: Sequence[str]) -> None:
     values = [
         _TRUTHS.get(str(row.get(name)).strip().lower(), "other") for row in table.rows if row.get(name) is not None
     ]
@@ -118,6 +119,18 @@ def _refuse_flags(table: Table, name: str) -> None:
             f'{table.where(index)}: "{name}" says that the row is not learned, and it would be.',
             fix=f'Remove such rows, and the column "{name}".',
         )
+    if name == "weight" and {"messages", "conversations"} & set(used):
+        _refuse_weights(table)
+
+
+def _refuse_weights(table: Table) -> None:
+    """Beside text a weight may be anything's; beside messages it is the row's."""
+    for index, row in enumerate(table.rows):
+        if row.get("weight") is not None and _TRUTHS.get(str(row["weight"]).strip().lower()) is not True:
+            raise InputError(
+                f'{table.where(index)}: "weight" is {row["weight"]!r:.40}, and every row that is learned counts alike.',
+                fix='Remove the column "weight", and the rows that should not be learned.',
+            )
 
 
 def _refuse_values(table: Table, name: str, what: str, fix: str) -> None:

@@ -24,7 +24,7 @@ from tunelift.data.completeness import (
     said_before,
     texts,
 )
-from tunelift.data.conversations import is_learned
+from tunelift.data.conversations import as_answer, is_learned
 from tunelift.data.dates import dates_written, names_in, with_one_date
 from tunelift.data.encoding import Encoder, Text
 from tunelift.data.frames import MARK, Filled, Mismatch, Shape, filled, mark
@@ -89,6 +89,7 @@ class Chat:
         each answer behind what the model sees at that moment.
         """
         messages = conversation.messages
+        self._note_what_is_not_learned(messages)
         learned = [number for number, message in enumerate(messages) if is_learned(message)]
         turns = conversation.turns or ("all" if self._is_exact(conversation, learned, row) else "each")
         if turns == "all" and len(learned) > 1:
@@ -158,6 +159,13 @@ class Chat:
         opened = text[shared:thought].strip() or (tag[1] if tag else "<think>")
         return opened, text[thought + len(mark(2)) : content].strip() or "</think>"
 
+    def _note_what_is_not_learned(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        answers = [message for message in messages[:-1] if message["role"] == "assistant"]
+        if messages[0]["role"] == "assistant":
+            self.notes["answers that open a conversation, with nothing before them, are not learned"] = None
+        if not all(as_answer(message).strip() for message in answers):
+            self.notes["answers that say nothing are not learned"] = None
+
     def _is_exact(self, conversation: Conversation, learned: Sequence[int], row: str) -> bool:
         """Whether every learned answer but the last stands in the whole rendering as it stood when it was the last."""
         if len(learned) < 2:
@@ -193,6 +201,11 @@ class Chat:
 
     def _framed(self, shape: Shape, conversation: Conversation, row: str) -> _Frame:
         last = len(shape.messages) - 1
+        if not last:
+            raise InputError(
+                f"Row {row}: nothing stands before the assistant's answer.",
+                fix="Put a message of the user's or the system's before it, or give prompt and completion.",
+            )
         self._check_arguments(conversation, row)
         text = self._render(shape.messages, conversation, row, prompt=False)
         check_beside(shape, conversation, row)

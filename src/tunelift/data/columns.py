@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def choose_layout(table: Table, section: DataSection, task: str) -> Layout:
         return layout
     if problems := layout.problems(table):
         raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
-    return replace(layout, labels=_whole_numbers(table, layout, section))
+    return replace(layout, labels=_in_one_way(table, layout, section))
 
 
 def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]:
@@ -50,25 +51,30 @@ def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]
     unused = [name for name in table.columns if name not in used]
     notes = header_note(table, section)
     named = listed([name or "(no name)" for name in unused], len(unused))
-    notes += [f"not used for prompt or answer: the columns {named}"] * bool(unused)
+    notes += [f"not used for prompt or answer: the column{'s' * (len(unused) > 1)} {named}"] * bool(unused)
     return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
 
 
-def _whole_numbers(table: Table, layout: Templates, section: DataSection) -> Mapping[str, str]:
-    """Return how to write the labels of a column of whole numbers: 1.0 as 1, so that both are one label.
+def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mapping[str, str]:
+    """Return how to write the labels of a column that are one label written in several ways: 1.0 and 1, or with blanks.
 
-    A table with one cell missing makes floats of all others. A completion that is not said to be a label is left as it
-    is, unless its column writes few numbers in both ways.
+    A table with one cell missing makes floats of all others, so whole numbers alone are written as such. A completion
+    that is not said to be a label is left as it is, unless its column writes few numbers in both ways.
     """
     columns = set(layout.completion.columns)
     cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
-    found = {cell: _WHOLE.fullmatch(cell) for cell in set(cells) - {"nan"}}
-    numbers = {cell: match[1] for cell, match in found.items() if match}
-    distinct = set(numbers.values())
-    if len(columns) != 1 or len(numbers) < len(found) or (section.labels and not distinct <= set(section.labels)):
+    if len(columns) != 1:
         return {}
-    both_ways = len(distinct) < len(numbers) and len(distinct) <= len(cells) // 3
-    return numbers if layout.is_label or both_ways else {}
+    found = {cell: _WHOLE.fullmatch(cell.strip()) for cell in set(cells) - {"nan"}}
+    numbers = {cell: match[1] for cell, match in found.items() if match}
+    ways = Counter(numbers.values())
+    if section.labels and not set(ways) <= set(section.labels):
+        numbers = {}
+    if not layout.is_label:
+        both_ways = len(numbers) == len(found) and len(ways) < len(numbers) and len(ways) <= len(cells) // 3
+        return numbers if both_ways else {}
+    whole = {cell: number for cell, number in numbers.items() if len(numbers) == len(found) or ways[number] > 1}
+    return {cell: cell.strip() for cell in found if cell.strip() != cell} | whole
 
 
 def _for_causal_lm(table: Table, section: DataSection) -> Layout | None:

@@ -35,7 +35,7 @@ def messages_of(value: Any, where: str) -> tuple[dict[str, Any], ...]:
             f"{where}: the last message is the {messages[-1]['role']}'s.",
             fix="The last message must be the assistant's: it is the answer that is learned and scored.",
         )
-    ends = [number for number, message in enumerate(messages, start=1) if is_learned(message)]
+    ends = [number for number, message in enumerate(messages, start=1) if _is_to_be_learned(message)]
     return messages[: ends[-1]] if ends else messages
 
 
@@ -59,16 +59,17 @@ def conversation_of(
     first = _system(system, where)
     if first and begun and begun != first:
         raise InputError(f"{where}: a system text is given twice.", fix="Keep one, in a column or in the messages.")
+    whole = (*(first or begun), *_history(history, where), *messages[len(begun) :])
     return Conversation(
-        (*(first or begun), *_history(history, where), *messages[len(begun) :]),
+        _not_learned_first(whole),
         _tools(tools, where),
         _arguments(template_arguments, where),
     )
 
 
 def is_learned(message: Mapping[str, Any]) -> bool:
-    """Return whether the message is an answer, and not one that says it is not to be learned."""
-    return bool(message["role"] == "assistant" and message.get("train", True))
+    """Return whether the message is an answer that says something, and not that it is not to be learned."""
+    return _is_to_be_learned(message) and bool(as_answer(message).strip())
 
 
 def as_prompt(conversation: Conversation) -> str:
@@ -83,6 +84,16 @@ def as_answer(message: Mapping[str, Any]) -> str:
     """Return what a message says: its content, and each of its calls as JSON in a line."""
     calls = [json_of(call["function"]) for call in message.get("tool_calls", ())]
     return "\n".join([message["content"]] * bool(message["content"] or not calls) + calls)
+
+
+def _is_to_be_learned(message: Mapping[str, Any]) -> bool:
+    return bool(message["role"] == "assistant" and message.get("train", True))
+
+
+def _not_learned_first(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    """Mark an answer that opens a conversation: nothing stands before it from which it could be learned."""
+    opens = len(messages) > 1 and messages[0]["role"] == "assistant"
+    return (messages[0] | {"train": False}, *messages[1:]) if opens else messages
 
 
 def _system(text: Any, where: str) -> tuple[dict[str, Any], ...]:

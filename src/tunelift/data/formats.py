@@ -59,6 +59,8 @@ def read_file(path: Path, columns: Columns = None, ending: str | None = None) ->
     ending = ending or path.suffix.lower().removeprefix(".")
     if ending in _TAGGED:
         raise tagged_tokens(str(path))
+    if ending == "arrow":
+        raise saved_to_disk(str(path))
     if ending not in FORMATS:
         raise InputError(
             f'{path} has the ending "{path.suffix}", which is no known format.',
@@ -88,6 +90,15 @@ def tagged_tokens(name: str) -> InputError:
         f"{name} holds tokens with a tag each (CoNLL): tagging tokens is no task here.",
         fix="Write one row for each sentence, with what is to be found as text, such as "
         '{"prompt": "Places in: I stayed on Redondo Beach.\\nAnswer:", "completion": " Redondo Beach"}.',
+    )
+
+
+def saved_to_disk(name: str) -> InputError:
+    """Return the error for what `datasets` saves with save_to_disk."""
+    return InputError(
+        f"{name}: Arrow files, which `datasets` saves to go on with itself, are not read here.",
+        fix='In Python: datasets.load_from_disk(...).to_parquet("train.parquet"), for each split; or give the data set '
+        "itself to tunelift's functions.",
     )
 
 

@@ -177,7 +177,8 @@ def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
     last = conversation.messages[-1]
     completion = as_answer(last)
     empty = None if completion.strip() else "empty completion"
-    return Parts(as_prompt(conversation), completion, conversation, empty if is_learned(last) else "no answer to learn")
+    unlearned = None if is_learned(last) else "no answer to learn"
+    return Parts(as_prompt(conversation), completion, conversation, empty or unlearned)
 
 
 def _parsed(value: Any, where: str) -> Any:

@@ -38,7 +38,7 @@ def message_of(item: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: an object is expected, not {kind(item)}.", fix=SHAPE)
     item = {key: value for key, value in item.items() if value is not None}
     _check_keys(item, where)
-    given, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    given, content = _either(item, "role", "from", where), _either(item, "content", "value", where)
     role = _role(given, where)
     parts = _parts(content, item, where)
     if given == "function_call":
@@ -73,6 +73,13 @@ def _check_keys(item: Mapping[str, Any], where: str) -> None:
             fix=f"A message may hold {listed(KEYS, len(KEYS))}. Write what the model should see or say into the "
             "content, and remove the key.",
         )
+
+
+def _either(item: Mapping[str, Any], name: str, other: str, where: str) -> Any:
+    """Return what stands under one of two names, or under both alike."""
+    if name in item and other in item and item[name] != item[other]:
+        raise InputError(f'{where}: "{name}" and "{other}" say different things.', fix=f'Keep "{name}" alone.')
+    return item.get(name, item.get(other))
 
 
 def _role(role: Any, where: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from tunelift.core.errors import InputError, listed
 from tunelift.core.untrusted import inside
 from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, Columns, Table, read_file
+from tunelift.data.formats import FORMATS, Columns, Table, read_file, saved_to_disk
 
 SPLIT_NAMES = {
     "train": ("train",),
@@ -59,12 +59,16 @@ def folder_splits(folder: Path, subset: str | None = None) -> dict[str, Path | S
     for place in (folder / name for name in inner):
         if splits := _splits_of(place):
             return splits
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        raise saved_to_disk(str(folder))
     known = _known(folder)
+    below = [path.name for path in sorted(folder.iterdir()) if path.is_dir()]
     scripts = " Scripts in it are never run." if any(folder.glob("*.py")) else ""
     names = listed(path.name for path in known) or "nothing"
     raise InputError(
         f"{folder} holds no split files; of known formats it has: {names}.{scripts}",
-        fix="Name one of its files, or call them train, validation and test (.csv, .jsonl, ...).",
+        fix="Name one of its files, or call them train, validation and test (.csv, .jsonl, ...)."
+        + f" Of its folders --subset names one: {listed(below)}." * bool(below),
     )
 
 

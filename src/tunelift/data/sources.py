@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import files
+from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
@@ -82,7 +83,7 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     if isinstance(source, Shards):
         return source.read(name or GIVEN, columns)
     if hasattr(source, "column_names"):
-        rows = with_class_names(source, getattr(source, "features", None), name or GIVEN)
+        rows = with_class_names(_as_before(source, name or GIVEN), getattr(source, "features", None), name or GIVEN)
         return replace(_in_memory(rows, name or GIVEN), notes=_guessed(source, name or GIVEN))
     if isinstance(source, Iterable):
         return _in_memory(source, name or GIVEN)
@@ -92,11 +93,22 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     )
 
 
+def _as_before(dataset: Any, name: str) -> Iterator[Row]:
+    """Yield the rows of a datasets.Dataset without the keys that Arrow adds to objects."""
+    schema = getattr(getattr(dataset, "features", None), "arrow_schema", None)
+    columns = {} if schema is None else columns_as_before(schema, has_json=False)
+    for number, row in enumerate(dataset, start=1):
+        yield row_as_before(row, columns, f"{name}, row {number}")
+
+
 def _in_memory(rows: Iterable[Any], name: str) -> Table:
     kept = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
-            raise InputError(f"{name}, row {number}: a mapping is expected, not {type(row).__name__}.")
+            raise InputError(
+                f"{name}, row {number}: a mapping is expected, not {type(row).__name__}.",
+                fix='Give a list of mappings; of a pandas DataFrame, frame.to_dict("records").',
+            )
         kept.append(dict(row))
     if not kept:
         raise InputError(f"{name}: there are no rows.", fix="Give at least one row.")

@@ -31,6 +31,8 @@ def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) 
     session.conversations = facts.get("conversations", False)
     if session.conversations:
         progress.note("generate: through the chat template, since the adapter was trained on conversations")
+    elif getattr(session.tokenizer, "chat_template", None):
+        progress.note("generate: prompts are taken as they are, not through the model's chat template")
     found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
     if adapter is None:
         return found

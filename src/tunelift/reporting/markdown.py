@@ -142,7 +142,9 @@ def _worst(lost: Changes, gained: Changes) -> Iterable[tuple[str, Change]]:
 
 
 def _flip(kind: str, item: Change) -> str:
-    answers = f"reference {code(item.reference)}, base {code(item.base)}, tuned {code(item.tuned)}"
+    answers = f"reference {code(item.reference)}"
+    if item.base or item.tuned:
+        answers += f", base {code(item.base)}, tuned {code(item.tuned)}"
     return f"* {kind}, item {code(item.id)}: {code(item.input)}; {answers}"
 
 
