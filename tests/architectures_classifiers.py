@@ -98,7 +98,7 @@ def _tune(model: Any) -> str:
     tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     words = [[f"w{5 + (i + 3 * j) % 90}" for j in range(6 + i % 5)] for i in range(18)]
     rows = [{"text": " ".join(some), "label": f"LABEL_{i % 3}"} for i, some in enumerate(words)]
-    return _tuned(model, tiny(model.config.model_type), rows, "sequence-classification", tokenizer)
+    return _tuned(model, tiny(model.built_as), rows, "sequence-classification", tokenizer)
 
 
 def _apply(model: Any) -> str:

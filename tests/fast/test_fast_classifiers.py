@@ -76,7 +76,7 @@ def test_rows_of_new_lengths_are_tried_when_they_come() -> None:
 def test_rows_that_the_model_itself_fails_on_are_refused() -> None:
     with pytest.raises(InputError, match="CanineForSequenceClassification itself fails when it is asked, on rows of 2"):
         label_log_probabilities(tiny("canine"), [[5, 2], ROWS[0]], 0, 8, lambda *_: None)
-    with pytest.raises(InputError, match="on rows of 8 to 9 tokens: .*<eos>"):
+    with pytest.raises(InputError, match=r"on rows of 8 to 9 tokens: .*<eos>"):
         label_log_probabilities(tiny("bart"), [ROWS[0], ROWS[0][:-1]], 0, 8, lambda *_: None)
 
 

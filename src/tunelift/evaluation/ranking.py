@@ -66,8 +66,11 @@ def ranker(
         return plain, view.fast_paths["packing"]
     tree, few = Tree(view), (sample[0], sample[1][:3])
     theirs = plain.rank([few[0]], [few[1]], None, _silent)[0]
-    ours = tree.rank([few[0]], [few[1]], None, _silent)[0]
-    searched = Tree(view, finish_all=0).rank([few[0]], [few[1]], [0], _silent)[0]
+    try:
+        ours = tree.rank([few[0]], [few[1]], None, _silent)[0]
+        searched = Tree(view, finish_all=0).rank([few[0]], [few[1]], [0], _silent)[0]
+    except Exception as error:  # as of a model whose rule of who attends to whom reads more than places
+        return plain, f"off: the model takes no tree of tokens ({error or type(error).__name__})"
     allowed = [view.nats * max(1, len(label)) for label in few[1]]
     agrees = all(
         a is None or abs(a - (b or 0)) <= nats

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tunelift.core.errors import InputError
 from tunelift.tasks.base import Batch, Loss
 from tunelift.training import ranks
 
@@ -51,6 +52,11 @@ def train_step(
     total = 0.0
     for batch in micro_batches[rank::count]:
         part = loss(batch) / max(targets, 1)
+        if not part.requires_grad:
+            raise InputError(
+                "This model's loss does not reach what is to be trained: its layers keep no gradients, as Reformer's.",
+                fix="Take another model.",
+            )
         (part * scale).backward()  # type: ignore[no-untyped-call]
         total += part.item()
     total = ranks.summed(total, parameters)
