@@ -352,3 +352,32 @@ def test_rows_without_a_group_are_clusters_of_their_own_whatever_groups_are_call
     data = [{**row, "who": who} for row, who in zip(rows(4), ("row 1", "", "row 1 alone", ""), strict=True)]
     made = splits(("test",), test=data, group="who").test
     assert [row.cluster for row in made] == ["row 1", "row 1 alone alone", "row 1 alone", "row 3"]
+
+
+def talk(*said: str, **last: Any) -> dict[str, Any]:
+    """Return a row of messages: what is said by user and assistant in turn."""
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]
+    return {"messages": messages} | last
+
+
+def far_apart(count: int) -> list[dict[str, Any]]:
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices("abcdefghij", k=6)) for _ in range(400)]
+    return [talk(*(" ".join(drawn.sample(words, 12)) for _ in range(4))) for _ in range(count)]
+
+
+def test_a_conversation_that_learns_an_item_of_test_on_its_way_is_removed() -> None:
+    """As logs have it, in which each row is the conversation so far."""
+    whole = far_apart(12)
+    begun = [talk(*(m["content"] for m in row["messages"][:2])) for row in whole[:4]]
+    same_question = talk(whole[5]["messages"][0]["content"], "something else")
+    made = splits(train=whole, test=[*begun, same_question], validation=whole[11:])
+    assert len(made.train) == 7
+    assert made.report.splits["train"].overlap == 5  # four of test, one of validation
+    assert made.duplicate_of == {str(n): str(n) for n in (1, 2, 3, 4)}
+    last_alone = splits(train=whole, test=begun, validation=whole[11:], turns="last")
+    assert len(last_alone.train) == 11
+    unlearned = [talk(*(m["content"] for m in row["messages"])) for row in whole[:4]]
+    for row in unlearned:
+        row["messages"][1]["train"] = False
+    assert len(splits(train=unlearned + whole[4:], test=begun, validation=whole[11:]).train) == 11

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ from tunelift.data.columns import notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import Match, connected, near_duplicates, normalised
 from tunelift.data.examples import group_of, make_examples
-from tunelift.data.hygiene import Leak, compared_texts, hygiene, says_nothing
+from tunelift.data.hygiene import Leak, compared_texts, hygiene
+from tunelift.data.overlap import Held, folded
 from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
 
 ROLES = ("train", "validation", "test")
@@ -55,16 +56,6 @@ def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROL
     Raises InputError for anything wrong with the data, and for a train or test that is left without rows.
     """
     return _Loader(section, task, frozenset(roles)).load()
-
-
-def overlap_key(examples: Sequence[Example]) -> Callable[[Example], str]:
-    """Return the function that tells what two items share if one leaks the other: the prompt, case and blanks folded.
-
-    Where the prompt says nothing (plain text, or one prompt for all of `examples`) it is the completion.
-    """
-    if says_nothing(examples):
-        return lambda example: _folded(example.completion)
-    return lambda example: _folded(example.prompt if example.prompt.strip() else example.completion)
 
 
 @dataclass(slots=True)
@@ -215,7 +206,7 @@ class _Loader:
     def _row_key(self, example: Example) -> str:
         """Return the row without its id, case and blanks folded: the same under every template, and for equal rows."""
         values = {name: value for name, value in example.row.items() if name not in ("id", self.section.id)}
-        return _folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
+        return folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
 
     def _remove_overlap(self) -> None:
         """Remove from train and validation what test holds, then from train what validation holds; groups whole.
@@ -234,20 +225,17 @@ class _Loader:
             self._remove_validation(repeats)
 
     def _remove_equal(self, test: list[Example]) -> None:
-        key = overlap_key(test)
-        held = {key(example): example for example in reversed(test)}
-        groups = self._groups(test)
+        held, groups = Held(test), self._groups(test)
         for role in ("train", "validation"):
             before = self.rows.get(role, [])
-            found = [example for example in before if key(example) in held]
-            after = [row for row in before if key(row) not in held and group_of(row.row, self.section) not in groups]
-            self._keep(role, after, "overlap")
-            if role == "train":
-                first = {key(example): example for example in reversed(found)}
-                self.duplicate_of |= {item.id: first[key(item)].id for item in test if key(item) in first}
-                for example in found:
-                    item = held[key(example)]
-                    self.leaks.append(Leak(example, item, (example.prompt, item.prompt), 1.0, is_near=False))
+            found = {index: items for index, row in enumerate(before) if (items := held.given_away(row))}
+            rest = (row for index, row in enumerate(before) if index not in found)
+            self._keep(role, [row for row in rest if group_of(row.row, self.section) not in groups], "overlap")
+            for index, items in found.items() if role == "train" else ():
+                row = before[index]
+                self.leaks.append(Leak(row, items[0], (row.prompt, items[0].prompt), 1.0, is_near=False))
+                for item in items:
+                    self.duplicate_of.setdefault(item.id, row.id)
 
     def _remove_near(self, test: list[Example]) -> set[str]:
         """Remove the rows that nearly repeat test; return the ids of rows left in train that nearly repeat validation.
@@ -289,9 +277,8 @@ class _Loader:
         since many answers to few prompts then stand on both sides.
         """
         train, validation = self.rows["train"], self.rows["validation"]
-        key = overlap_key(self._like_validation())
-        held, groups = {key(example) for example in validation}, self._groups(validation)
-        equal = {example.id for example in train if key(example) in held}
+        held, groups = Held(validation, self._like_validation()), self._groups(validation)
+        equal = {example.id for example in train if held.given_away(example)}
         if "validation" in self.drawn_with_kin and self._are_most("validation", len(equal), "the same prompt as"):
             return
         self.repeats = [example for example in train if example.id in equal]
@@ -384,7 +371,3 @@ def _drawn(keys: Sequence[str], fraction: float, seed: str) -> set[str]:
 def _share(text: str) -> float:
     """Return a number in [0, 1) that follows from the text alone."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -1,0 +1,60 @@
+"""What a training row would give away of test or validation: the same question, or an answer within a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from tunelift.core.records import Example
+from tunelift.data.conversations import as_answer, as_prompt, is_learned
+from tunelift.data.hygiene import says_nothing
+
+
+class Held:
+    """Items of test or validation, by what they ask and answer, case and blanks folded.
+
+    `like` are rows that tell whether prompts say anything; the items themselves by default.
+    """
+
+    def __init__(self, items: Sequence[Example], like: Sequence[Example] | None = None) -> None:
+        self._key = _key(items if like is None else like)
+        self._asked: dict[str, list[Example]] = {}
+        self._answered: dict[tuple[str, str], list[Example]] = {}
+        for item in items:
+            self._asked.setdefault(self._key(item), []).append(item)
+            if item.conversation is not None:
+                self._answered.setdefault((folded(item.prompt), folded(item.completion)), []).append(item)
+
+    def given_away(self, row: Example) -> list[Example]:
+        """Return the items that a row would give away if it were trained on, each once and in order.
+
+        That is what its prompt asks, and of a conversation also each earlier answer that is an item's, behind the
+        item's very messages.
+        """
+        found = list(self._asked.get(self._key(row), ()))
+        for asked, answered in _earlier(row) if self._answered else ():
+            found += self._answered.get((folded(asked), folded(answered)), ())
+        return list({item.id: item for item in found}.values())
+
+
+def folded(text: str) -> str:
+    """Return a text with case and blanks folded."""
+    return " ".join(text.casefold().split())
+
+
+def _key(examples: Sequence[Example]) -> Callable[[Example], str]:
+    """Return what tells whether two items are one: the prompt, or where it says nothing the completion."""
+    if says_nothing(examples):
+        return lambda example: folded(example.completion)
+    return lambda example: folded(example.prompt if example.prompt.strip() else example.completion)
+
+
+def _earlier(row: Example) -> Iterator[tuple[str, str]]:
+    """Yield what stands before each answer that a conversation learns besides its last one, and the answer."""
+    conversation = row.conversation
+    if conversation is None or conversation.turns == "last":
+        return
+    for number, message in enumerate(conversation.messages[:-1]):
+        if is_learned(message):
+            upto = replace(conversation, messages=conversation.messages[: number + 1])
+            yield as_prompt(upto), as_answer(message)
