@@ -19,6 +19,7 @@ from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
 from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly, target_model
+from tunelift.fast.trials import some_ids
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 from tunelift.fast.unpad import rows_of, unpad
 
@@ -120,7 +121,7 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
 @torch.no_grad()
 def other_loss(model: Any, view: TargetModel) -> str | None:
     """Return why a model's own loss over labels is not the one over next tokens that is computed here, or None."""
-    ids = torch.arange(1, 13, dtype=torch.long, device=next(model.parameters()).device)[None]
+    ids = torch.tensor([some_ids(model, 0, 64)], dtype=torch.long, device=next(model.parameters()).device)
     inputs, more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, without_cache(model)
     try:
         with in_evaluation(model):

@@ -99,12 +99,12 @@ def _three(model: Any, rows: Rows) -> list[list[int]]:
     """
     longest: list[int] = max(map(list, rows), key=len, default=[])[:LONGEST]
     first = longest if len(longest) > SHARED_AT_LEAST + 4 else []
-    first += _some_ids(model, len(first), TELLING)
+    first += some_ids(model, len(first), TELLING)
     n = _alike(first)
     return [first, [*first[:n], *first[n - 1 :: -1][: len(first) - n]], first[-5:]]
 
 
-def _some_ids(model: Any, start: int, stop: int) -> list[int]:
+def some_ids(model: Any, start: int, stop: int) -> list[int]:
     """Return ids for places of a row that a model has positions for, none of which means padding."""
     config = model.config.get_text_config()
     places = min([stop, *(value - 2 for name in POSITIONS if (value := getattr(config, name, None) or 0) > 0)])
