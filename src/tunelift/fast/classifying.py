@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ LEAST = 1e-5
 """How far right logits may be apart in float32, however little the model's own rounding is seen."""
 
 Inputs = Mapping[str, Tensor]
+Ask = Callable[[Tensor, Tensor], Tensor]
 
 _known: WeakKeyDictionary[Any, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
 """By the model, what it is made of and the lengths of the rows tried: whether it reads padding."""
@@ -49,9 +50,16 @@ class ClassLogits:
         return torch.cat([self._logits(row) for row in _each(inputs)])
 
     def _try(self, rows: Sequence[Sequence[int]]) -> None:
-        longest, shortest = max(rows, key=len), min(rows, key=len)
-        self.alone = _reads_padding(self.model, longest, shortest)
-        seen = [len(longest), len(shortest), *self.lengths[:1], *self.lengths[-1:]]
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        lengths = [*map(len, rows)]
+        key = (hash(structure_of(self.model)), max(lengths), min(lengths))
+        known = _known.setdefault(base, {})
+        if key not in known:
+            known[key] = reads_padding(
+                self.model, lambda ids, mask: self._logits({"input_ids": ids, "attention_mask": mask}), rows
+            )
+        self.alone = known[key]
+        seen = [*key[1:], *self.lengths[:1], *self.lengths[-1:]]
         self.lengths = range(min(seen), max(seen) + 1)
 
     def check_training(self, inputs: Inputs) -> None:
@@ -71,7 +79,7 @@ def _its_own_failures(model: Any, rows: Sequence[Sequence[int]], when: str) -> I
     """Refuse rows that a model itself fails on."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, InputError):
         raise
     except Exception as error:  # whatever it is, stock would fail there too
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -94,38 +102,25 @@ def _each(inputs: Inputs) -> Iterator[dict[str, Tensor]]:
         yield {name: value[i : i + 1, :length] for name, value in inputs.items()}
 
 
-def _reads_padding(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    known = _known.setdefault(base, {})
-    key = (hash(structure_of(model)), len(longest), len(shortest))
-    if key not in known:
-        known[key] = _tried(model, longest, shortest)
-    return known[key]
-
-
 @torch.no_grad()
-def _tried(model: Any, longest: Sequence[int], shortest: Sequence[int]) -> bool:
-    """Tell whether padding behind the shortest row, or the other row, changes what the model says of a row.
+def reads_padding(model: Any, ask: Ask, rows: Sequence[Sequence[int]]) -> bool:
+    """Tell whether padding behind the shortest row, or the longest beside it, changes what a model says of a row.
 
-    In half precision a few logits tell little: the model is then tried in float32, and less strictly as it is.
+    `ask` takes ids and mask (B, T) and returns (B, ...). In half precision a few logits tell little: the model is then
+    tried in float32, and less strictly as it is. Raises InputError where the model itself fails on one of the two rows.
     """
-    more = without_cache(model)
-
-    def logits(ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        mask = torch.ones_like(ids) if mask is None else mask
-        return model(input_ids=ids, attention_mask=mask, **more).logits  # type: ignore[no-any-return]
-
+    longest, shortest = max(rows, key=len), min(rows, key=len)
     with _its_own_failures(model, [longest, shortest], "when it is asked"):
-        plain = asked_plainly(model, logits, [longest, shortest])
+        plain = asked_plainly(model, lambda ids: ask(ids, torch.ones_like(ids)), [longest, shortest])
     pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
     width, device = len(longest), next(model.parameters()).device
     ids = _padded([longest, shortest], pad, width, device)
     mask = _padded([[1] * width, [1] * len(shortest)], 0, width, device)
     try:
         with in_evaluation(model):
-            as_it_is = logits(ids, mask)
+            as_it_is, same = ask(ids, mask), ids[1:, : len(shortest)].repeat(2, 1)
             with _wide(model, plain):
-                together, twice = logits(ids, mask), logits(ids[1:, : len(shortest)].repeat(2, 1))
+                together, twice = ask(ids, mask), ask(same, torch.ones_like(same))
     except Exception:  # what a model cannot do with several rows, it does one by one
         return True
     if not len(together) == len(twice) == len(as_it_is) == 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from tunelift.adapters.build import is_adapted
 from tunelift.core import progress
+from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
 from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.run import Plan
+from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.tasks.base import context_length, pad_id
 
@@ -71,18 +74,31 @@ class LinearProbe:
 def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows_at_once: int, title: str) -> Any:
     """Return for each row of token ids the mean over its tokens of the last hidden states, (rows, hidden size)."""
     body = (model.get_base_model() if is_adapted(model) else model).base_model  # the model without its head
-    more = without_cache(body)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
+    alone = bool(rows) and reads_padding(model, partial(_means, body), rows)
     with progress.bar(title, len(rows)) as advance:
-        for group in by_length([len(row) for row in rows], rows_at_once):
+        for group in by_length([len(row) for row in rows], 1 if alone else rows_at_once):
             ids = padded([rows[i] for i in group], pad, model.device)
             mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-            states = body(input_ids=ids, attention_mask=mask, **more).last_hidden_state.float()  # (B, T, hidden)
-            sums = (states * mask[..., None]).sum(dim=1)
-            for i, row in zip(group, (sums / mask.sum(dim=1, keepdim=True)).cpu(), strict=True):
+            for i, row in zip(group, _means(body, ids, mask).cpu(), strict=True):
                 found[i] = row
             advance(len(group))
     return torch.stack(found).numpy()
+
+
+def _means(body: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return the means (B, hidden) over the tokens of each row; raise InputError where a body has no states of them."""
+    try:
+        states: Tensor = body(input_ids=ids, attention_mask=mask, **without_cache(body)).last_hidden_state
+        reason = None if states.shape[:2] == ids.shape else f"it has states for {states.shape[1]} of {ids.shape[1]}"
+    except (TypeError, ValueError, AttributeError) as error:  # as a decoder beside it that wants ids of its own
+        reason = str(error)
+    if reason is None:
+        return (states.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    raise InputError(
+        f"linear-probe: {type(body).__name__} gives no hidden state for each token of a text: {reason}.",
+        fix="Leave it out: evaluate.baselines names those to measure.",
+    )
 
 
 def _at_most(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
