@@ -398,10 +398,17 @@ def _line(error: Exception) -> str:
     return " ".join((str(error) or repr(error)).split())[:160].replace("|", "/")
 
 
+def _in_one_thread(kind: str, checks: tuple[str, ...]) -> dict[str, str]:
+    import torch
+
+    torch.set_num_threads(1)
+    return tried(kind, checks)
+
+
 def in_a_process(kind: str, checks: tuple[str, ...]) -> dict[str, str]:
     """Try a kind in a copy of this process, in which torch and transformers are loaded already."""
     queue = fork.Queue()
-    process = fork.Process(target=lambda: queue.put(tried(kind, checks)))
+    process = fork.Process(target=lambda: queue.put(_in_one_thread(kind, checks)))
     process.start()
     try:
         found: dict[str, str] = queue.get(timeout=SECONDS)
