@@ -8,6 +8,7 @@ filtering, arXiv 2411.09009). With likely tokens in the first tiles most parts a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -54,16 +55,20 @@ class Asked:
     """
 
     def __init__(self, rows: Tensor, tokens: Tensor) -> None:
-        self.rows, self.tokens = rows, tokens
+        self.tokens, self.order = tokens.sort()
+        self.rows = rows[self.order]
+        self.sorted = self.tokens.tolist()  # most tiles have none, which a list tells without a pass over the tokens
         self.plain = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
 
     def read(self, logits: Tensor, start: int | None) -> None:
         """Take what a tile's plain logits (N, tile) hold of them."""
         if start is None:
             return
-        self.plain = self.plain.to(at_least_float32(logits[:0]).dtype)
-        here = ((self.tokens >= start) & (self.tokens < start + logits.shape[1])).nonzero().squeeze(-1)
-        self.plain[here] = logits[self.rows[here], self.tokens[here] - start].to(self.plain.dtype)
+        first, last = (bisect_left(self.sorted, token) for token in (start, start + logits.shape[1]))
+        if first < last:
+            self.plain = self.plain.to(torch.promote_types(logits.dtype, torch.float32))
+            found = logits[self.rows[first:last], self.tokens[first:last] - start]
+            self.plain[self.order[first:last]] = found.to(self.plain.dtype)
 
 
 @dataclass(slots=True)

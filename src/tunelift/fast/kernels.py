@@ -128,10 +128,18 @@ def of(*tensors: Tensor) -> Any:
         return None
 
 
+_BYTES = {dtype: dtype.itemsize for dtype in (*TYPES, torch.bool)}
+
+
 def _readable(x: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether the memory at a tensor's address holds its numbers, as C lays such numbers out."""
-    plain = x.is_cpu and x.dtype is dtype and x.layout is torch.strided and not x.is_neg()
-    return plain and not x.data_ptr() % dtype.itemsize
+    return (
+        x.dtype is dtype
+        and x.is_cpu
+        and x.layout is torch.strided
+        and not x.is_neg()
+        and not x.data_ptr() % _BYTES[dtype]
+    )
 
 
 def call(functions: Any, name: str, *arguments: Any) -> None:
