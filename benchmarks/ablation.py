@@ -78,7 +78,7 @@ def measured(kind: str, steps: int, data: Path) -> dict[str, list[float]]:
         side_by_side.measure(Setting("rows", "prepare.py", sys.executable, job), Path(scratch))
         found = json.loads((Path(scratch) / "rows.json").read_text(encoding="utf-8"))
     rows = [Row(row["input_ids"], row["labels"]) for row in found["train"]]
-    session = Session.open(ModelSection(name="gemma3-270m"), "causal-lm")
+    session = Session.open(ModelSection(name="gemma3-270m"), TASKS.get("causal-lm"))
     session.attach({"method": "lora", "r": 8, "target_modules": "all-linear"}, 0)
     trainer = Trainer(session, rows)
     trainer.step(0, "all on")  # the first touch of everything

@@ -31,6 +31,7 @@ from typing import Any
 
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.data.columns import ANSWERS
 
 SECONDS, FREE_BYTES, BYTES_PER_BYTE = 2.0, 4 * 2**20, 300
 ALARM = 60.0
@@ -55,7 +56,7 @@ def rows(ending: str, *sound: str) -> tuple[Read, list[bytes]]:
     from tunelift.data.formats import read_file
 
     def read(folder: Path, content: bytes) -> object:
-        return make_examples(read_file(written(folder / f"rows.{ending}", content)), DataSection(), "causal-lm")
+        return make_examples(read_file(written(folder / f"rows.{ending}", content)), DataSection(), ANSWERS)
 
     encodings = ("utf-8", "utf-8-sig", "utf-16", "latin-1")
     return read, [text.encode(encoding, "replace") for text in sound for encoding in encodings]

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from tunelift.config.schema import DataSection
+from tunelift.data.columns import ANSWERS
 from tunelift.data.splits import load_splits
 
 PROMPT = "Topics: business, entertainment, politics, sports, tech\nHeadline: {headline}\nTopic:"
@@ -28,7 +29,7 @@ def options(description: str | None) -> argparse.Namespace:
 def rows(source: str, train: int, test: int) -> tuple[list[Row], list[Row]]:
     """Return rows to train on and rows to measure on, each with a prompt and a completion; no headline is in both."""
     section = DataSection(train=source, test=0.2, prompt=PROMPT, completion=COMPLETION, max_train=train, max_test=test)
-    splits = load_splits(section, task="causal-lm", roles=("train", "test"))
+    splits = load_splits(section, reading=ANSWERS, roles=("train", "test"))
     both = ([{"prompt": e.prompt, "completion": e.completion} for e in part] for part in (splits.train, splits.test))
     return next(both), next(both)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import architectures
 from architectures import OF_GRADIENTS, _logits, _loss_and_gradients, _tokenizer, _tuned, _verdict, _without_dropout
+from tunelift.tasks import TASKS
 
 HEAD = "AutoModelForSequenceClassification"
 ROWS = [[*row, 2] for row in architectures.ROWS]
@@ -68,7 +69,7 @@ def _adapted(model: Any) -> Any:
     from tunelift.adapters.build import attach
     from tunelift.pipeline.session import Session
 
-    session = Session.of(model, _tokenizer(), "sequence-classification")
+    session = Session.of(model, _tokenizer(), TASKS.get("sequence-classification"))
     config = session._peft_config({"r": 4, "init_lora_weights": False})
     return attach(model, config, seed=0)
 

@@ -37,7 +37,7 @@ def main() -> None:
 def opened(rows: dict[str, Any], job: dict[str, Any]) -> Session:
     """Load the model, and the adapter that everybody begins with."""
     task, labels = ("sequence-classification", ["0", "1"]) if job.get("head") else ("causal-lm", [])
-    session = Session.open(ModelSection(name=rows["name"]), task, labels)
+    session = Session.open(ModelSection(name=rows["name"]), TASKS.get(task), labels)
     session.attach({"start_from": rows["adapter"]}, 0)
     return session
 
@@ -47,8 +47,9 @@ def run(session: Session, examples: list[Example], job: dict[str, Any], listen: 
     settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"])
     settings = settings.model_copy(update={"schedule": "constant", "warmup": 0.0, "seed": 0})
     rows = {"train": in_our_order(examples, job["batch_size"])}
-    task = TASKS.get(session.task)
-    return train(session.model, session.tokenizer, task, rows, settings, labels=session.labels, listeners=[listen])
+    return train(
+        session.model, session.tokenizer, session.task, rows, settings, labels=session.labels, listeners=[listen]
+    )
 
 
 def timed(clock: StepClock) -> Listener:

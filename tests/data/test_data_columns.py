@@ -13,33 +13,32 @@ from hypothesis import strategies as st
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
-from tunelift.data.columns import CLASSIFICATION, notes_on_columns
+from tunelift.data.columns import ANSWERS, CLASSES, Reading, notes_on_columns
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
 from tunelift.data.splits import load_splits
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
-CAUSAL_LM = "causal-lm"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside the project")
 
 ASKED = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 TOOL = {"name": "find", "description": "finds", "parameters": {"type": "object", "properties": {}}}
 
 
-def examples(source: Any, task: str = CAUSAL_LM, **settings: Any) -> list[Example]:
+def examples(source: Any, reading: Reading = ANSWERS, **settings: Any) -> list[Example]:
     section = DataSection(**settings)
-    return make_examples(read_rows(source, columns=section.columns), section, task)[0]
+    return make_examples(read_rows(source, columns=section.columns), section, reading)[0]
 
 
-def refused(source: Any, task: str = CAUSAL_LM, **settings: Any) -> tuple[str, str]:
+def refused(source: Any, reading: Reading = ANSWERS, **settings: Any) -> tuple[str, str]:
     """Return the problem and what to do, of rows that must be refused."""
     with pytest.raises(InputError) as error:
-        examples(source, task, **settings)
+        examples(source, reading, **settings)
     return "\n".join(error.value.problems), str(error.value.fix)
 
 
 def notes(source: Any, **settings: Any) -> list[str]:
-    return notes_on_columns(read_rows(source), DataSection(**settings), CAUSAL_LM)
+    return notes_on_columns(read_rows(source), DataSection(**settings), ANSWERS)
 
 
 def test_what_belongs_to_a_conversation_is_part_of_it() -> None:
@@ -250,7 +249,7 @@ def test_lines_that_end_in_a_capital_o_are_text(tmp_path: Path) -> None:
 def test_the_report_names_the_columns_that_are_not_used_once() -> None:
     rows = [{"id": i, "text": f"text {i}", "label": "ab"[i % 2], "who": f"w{i}", "url": "u"} for i in range(20)]
     section = DataSection(train=rows, test=rows[:3], group="who", deduplicate=False)
-    report = load_splits(section, task=CAUSAL_LM, roles=("train", "validation", "test")).report
+    report = load_splits(section, reading=ANSWERS, roles=("train", "validation", "test")).report
     assert [note for note in report.lines() if "not used" in note] == ["not used for prompt or answer: the column url"]
 
 
@@ -275,7 +274,7 @@ def test_the_report_names_the_columns_that_are_not_used_once() -> None:
 def test_one_number_is_one_label_however_it_is_written(values: list[Any], labels: set[str]) -> None:
     rows = [{"text": f"t{number}", "label": value} for number, value in enumerate(values)]
     assert {example.completion for example in examples(rows)} == labels
-    assert {example.completion for example in examples(rows, CLASSIFICATION)} == {label.strip() for label in labels}
+    assert {example.completion for example in examples(rows, CLASSES)} == {label.strip() for label in labels}
     assert examples(rows)[0].row["label"] == values[0]
 
 
@@ -292,9 +291,9 @@ def test_answers_are_left_as_they_are_written_unless_they_are_few_numbers_writte
 
 def test_labels_that_the_settings_name_are_written_as_there() -> None:
     rows = [{"text": f"t{number}", "label": value} for number, value in enumerate((1.0, 0.0, 1.0))]
-    named = examples(rows, CLASSIFICATION, labels=["0.0", "1.0"])
+    named = examples(rows, CLASSES, labels=["0.0", "1.0"])
     assert {example.completion for example in named} == {"0.0", "1.0"}
-    assert {example.completion for example in examples(rows, CLASSIFICATION, labels=["0", "1"])} == {"0", "1"}
+    assert {example.completion for example in examples(rows, CLASSES, labels=["0", "1"])} == {"0", "1"}
 
 
 LAYOUTS = ("messages", "prompt completion", "instruction output", "context question answers", "text label", "text")
@@ -314,13 +313,13 @@ def rows_with(names: str) -> st.SearchStrategy[list[dict[str, Any]]]:
     return st.lists(row, min_size=1, max_size=3)
 
 
-@given(st.sampled_from(LAYOUTS).flatmap(rows_with), st.sampled_from((CAUSAL_LM, CLASSIFICATION)))
+@given(st.sampled_from(LAYOUTS).flatmap(rows_with), st.sampled_from((ANSWERS, CLASSES)))
 @settings(max_examples=300, deadline=None)
-def test_any_rows_are_examples_or_a_clear_error(rows: list[dict[str, Any]], task: str) -> None:
+def test_any_rows_are_examples_or_a_clear_error(rows: list[dict[str, Any]], reading: Reading) -> None:
     try:
-        made, empty = make_examples(read_rows(rows), DataSection(), task)
+        made, empty = make_examples(read_rows(rows), DataSection(), reading)
         assert len(made) + sum(empty.values()) == len(rows)
-        assert isinstance(notes_on_columns(read_rows(rows), DataSection(), task), list)
+        assert isinstance(notes_on_columns(read_rows(rows), DataSection(), reading), list)
     except InputError as error:
         assert error.fix
 
@@ -359,9 +358,9 @@ def test_sentence_pairs_are_read_as_proposed(file: str, rows: int) -> None:
     proposed = {"prompt": "{text1}\n{text2}\nScore:", "completion": " {score}"}
     section = DataSection(columns=["score", "text1", "text2"], **proposed)
     table = read_rows(SHARED / file, columns=section.columns)
-    made, empty = make_examples(table, section, CAUSAL_LM)
+    made, empty = make_examples(table, section, ANSWERS)
     assert len(made) == rows
     assert sum(empty.values()) == len(table.rows) - rows
-    _, fix = refused(SHARED / file, CLASSIFICATION, columns=["score", "text1", "text2"])
+    _, fix = refused(SHARED / file, CLASSES, columns=["score", "text1", "text2"])
     assert "one class for each different one" in fix
     assert '--columns "score,text1,text2"' in fix

@@ -10,20 +10,19 @@ import pytest
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
-from tunelift.data.columns import CLASSIFICATION
+from tunelift.data.columns import ANSWERS, CLASSES, Reading
 from tunelift.data.examples import make_examples, unseen_labels
 from tunelift.data.sources import read_rows
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
-CAUSAL_LM = "causal-lm"
 
 
-def examples(rows: list[dict[str, Any]], task: str = CAUSAL_LM, **settings: Any) -> list[Example]:
-    return make_examples(read_rows(rows), DataSection(**settings), task)[0]
+def examples(rows: list[dict[str, Any]], reading: Reading = ANSWERS, **settings: Any) -> list[Example]:
+    return make_examples(read_rows(rows), DataSection(**settings), reading)[0]
 
 
-def content(rows: list[dict[str, Any]], task: str = CAUSAL_LM, **settings: Any) -> list[tuple[str, str]]:
-    return [example.content for example in examples(rows, task, **settings)]
+def content(rows: list[dict[str, Any]], reading: Reading = ANSWERS, **settings: Any) -> list[tuple[str, str]]:
+    return [example.content for example in examples(rows, reading, **settings)]
 
 
 def test_templates() -> None:
@@ -48,10 +47,10 @@ def test_usual_columns() -> None:
 
 
 def test_classification_takes_the_text_as_it_is_and_the_bare_label() -> None:
-    assert content([{"text": "a", "label": 0}], CLASSIFICATION) == [("a", "0")]
-    assert content([{"q": "a", "l": "b"}], CLASSIFICATION, text="q", label="l") == [("a", "b")]
+    assert content([{"text": "a", "label": 0}], CLASSES) == [("a", "0")]
+    assert content([{"q": "a", "l": "b"}], CLASSES, text="q", label="l") == [("a", "b")]
     templates = {"prompt": "Q: {q}", "completion": " {l}"}
-    assert content([{"q": "a", "l": "b"}], CLASSIFICATION, **templates) == [("Q: a", "b")]
+    assert content([{"q": "a", "l": "b"}], CLASSES, **templates) == [("Q: a", "b")]
 
 
 def test_messages_and_conversations() -> None:
@@ -107,7 +106,7 @@ def test_empty_rows_are_left_out_and_counted_by_reason() -> None:
         {"text": None, "label": "b"},
         {"text": "a", "label": ""},
     ]
-    kept, empty = make_examples(read_rows(rows), DataSection(), CAUSAL_LM)
+    kept, empty = make_examples(read_rows(rows), DataSection(), ANSWERS)
     assert [example.id for example in kept] == ["1"]
     assert empty == {"empty prompt": 2, "empty completion": 1}
 
@@ -143,7 +142,7 @@ def test_a_table_of_other_columns_gets_a_proposal() -> None:
         examples(rows)
     assert '--prompt "{sentence}\\nKind of:" --completion " {kind_of}"' in str(error.value.fix)
     with pytest.raises(InputError) as error:
-        examples(rows, CLASSIFICATION)
+        examples(rows, CLASSES)
     assert '--text "sentence" --label "kind_of"' in str(error.value.fix)
     with pytest.raises(InputError) as error:
         examples([{"sentence": "a"}])
@@ -163,7 +162,7 @@ def test_a_table_of_other_columns_gets_a_proposal() -> None:
 )
 def test_proposals_for_real_data(file: str, fix: str) -> None:
     with pytest.raises(InputError) as error:
-        make_examples(read_rows(SHARED / file), DataSection(), CAUSAL_LM)
+        make_examples(read_rows(SHARED / file), DataSection(), ANSWERS)
     assert str(error.value.fix).endswith(fix)
 
 

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from tunelift.config.schema import DataSection
+from tunelift.data.columns import ANSWERS
 from tunelift.data.show import hygiene_lines
 from tunelift.data.splits import Splits, load_splits
 
 
 def made(**settings: Any) -> Splits:
-    return load_splits(DataSection(**settings), task="causal-lm", roles=("train", "validation", "test"))
+    return load_splits(DataSection(**settings), reading=ANSWERS, roles=("train", "validation", "test"))
 
 
 def row(text: str, label: str) -> dict[str, Any]:

@@ -10,28 +10,26 @@ import pytest
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
-from tunelift.data.columns import CLASSIFICATION, notes_on_columns
+from tunelift.data.columns import ANSWERS, CLASSES, Reading, notes_on_columns
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
 
-CAUSAL_LM = "causal-lm"
 
-
-def proposal(source: Any, task: str = CAUSAL_LM, **settings: Any) -> str:
+def proposal(source: Any, reading: Reading = ANSWERS, **settings: Any) -> str:
     section = DataSection(**settings)
     with pytest.raises(InputError) as error:
-        make_examples(read_rows(source, columns=section.columns), section, task)
+        make_examples(read_rows(source, columns=section.columns), section, reading)
     return str(error.value.fix)
 
 
-def followed(source: Any, fix: str, task: str = CAUSAL_LM) -> list[tuple[str, str]]:
+def followed(source: Any, fix: str, reading: Reading = ANSWERS) -> list[tuple[str, str]]:
     """Do what a proposal says: read its flags as a shell and the command line do."""
     words = shlex.split(fix[fix.index("--columns" if "--columns" in fix else "--prompt") :].splitlines()[0])
     flags = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
     settings: dict[str, Any] = {name: value.replace("\\n", "\n") for name, value in flags.items()}
     columns = settings.pop("columns", None)
     section = DataSection(**settings, columns=columns.split(",") if columns else None)
-    made, _ = make_examples(read_rows(source, columns=section.columns), section, task)
+    made, _ = make_examples(read_rows(source, columns=section.columns), section, reading)
     return [example.content for example in made]
 
 
@@ -65,13 +63,13 @@ def test_a_column_of_messages_under_another_name() -> None:
         'The column "dialog" holds messages; call it "messages".'
     )
     rows = [{"messages": [{"role": "user", "content": "a"}], "label": "x"}]
-    assert "a classification head takes text" in proposal(rows, CLASSIFICATION)
+    assert "a classification head takes text" in proposal(rows, CLASSES)
 
 
 def test_a_head_gets_all_texts_and_no_fractions() -> None:
     pair = {"sentence1": "a", "sentence2": "b"}
-    assert '--text "{sentence1}\\n{sentence2}" --label "label"' in proposal([{**pair, "label": 1}], CLASSIFICATION)
-    fix = proposal([{**pair, "score": 0.5}, {**pair, "score": 3.0}], CLASSIFICATION)
+    assert '--text "{sentence1}\\n{sentence2}" --label "label"' in proposal([{**pair, "label": 1}], CLASSES)
+    fix = proposal([{**pair, "score": 0.5}, {**pair, "score": 3.0}], CLASSES)
     assert fix.startswith('The column "score" holds numbers, and a head here has one class for each different one.')
 
 
@@ -148,7 +146,7 @@ def test_a_header_that_became_a_row_is_pointed_out(tmp_path: Path) -> None:
 
     def notes(first: str) -> list[str]:
         (tmp_path / "a.csv").write_text(first + rows)
-        return notes_on_columns(read_rows(tmp_path / "a.csv", columns=section.columns), section, CAUSAL_LM)
+        return notes_on_columns(read_rows(tmp_path / "a.csv", columns=section.columns), section, ANSWERS)
 
     assert notes("") == []
     assert notes("text,label\n") == []

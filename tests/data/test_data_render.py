@@ -37,7 +37,7 @@ def chat(*contents: str, system: str | None = None) -> Example:
 def turns(example: Example, which: Any) -> Example:
     """The same conversation with this setting of data.turns."""
     assert example.conversation is not None
-    return replace(example, conversation=replace(example.conversation, turns=which))
+    return replace(example, given=replace(example.conversation, turns=which))
 
 
 def learned(renderer: Renderer, tokens: Tokens) -> str:

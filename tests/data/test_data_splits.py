@@ -13,6 +13,7 @@ import pytest
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
+from tunelift.data.columns import ANSWERS
 from tunelift.data.splits import Splits, load_splits
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -27,7 +28,7 @@ def rows(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 
 def splits(roles: Sequence[str] = ("train", "validation", "test"), **settings: Any) -> Splits:
-    return load_splits(DataSection(**settings), task="causal-lm", roles=roles)
+    return load_splits(DataSection(**settings), reading=ANSWERS, roles=roles)
 
 
 def ids(examples: list[Example]) -> list[str]:

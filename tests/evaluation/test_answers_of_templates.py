@@ -18,6 +18,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation import run
+from tunelift.evaluation.measures import likelihood
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
 
@@ -72,8 +73,8 @@ def parrot(tokenizer: Any, examples: Sequence[Example], *, without: int = 0) -> 
 
 def scored(tokenizer: Any, examples: Sequence[Example], monkeypatch: Any, model: Any = None, **plan: Any) -> Any:
     monkeypatch.setattr(run, "sped_up", lambda model, way: nullcontext({}))
-    monkeypatch.setattr(run, "target_model", lambda *_: (SimpleNamespace(fast_paths={}, nats=1.0), None))
-    monkeypatch.setattr(run, "log_likelihoods", lambda view, pairs, *_: [(-1.0, len(ids)) for _, ids in pairs])
+    monkeypatch.setattr(likelihood, "target_model", lambda *_: (SimpleNamespace(fast_paths={}, nats=1.0), None))
+    monkeypatch.setattr(likelihood, "log_likelihoods", lambda view, pairs, *_: [(-1.0, len(ids)) for _, ids in pairs])
     plan = {"max_new_tokens": 400} | plan
     return score(model or parrot(tokenizer, examples), tokenizer, examples, Plan(resolve(METRICS), **plan), {})
 

@@ -22,10 +22,11 @@ from tunelift.evaluation.baselines import BASELINES, Baseline, Given, labelled, 
 from tunelift.evaluation.baselines.frame import Frame
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
+from tunelift.tasks import TASKS
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 WORDS = {" sports": "ball match goal team", " tech": "code chip data disk", " food": "rice soup salt bread"}
-HEAD = "sequence-classification"
+HEAD = TASKS.get("sequence-classification")
 
 
 def rows(count: int, start: int = 0, *, bare: bool = False) -> list[Example]:

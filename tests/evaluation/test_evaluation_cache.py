@@ -17,9 +17,10 @@ from tiny_tokenizers import byte_level
 from tunelift.adapters.build import switched_off
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation import cache
-from tunelift.evaluation import run as evaluation
+from tunelift.evaluation.measures import Measure, answer, likelihood, ranked_labels
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
+from tunelift.tasks import TASKS
 
 LABELS = [" cat", " cats", " the mat"]
 EXAMPLES = [Example(str(i), "the cat sat on " * (1 + i % 4) + "a" * i, LABELS[i % 3]) for i in range(9)]
@@ -48,8 +49,8 @@ def measure(plan: Plan = RANKING, net: Any = None, examples: list[Example] = EXA
 @pytest.mark.parametrize("name", PLANS)
 def test_what_was_computed_comes_back_exactly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure(PLANS[name])
-    for part in ("log_likelihoods", "greedy"):
-        monkeypatch.setattr(evaluation, part, refused)
+    for module, part in ((likelihood, "log_likelihoods"), (answer, "greedy")):
+        monkeypatch.setattr(module, part, refused)
     again = measure(PLANS[name])
     assert again.rows == first.rows
     assert (first.info["from_cache"], again.info["from_cache"]) == (0, 9)
@@ -63,7 +64,7 @@ def test_what_was_computed_comes_back_exactly(name: str, monkeypatch: pytest.Mon
 
 def test_no_fast_path_is_tried_where_every_item_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure()
-    monkeypatch.setattr(evaluation, "target_model", refused)
+    monkeypatch.setattr(likelihood, "target_model", refused)
     again = measure(examples=EXAMPLES[2:7])
     assert again.info["from_cache"] == 5
     assert again.info["made_with"]["fast_paths"] == first.info["made_with"]["fast_paths"]
@@ -72,8 +73,8 @@ def test_no_fast_path_is_tried_where_every_item_is_known(monkeypatch: pytest.Mon
 
 
 def test_items_of_other_fast_paths_do_not_stand_beside_those_computed_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, measured = evaluation.ranker, measure()
-    monkeypatch.setattr(evaluation, "ranker", lambda *given: (plain(*given)[0], "off: this time"))
+    plain, measured = ranked_labels.ranker, measure()
+    monkeypatch.setattr(ranked_labels, "ranker", lambda *given: (plain(*given)[0], "off: this time"))
     other = measure(examples=[*EXAMPLES, replace(EXAMPLES[0], id="new", prompt="another cat")])
     assert other.info["from_cache"] == 0
     assert measure().info["made_with"]["fast_paths"]["label_tree"] == "off: this time"  # what knew them last
@@ -81,7 +82,7 @@ def test_items_of_other_fast_paths_do_not_stand_beside_those_computed_now(monkey
 
 
 def test_heads_are_kept_and_another_head_on_the_same_weights_is_not_taken_for_it() -> None:
-    plan = Plan(resolve(["accuracy"]), task="sequence-classification", labels=["bad", "good"], cache=True)
+    plan = Plan(resolve(["accuracy"]), task=TASKS.get("sequence-classification"), labels=["bad", "good"], cache=True)
     examples = [Example(str(i), "the cat " * (i + 1), ["bad", "good"][i % 2]) for i in range(5)]
     model = tiny_models.classifier(["bad", "good"])
     first, again = measure(plan, model, examples), measure(plan, model, examples)
@@ -177,17 +178,17 @@ def refused(*_: Any, **__: Any) -> Any:
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(evaluation, "KEPT_AT_ONCE", 4)
-    plain, calls = evaluation.log_likelihoods, []
+    monkeypatch.setattr(Measure, "at_once", 4)
+    plain, calls = likelihood.log_likelihoods, []
 
     def cut_off(view: Any, pairs: Any, *rest: Any) -> Any:
         calls.append(len(pairs))
         return plain(view, pairs, *rest) if len(calls) < 3 else refused()
 
-    monkeypatch.setattr(evaluation, "log_likelihoods", cut_off)
+    monkeypatch.setattr(likelihood, "log_likelihoods", cut_off)
     with pytest.raises(KeyboardInterrupt):
         measure(PLANS["likelihood"])
-    monkeypatch.setattr(evaluation, "log_likelihoods", plain)
+    monkeypatch.setattr(likelihood, "log_likelihoods", plain)
     assert calls == [4, 4, 1]
     assert measure(PLANS["likelihood"]).info["from_cache"] == 8
     assert "score: 8 of 9 items were scored before." in capsys.readouterr().err

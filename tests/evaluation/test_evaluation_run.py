@@ -17,6 +17,7 @@ from tunelift.data.render import Renderer
 from tunelift.evaluation.generation import Decoding, generate_greedily
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
+from tunelift.tasks import TASKS
 
 LABELS = [" cat", " cats", " the mat"]
 EXAMPLES = [
@@ -146,7 +147,8 @@ def test_heads_give_log_probabilities(kind: str, pad: int) -> None:
     model = tiny_models.classifier(["bad", "good"], kind, pad_token_id=pad)
     examples = [Example(str(i), "the cat " * (i + 1), ["bad", "good"][i % 2]) for i in range(5)]
     one, many = (
-        measure(model, examples, task="sequence-classification", labels=["bad", "good"], rows_at_once=n) for n in (1, 5)
+        measure(model, examples, task=TASKS.get("sequence-classification"), labels=["bad", "good"], rows_at_once=n)
+        for n in (1, 5)
     )
     for a, b in zip(one.rows, many.rows, strict=True):
         assert math.fsum(math.exp(v) for v in a["label_scores"].values()) == pytest.approx(1)

@@ -100,7 +100,7 @@ def test_layers_that_read_tensors_of_other_widths_do_not_run_together() -> None:
 
 
 def test_a_body_with_parameters_of_its_own_is_no_new_head() -> None:
-    session = Session.of(tiny("xlnet"), tokenizer(), "sequence-classification")
+    session = Session.of(tiny("xlnet"), tokenizer(), TASKS.get("sequence-classification"))
     assert sorted(session._new()) == ["logits_proj", "sequence_summary.summary"]
     assert context_length(session.model, session.tokenizer) > 10**9  # its config says -1
 

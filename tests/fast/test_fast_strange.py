@@ -30,6 +30,7 @@ from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
 from tunelift.fast.undo import Undo
 from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.session import Session
+from tunelift.tasks import TASKS
 from tunelift.tasks.base import context_length
 
 IDS = torch.arange(3, 19)[None]
@@ -124,7 +125,7 @@ def test_layers_of_other_numbers_are_left_alone() -> None:
 def test_parameters_of_whole_numbers_have_a_size_to_train() -> None:
     model = tiny_models.causal("llama")
     model.table = nn.Parameter(torch.ones(3, dtype=torch.int64), requires_grad=False)
-    session = Session.of(model, tiny_models.tokenizer(), "causal-lm")
+    session = Session.of(model, tiny_models.tokenizer(), TASKS.get("causal-lm"))
     assert session.bytes_to_train({"method": "lora", "target_modules": ["q_proj"], "r": 4}) == 3 * 4 * (32 + 32) * 4
 
 

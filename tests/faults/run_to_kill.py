@@ -22,7 +22,7 @@ from tunelift.training import loop, step
 
 SAVE_EVERY = 2
 ITEMS_AT_ONCE = 8
-"""What evaluation.KEPT_AT_ONCE is to be, so that the 20 items are computed and kept in three parts."""
+"""What Measure.at_once is to be, so that the 20 items are computed and kept in three parts."""
 SAME = ("adapter/adapter_model.safetensors", "base/scores.jsonl", "tuned/scores.jsonl")
 """Files of a run folder that hold nothing of when and how often it was begun."""
 
@@ -111,25 +111,25 @@ def _noted(output: Path) -> Path:
 
 def _when_computed(heard: Callable[[str, Sequence[str]], None]) -> None:
     """Have `heard(title, ids)` called, in this process, whenever items were computed and are not yet kept."""
-    plain = evaluation._Items.found
+    plain = evaluation._found
 
-    def found(items: Any, made_with: Any, title: str) -> Any:
-        prepared = items._prepared
+    def found(measure: Any, made_with: Any) -> Any:
+        prepared = measure.prepared
 
-        def noted() -> evaluation.Compute:
+        def noted() -> Any:
             compute = prepared()
 
             def computed(some: Sequence[int], advance: Any) -> Any:
                 values = compute(some, advance)
-                heard(title, [items.examples[i].id for i in some])
+                heard(measure.title, [measure.examples[i].id for i in some])
                 return values
 
             return computed
 
-        items._prepared = noted
-        return plain(items, made_with, title)
+        measure.prepared = noted
+        return plain(measure, made_with)
 
-    evaluation._Items.found = found  # type: ignore[method-assign]
+    evaluation._found = found
 
 
 def result(output: Path) -> dict[str, str]:

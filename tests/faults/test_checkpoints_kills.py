@@ -19,9 +19,10 @@ from checkpoint_trainings import in_child
 from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
-from tunelift.evaluation import run as evaluation
+from tunelift.evaluation.measures import Measure
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.stages import opened
+from tunelift.tasks import TASKS
 from tunelift.training import loop
 
 KILLS = 3
@@ -32,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("kills")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNELIFT_CACHE", str(folder / "cache"))
-        patch.setattr(evaluation, "KEPT_AT_ONCE", run_to_kill.ITEMS_AT_ONCE)
+        patch.setattr(Measure, "at_once", run_to_kill.ITEMS_AT_ONCE)
         yield folder
 
 
@@ -203,6 +204,6 @@ def test_the_precision_is_taken_from_the_folder_and_not_measured_again(
     with folder.begun(dtype="bfloat16", dtype_reason="measured long ago"):
         (folder.path / "base").mkdir()
     monkeypatch.setattr("tunelift.models.precision.probe", lambda: pytest.fail("it was measured again"))
-    session = opened(RunFolder.open(config, "run"), "causal-lm", [])
+    session = opened(RunFolder.open(config, "run"), TASKS.get("causal-lm"), [])
     assert str(session.model.dtype) == "torch.bfloat16"
     assert session.dtype_reason == "measured long ago"

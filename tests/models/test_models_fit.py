@@ -13,8 +13,8 @@ from tunelift.models import natural_task
 
 
 def test_the_natural_task_of_a_decoder_and_of_an_encoder(saved: Callable[[str], Path]) -> None:
-    assert natural_task(str(saved("llama"))) == "causal-lm"
-    assert natural_task(str(saved("bert"))) == "sequence-classification"
+    assert natural_task(str(saved("llama"))).name == "causal-lm"
+    assert natural_task(str(saved("bert"))).name == "sequence-classification"
 
 
 def test_models_without_a_task(saved: Callable[[str], Path], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.models import load, load_tokenizer, pieces, weights
-from tunelift.models.fit import CLASSIFICATION
+from tunelift.tasks import TASKS
 
 Saved = Callable[[str], Path]
 
@@ -79,7 +79,7 @@ def test_a_new_head_has_the_labels_and_is_drawn_by_seed(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, again, other = (
-            load(folder, task="sequence-classification", labels=["bad", "good", "so-so"], seed=seed)
+            load(folder, task=TASKS.get("sequence-classification"), labels=["bad", "good", "so-so"], seed=seed)
             for seed in (1, 1, 2)
         )
     head = "classifier.weight" if kind == "bert" else "score.weight"
@@ -99,12 +99,12 @@ def test_without_labels_the_head_of_the_checkpoint_is_kept(saved: Saved, tmp_pat
     trained = AutoModelForSequenceClassification.from_pretrained(saved("bert"), num_labels=3)
     trained.save_pretrained(tmp_path / "trained")
     load_tokenizer(str(saved("bert"))).save_pretrained(tmp_path / "trained")
-    loaded = load(tmp_path / "trained", task="sequence-classification", dtype="float32")
+    loaded = load(tmp_path / "trained", task=TASKS.get("sequence-classification"), dtype="float32")
     assert torch.equal(loaded.model.classifier.weight, trained.classifier.weight)
 
 
 def test_the_tokenizer_is_left_as_it_is(saved: Saved) -> None:
-    loaded = load(saved("llama"), task="sequence-classification", labels=["a", "b"])
+    loaded = load(saved("llama"), task=TASKS.get("sequence-classification"), labels=["a", "b"])
     assert loaded.tokenizer.pad_token is None
     assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
 
@@ -112,7 +112,7 @@ def test_the_tokenizer_is_left_as_it_is(saved: Saved) -> None:
 def refusal(name: Path | str, task: str = "causal-lm") -> str:
     """Return what is said when a model is not loaded."""
     with pytest.raises(InputError) as caught:
-        load(name, task=task, dtype="float32")
+        load(name, task=TASKS.get(task), dtype="float32")
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -203,9 +203,11 @@ def test_a_file_does_not_stay_in_memory_beside_the_weights_converted_from_it(tmp
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_converted_weights_are_those_of_transformers(saved: Saved, kind: str) -> None:
     task, auto = (
-        ("causal-lm", AutoModelForCausalLM) if kind == "llama" else (CLASSIFICATION, AutoModelForSequenceClassification)
+        ("causal-lm", AutoModelForCausalLM)
+        if kind == "llama"
+        else ("sequence-classification", AutoModelForSequenceClassification)
     )
-    ours = load(ModelSection(name=str(saved(kind)), dtype="bfloat16", device="cpu"), task=task).model
+    ours = load(ModelSection(name=str(saved(kind)), dtype="bfloat16", device="cpu"), task=TASKS.get(task)).model
     stock = auto.from_pretrained(saved(kind), dtype=torch.bfloat16)
     assert {n: p.dtype for n, p in ours.named_parameters()} == {n: p.dtype for n, p in stock.named_parameters()}
     assert all(

@@ -24,6 +24,7 @@ from tunelift.fast.targets import WholeLogits, target_model
 from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import compare_adapter
+from tunelift.tasks import TASKS
 
 CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 ROWS = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(12)]
@@ -52,7 +53,7 @@ def data(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def session(base: Path) -> Session:
     model, tokenizer = tunelift.load(str(base), dtype="float32")
-    return Session.of(model, tokenizer, "causal-lm")
+    return Session.of(model, tokenizer, TASKS.get("causal-lm"))
 
 
 def compared(tmp_path: Path, base: Path, adapter: Path, rows: Any = ROWS, **more: Any) -> dict[str, Any]:
@@ -157,9 +158,9 @@ def test_an_adapter_that_acts_from_a_token_on_is_scored_as_stock_scores_it() -> 
 
 def test_a_merged_model_is_no_longer_its_file(base: Path, adapter: Path) -> None:
     model, tokenizer = tunelift.load(str(base), adapter=str(adapter), dtype="float32")
-    assert Session.of(model, tokenizer, "causal-lm").identity.weights_sha256 is not None
+    assert Session.of(model, tokenizer, TASKS.get("causal-lm")).identity.weights_sha256 is not None
     merged = model.merge_and_unload()
-    identity = Session.of(merged, tokenizer, "causal-lm").identity
+    identity = Session.of(merged, tokenizer, TASKS.get("causal-lm")).identity
     assert (identity.weights_sha256, identity.name) == (None, f"{base}, changed")
 
 
@@ -181,7 +182,7 @@ def test_a_decoders_classifier_is_no_language_model(tmp_path: Path) -> None:
         tunelift.load(str(folder))
     from tunelift.models import natural_task
 
-    assert natural_task(str(folder)) == "sequence-classification"
+    assert natural_task(str(folder)).name == "sequence-classification"
 
 
 def test_a_trained_head_is_kept_where_the_data_shows_fewer_classes(tmp_path: Path) -> None:
@@ -201,13 +202,13 @@ def test_the_order_of_an_adapters_labels_is_that_which_is_given(tmp_path: Path) 
     body.save_pretrained(tmp_path / "body")
     tiny_models.tokenizer().save_pretrained(tmp_path / "body")
     section = ModelSection.model_validate({"name": str(tmp_path / "body"), "dtype": "float32"})
-    opened = Session.open(section, "sequence-classification", ["b", "a"], ordered=True)
+    opened = Session.open(section, TASKS.get("sequence-classification"), ["b", "a"], ordered=True)
     assert list(opened.labels) == ["b", "a"]
     trained = classifier(tmp_path / "c", ["a", "b"])
     section = section.model_copy(update={"name": str(trained)})
-    assert list(Session.open(section, "sequence-classification", ["b", "a"]).labels) == ["a", "b"]
+    assert list(Session.open(section, TASKS.get("sequence-classification"), ["b", "a"]).labels) == ["a", "b"]
     with pytest.raises(InputError, match="a head for the labels a, b, in this order, and they are given as b, a"):
-        Session.open(section, "sequence-classification", ["b", "a"], ordered=True)
+        Session.open(section, TASKS.get("sequence-classification"), ["b", "a"], ordered=True)
 
 
 EXPERTS = {
@@ -224,7 +225,7 @@ ADAPTED = {"qwen3_moe": ATTENTION, "mixtral": ATTENTION, "qwen2_moe": ATTENTION 
 def test_all_linear_of_a_mixture_leaves_routers_out(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**tiny_models.SIZES, **EXPERTS}))
     assert linear_targets(tiny_models.causal("llama")) is None
-    opened = Session.of(model, tiny_models.tokenizer(), "causal-lm")
+    opened = Session.of(model, tiny_models.tokenizer(), TASKS.get("causal-lm"))
     opened.attach({"method": "lora", "target_modules": "all-linear"}, seed=0)
     kinds = {
         name.split(".lora_")[0].split(".layers.")[1].split(".", 1)[1]

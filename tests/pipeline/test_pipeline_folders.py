@@ -22,6 +22,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.pipeline.proofs import likelihoods
 from tunelift.pipeline.session import Session
+from tunelift.tasks import TASKS
 
 Writer = Callable[[Path], Path]
 OTHER = r"the adapter was made on \S+, and is put on \S+"
@@ -114,7 +115,7 @@ def test_a_folder_is_scored_as_stock_peft_scores_it(case: str, tmp_path: Path, b
     write, wanted = USED[case]
     folder = write(tmp_path / "adapter")
     section = ModelSection.model_validate({"name": str(base), "dtype": "float32"})
-    session = Session.open(section, "causal-lm")
+    session = Session.open(section, TASKS.get("causal-lm"))
     session.load_adapter(folder)
     assert session.examined is not None
     assert said_of(session.examined.notes, wanted), session.examined.notes

@@ -24,13 +24,12 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
 from tunelift.data.splits import load_splits
-from tunelift.evaluation import run
+from tunelift.evaluation.measures import likelihood
 from tunelift.pipeline import stages
-from tunelift.pipeline.learned import Learned, says_the_answer, stops
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session
-from tunelift.tasks.base import TASKS
-from tunelift.tasks.causal_lm import CausalLM
+from tunelift.tasks.base import TASKS, Learned
+from tunelift.tasks.causal_lm import CausalLM, stops
 from tunelift.tasks.sequence_classification import SequenceClassification
 from tunelift.training.run import train
 
@@ -68,18 +67,19 @@ class Tuned:
         return shutil.copytree(self.folder, path / "adapter")
 
 
-def tune(folder: Path, base: Any, task: str, labels: list[str]) -> Tuned:
+def tune(folder: Path, base: Any, name: str, labels: list[str]) -> Tuned:
+    task = TASKS.get(name)
     base.save_pretrained(folder / "model")
     tokenizer = tiny_models.tokenizer()
     tokenizer.save_pretrained(folder / "model")
     write_rows(folder / "train.csv", 40)
-    train_rows = load_splits(DataSection(train=str(folder / "train.csv")), task=task, roles=("train",)).train
+    train_rows = load_splits(DataSection(train=str(folder / "train.csv")), reading=task.reading, roles=("train",)).train
     session = Session.open(ModelSection(name=str(folder / "model"), dtype="float32"), task, labels)
     some = rows_to_prove_on(train_rows)
     before = likelihoods(session, some, 1024)
     session.attach({"r": 4}, 0)
     settings = TrainSection(steps=2, learning_rate=0.01)
-    train(session.model, tokenizer, TASKS.get(task), {"train": train_rows}, settings, labels=session.labels)
+    train(session.model, tokenizer, task, {"train": train_rows}, settings, labels=session.labels)
     return Tuned(session, session.save_adapter(folder / "adapter"), some, before)
 
 
@@ -206,13 +206,13 @@ def broken(model: Any) -> None:
 @pytest.mark.parametrize("rows", ["all", "some"])
 def test_scores_that_are_not_numbers_fail_the_proofs(tuned: Tuned, monkeypatch: pytest.MonkeyPatch, rows: str) -> None:
     """A reloaded adapter is as broken as that in memory: what is no number must not pass for equal."""
-    found = run.log_likelihoods
+    found = likelihood.log_likelihoods
 
     def without(*args: Any) -> list[tuple[float, int]]:
         likely = found(*args)
         return [(math.nan if rows == "all" or not i else value, n) for i, (value, n) in enumerate(likely)]
 
-    monkeypatch.setattr(run, "log_likelihoods", without)
+    monkeypatch.setattr(likelihood, "log_likelihoods", without)
     names = {"adapter on disk equals memory", "adapter acts", "base unchanged by training"}
     assert tuned.failed() == dict.fromkeys(names, "some log-likelihoods are not numbers")
 
@@ -383,7 +383,7 @@ def learned(example: Example, tokenizer: Any, max_length: int = 128) -> Learned:
 )
 def test_right_labels_pass_whatever_the_tokenizer(example: Example, tokenizer: Any) -> None:
     row = learned(example, tokenizer)
-    assert says_the_answer(row, tokenizer, ())
+    assert TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())
     assert stops(row, tokenizer)
 
 
@@ -392,7 +392,7 @@ def test_a_row_that_was_cut_says_the_beginning_of_its_answer() -> None:
     for length in range(8, 16):
         row = learned(Example("1", "the cat:", " naïve café ☕☕☕"), tokenizer, length)
         assert row.truncated
-        assert says_the_answer(row, tokenizer, ())
+        assert TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())
         assert not stops(row, tokenizer)
 
 
@@ -401,16 +401,16 @@ def test_one_token_of_the_prompt_in_the_labels_is_seen() -> None:
     row = learned(Example("1", "the cat\nLabel:", " sports"), tokenizer)
     first = row.counted[0]
     row.batch.labels[0, first - 1] = row.batch.inputs["input_ids"][0, first - 1]
-    assert not says_the_answer(row, tokenizer, ())
+    assert not TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())
     row.batch.labels[0, first - 1 : first + 1] = -100
-    assert not says_the_answer(row, tokenizer, ())
+    assert not TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())
 
 
 def test_a_users_turn_in_the_labels_is_seen() -> None:
     tokenizer = byte_level(template=CHAT)
     row = learned(Example("1", "", "", Conversation(CONVERSATION)), tokenizer)
     row.batch.labels[0, 1:] = row.batch.inputs["input_ids"][0, 1:]
-    assert not says_the_answer(row, tokenizer, ())
+    assert not TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())
 
 
 def test_a_conversation_of_which_one_answer_is_not_learned_is_seen() -> None:
@@ -419,4 +419,4 @@ def test_a_conversation_of_which_one_answer_is_not_learned_is_seen() -> None:
     last = next(at for at in reversed(range(len(row.ids))) if at not in row.counted)
     row.batch.labels[0, :last] = -100
     assert stops(row, tokenizer)
-    assert not says_the_answer(row, tokenizer, ())
+    assert not TASKS.get("causal-lm").says_the_answer(row, tokenizer, ())

@@ -19,6 +19,7 @@ from small_rows import write_rows
 from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.data.columns import ANSWERS
 from tunelift.pipeline import stages
 from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
@@ -180,8 +181,8 @@ def test_a_test_fraction_is_the_same_rows_for_tune_and_run(tiny: dict[str, Any])
     from tunelift.data.splits import load_splits
 
     section = from_keywords("train", **{**tiny, "data": {"train": tiny["data"]["train"], "test": 0.3}}).data
-    tuned = load_splits(section, task="causal-lm", roles=("train", "validation"))
-    tested = load_splits(section, task="causal-lm", roles=("test",)).test
+    tuned = load_splits(section, reading=ANSWERS, roles=("train", "validation"))
+    tested = load_splits(section, reading=ANSWERS, roles=("test",)).test
     assert tested
     assert not {e.id for e in tested} & {e.id for e in [*tuned.train, *tuned.validation]}
 

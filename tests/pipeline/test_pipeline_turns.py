@@ -8,8 +8,8 @@ import torch
 from chat_families import CASES, FAMILIES, example_of, tokenizer_of
 from tunelift.core.errors import InputError
 from tunelift.data.render import Renderer
-from tunelift.pipeline.learned import Learned, says_the_answer, stops
-from tunelift.tasks.base import TASKS
+from tunelift.tasks.base import TASKS, Learned
+from tunelift.tasks.causal_lm import stops
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -24,9 +24,9 @@ def test_labels_of_conversations_are_the_answers_and_a_masked_token_is_seen(name
         for part in parts:
             (row,), _ = task.rows([part], tokenizer, 2048, ())
             learned = Learned(part, task.collate([row], 1, torch.device("cpu")), truncated=False)
-            assert says_the_answer(learned, tokenizer, ()), title
+            assert task.says_the_answer(learned, tokenizer, ()), title
             assert stops(learned, tokenizer) == (name != "vicuna, no EOS")
             learned.batch.labels[0, learned.counted[-4:]] = -100
-            assert not says_the_answer(learned, tokenizer, ()) or "call" in title or title == "tools", title
+            assert not task.says_the_answer(learned, tokenizer, ()) or "call" in title or title == "tools", title
             proved += 1
     assert proved >= 6

@@ -10,8 +10,7 @@ from tunelift.cli.command import KeyCommand, config_arguments, config_of
 from tunelift.cli.output import on_terminal
 
 if TYPE_CHECKING:
-    from tunelift.core.records import Example
-    from tunelift.data.render import Renderer, Tokens
+    from tunelift.data.render import Tokens
 
 KEYS = ("task", "model.name", "model.revision", "data", "train.max_length")
 
@@ -33,36 +32,26 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
       tunelift data config.yaml --rows 10
     """
     config = config_of(ctx, arguments, needs=("model.name",))
-    from tunelift.data.render import Renderer
     from tunelift.data.show import hygiene_lines
     from tunelift.data.splits import ROLES, load_splits
-    from tunelift.models import load_tokenizer, natural_task
+    from tunelift.models import load_tokenizer
+    from tunelift.pipeline.choices import task_for
 
-    task = config.task or natural_task(config.model.name, config.model.revision)
-    splits = load_splits(config.data, task=task, roles=ROLES if config.data.train is not None else ("test",))
+    task = task_for(config)
+    splits = load_splits(config.data, reading=task.reading, roles=ROLES if config.data.train is not None else ("test",))
     for line in splits.report.lines():
         click.echo(line)
     for line in ["", *hygiene_lines(splits.report.hygiene)]:
         click.echo(line)
-    renderer = Renderer(load_tokenizer(config.model.name, config.model.revision), config.train.max_length)
+    tokenizer = load_tokenizer(config.model.name, config.model.revision)
     for role in ROLES:
-        _show_split(role, getattr(splits, role), renderer, task, rows)
-
-
-def _show_split(role: str, examples: list[Example], renderer: Renderer, task: str, rows: int) -> None:
-    if not examples:
-        return
-    if task == "sequence-classification":
-        lines: list[str] = []
-        shown = [(renderer.head_tokens(example), f" -> {example.completion}") for example in examples[:rows]]
-    else:
-        kept, report = renderer.render_rows(examples)
-        lines, shown = report.lines(), [(tokens, "") for tokens in kept[:rows]]
-    click.echo()
-    for line in [role, *lines]:
-        click.echo(line)
-    for tokens, label in shown:
-        _show_row(tokens, label, renderer.tokenizer)
+        if examples := getattr(splits, role):
+            lines, shown = task.shown(examples, tokenizer, config.train.max_length, rows)
+            click.echo()
+            for line in [role, *lines]:
+                click.echo(line)
+            for tokens, label in shown:
+                _show_row(tokens, label, tokenizer)
 
 
 def _show_row(tokens: Tokens, label: str, tokenizer: Any) -> None:

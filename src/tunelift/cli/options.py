@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
 from tunelift.cli.command import FLAGS
 from tunelift.config.keywords import Stage, places
-from tunelift.config.schema import Config
+from tunelift.config.schema import Config, choices
 from tunelift.config.settings import SECTIONS, SHORT, members
 
 METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
@@ -76,13 +76,14 @@ def _help(field: FieldInfo) -> str:
     default = field.default if field.default_factory is None else None
     if isinstance(default, bool):
         default = "on" if default else "off"
-    return f"{field.description}  [default: {default}]" if default not in (None, "") else str(field.description)
+    text = str(field.description).replace("{choices}", " or ".join(choices(field.annotation)))
+    return f"{text}  [default: {default}]" if default not in (None, "") else text
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
     if name in ("data", "test"):
         return "FILE"
     part = next(part for part in members(field.annotation) if part is not type(None))
-    if get_origin(part) is Literal:
-        return f"[{'|'.join(map(str, get_args(part)))}]"
+    if named := choices(field.annotation):
+        return f"[{'|'.join(named)}]"
     return METAVARS.get(get_origin(part) or part, "VALUE")

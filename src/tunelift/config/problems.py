@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import annotated_types
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tunelift.config.schema import Config
+from tunelift.config.schema import Config, choices
 from tunelift.config.settings import SECTIONS, members, sections_with
 from tunelift.config.yaml_text import kind
 from tunelift.core.errors import did_you_mean, listed
@@ -74,9 +74,8 @@ def _shown(value: Any) -> str:
 
 
 def _words(part: Any, field: FieldInfo) -> str:
-    if get_origin(part) is Literal:
-        choices = [str(choice) for choice in get_args(part)]
-        return f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if named := choices(field.annotation):
+        return f"{', '.join(named[:-1])} or {named[-1]}"
     names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
     if part in (int, float):
         return names[part] + _range(field)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from tunelift.core.registry import known_names
 
 
 def _listed(value: Any) -> Any:
@@ -35,6 +38,34 @@ def _source_or_fraction(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The names of a kind of thing that has a package with a file for each, and of those added from outside."""
+
+    kind: str
+    package: str
+
+    def names(self) -> list[str]:
+        return known_names(self.kind, self.package)
+
+    def check(self, name: str) -> str:
+        """Return the name; raise ValueError for one that is not known."""
+        if name not in self.names():
+            raise ValueError(f"there is no {self.kind} of this name")
+        return name
+
+
+def choices(annotation: Any) -> list[str]:
+    """Return the values that an annotation names one by one; none where it does not."""
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    if get_origin(annotation) is Annotated:
+        return [name for known in annotation.__metadata__ if isinstance(known, OneOf) for name in known.names()]
+    return [choice for part in get_args(annotation) for choice in choices(part)]
+
+
+TASKS = OneOf("task", "tunelift.tasks")
+TaskName = Annotated[str, TASKS, AfterValidator(TASKS.check)]
 # Python functions pass lists of rows and Dataset objects where a file would name a source.
 Source = Any
 Split = Annotated[Any, BeforeValidator(_source_or_fraction)]
@@ -196,9 +227,7 @@ class Config(Section):
     """A whole run."""
 
     model: ModelSection = Field(default_factory=ModelSection, description="The pre-trained model.")
-    task: Literal["causal-lm", "sequence-classification"] | None = Field(
-        default=None, description="causal-lm or sequence-classification; what suits the model otherwise."
-    )
+    task: TaskName | None = Field(default=None, description="{choices}; what suits the model otherwise.")
     data: DataSection = Field(default_factory=DataSection, description="The data.")
     adapter: AdapterSection = Field(default_factory=AdapterSection, description="The adapter.")
     train: TrainSection = Field(default_factory=TrainSection, description="The training.")

@@ -33,20 +33,52 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One row of the data, rendered to text.
+class Words:
+    """A text in words, as it is given where each of them wants something."""
 
-    `prompt` is what the model is given and `completion` what it should answer: the completion's text for causal
-    language modelling, the label's name for classification with a head. Plain text has an empty prompt. Chat rows
-    carry a `conversation`; prompt and completion are then for people to read.
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """A tag for each word, without blanks in it."""
+
+    tags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(self.tags)
+
+
+Given = Conversation | Words
+Wanted = Tags
+"""The closed kinds of what is given and wanted, besides plain text and a label's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of the data.
+
+    `prompt` and `completion` are what the model is given and what it should answer, as text: people read them, items
+    are told apart and duplicates found by them, and scores hold them. They are all there is of plain text, which has an
+    empty prompt, and of a label, whose name is the completion. What is more than a text, such as a conversation, stands
+    in `given` and `wanted` besides. `row` has the columns that the example came from.
     """
 
     id: str
     prompt: str
     completion: str
-    conversation: Conversation | None = None
+    given: Given | None = None
+    wanted: Wanted | None = None
     cluster: str | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def conversation(self) -> Conversation | None:
+        """What is given, where that is a conversation."""
+        return self.given if isinstance(self.given, Conversation) else None
 
     @property
     def messages(self) -> tuple[Mapping[str, Any], ...] | None:
@@ -57,6 +89,11 @@ class Example:
     def content(self) -> tuple[str, str]:
         """What identifies the item whatever its id: the input and the reference."""
         return self.prompt, self.completion
+
+    @property
+    def is_text(self) -> bool:
+        """Whether prompt and completion are all there is."""
+        return self.given is None and self.wanted is None
 
 
 @dataclass(slots=True)

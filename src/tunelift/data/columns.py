@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
@@ -15,11 +15,23 @@ from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Q
 from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.template import Template
 
-CLASSIFICATION = "sequence-classification"
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")
 
 
-def choose_layout(table: Table, section: DataSection, task: str) -> Layout:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the rows of a table mean to a task.
+
+    `choose` returns the layout of a table, or None where it is not clear; `refuse` raises InputError for tables that
+    would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label.
+    """
+
+    choose: Callable[[Table, DataSection], Layout | None]
+    refuse: Sequence[Callable[[Table], None]] = (refuse_preferences, refuse_tagged_tokens)
+    labels: bool = False
+
+
+def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layout:
     """Return the function that turns this table's rows into prompt and completion.
 
     The settings decide where there are any; otherwise columns with the names people use (messages; conversations;
@@ -28,13 +40,11 @@ def choose_layout(table: Table, section: DataSection, task: str) -> Layout:
     used, and for a table of other columns with the command that would fit.
     """
     by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "label"))
-    if by_names:
-        refuse_preferences(table)
-        refuse_tagged_tokens(table)
-    choose = _for_head if task == CLASSIFICATION else _for_causal_lm
-    layout = choose(table, section)
+    for refuse in reading.refuse if by_names else ():
+        refuse(table)
+    layout = reading.choose(table, section)
     if layout is None:
-        raise propose(table, section, classification=task == CLASSIFICATION)
+        raise propose(table, section, classification=reading.labels)
     if by_names:
         refuse_unusable(table, layout.columns)
     if not isinstance(layout, Templates):
@@ -44,9 +54,9 @@ def choose_layout(table: Table, section: DataSection, task: str) -> Layout:
     return replace(layout, labels=_in_one_way(table, layout, section))
 
 
-def notes_on_columns(table: Table, section: DataSection, task: str) -> list[str]:
+def notes_on_columns(table: Table, section: DataSection, reading: Reading) -> list[str]:
     """Say what a reader should know of a table's columns, those that are not used above all."""
-    layout = choose_layout(table, section, task)
+    layout = choose_layout(table, section, reading)
     used = {*layout.columns, "id", section.id, section.group}
     unused = [name for name in table.columns if name not in used]
     notes = header_note(table, section)
@@ -77,7 +87,7 @@ def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mappin
     return {cell: cell.strip() for cell in found if cell.strip() != cell} | whole
 
 
-def _for_causal_lm(table: Table, section: DataSection) -> Layout | None:
+def _answers(table: Table, section: DataSection) -> Layout | None:
     if section.prompt is not None or section.completion is not None:
         return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
@@ -114,7 +124,7 @@ _USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (
 """The names that people give their columns, and the layout for each; of several that fit the first counts."""
 
 
-def _for_head(table: Table, section: DataSection) -> Layout | None:
+def _classes(table: Table, section: DataSection) -> Layout | None:
     """The text goes to the model as it is, and the completion is the label's name."""
     text = _first_set(table.columns, section, ("text", "prompt"))
     label = _first_set(table.columns, section, ("label", "completion"))
@@ -156,3 +166,10 @@ def _text_and_label(text: Template, label: str | None) -> Templates:
 
 def _column_or_template(value: str, key: str) -> Template:
     return Template(value if "{" in value else f"{{{value}}}", key)
+
+
+ANSWERS = Reading(_answers)
+"""A prompt and the answer to it, a conversation, or a text alone."""
+
+CLASSES = Reading(_classes, labels=True)
+"""A text and the name of its class."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Example
-from tunelift.data.columns import choose_layout
+from tunelift.core.records import Conversation, Example
+from tunelift.data.columns import Reading, choose_layout
 from tunelift.data.formats import Table
 from tunelift.data.template import as_text
 
@@ -18,14 +18,14 @@ MOST_LABELS = 200
 """More distinct completions than this are answers, not labels."""
 
 
-def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[Example], Counter[str]]:
+def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple[list[Example], Counter[str]]:
     """Return the table's examples in order, and how many rows were left out, by reason.
 
-    `task` is "causal-lm" or "sequence-classification". Raises InputError for missing columns, duplicate ids and
-    values that are not text.
+    `reading` says what a row means to the task. Raises InputError for missing columns, duplicate ids and values that
+    are not text.
     """
     _check_columns(table, section)
-    layout = choose_layout(table, section, task)
+    layout = choose_layout(table, section, reading)
     ids = _ids(table, section)
     groups = {group_of(row, section, table.where(index)) for index, row in enumerate(table.rows)}
     examples, empty = [], Counter[str]()
@@ -36,8 +36,10 @@ def make_examples(table: Table, section: DataSection, task: str) -> tuple[list[E
             empty[parts.empty] += 1
             continue
         cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
-        conversation = parts.conversation and replace(parts.conversation, turns=section.turns)
-        examples.append(Example(ids[index], parts.prompt, parts.completion, conversation, cluster, row))
+        given = parts.given
+        if isinstance(given, Conversation):
+            given = replace(given, turns=section.turns)
+        examples.append(Example(ids[index], parts.prompt, parts.completion, given, parts.wanted, cluster, row))
     return examples, empty
 
 
@@ -49,8 +51,8 @@ def group_of(row: Mapping[str, Any], section: DataSection, where: str = "a row")
 def looks_like_labels(examples: Sequence[Example]) -> bool:
     """Return whether the completions are few and come again and again: three times each on average."""
     distinct = {example.completion for example in examples}
-    chat = any(example.conversation for example in examples)
-    return not chat and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
+    texts = all(example.is_text for example in examples)
+    return texts and 2 <= len(distinct) <= min(MOST_LABELS, len(examples) // 3)
 
 
 def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:

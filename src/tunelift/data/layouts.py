@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
-from tunelift.core.records import Conversation
+from tunelift.core.records import Given, Wanted
 from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
 from tunelift.data.formats import Row, Table
 from tunelift.data.template import Template
@@ -25,11 +25,12 @@ BESIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What one row says: prompt and completion, or in `empty` why it says nothing."""
+    """What one row says, as an `Example` has it, or in `empty` why it says nothing."""
 
     prompt: str
     completion: str
-    conversation: Conversation | None = None
+    given: Given | None = None
+    wanted: Wanted | None = None
     empty: str | None = None
 
 
@@ -178,7 +179,7 @@ def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
     completion = as_answer(last)
     empty = None if completion.strip() else "empty completion"
     unlearned = None if is_learned(last) else "no answer to learn"
-    return Parts(as_prompt(conversation), completion, conversation, empty or unlearned)
+    return Parts(as_prompt(conversation), completion, conversation, empty=empty or unlearned)
 
 
 def _parsed(value: Any, where: str) -> Any:

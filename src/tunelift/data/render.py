@@ -13,7 +13,7 @@ from tunelift.core.records import Example
 from tunelift.data.answers import Asked, Marks
 from tunelift.data.chat import Chat, Written
 from tunelift.data.conversations import as_answer
-from tunelift.data.encoding import Encoder, Text
+from tunelift.data.encoding import Added, Encoder, Text
 
 PROMPT_TOO_LONG = "the prompt alone fills max_length"
 NOTHING_TO_LEARN = "nothing after the prompt"
@@ -83,15 +83,12 @@ class Renderer:
         self.max_length = max_length
         self.end: list[int] = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         """The token that closes a completion; empty for a tokenizer without EOS, whose model learns no end."""
-        self.special_ids = {
-            *tokenizer.all_special_ids,
-            *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
-        }
+        added = Added.to(tokenizer)
+        self.special_ids = added.ids
         self._begin = _ids_put_before(tokenizer)
         self._encoder = Encoder(tokenizer)
         self._chat = Chat(tokenizer, self._encoder)
-        self._endings = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} - {tokenizer.bos_token}
-        self._endings |= {tokenizer.eos_token}
+        self._endings = added.names - {tokenizer.bos_token} | {tokenizer.eos_token}
         self._counts = Counter[str]()
 
     def prompt_ids(self, example: Example) -> list[int]:
@@ -150,7 +147,7 @@ class Renderer:
         if example.conversation is None:
             return [example]
         parts = self._chat.parts(example.conversation, example.id)
-        return [replace(example, conversation=part) for part in parts]
+        return [replace(example, given=part) for part in parts]
 
     def tokens(self, example: Example) -> Tokens:
         """Return the whole row, cut on the right to max_length, with the loss on completion and EOS only.
@@ -350,7 +347,7 @@ def _answered_with(example: Example, completion: str) -> Example:
         return example
     asked = without_answer(messages)
     answered = (*asked, {"role": "assistant", "content": completion})
-    return replace(example, conversation=replace(example.conversation, messages=answered, turns="last"))
+    return replace(example, given=replace(example.conversation, messages=answered, turns="last"))
 
 
 def without_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

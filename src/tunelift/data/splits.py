@@ -12,7 +12,7 @@ from typing import Any
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
-from tunelift.data.columns import notes_on_columns
+from tunelift.data.columns import Reading, notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import Match, connected, near_duplicates, normalised
 from tunelift.data.examples import group_of, make_examples
@@ -46,7 +46,7 @@ class Splits:
     repeats: list[Example] = field(default_factory=list)
 
 
-def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROLES) -> Splits:
+def load_splits(section: DataSection, *, reading: Reading, roles: Collection[str] = ROLES) -> Splits:
     """Read the data and give each role in `roles` its rows.
 
     A fraction for validation or test is taken from train. An item's side follows from its own row, the rows that nearly
@@ -55,7 +55,7 @@ def load_splits(section: DataSection, *, task: str, roles: Collection[str] = ROL
     removed, and then rows of train that validation holds; a test that is a file is read only if it is among the roles.
     Raises InputError for anything wrong with the data, and for a train or test that is left without rows.
     """
-    return _Loader(section, task, frozenset(roles)).load()
+    return _Loader(section, reading, frozenset(roles)).load()
 
 
 @dataclass(slots=True)
@@ -70,9 +70,9 @@ class _Source:
 class _Loader:
     """One reading of the data: sources, then rows, then the splits between them."""
 
-    def __init__(self, section: DataSection, task: str, roles: frozenset[str]) -> None:
+    def __init__(self, section: DataSection, reading: Reading, roles: frozenset[str]) -> None:
         self.section = section
-        self.task = task
+        self.reading = reading
         self.roles = roles
         self.report = DataReport()
         self.rows: dict[str, list[Example]] = {}
@@ -146,9 +146,9 @@ class _Loader:
         section = self.section
         columns, subset = section.columns, section.subset
         table = read_rows(source.source, columns=columns, subset=subset, split=role, name=source.name)
-        examples, empty = make_examples(table, section, self.task)
+        examples, empty = make_examples(table, section, self.reading)
         self.report.sources[table.name] = fingerprint(table)
-        notes = [*table.notes, *notes_on_columns(table, section, self.task)]
+        notes = [*table.notes, *notes_on_columns(table, section, self.reading)]
         self.report.notes += [note for note in notes if note not in self.report.notes]
         counts = SplitCounts(read=len(table.rows), empty=sum(empty.values()), empty_reasons=dict(empty))
         if not examples:

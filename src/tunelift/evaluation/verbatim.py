@@ -67,7 +67,7 @@ def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int
     begin = len(renderer.prompt_ids(Example("", "", "")))
     halves = []
     for example in examples:
-        whole = replace(example, prompt=example.prompt + example.completion, completion="", conversation=None)
+        whole = replace(example, prompt=example.prompt + example.completion, completion="", given=None)
         ids = renderer.prompt_ids(whole)
         length = len(ids) - begin
         prefix = min(length // 2, context - begin - tokens)

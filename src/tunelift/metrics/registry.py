@@ -35,10 +35,10 @@ FromCounts = Callable[[Mapping[str, Floats]], Floats]
 class Metric:
     """What is measured on each item.
 
-    `needs` says what the model must do for it: "label" ranks the labels, "text" generates (where a task ranks labels,
-    the label ranked first is the text), "likelihood" scores the reference's tokens. A "binary" metric is 0 or 1 per
-    item; `bounds` are the least and the largest value that an item can have. `ratio` makes the aggregate where that is
-    not the mean of the items' values, but a ratio of sums over them.
+    `needs` says what the model must do for it: "label" chooses among labels, "text" generates (where labels are chosen
+    from, the label is the text), "likelihood" scores the reference's tokens; a task says what it gives. A "binary"
+    metric is 0 or 1 per item; `bounds` are the least and the largest value that an item can have. `ratio` makes the
+    aggregate where that is not the mean of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
     makes the value of the sums. `package` must be installed to score an answer.
@@ -46,7 +46,7 @@ class Metric:
 
     name: str
     score: Callable[[Answer], float] | None
-    needs: Literal["label", "text", "likelihood"]
+    needs: str
     kind: Literal["binary", "graded", "corpus"] = "graded"
     higher_is_better: bool = True
     bounds: tuple[float, float] | None = None

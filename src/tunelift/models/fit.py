@@ -8,8 +8,7 @@ from typing import Any
 from tunelift.core.errors import InputError
 from tunelift.models import sources
 from tunelift.models.sources import ModelIdentity
-
-CAUSAL, CLASSIFICATION = "causal-lm", "sequence-classification"
+from tunelift.tasks import DEFAULT, TASKS, Task
 
 
 def read_config(identity: ModelIdentity, folder: Path) -> Any:
@@ -22,36 +21,36 @@ def read_config(identity: ModelIdentity, folder: Path) -> Any:
         raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
 
 
-def fitting_tasks(config: Any) -> list[str]:
-    """Return the tasks that a model with this transformers config fits, the most natural first; maybe none."""
-    from transformers.models.auto import modeling_auto as auto
+def fitting_tasks(config: Any) -> list[Task]:
+    """Return the tasks that a model with this transformers config fits, maybe none.
 
-    kind = config.model_type
-    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _encoder(config)
-    fits = {CAUSAL: causal, CLASSIFICATION: kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES}
-    found = [task for task, fit in fits.items() if fit]
-    return found[::-1] if is_classifier(config) else found
+    The one that it was saved for comes first, then the most natural.
+    """
+    found = [task for task in map(TASKS.get, TASKS) if task.fits(config)]
+    return sorted(found, key=lambda task: not was_saved_for(config, task))
 
 
-def is_classifier(config: Any) -> bool:
-    """Tell whether a checkpoint was saved with a classification head, as a decoder may be too."""
-    saved_as = getattr(config, "architectures", None) or []
-    return any(str(name).endswith("ForSequenceClassification") for name in saved_as)
+def was_saved_for(config: Any, task: Task) -> bool:
+    """Tell whether a checkpoint was saved from a class of this task: a decoder may have been a classifier."""
+    return any(task.is_class(str(name)) for name in getattr(config, "architectures", None) or [])
 
 
-def _encoder(config: Any) -> bool:
-    """Tell whether a model reads both ways, though transformers has a causal head for its type (BERT and its kin)."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    if config.is_encoder_decoder:
-        return True
-    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-
-
-def natural_task(name: str, revision: str | None = None) -> str:
+def natural_task(name: str, revision: str | None = None) -> Task:
     """Return the task that suits a model best; raise InputError where the model does not exist or fits none."""
     config = read_config(*sources.resolve(name, revision))
     fitting = fitting_tasks(config)
     if not fitting:
         raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")
     return fitting[0]
+
+
+def task_of(base: Any) -> Task:
+    """Return the task that a model in memory was made for, by its class; raise InputError for one that fits none."""
+    name = type(base).__name__
+    known = next((task for task in map(TASKS.get, TASKS) if task.is_class(name)), None)
+    if getattr(base.config, "is_encoder_decoder", False) and (known is None or not known.has_head):
+        raise InputError(
+            f"{name} has an encoder and a decoder; language models here have a decoder alone.",
+            fix="Take a causal language model, or a classifier.",
+        )
+    return known or DEFAULT

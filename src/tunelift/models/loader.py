@@ -14,8 +14,9 @@ from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.models import pieces, precision, sources, weights
-from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, is_classifier, read_config
+from tunelift.models.fit import fitting_tasks, read_config, was_saved_for
 from tunelift.models.sources import ModelIdentity
+from tunelift.tasks import DEFAULT, TASKS, Task
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ class LoadedModel:
 def load(
     model: ModelSection | str | Path,
     *,
-    task: str = CAUSAL,
+    task: Task = DEFAULT,
     labels: Sequence[str] | None = None,
     ordered: bool = False,
     dtype: str = "auto",
@@ -51,7 +52,7 @@ def load(
 ) -> LoadedModel:
     """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device and revision.
 
-    For classification `labels` names the classes of a new head, drawn by `seed`. A head that the checkpoint has for
+    For a task with a head `labels` names the classes of a new one, drawn by `seed`. A head that the checkpoint has for
     these labels, and maybe more, is kept, and so is any head where none are given; labels that are `ordered` say which
     class each is. Raises InputError for a model that does not exist, cannot be read, does not fit the task, or has a
     head for other labels or in another order.
@@ -60,7 +61,7 @@ def load(
     identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
     config = _config(identity, folder, task)
-    own_labels = _name_labels(config, labels, ordered) if task == CLASSIFICATION and labels else None
+    own_labels = _name_labels(config, labels, ordered) if task.has_head and labels else None
     # First the tokenizer: what building it takes is free again before the weights come.
     tokenizer = read_tokenizer(identity.name, identity.path, folder)
     with randomness.seeded(seed):
@@ -68,7 +69,7 @@ def load(
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
-    if task == CLASSIFICATION:
+    if task.has_head:
         _name_padding(loaded, tokenizer)
         check_padding(loaded)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
@@ -88,7 +89,7 @@ def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelS
     return ModelSection.model_validate({"name": name, "dtype": dtype, "device": device, "revision": revision})
 
 
-def _config(identity: ModelIdentity, folder: Path, task: str) -> Any:
+def _config(identity: ModelIdentity, folder: Path, task: Task) -> Any:
     """Read the model's config; refuse a model that does not fit the task."""
     config = read_config(identity, folder)
     _check_fit(identity, config, task)
@@ -133,23 +134,22 @@ def _check_head(identity: ModelIdentity, own: Sequence[str], labels: Sequence[st
     )
 
 
-def _check_fit(identity: ModelIdentity, config: Any, task: str) -> None:
-    if task not in (CAUSAL, CLASSIFICATION):
-        raise InputError(f'There is no task "{task}".', fix=f"Known: {CAUSAL}, {CLASSIFICATION}.")
+def _check_fit(identity: ModelIdentity, config: Any, task: Task) -> None:
     fitting = fitting_tasks(config)
     if task not in fitting:
         raise InputError(
-            f"{identity.name} (model type {config.model_type}) does not fit the task {task}.",
-            fix=f"It fits: {listed(fitting)}." if fitting else "Choose another model.",
+            f"{identity.name} (model type {config.model_type}) does not fit the task {task.name}.",
+            fix=f"It fits: {listed(task.name for task in fitting)}." if fitting else "Choose another model.",
         )
 
 
-def _check_head_fits(identity: ModelIdentity, config: Any, task: str) -> None:
+def _check_head_fits(identity: ModelIdentity, config: Any, task: Task) -> None:
     """Refuse to take a decoder's classifier for a language model, which a tied head would let pass in silence."""
-    if task == CAUSAL and is_classifier(config):
+    saved_for = next((other for other in map(TASKS.get, TASKS) if was_saved_for(config, other)), task)
+    if saved_for.has_head and not task.has_head:
         raise InputError(
             f"{identity.name} was saved with a classification head, and would be measured as a language model.",
-            fix=f"--task {CLASSIFICATION}",
+            fix=f"--task {saved_for.name}",
         )
 
 
@@ -163,17 +163,17 @@ def _attention(config: Any) -> dict[str, Any]:
 
 
 def _weights(
-    identity: ModelIdentity, folder: Path, options: dict[str, Any], task: str
+    identity: ModelIdentity, folder: Path, options: dict[str, Any], task: Task
 ) -> tuple[Any, tuple[str, ...], bool]:
     """Load the weights, and name the modules drawn from torch's random numbers since the checkpoint lacks them.
 
     Tells too whether the checkpoint has a head, of this size or another.
     """
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
-    more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task != CAUSAL}
+    auto = getattr(transformers, task.auto_class)
+    more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task.has_head}
     sources.weights_of(identity, folder)
     with _quiet(), pieces.converted_in_pieces():
         try:
@@ -190,13 +190,13 @@ def _weights(
     return model, tuple(sorted({key.rpartition(".")[0] for key in fresh})), has_head
 
 
-def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: str) -> None:
-    """Refuse weights that lack more than a head for classification."""
+def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: Task) -> None:
+    """Refuse weights that lack more than a head."""
     body = f"{model.base_model_prefix}."
-    lacking = [key for key in fresh if task == CAUSAL or (key.startswith(body) and "pooler" not in key)]
+    lacking = [key for key in fresh if not task.has_head or (key.startswith(body) and "pooler" not in key)]
     if lacking:
         raise InputError(
-            f"The weights of {identity.name} lack {listed(sorted(lacking), 5)}, so it cannot be used for {task}."
+            f"The weights of {identity.name} lack {listed(sorted(lacking), 5)}, so it cannot be used for {task.name}."
         )
 
 

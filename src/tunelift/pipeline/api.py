@@ -16,6 +16,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.data.splits import Splits, load_splits
+from tunelift.models import task_of
 from tunelift.pipeline import stages
 from tunelift.pipeline.choices import (
     adapter_keys,
@@ -29,7 +30,7 @@ from tunelift.pipeline.generating import side_by_side
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts, head_labels
-from tunelift.tasks.base import TASKS
+from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
 from tunelift.training.run import train
 
@@ -41,7 +42,7 @@ def load(
     name: str,
     *,
     adapter: str | Path | None = None,
-    task: str = "causal-lm",
+    task: str = DEFAULT.name,
     labels: Sequence[str] | None = None,
     **settings: Any,
 ) -> tuple[Any, Any]:
@@ -51,7 +52,7 @@ def load(
     name the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
     """
     labels = labels or (adapter_facts(adapter)["labels"] if adapter else [])
-    session = Session.open(ModelSection(name=name, **settings), task, labels, ordered=bool(adapter))
+    session = Session.open(ModelSection(name=name, **settings), TASKS.get(task), labels, ordered=bool(adapter))
     if adapter:
         session.load_adapter(adapter)
     return session.model, session.tokenizer
@@ -65,12 +66,12 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     one row per item. Raises InputError for data or settings that do not fit.
     """
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
-    task = config.task or _task_of(model)
-    splits = splits_to_measure(config.data, task)
-    labels = head_labels(model) if task == "sequence-classification" else ranked_labels(task, splits, config.data)
-    metrics = metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
-    plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
-    return Session.of(model, tokenizer, task, labels).score(splits.test, plan, "evaluate")
+    kind = _task(task, model)
+    splits = splits_to_measure(config.data, kind)
+    labels = head_labels(model) if kind.has_head else ranked_labels(kind, splits, config.data)
+    metrics = metrics_for(config.evaluate.metrics, kind, splits.train or splits.test)
+    plan = evaluation_plan(config.evaluate, metrics, kind, labels, config.train.max_length)
+    return Session.of(model, tokenizer, kind, labels).score(splits.test, plan, "evaluate")
 
 
 def tune(
@@ -100,14 +101,14 @@ def tune(
     if adapter is not None and not ready:
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
-    task = config.task or _task_of(model)
+    kind = _task(task, model)
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if output:
         _refuse_to_write_over(Path(output))
-    splits = load_splits(config.data, task=task, roles=("train", "validation"))
-    labels = head_labels(model) if task == "sequence-classification" else []
-    session = Session.of(model, tokenizer, task, labels)
+    splits = load_splits(config.data, reading=kind.reading, roles=("train", "validation"))
+    labels = head_labels(model) if kind.has_head else []
+    session = Session.of(model, tokenizer, kind, labels)
     put_on = adapter if ready else adapter_keys(config)
     session.check(put_on)
     if output:
@@ -116,7 +117,7 @@ def tune(
         return session.model
     _put_on(session, put_on, config)
     examples = {"train": splits.train, "validation": splits.validation}
-    train(session.model, tokenizer, TASKS.get(task), examples, config.train, labels=labels)
+    train(session.model, tokenizer, kind, examples, config.train, labels=labels)
     return session.model
 
 
@@ -127,7 +128,7 @@ def generate(model: Any, tokenizer: Any, prompts: str | Sequence[str], **setting
     """
     config = from_keywords("evaluate", **settings)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    session = Session.of(model, tokenizer, "causal-lm")
+    session = Session.of(model, tokenizer, DEFAULT)
     return side_by_side(session, config, prompts)
 
 
@@ -180,11 +181,5 @@ def _as_section(data: Any, role: str) -> dict[str, Any]:
     return dict(data) if isinstance(data, Mapping) else {role: data}
 
 
-def _task_of(model: Any) -> str:
-    base = model.get_base_model() if is_adapted(model) else model
-    if getattr(base.config, "is_encoder_decoder", False) and not type(base).__name__.endswith("Classification"):
-        raise InputError(
-            f"{type(base).__name__} has an encoder and a decoder; language models here have a decoder alone.",
-            fix="Take a causal language model, or a classifier.",
-        )
-    return "sequence-classification" if type(base).__name__.endswith("ForSequenceClassification") else "causal-lm"
+def _task(name: str | None, model: Any) -> Task:
+    return TASKS.get(name) if name else task_of(model.get_base_model() if is_adapted(model) else model)

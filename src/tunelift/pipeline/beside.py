@@ -18,16 +18,17 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.baselines import BASELINES, Baseline, Given, suitable
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import slices_of
-from tunelift.evaluation.run import Plan
 from tunelift.evaluation.verbatim import continues_verbatim
 from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
+from tunelift.tasks import Task
 from tunelift.tasks.base import context_length
 
 if TYPE_CHECKING:
-    from tunelift.evaluation.harness import Task
+    from tunelift.evaluation.harness import Task as HarnessTask
 
 SELECTION_ROWS = 80
 """Validation rows on which the strongest baseline is chosen: each costs as much as a test item, several times over."""
@@ -77,7 +78,7 @@ def _measure_baseline(
     progress.note(f"baseline {path.name} ({made.description}): {values}")
 
 
-def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:
+def forgetting_sets(config: Config, task: Task) -> dict[str, Splits]:
     """Read general text and the sets named by evaluate.forgetting; raise InputError as load_splits does.
 
     Tasks of evaluate.tasks are looked up, for what is wrong with them to be found as early.
@@ -85,14 +86,14 @@ def forgetting_sets(config: Config, task: str) -> dict[str, Splits]:
     _tasks(config, task)
     named, found = config.evaluate.forgetting, dict[str, Splits]()
     for source in dict.fromkeys([GENERAL, *named] if named else []):
-        if source == GENERAL and task != "causal-lm":
+        if source == GENERAL and not task.next_token:
             progress.note("forgetting: a classification head continues no text, so general-text is not measured")
             continue
         name = re.sub(r"[^\w.-]+", "-", Path(source).stem)
         if name in found:
             raise InputError(f"evaluate.forgetting names two sets called {name}.", fix="Rename one of the files.")
         section = DataSection(test=source, group="cluster" if source == GENERAL else None)
-        found[name] = load_splits(section, task=task, roles=("test",))
+        found[name] = load_splits(section, reading=task.reading, roles=("test",))
     return found
 
 
@@ -127,11 +128,11 @@ def _measure_set(folder: RunFolder, name: str, side: str, score: Callable[..., S
     progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
 
 
-def _tasks(config: Config, task: str) -> list[Task]:
+def _tasks(config: Config, task: Task) -> list[HarnessTask]:
     """Return the tasks of lm-evaluation-harness that evaluate.tasks names."""
     if not (named := config.evaluate.tasks):
         return []
-    if task != "causal-lm":
+    if not task.next_token:
         raise InputError("evaluate.tasks measures language models, and this is a classification head.")
     if find_spec("lm_eval") is None:
         raise InputError("evaluate.tasks needs lm-evaluation-harness.", fix='pip install "tunelift[harness]"')
@@ -142,7 +143,7 @@ def _tasks(config: Config, task: str) -> list[Task]:
 
 def look_for_verbatim(folder: RunFolder, session: Session, examples: Sequence[Example]) -> None:
     """Note the test items that the base continues word for word: a sign that it has seen them."""
-    if session.task != "causal-lm" or "verbatim" in folder.manifest:
+    if not session.task.next_token or "verbatim" in folder.manifest:
         return
     seen = continues_verbatim(session.model, session.tokenizer, examples)
     folder.note(

@@ -9,42 +9,46 @@ from typing import Any
 from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
-from tunelift.data.examples import looks_like_labels, unseen_labels
+from tunelift.data.examples import unseen_labels
 from tunelift.data.splits import ROLES, Splits, load_splits
 from tunelift.data.template import Template
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.measures import check_measurable
+from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
+from tunelift.models import natural_task
+from tunelift.tasks import TASKS, Task
 
 
-def metrics_for(named: Sequence[Any] | None, task: str, examples: Sequence[Example]) -> list[Metric]:
-    """Return the metrics named, or those that suit: accuracy for labels, bits per byte for plain text, else loss."""
-    if named:
-        return resolve(list(named))
-    if task == "sequence-classification" or looks_like_labels(examples):
-        return resolve(["accuracy", "loss"])
-    if all(not example.prompt for example in examples):
-        return resolve(["bits_per_byte", "perplexity"])
-    return resolve(["loss", "perplexity"])
+def task_for(config: Config) -> Task:
+    """Return the task that the config names, or the one that suits the model; raise InputError for none."""
+    return TASKS.get(config.task) if config.task else natural_task(config.model.name, config.model.revision)
 
 
-def label_texts(task: str, examples: Sequence[Example], data: DataSection) -> list[str]:
+def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Example]) -> list[Metric]:
+    """Return the metrics named, or those that suit the task and the rows; raise InputError for what it cannot give."""
+    metrics = resolve(list(named or task.metrics(examples)))
+    check_measurable(task, metrics)
+    return metrics
+
+
+def label_texts(task: Task, examples: Sequence[Example], data: DataSection) -> list[str]:
     """Return the labels in order: those in the data and those that data.labels names, as the model is to write them.
 
     For a head, data.labels is the order of its classes, where it is given.
     """
-    found = {example.completion for example in examples}
-    if task == "sequence-classification" and data.labels:
+    found = task.labels_in(examples)
+    if task.has_head and data.labels:
         return [*data.labels, *sorted(found - set(data.labels))]
     found |= {_as_completion(name, found, data) for name in data.labels or []}
     return _in_order(found)
 
 
-def splits_to_measure(data: DataSection, task: str) -> Splits:
+def splits_to_measure(data: DataSection, task: Task) -> Splits:
     """Return the test rows, and those of train and validation where they are named: they say which labels there are."""
-    return load_splits(data, task=task, roles=ROLES if data.train is not None else ("test",))
+    return load_splits(data, reading=task.reading, roles=ROLES if data.train is not None else ("test",))
 
 
-def ranked_labels(task: str, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> list[str]:
+def ranked_labels(task: Task, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> list[str]:
     """Return the labels for a model to choose from, by one rule for every command.
 
     They are those of all rows that were named (train, validation, test), of data.labels, and those that an adapter was
@@ -52,7 +56,7 @@ def ranked_labels(task: str, splits: Splits, data: DataSection, trained: Sequenc
     named.
     """
     learned = [*splits.train, *splits.validation]
-    if task == "sequence-classification":
+    if task.has_head:
         return label_texts(task, learned or splits.test, data)
     found = label_texts(task, [*learned, *splits.test], data)
     return _in_order({*found, *trained})
@@ -74,10 +78,10 @@ def _in_order(labels: set[str]) -> list[str]:
 
 
 def evaluation_plan(
-    settings: EvaluateSection, metrics: Sequence[Metric], task: str, labels: Sequence[str], max_length: int
+    settings: EvaluateSection, metrics: Sequence[Metric], task: Task, labels: Sequence[str], max_length: int
 ) -> Plan:
     """Return the plan of an evaluation; labels that no metric needs are left out."""
-    needed = task == "sequence-classification" or any(metric.needs == "label" for metric in metrics)
+    needed = task.has_head or any(metric.needs == "label" for metric in metrics)
     return Plan(
         metrics=metrics,
         task=task,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunelift.config.schema import Config
-from tunelift.models import natural_task
+from tunelift.pipeline.choices import task_for
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import class_names, with_adapter_facts
 
@@ -14,6 +14,6 @@ def examined_adapter(folder: str, name: str, dtype: str = "auto") -> Sequence[st
     """Return what a user should know of an adapter on a model, without measuring; raise InputError if it is refused."""
     config = Config.model_validate({"model": {"name": name, "dtype": dtype}})
     config, facts = with_adapter_facts(config, folder)
-    task = config.task or natural_task(name)
+    task = task_for(config)
     labels = class_names(task, facts["labels"])
     return Session.open(config.model, task, labels, ordered=bool(labels)).examine(folder)

@@ -16,6 +16,7 @@ from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.fast.targets import target_model
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import with_adapter_facts
+from tunelift.tasks import DEFAULT
 from tunelift.tasks.base import context_length
 
 
@@ -27,7 +28,7 @@ def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) 
     loaded, which may bring parts that cannot be switched off.
     """
     config, facts = with_adapter_facts(config, adapter)
-    session = Session.open(config.model, "causal-lm")
+    session = Session.open(config.model, DEFAULT)
     session.conversations = facts.get("conversations", False)
     if session.conversations:
         progress.note("generate: through the chat template, since the adapter was trained on conversations")

@@ -22,13 +22,13 @@ from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import NOT_A_NUMBER
-from tunelift.evaluation.run import Plan
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
-from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
-from tunelift.tasks.base import TASKS, Row, context_length, pad_id
+from tunelift.tasks.base import Learned, Row, context_length, pad_id
+from tunelift.tasks.causal_lm import stops
 
 ITEMS = 8
 """Training rows that the proofs are made on, the shortest: they fit the context wherever any does."""
@@ -182,20 +182,19 @@ def _proofs_of_the_loss(session: Session, examples: Sequence[Example], max_lengt
     learned, rows = _as_trained(session, examples, max_length)
     if not learned:
         return []  # the shortest rows hold nothing to learn, as single tokens of plain text do
-    causal, tokenizer = session.task == "causal-lm", session.tokenizer
-    right = says_the_answer if causal else names_its_label
-    wrong = [row.example.id for row in learned if not right(row, tokenizer, session.labels)]
+    task, tokenizer = session.task, session.tokenizer
+    wrong = [row.example.id for row in learned if not task.says_the_answer(row, tokenizer, session.labels)]
     count = sum(row.targets for row in learned)
     detail = f"{count} labels of {len(learned)} rows" + (f"; wrong in {listed(wrong)}" if wrong else "")
     proofs = [_proof("labels are the answers", not wrong, detail)]
-    if causal:
+    if task.next_token:
         proofs.append(_ends(learned, tokenizer))
     return [*proofs, _loss(session, learned, rows)]
 
 
 def _as_trained(session: Session, examples: Sequence[Example], max_length: int) -> tuple[list[Learned], list[Row]]:
     """Render and collate the examples as training does, each in a batch of its own, without those that it drops."""
-    task, model, tokenizer = TASKS.get(session.task), session.model, session.tokenizer
+    task, model, tokenizer = session.task, session.model, session.tokenizer
     longest, pad = min(max_length, context_length(model, tokenizer)), pad_id(model, tokenizer)
     learned, kept, renderer = [], [], Renderer(tokenizer, longest)
     for example in [part for whole in examples for part in renderer.parts(whole)]:
@@ -220,9 +219,9 @@ def _ends(learned: Sequence[Learned], tokenizer: Any) -> dict[str, Any]:
 
 def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> dict[str, Any]:
     """The loss that training takes, over one batch, is that of the stock forward pass at the labels, row by row."""
-    task, model = TASKS.get(session.task), session.model
+    task, model = session.task, session.model
     with in_evaluation(model), torch.no_grad():
-        plain = sum(plain_loss(row, model) for row in learned)
+        plain = sum(task.plain_loss(row, model) for row in learned)
         with sped_up(model):
             batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
             taken = float(task.loss(model)[0](batch))

@@ -10,7 +10,6 @@ from tunelift.comparison import Comparison
 from tunelift.config.schema import Config
 from tunelift.core.energy import EnergyMeter
 from tunelift.data.splits import load_splits
-from tunelift.models import natural_task
 from tunelift.pipeline.beside import (
     check_beside,
     forgetting_sets,
@@ -18,7 +17,14 @@ from tunelift.pipeline.beside import (
     measure_baselines,
     measure_forgetting,
 )
-from tunelift.pipeline.choices import check_labels, check_required, evaluation_plan, metrics_for, ranked_labels
+from tunelift.pipeline.choices import (
+    check_labels,
+    check_required,
+    evaluation_plan,
+    metrics_for,
+    ranked_labels,
+    task_for,
+)
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.seeds import first_seed, further_seeds
 from tunelift.pipeline.stages import (
@@ -47,8 +53,8 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
     config = first_seed(config)
-    task = config.task or natural_task(config.model.name, config.model.revision)
-    splits = load_splits(config.data, task=task)
+    task = task_for(config)
+    splits = load_splits(config.data, reading=task.reading)
     metrics = metrics_for(config.evaluate.metrics, task, splits.train)
     check_labels(splits.train, splits.test, config.data, metrics)
     check_required(required, metrics)

@@ -7,9 +7,10 @@ import time
 from tunelift.config.schema import Config
 from tunelift.core import progress
 from tunelift.data.splits import Splits
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.stages import measured, model_facts, opened, tune
+from tunelift.tasks import Task
 
 
 def first_seed(config: Config) -> Config:
@@ -19,7 +20,7 @@ def first_seed(config: Config) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"seed": config.train.seeds[0]})})
 
 
-def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
+def further_seeds(folder: RunFolder, task: Task, splits: Splits, plan: Plan) -> None:
     """Train and measure once with each further seed of train.seeds, below `folder`/seeds.
 
     Each is a training folder of its own, with its adapter, proofs and events. The model is loaded anew for each, since
@@ -38,7 +39,7 @@ def further_seeds(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> N
             folder.took("seeds", time.monotonic() - began)
 
 
-def _one_seed(folder: RunFolder, task: str, splits: Splits, plan: Plan) -> None:
+def _one_seed(folder: RunFolder, task: Task, splits: Splits, plan: Plan) -> None:
     session = opened(folder, task, plan.labels, plan.labels)
     with folder.begun(**model_facts(session)):
         if folder.proved:

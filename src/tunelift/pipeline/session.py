@@ -24,12 +24,13 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.run import Plan, score
+from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.run import score
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
-from tunelift.tasks.base import TASKS
+from tunelift.tasks import TASKS, Task
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
@@ -60,7 +61,7 @@ class Session:
     model: Any
     tokenizer: Any
     identity: ModelIdentity
-    task: str
+    task: Task
     labels: Sequence[str] = ()
     dtype_reason: str = ""
     fresh: Sequence[str] = ()
@@ -75,13 +76,13 @@ class Session:
 
     @classmethod
     def open(
-        cls, section: ModelSection, task: str, labels: Sequence[str] = (), seed: int = 0, *, ordered: bool = False
+        cls, section: ModelSection, task: Task, labels: Sequence[str] = (), seed: int = 0, *, ordered: bool = False
     ) -> Session:
         """Load a model; `labels` give a classification head its classes, in the head's order where it is `ordered`.
 
         Raises InputError as `models.load` does.
         """
-        head = list(labels) or None if task == "sequence-classification" else None
+        head = list(labels) or None if task.has_head else None
         loaded = load_model(section, task=task, labels=head, ordered=ordered, seed=seed)
         _known[loaded.model] = (loaded.identity, loaded.fresh, _samples(loaded.model))
         identity = loaded.identity
@@ -92,10 +93,10 @@ class Session:
         return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, task: str, labels: Sequence[str] = ()) -> Session:
+    def of(cls, model: Any, tokenizer: Any, task: Task, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = model.get_base_model() if is_adapted(model) else model
-        if task == "sequence-classification":
+        if task.has_head:
             check_padding(base)
         identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
@@ -127,7 +128,7 @@ class Session:
         name = self.model.active_adapter
         check_name(name)
         refuse_changes_of_base(vars(self.model.peft_config[name]), "adapter")
-        if self.task != "sequence-classification":
+        if not self.task.has_head:
             return
         moved = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         bare = [part for part in self._new() if not any(f".{part}.modules_to_save." in name for name in moved)]
@@ -192,8 +193,8 @@ class Session:
         base = {"name": identity.name, "kind": identity.kind, "path": identity.path, "revision": identity.commit}
         lineage = {
             "base": base | {"weights_sha256": identity.weights_sha256, "note": identity.note},
-            "task": self.task,
-            "labels": list(self.labels if self.task == "sequence-classification" else self.ranked),
+            "task": self.task.name,
+            "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
         }
         save_adapter(self.model, self.tokenizer, folder, lineage)
@@ -212,17 +213,17 @@ class Session:
 
     def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
         """Return the peft config for this model: its task, and the fresh modules that peft would not save by itself."""
-        peft_type = TASKS.get(self.task).peft_type
+        peft_type = self.task.peft_type
         config = peft_config(keys, peft_type) if isinstance(keys, Mapping) else keys
         if config.task_type is None:
             config = replace(config, task_type=peft_type)
         if config.task_type != peft_type:
             raise InputError(
-                f"The adapter's task_type is {config.task_type}, and the task is {self.task}.",
+                f"The adapter's task_type is {config.task_type}, and the task is {self.task.name}.",
                 fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
             )
         beside = self._beside()
-        if beside and self.task == "sequence-classification":
+        if beside and self.task.has_head:
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
         named = linear_targets(self.model) if getattr(config, "target_modules", None) == "all-linear" else None
@@ -257,10 +258,11 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
     Raises InputError for an adapter of a task that is none of ours.
     """
     config, lineage = read_adapter_config(folder), read_lineage(folder)
-    tasks = {TASKS.get(name).peft_type: name for name in TASKS}
+    tasks = {TASKS.get(name).peft_type: name for name in reversed(list(TASKS))}  # of several the first counts
     made_for = config.get("task_type")
     if made_for is not None and str(made_for) not in tasks:
-        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {listed(tasks)} are read.")
+        known = listed(dict.fromkeys(TASKS.get(name).peft_type for name in TASKS))
+        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {known} are read.")
     base = lineage.get("base", {})
     return {
         "base": base.get("name") or config.get("base_model_name_or_path"),

@@ -17,9 +17,9 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.examples import looks_like_labels
 from tunelift.data.splits import Splits, load_splits
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.measures import measure_for
+from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric
-from tunelift.models import natural_task
 from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
 from tunelift.pipeline.choices import (
     adapter_keys,
@@ -28,13 +28,15 @@ from tunelift.pipeline.choices import (
     metrics_for,
     ranked_labels,
     splits_to_measure,
+    task_for,
     where_from,
 )
 from tunelift.pipeline.folder import CHECKPOINTS, RunFolder, free_folder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_markdown, write_report
-from tunelift.tasks.base import TASKS, context_length
+from tunelift.tasks import Task
+from tunelift.tasks.base import context_length
 from tunelift.training import ranks
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
@@ -55,8 +57,8 @@ def tune_stage(config: Config) -> Path:
         raise InputError(
             "train.seeds trains several adapters, to compare them.", fix="Use tunelift run, or train.seed."
         )
-    task = config.task or natural_task(config.model.name, config.model.revision)
-    splits = load_splits(config.data, task=task, roles=("train", "validation"))
+    task = task_for(config)
+    splits = load_splits(config.data, reading=task.reading, roles=("train", "validation"))
     say_data(splits)
     folder = RunFolder.open(config, "tune", sources=splits.report.sources)
     if folder.complete:
@@ -133,7 +135,7 @@ def check_training(session: Session, splits: Splits, config: Config) -> None:
     """Raise InputError for settings and rows that no training can begin with, before anything is measured."""
     session.check(adapter_keys(config))
     max_length = min(config.train.max_length, context_length(session.model, session.tokenizer))
-    TASKS.get(session.task).rows(splits.train, session.tokenizer, max_length, session.labels)
+    session.task.rows(splits.train, session.tokenizer, max_length, session.labels)
 
 
 def check_room(folder: RunFolder, session: Session, test: Sequence[Example] = (), labels: Sequence[str] = ()) -> None:
@@ -188,7 +190,7 @@ def train_in(folder: Path, session: Session, splits: Splits, config: Config, *li
     session.conversations = any(example.conversation for example in splits.train)
     try:
         trained = train(
-            session.model, session.tokenizer, TASKS.get(session.task),
+            session.model, session.tokenizer, session.task,
             {"train": splits.train, "validation": splits.validation}, config.train, labels=session.labels,
             listeners=[*events, *listeners], checkpoints=folder / CHECKPOINTS,
         )  # fmt: skip
@@ -200,7 +202,7 @@ def train_in(folder: Path, session: Session, splits: Splits, config: Config, *li
     return trained
 
 
-def opened(folder: RunFolder, task: str, labels: Sequence[str], ranked: Sequence[str] = ()) -> Session:
+def opened(folder: RunFolder, task: Task, labels: Sequence[str], ranked: Sequence[str] = ()) -> Session:
     """Load the run's model: in the precision that the run was begun in, if it was; that is not measured again.
 
     `labels` are a head's classes; `ranked` those that a causal model chooses from, which its adapter's folder is to
@@ -211,7 +213,7 @@ def opened(folder: RunFolder, task: str, labels: Sequence[str], ranked: Sequence
     section = config.model.model_copy(update={"dtype": dtype})
     session = Session.open(section, task, class_names(task, labels), config.train.seed)
     session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
-    session.ranked = ranked if task == "causal-lm" else ()
+    session.ranked = () if task.has_head else ranked
     if ranks.first():
         ranks.of_first(_dtype(session))
     return session
@@ -275,7 +277,7 @@ def say_data(splits: Splits) -> None:
 
 def say_labels(plan: Plan, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> None:
     """Tell which labels an answer is chosen from: with fewer of them accuracy is higher."""
-    if plan.ranks:
+    if measure_for(plan).ranks:
         progress.note(f"labels: {len(plan.labels)}, {where_from(splits, data, trained)}")
 
 
@@ -293,7 +295,7 @@ def model_facts(session: Session) -> dict[str, Any]:
             "name": identity.name, "kind": identity.kind, "path": identity.path, "revision": identity.commit,
             "weights_sha256": identity.weights_sha256, "note": identity.note,
         },
-        "task": session.task,
+        "task": session.task.name,
         "dtype": _dtype(session),
         "dtype_reason": session.dtype_reason,
     }  # fmt: skip
@@ -303,9 +305,9 @@ def _dtype(session: Session) -> str:
     return str(session.model.dtype).removeprefix("torch.")
 
 
-def class_names(task: str, labels: Sequence[str]) -> Sequence[str]:
+def class_names(task: Task, labels: Sequence[str]) -> Sequence[str]:
     """Return the labels where they are the classes of a head."""
-    return labels if task == "sequence-classification" else []
+    return labels if task.has_head else []
 
 
 def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dict[str, Any]]:
@@ -321,10 +323,10 @@ def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dic
 
 def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits, Plan]:
     """Load the test rows and the model, and plan the evaluation."""
-    task = config.task or natural_task(config.model.name, config.model.revision)
+    task = task_for(config)
     splits = splits_to_measure(config.data, task)
     say_data(splits)
-    if task == "sequence-classification" and facts and not (facts["labels"] or config.data.labels):
+    if task.has_head and facts and not (facts["labels"] or config.data.labels):
         raise InputError(
             "The adapter does not say which label each class of its head is.",
             fix="Name the labels in the head's order: --labels negative,positive",

@@ -9,7 +9,7 @@ from tunelift.core import files
 from tunelift.reporting import wording
 from tunelift.reporting.card_metadata import base_model, front_matter, name, source
 from tunelift.reporting.changes import cut_answers
-from tunelift.reporting.evidence import HEAD_TASK, metric_rows
+from tunelift.reporting.evidence import metric_rows
 from tunelift.reporting.markdown import baseline_table, forgetting_table, recipe_line, verdict_lines
 from tunelift.reporting.markdown_text import entry_table
 from tunelift.reporting.run_files import RunFiles, read_run
@@ -82,23 +82,23 @@ def _limits(run: RunFiles) -> list[str]:
 
 
 def _loading(run: RunFiles) -> list[str]:
-    head = run.task() == HEAD_TASK
-    kind = "SequenceClassification" if head else "CausalLM"
+    head, auto = run.task().has_head, run.task().auto_class
+    with_peft = auto.replace("Auto", "AutoPeft", 1)
     labels = read_lineage(run.folder / "adapter").get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     if run.noted("model").get("kind") == "hub":
         lines = [
-            f"from peft import AutoPeftModelFor{kind}",
+            f"from peft import {with_peft}",
             "from transformers import AutoTokenizer",
             "",
-            f'model = AutoPeftModelFor{kind}.from_pretrained("adapter"{", " + count if count else ""})',
+            f'model = {with_peft}.from_pretrained("adapter"{", " + count if count else ""})',
         ]
     else:
         lines = [
             "from peft import PeftModel",
-            f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+            f"from transformers import {auto}, AutoTokenizer",
             "",
-            f'base = AutoModelFor{kind}.from_pretrained("FOLDER_OF_THE_BASE"{", " + count if count else ""})',
+            f'base = {auto}.from_pretrained("FOLDER_OF_THE_BASE"{", " + count if count else ""})',
             'model = PeftModel.from_pretrained(base, "adapter")',
         ]
     code = "\n".join(["```python", *lines, 'tokenizer = AutoTokenizer.from_pretrained("adapter")', "```"])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.reporting import wording
-from tunelift.reporting.evidence import HEAD_TASK
 from tunelift.reporting.run_files import RunFiles
 
 ORIGINALS = {
@@ -49,7 +48,7 @@ def name(run: RunFiles) -> str:
 
 def pipeline_tag(run: RunFiles) -> str:
     """Return the Hub's name of the task."""
-    return "text-classification" if run.task() == HEAD_TASK else "text-generation"
+    return run.task().pipeline_tag
 
 
 def source(run: RunFiles, role: str) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 from tunelift.reporting.axis import Drawing, Mark, differences, values
 from tunelift.reporting.wording import headline
 
-HEAD_TASK = "sequence-classification"
 Comparison = Mapping[str, Any]
 
 
@@ -43,14 +42,16 @@ def metric_rows(comparison: Comparison) -> list[Row]:
     return [Row(_spoken(key), ("metrics", key), value) for key, value in entries.items()]
 
 
-def baseline_rows(comparison: Comparison, task: str) -> list[Row]:
-    """Return each baseline against tuned on the headline metric, the base model first; empty without baselines."""
+def baseline_rows(comparison: Comparison, untuned: str) -> list[Row]:
+    """Return each baseline against tuned on the headline metric, the base first, which is called `untuned`.
+
+    Without baselines it is empty.
+    """
     name, entry = headline(comparison)
     baselines = comparison.get("baselines") or {}
     if not baselines:
         return []
-    what = "the base model with a head that was not trained" if task == HEAD_TASK else "the base model, zero-shot"
-    rows = [Row("base", ("metrics", name), entry, what)] if entry else []
+    rows = [Row("base", ("metrics", name), entry, untuned)] if entry else []
     return rows + [Row(key, ("baselines", key), value, _described(value)) for key, value in baselines.items()]
 
 

@@ -73,7 +73,7 @@ def verdict_lines(run: RunFiles) -> list[str]:
 
 def baseline_table(run: RunFiles) -> str:
     """Return every baseline against tuned, the strongest on validation named; empty without baselines."""
-    rows = evidence.baseline_rows(run.comparison, run.task())
+    rows = evidence.baseline_rows(run.comparison, run.task().untuned)
     if not rows:
         return ""
     strongest = evidence.strongest(run.comparison)

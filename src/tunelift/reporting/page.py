@@ -110,7 +110,7 @@ def _verdict(run: RunFiles) -> dict[str, Any]:
 
 def _evidence(run: RunFiles) -> dict[str, Any]:
     comparison = run.comparison
-    baselines = evidence.baseline_rows(comparison, run.task())
+    baselines = evidence.baseline_rows(comparison, run.task().untuned)
     recipe = comparison.get("recipe") or {}
     calibration = comparison.get("calibration") or {}
     return {

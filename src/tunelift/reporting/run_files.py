@@ -11,6 +11,7 @@ from tunelift.core import files, text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.reporting import wording
+from tunelift.tasks import DEFAULT, TASKS, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,12 @@ class RunFiles:
         method = self.noted("adapter").get("method")
         return f"{model}, tuned with {wording.method(method)}" if method else str(model)
 
-    def task(self) -> str:
-        """Return the kind of work, as the manifest or the config names it; causal-lm where neither does."""
-        return str(self.manifest.get("task") or self.settings().get("task") or "causal-lm")
+    def task(self) -> Task:
+        """Return the kind of work that the manifest or the config names, the first of all where neither does.
+
+        Raises InputError for one that is not registered here.
+        """
+        return TASKS.get(str(self.manifest.get("task") or self.settings().get("task") or DEFAULT.name))
 
 
 def read_run(folder: Path) -> RunFiles:

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tunelift.core.progress import note_once
 from tunelift.core.records import Example
+from tunelift.data.columns import ANSWERS
+from tunelift.data.conversations import is_learned
+from tunelift.data.examples import looks_like_labels
 from tunelift.data.render import Renderer
 from tunelift.fast.applying import other_loss
 from tunelift.fast.targets import IGNORED, TargetOnly, target_model
+from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import rows_of
-from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs
 
 
-class CausalLM:
+class CausalLM(Task):
     name = "causal-lm"
+    auto_class = "AutoModelForCausalLM"
+    mapping = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
     peft_type = "CAUSAL_LM"
+    pipeline_tag = "text-generation"
+    reading = ANSWERS
+    measures = ("likelihood", "answer", "ranked-labels")
+    has_head = False
+    next_token = True
+    untuned = "the base model, zero-shot"
+
+    def fits(self, config: Any) -> bool:
+        """Leave out models that read both ways, though transformers has a causal head for their type (BERT's kin)."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+        masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+        return super().fits(config) and not config.is_encoder_decoder and not masked
+
+    def metrics(self, examples: Sequence[Example]) -> list[str]:
+        if looks_like_labels(examples):
+            return ["accuracy", "loss"]
+        if all(not example.prompt for example in examples):
+            return ["bits_per_byte", "perplexity"]
+        return ["loss", "perplexity"]
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
@@ -35,11 +62,16 @@ class CausalLM:
             notes=report.notes,
         )
 
+    def shown(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, most: int
+    ) -> tuple[list[str], list[Shown]]:
+        kept, report = Renderer(tokenizer, max_length).render_rows(examples)
+        return report.lines(), [(tokens, "") for tokens in kept[:most]]
+
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         inputs = pad_inputs(rows, pad_id, device)
         labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
         for i, row in enumerate(rows):
-            assert not isinstance(row.labels, int)
             labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
         # The first token of a row is predicted by nothing, so it is never a target.
         targets = int((labels[:, 1:] != IGNORED).sum())
@@ -54,5 +86,98 @@ class CausalLM:
             view.expect(some.inputs, some.labels)
         return lambda batch: view.loss_sum(batch.inputs, batch.labels), view.fast_paths
 
+    def plain_loss(self, row: Learned, model: Any) -> float:
+        logits = model(**row.batch.inputs, **without_cache(model)).logits
+        labels = row.batch.labels
+        logits, following = logits[0, -labels.shape[1] :][:-1], labels[0, 1:]  # virtual tokens come first
+        where = following != IGNORED
+        likely = logits[where].double().log_softmax(dim=-1).gather(1, following[where][:, None])
+        return -float(likely.sum())
 
-TASKS.add("causal-lm", CausalLM())
+    def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
+        """Compare the row's own tokens that are counted with its answer; with the answers of a conversation."""
+        ids, own = row.ids, row.batch.labels[0].tolist()
+        if any(own[at] != ids[at] for at in row.counted):
+            return False
+        return _says_the_turns(row, tokenizer) if row.example.conversation else _says_the_completion(row, tokenizer)
+
+
+TASKS.add(CausalLM.name, CausalLM())
+
+
+def stops(row: Learned, tokenizer: Any) -> bool:
+    """Tell whether the last token of the row is an end token and is counted."""
+    counted, ids = row.counted, row.ids
+    return bool(counted) and counted[-1] == len(ids) - 1 and ids[-1] in _end_ids(row, tokenizer)
+
+
+def _says_the_completion(row: Learned, tokenizer: Any) -> bool:
+    """Compare as text, blanks at the ends aside: tokenizers differ in where they keep the blank before the answer.
+
+    Without a prompt and without BOS nothing stands before the first token, which is then no label.
+    """
+    ids, counted = row.ids, row.counted
+    while counted and ids[counted[-1]] == tokenizer.eos_token_id:
+        counted = counted[:-1]
+    answer = _decoded(tokenizer, _encoded(tokenizer, row.example.completion))
+    answer = answer.removesuffix(tokenizer.eos_token or "").strip()
+    said = [ids[at] for at in counted]
+    readings = [said] if row.example.prompt or row.counted[:1] != [1] else [said, ids[:1] + said]
+    texts = [_decoded(tokenizer, reading).strip() for reading in readings]
+    if row.truncated:  # the cut may go through a character
+        return any(answer.startswith(text.rstrip("\ufffd")) for text in texts)
+    return answer in texts
+
+
+def _says_the_turns(row: Learned, tokenizer: Any) -> bool:
+    """Tell whether each run of counted tokens holds one learned answer in turn, and the rest what the user said.
+
+    Templates set blanks as they like, so texts are compared without them; of calls their names are looked for.
+    """
+    messages, ids, counted = row.example.messages or (), row.ids, set(row.counted)
+    whole = row.example.conversation is not None and row.example.conversation.turns != "last"
+    answers = [message for message in messages if is_learned(message)][0 if whole else -1 :]
+    runs: list[tuple[bool, list[int]]] = []
+    for at, token in enumerate(ids):
+        if not runs or runs[-1][0] != (at in counted):
+            runs.append((at in counted, []))
+        runs[-1][1].append(token)
+    said = [_without_blanks(_decoded(tokenizer, run)) for learned, run in runs if learned]
+    rest = "".join(_without_blanks(_decoded(tokenizer, run)) for learned, run in runs if not learned)
+    if row.truncated:
+        return len(said) <= len(answers)
+    texts = [[_content(tokenizer, text) for text in _texts_of(answer)] for answer in answers]
+    answered = [all(text in run for text in some) for run, some in zip(said, texts, strict=False)]
+    asked = [_content(tokenizer, message["content"]) for message in messages if message["role"] == "user"]
+    return len(said) == len(answers) and all(answered) and all(content in rest for content in asked)
+
+
+def _texts_of(answer: Mapping[str, Any]) -> list[str]:
+    """Return what an answer says. Tags around reasoning are the template's too: the prompt may have the first."""
+    calls = [call["function"]["name"] for call in answer.get("tool_calls", ())]
+    return [*re.split("</?think>", answer["content"]), answer.get("reasoning_content", ""), *calls]
+
+
+def _content(tokenizer: Any, text: str) -> str:
+    return _without_blanks(_decoded(tokenizer, _encoded(tokenizer, text)))
+
+
+def _end_ids(row: Learned, tokenizer: Any) -> set[int]:
+    """Return EOS, and for chat the special tokens with which a template may end a turn."""
+    ends = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    if row.example.conversation is not None:
+        ends |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return ends
+
+
+def _encoded(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())

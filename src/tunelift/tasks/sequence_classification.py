@@ -10,14 +10,24 @@ import torch.nn.functional as F
 
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
+from tunelift.data.columns import CLASSES
 from tunelift.data.render import Renderer
 from tunelift.fast.classifying import ClassLogits, rows_in
-from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
+from tunelift.fast.undo import without_cache
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Task, pad_inputs
 
 
-class SequenceClassification:
+class SequenceClassification(Task):
     name = "sequence-classification"
+    auto_class = "AutoModelForSequenceClassification"
+    mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
     peft_type = "SEQ_CLS"
+    pipeline_tag = "text-classification"
+    reading = CLASSES
+    measures = ("head",)
+
+    def metrics(self, examples: Sequence[Example]) -> list[str]:
+        return ["accuracy", "loss"]
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
@@ -54,5 +64,13 @@ class SequenceClassification:
 
         return loss, {}
 
+    def plain_loss(self, row: Learned, model: Any) -> float:
+        logits = model(**row.batch.inputs, **without_cache(model)).logits
+        return -float(logits[0].double().log_softmax(dim=-1)[row.batch.labels[0]])
 
-TASKS.add("sequence-classification", SequenceClassification())
+    def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
+        """Compare the name of the class with the example's label."""
+        return labels[int(row.batch.labels[0])] == row.example.completion
+
+
+TASKS.add(SequenceClassification.name, SequenceClassification())

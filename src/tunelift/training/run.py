@@ -78,11 +78,11 @@ def train(
     rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    with sped_up(model, "both" if _tokens_at_once(rows, settings) <= FEW_TOKENS else "none") as layers:
-        loss, fast_paths = task.loss(model, task.collate(_some(rows), pad, model.device))
+    with sped_up(model, "both" if _tokens_at_once(rows, task, settings) <= FEW_TOKENS else "none") as layers:
+        loss, fast_paths = task.loss(model, task.collate(_some(rows, task), pad, model.device))
         fast_paths |= layers
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
-        costs = _sizes(rows, packs)
+        costs = _sizes(rows, task, packs)
 
         def plan(tokens: int) -> list[Step]:
             return plan_steps(costs, settings.batch_size, settings.epochs, settings.steps, settings.seed, tokens)
@@ -96,7 +96,7 @@ def train(
         if examples.get("validation"):
             held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
             _say(held_out_report, "validation", max_length)
-            validate = _validation(held_out, _sizes(held_out, packs), loss, batches)
+            validate = _validation(held_out, _sizes(held_out, task, packs), loss, batches)
         loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
@@ -106,19 +106,19 @@ def train(
     return Trained(done, report, fast_paths)
 
 
-def _tokens_at_once(rows: Sequence[Row], settings: TrainSection) -> float:
+def _tokens_at_once(rows: Sequence[Row], task: Task, settings: TrainSection) -> float:
     """Return about how many tokens a micro-batch will have, what its rows begin with alike counted once."""
-    costs = _sizes(rows, packs=True)
+    costs = _sizes(rows, task, packs=True)
     step = costs.shared + settings.batch_size * sum(costs.own) / len(rows)
     return step / math.ceil(step / settings.micro_batch_tokens)
 
 
-def _some(rows: Sequence[Row]) -> Sequence[Row]:
+def _some(rows: Sequence[Row], task: Task) -> Sequence[Row]:
     """Return the first rows, one at least, of about as many tokens as are computed at once.
 
     Of a head's rows these are the longest and the shortest, between which padding is tried.
     """
-    if isinstance(rows[0].labels, int):
+    if task.has_head:
         return [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
     count = sum(total < SOME_TOKENS for total in accumulate(len(row.ids) for row in rows))
     return rows[: max(count, 1)]
@@ -174,12 +174,11 @@ class _Batches(Sequence[Iterator[Batch]]):
         return (self.collate([self.rows[i] for i in group]) for group in self.steps[index])
 
 
-def _sizes(rows: Sequence[Row], packs: bool) -> Sizes:
-    """Return what each row costs; what rows share is counted where they have a label for each token."""
-    labels = [row.labels for row in rows if not isinstance(row.labels, int)]
-    if not labels:
+def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
+    """Return what each row costs; what rows share is counted where each token learns its successor."""
+    if not task.next_token:
         return Sizes([len(row.ids) for row in rows], packs=packs)
-    firsts = [next((at for at, label in enumerate(own) if label != IGNORED), len(own)) for own in labels]
+    firsts = [next((at for at, label in enumerate(r.labels) if label != IGNORED), len(r.labels)) for r in rows]
     return sizes([row.ids for row in rows], firsts, packs)
 
 

@@ -13,7 +13,7 @@ from tunelift.core.records import Example
 from tunelift.core.registry import Registry
 from tunelift.evaluation.baselines import few_shot, linear_probe, majority, tfidf
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 
 __all__ = ["BASELINES", "Baseline", "Given", "suitable"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

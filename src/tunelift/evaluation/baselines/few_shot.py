@@ -11,7 +11,9 @@ from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer, without_answer
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.baselines.frame import Frame
-from tunelift.evaluation.run import Plan, score
+from tunelift.evaluation.measures import measure_for
+from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.run import score
 from tunelift.tasks.base import context_length
 
 BLANK_LINE = "\n\n"
@@ -22,7 +24,7 @@ else no one could tell where an answer ends and the next example begins."""
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    if plan.task != "causal-lm":
+    if not plan.task.next_token:
         return "it needs a language model that reads examples, and this task has a classification head"
     if not train:
         return "there are no training rows"
@@ -49,7 +51,7 @@ class FewShot:
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the base with the examples before each item; the rows hold the items' plain inputs."""
         given, plan = self.given, self.given.plan
-        if plan.generates:
+        if measure_for(plan).generates:
             plan = replace(plan, stop=[*plan.stop, *self.layout.stop])
         made_by = given.made_by("few-shot", self.description)
         scores = score(given.model, given.tokenizer, self._behind(self.shown, examples), plan, made_by, title)
@@ -123,8 +125,9 @@ class _Room:
     def __init__(self, given: Given) -> None:
         plan, self.context = given.plan, context_length(given.model, given.tokenizer)
         self.renderer = Renderer(given.tokenizer, self.context)
-        labels = self.renderer.candidate_ids(given.train[0], plan.labels) if plan.ranks else []
-        generated = min(plan.max_new_tokens, self.context // 2) if plan.generates else 1
+        measure = measure_for(plan)
+        labels = self.renderer.candidate_ids(given.train[0], plan.labels) if measure.ranks else []
+        generated = min(plan.max_new_tokens, self.context // 2) if measure.generates else 1
         self.longest_answer = max([generated, *map(len, labels)])
 
     def needed(self, example: Example) -> int:
@@ -148,7 +151,7 @@ def _after(solved: Sequence[Example], prefix: str, example: Example) -> Example:
     system = [message for message in conversation.messages[:1] if message["role"] == "system"]
     turns = [message for row in solved for message in row.messages or () if message["role"] != "system"]
     messages = (*system, *turns, *conversation.messages[len(system) :])
-    return replace(example, conversation=replace(conversation, messages=messages))
+    return replace(example, given=replace(conversation, messages=messages))
 
 
 def _in_any(text: str, answers: Sequence[str]) -> bool:

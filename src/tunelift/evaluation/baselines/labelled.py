@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tunelift.core import progress
 from tunelift.core.records import FORMAT, Example, Scores
 from tunelift.evaluation.baselines.base import Given
+from tunelift.evaluation.measures import measure_for
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
-from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
 
-CLASSIFICATION = "sequence-classification"
 FOLDS = 3
 MOST_ROWS_TO_CHOOSE = 3000
 """Training rows at most on which C is chosen: the fit with the chosen one takes them all."""
@@ -28,13 +28,13 @@ def given_metrics(plan: Plan, *, likelihoods: bool) -> list[Metric]:
 
     A probability of a label stands beside that of a head. Beside a language model's tokens it means something else.
     """
-    likely = likelihoods and plan.task == CLASSIFICATION
+    likely = likelihoods and not plan.task.next_token
     return [metric for metric in plan.metrics if likely or metric.needs != "likelihood"]
 
 
 def misfit(plan: Plan, train: Sequence[Example], *, likelihoods: bool) -> str | None:
     """Say why a baseline that predicts labels does not suit the plan and the training rows, or return None."""
-    if plan.task != CLASSIFICATION and not plan.ranks:
+    if "label" not in measure_for(plan).gives:
         return "it predicts labels, and no metric here ranks any"
     if not given_metrics(plan, likelihoods=likelihoods):
         return "a label without a probability gives none of the metrics"
@@ -67,7 +67,7 @@ def label_rows(
         "items": len(rows),
         "unscored": sum("unscored" in row for row in rows),
         "metrics": {metric.name: metric_entry(metric, rows) for metric in metrics},
-        "made_with": {"task": given.plan.task, **made_by},
+        "made_with": {"task": given.plan.task.name, **made_by},
     }
     return Scores(rows, info)
 

@@ -22,7 +22,7 @@ from tunelift.data.render import Renderer
 from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.batching import by_length, padded
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.tasks.base import context_length, pad_id
@@ -34,7 +34,7 @@ MOST_ROWS = 10_000
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    if plan.task != labelled.CLASSIFICATION:
+    if not plan.task.has_head:
         return "it takes the place of a classification head, and this task has none"
     return labelled.misfit(plan, train, likelihoods=True) or labelled.needs_two_labels(train)
 

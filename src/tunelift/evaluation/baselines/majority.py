@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:

@@ -11,7 +11,7 @@ from tunelift.core.records import Example, Scores
 from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.baselines.frame import Frame
-from tunelift.evaluation.run import Plan
+from tunelift.evaluation.plan import Plan
 
 STRENGTHS = (1.0, 10.0, 100.0)
 MOST_FEATURES = 50_000

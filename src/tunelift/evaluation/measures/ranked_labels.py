@@ -1,0 +1,60 @@
+"""Which of the labels a language model finds likeliest behind each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tunelift.core.errors import InputError
+from tunelift.core.progress import Advance
+from tunelift.evaluation.measures.base import MEASURES, Compute, labels_how
+from tunelift.evaluation.measures.likelihood import Likelihood
+from tunelift.evaluation.ranking import Ranker, ranker
+from tunelift.evaluation.rows import Found, labelled
+
+MOST_LABELS = 1000
+"""More distinct completions than this are answers, not labels; ranking them all would take for ever."""
+
+
+class RankedLabels(Likelihood):
+    """The label ranked first is the prediction, and the text of metrics that need one."""
+
+    gives = frozenset({"label", "text", "likelihood"})
+    ranks = True
+
+    def labels(self) -> Sequence[str]:
+        """Raise InputError where there are too few or too many."""
+        labels = list(self.plan.labels)
+        if not 2 <= len(labels) <= MOST_LABELS:
+            raise InputError(
+                f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
+                fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
+            )
+        return labels
+
+    def how(self) -> Mapping[str, Any]:
+        return {**super().how(), "label_scoring": labels_how(self.plan)}
+
+    def prepared(self) -> Compute:
+        view = self.view()
+        shortest = min(self.fitting, key=lambda i: len(self.prompts[i]))
+        sample = self.prompts[shortest], self.choices[shortest]
+        rank, self.fast_paths["label_tree"] = ranker(view, self.model.device, self.plan.rows_at_once, sample)
+        return partial(self._ranked, rank)
+
+    def _ranked(self, rank: Ranker, some: Sequence[int], advance: Advance) -> dict[int, Found]:
+        labels = list(self.plan.labels)
+        by_mean, index = self.plan.label_score == "mean", {label: n for n, label in enumerate(labels)}
+        # A mean over tokens may rise with a further token, so no label can be left out early.
+        needed = None if by_mean else [index.get(self.examples[i].completion) for i in some]
+        prompts, choices = [self.prompts[i] for i in some], [self.choices[i] for i in some]
+        found = {}
+        for i, ids, scores in zip(some, choices, rank.rank(prompts, choices, needed, advance), strict=True):
+            lengths = dict(zip(labels, map(len, ids), strict=True)) if by_mean else None
+            known = {label: s for label, s in zip(labels, scores, strict=True) if s is not None}
+            found[i] = labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
+        return found
+
+
+MEASURES.add("ranked-labels", RankedLabels)
