@@ -12,7 +12,7 @@ from typing import Any
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
-from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.core.records import Example, Scores
 from tunelift.data.answers import Asked, answer_text
 from tunelift.data.render import Renderer, own_completion
 from tunelift.evaluation.answers import greedy
@@ -26,6 +26,7 @@ from tunelift.fast.targets import TargetModel, target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.metrics import Metric
+from tunelift.run_files.layout import FORMAT
 from tunelift.tasks.base import context_length, pad_id
 
 MOST_LABELS = 1000

@@ -28,6 +28,7 @@ from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
+from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks.base import TASKS, Row, context_length, pad_id
 
 ITEMS = 8
@@ -103,7 +104,7 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     name = "adapter saved"
     try:
         read_adapter_config(folder)
-        saved = load_file(folder / "adapter_model.safetensors")
+        saved = load_file(folder / ADAPTER_WEIGHTS)
     except (InputError, OSError, SafetensorError) as error:
         return _proof(name, False, str(error).splitlines()[0].rstrip("."))
     model = session.model

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.core import progress
-from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.core.records import Example, Scores
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import Metric
+from tunelift.run_files.layout import FORMAT
 
 CLASSIFICATION = "sequence-classification"
 FOLDS = 3
