@@ -130,7 +130,7 @@ def manifest() -> tuple[Read, list[bytes]]:
     """manifest.json, events.jsonl and comparison.json, as the report reads them and as a run that goes on does."""
     from tunelift.config.load import dump, load_config
     from tunelift.pipeline.folder import RunFolder
-    from tunelift.reporting.run_files import read_run
+    from tunelift.reporting.run_contents import read_run
 
     def read(folder: Path, content: bytes) -> object:
         parts = content.split(SEPARATOR)
@@ -153,7 +153,7 @@ def manifest() -> tuple[Read, list[bytes]]:
 
 
 def gguf() -> tuple[Read, list[bytes]]:
-    from tunelift.models.gguf import read as read_gguf
+    from tunelift.untrusted.gguf import read as read_gguf
 
     def read(folder: Path, content: bytes) -> object:
         return read_gguf(written(folder / "model.gguf", content))
@@ -177,7 +177,7 @@ def gguf() -> tuple[Read, list[bytes]]:
 
 
 def safetensors() -> tuple[Read, list[bytes]]:
-    from tunelift.core.untrusted import safetensors_header
+    from tunelift.untrusted.files import safetensors_header
 
     def read(folder: Path, content: bytes) -> object:
         return safetensors_header(written(folder / "model.safetensors", content))

@@ -26,16 +26,19 @@ STEPS = [
     {"tasks"},
     {"fast", "data", "comparison"},
     {"metrics"},
+    {"untrusted"},
     {"config"},
     {"core"},
+    {"run_files"},
 ]
 STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}
 
 EXCEPTIONS = {
     "fast/targets.py:forward": "torch.autograd.Function passes every input by position",
     "fast/lora.py:forward": "torch.autograd.Function passes every input by position",
+    "data/shards.py:state.json": "so datasets calls a file of its own",
 }
-"""What may break a rail ("file.py" or "file.py:function"), each with its reason."""
+"""What may break a rail ("file.py", "file.py:function" or "file.py:text"), each with its reason."""
 
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -142,6 +145,93 @@ def test_fast_makes_no_tensor_of_the_default_dtype() -> None:
     assert nameless == []
 
 
+LAYOUT = SOURCE / "run_files" / "layout.py"
+PATH_CALLS = {"Path", "PurePath", "joinpath", "with_name", "glob", "rglob"}
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
+    """Yield every text but docstrings, with its node; what an f-string fills in is {}."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    prose |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node, node.value
+        if isinstance(node, ast.JoinedStr):
+            yield node, "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def operands(tree: ast.AST) -> set[int]:
+    """Return what stands beside a `/`, or is given to a call that makes a path of it, as ids of nodes."""
+    found: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            found += [node.left, node.right]
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in PATH_CALLS:
+            found += node.args
+    return {id(node) for node in found}
+
+
+def paths_spelled(code: str) -> list[str]:
+    """Return the names of a run's files and folders that a file spells.
+
+    Names with a dot are looked for in every text that is no prose, part by part; those without one, which are words
+    too ("base", "adapter"), only where a path is made of them.
+    """
+    tree, names = ast.parse(code), {text for _, text in texts(ast.parse(LAYOUT.read_text(encoding="utf-8")))}
+    names, joined = names - {"*", "-"}, operands(tree)
+    return [
+        text
+        for node, text in texts(tree)
+        if not any(map(str.isspace, text))
+        and any(part in names and ("." in part or id(node) in joined) for part in text.split("/"))
+    ]
+
+
+def test_no_file_outside_run_files_spells_a_path_of_a_run_folder() -> None:
+    files = [file for file in FILES if file != LAYOUT]
+    spelled = {f"{name_of(file)}:{text}" for file in files for text in paths_spelled(file.read_text(encoding="utf-8"))}
+    assert spelled - EXCEPTIONS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *('a / "scores.jsonl"', 'open("tuned/scores.jsonl")', 'f"{folder}/report.html"', 'NAME = "README.md"'),
+        *('a / "base"', 'Path(a, "tuned")', 'a / "seeds" / b', 'f"{a}" / f"adapter/{b}"', 'folder.glob("baselines/*")'),
+    ],
+)
+def test_a_path_of_a_run_folder_is_seen(code: str) -> None:
+    assert paths_spelled(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        '"""scores.jsonl"""',
+        'f"{a}.lock"',
+        '"No scores.jsonl in base/."',
+        'rows["base"]',
+        '("base", "tuned")',
+        "a / base",
+    ],
+)
+def test_prose_and_words_are_no_paths(code: str) -> None:
+    assert not paths_spelled(code)
+
+
+def test_no_file_outside_run_files_numbers_a_format() -> None:
+    numbered = [
+        f"{name_of(file)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "format"
+        if isinstance(value, ast.Constant) and isinstance(value.value, int)
+    ]
+    assert numbered == []
+
+
 def test_there_is_no_utils() -> None:
     assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
@@ -161,6 +251,8 @@ LIGHT = {
     "config": "import tunelift.config.load",
     "comparison": "import tunelift.comparison",
     "metrics": "import tunelift.metrics",
+    "run_files": "import tunelift.run_files.layout",
+    "untrusted": "import tunelift.untrusted.gate, tunelift.untrusted.task_files",
     "data": "import tunelift.data.splits, tunelift.data.render, tunelift.data.show",
 }
 HEAVY = {
@@ -169,6 +261,8 @@ HEAVY = {
     "config": {"torch", "transformers", "peft", "numpy"},
     "comparison": {"torch", "transformers", "peft", "pydantic", "pandas", "scipy.stats"},
     "metrics": {"torch", "transformers", "peft"},
+    "run_files": {"torch", "transformers", "peft", "pydantic", "numpy", "yaml"},
+    "untrusted": {"torch", "transformers", "peft", "lm_eval"},
     "data": {"torch", "transformers", "peft", "datasets", "pyarrow"},
 }
 

@@ -15,7 +15,7 @@ import pytest
 
 from tunelift.core import limits, stopping, text_files
 from tunelift.core.errors import InputError
-from tunelift.core.untrusted import bounded
+from tunelift.untrusted.templates import bounded
 
 resource = pytest.importorskip("resource")
 LONG = 0.5

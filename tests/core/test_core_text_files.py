@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tunelift.comparison.readers import read_scores
-from tunelift.core import files, parquet_files, text_files, untrusted
+from tunelift.core import files, parquet_files, text_files
 from tunelift.core.errors import InputError
 from tunelift.data.formats import read_file
-from tunelift.models import gguf
+from tunelift.untrusted import gguf
+from tunelift.untrusted.files import read_object, safetensors_header
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -63,8 +64,8 @@ def test_other_encodings_are_named_with_the_command_that_converts(
         read_scores,
         read_file,
         parquet_files.rows_of,
-        untrusted.safetensors_header,
-        untrusted.read_object,
+        safetensors_header,
+        read_object,
         pytest.param(gguf.read, marks=pytest.mark.skipif(find_spec("gguf") is None, reason="gguf is not installed")),
     ],
 )

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tunelift.core.errors import InputError
-from tunelift.core.untrusted import bounded
-from tunelift.evaluation.task_files import CHOICES, KEYS, read_tasks
+from tunelift.untrusted.task_files import CHOICES, KEYS, read_tasks
+from tunelift.untrusted.templates import bounded
 
 BASE = """
 dataset_path: json

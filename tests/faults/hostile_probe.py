@@ -12,7 +12,7 @@ from typing import Any
 
 import tunelift
 from tunelift.core import progress
-from tunelift.evaluation.task_files import read_tasks
+from tunelift.untrusted.task_files import read_tasks
 
 ROOT, MODEL, ADAPTER = sys.argv[1:4]
 OUTSIDE = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pty.spawn")

@@ -25,8 +25,8 @@ from tiny_tokenizers import CHAT, byte_level
 from tunelift.adapters.build import check_keys
 from tunelift.cli.main import cli
 from tunelift.core.errors import InputError
-from tunelift.core.untrusted import bounded
 from tunelift.models import load
+from tunelift.untrusted.templates import bounded
 
 HERE = Path(__file__).parent
 

@@ -17,7 +17,7 @@ from transformers.integrations import gguf as gguf_integration
 
 from tunelift.core.errors import InputError
 from tunelift.models import convert, load, tokenizers
-from tunelift.models.gguf import read
+from tunelift.untrusted.gguf import read
 
 BYTE_TEXTS = ["the cat", " the  cat\n\nsat", "naïve 日本 😀", "12345 it's"]
 COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

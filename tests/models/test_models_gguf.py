@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tunelift.core.errors import InputError
-from tunelift.models.gguf import read
+from tunelift.untrusted.gguf import read
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 4, 6, 7, 8, 9, 10
 F32, Q8_0 = 0, 8

@@ -23,6 +23,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.models import load, load_tokenizer, pieces, weights
 from tunelift.tasks import TASKS
+from tunelift.untrusted.files import INDEX
 
 Saved = Callable[[str], Path]
 
@@ -61,7 +62,7 @@ def test_sharded_weights_load_and_have_a_hash(saved: Saved, tmp_path: Path) -> N
     model.save_pretrained(tmp_path / "sharded", max_shard_size="5KB")
     assert len(weights.safetensors(tmp_path / "sharded")) > 1
     assert len(weights.sha256(tmp_path / "sharded")) == 64
-    index = tmp_path / "sharded" / weights.INDEX
+    index = tmp_path / "sharded" / INDEX
     index.write_text(json.dumps({"weight_map": {"a": "../llama/model.safetensors"}}))
     with pytest.raises(InputError, match="lies outside the folder"):
         weights.safetensors(tmp_path / "sharded")

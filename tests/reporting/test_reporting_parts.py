@@ -19,7 +19,7 @@ from tunelift.reporting.difference import difference, excerpt
 from tunelift.reporting.figures import Figures, pointer
 from tunelift.reporting.hygiene import label_bars, stages, used_columns
 from tunelift.reporting.reliability import reliability_diagram
-from tunelift.reporting.run_files import RunFiles
+from tunelift.reporting.run_contents import RunContents
 from tunelift.reporting.wording import DASH, MINUS
 
 
@@ -253,5 +253,5 @@ def test_what_a_verdict_rests_on_is_told_where_it_is_known() -> None:
     assert wording.energy(7200) == "7.2 kJ (2.0 Wh)"
 
 
-def _run(rows: list[dict[str, object]], flips: dict[str, list[str]]) -> RunFiles:
-    return RunFiles(Path(), base=Scores(rows), tuned=Scores(rows), comparison={"flips": flips})
+def _run(rows: list[dict[str, object]], flips: dict[str, list[str]]) -> RunContents:
+    return RunContents(Path(), base=Scores(rows), tuned=Scores(rows), comparison={"flips": flips})

@@ -14,7 +14,8 @@ from tunelift.adapters.methods import METHODS, REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.models import trusted
+from tunelift.run_files.layout import ADAPTER_CONFIG
+from tunelift.untrusted import gate
 
 OURS = {"method", "start_from"}
 CHANGES_BASE = (*REWRITES, "eva")
@@ -165,9 +166,7 @@ def switched_off(model: Any) -> Iterator[Any]:
 
 def _foreign(values: Mapping[str, Any]) -> list[str]:
     """Return what names code or another file: a config may be a stranger's too, and peft would follow it."""
-    found = [
-        (key, *wrong) for key in values for wrong in trusted.wrong_settings({key: values[key]}, trusted.ADAPTER[0])
-    ]
+    found = [(key, *wrong) for key in values for wrong in gate.wrong_settings({key: values[key]}, ADAPTER_CONFIG)]
     return [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
 
 

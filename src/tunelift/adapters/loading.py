@@ -17,8 +17,8 @@ from tunelift.adapters.store import adapters_inside, read_adapter_config, read_l
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
+from tunelift.run_files.layout import ADAPTER_WEIGHTS
 
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
 """Of reward models and PPO, as LLaMA-Factory and others write them."""
@@ -125,7 +125,7 @@ def _check_brought(folder: Path, fresh: Collection[str]) -> None:
     """Refuse to measure parts that would be drawn at random, since neither the base nor the adapter has them."""
     from safetensors import safe_open
 
-    with safe_open(folder / WEIGHTS, "pt") as weights:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
         keys = tuple(weights.keys())
     lacking = [part for part in fresh if not any(key.startswith(f"{PREFIX}{part}.") for key in keys)]
     if lacking:
@@ -206,7 +206,7 @@ def _check_base_is_kept(model: Any, adapted: Any, folder: Path) -> None:
 
     own, places = dict(model.named_parameters()), {name for name, _ in adapted.named_parameters()}
     biases = getattr(adapted.active_peft_config, "bias", "none") != "none"
-    with safe_open(folder / WEIGHTS, "pt") as weights:
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
         for key in sorted(places.intersection(weights.keys())):
             name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
             if name not in own or (biases and name.endswith(".bias")):

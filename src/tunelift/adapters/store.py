@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import files, untrusted
+from tunelift.core import files
 from tunelift.core.errors import InputError, listed
-from tunelift.models import trusted
-
-LINEAGE = "tunelift.json"
-"""Our own file beside adapter_config.json, since peft warns about keys it does not know."""
+from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT
+from tunelift.untrusted import gate
+from tunelift.untrusted.files import read_object
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, Any]) -> Path:
@@ -40,11 +39,11 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
                 file.rename(staging / file.name)
             (staging / name).rmdir()
         # peft's card is a form to fill in; ours is written with results
-        (staging / "README.md").unlink(missing_ok=True)
-        _sort_names(staging / "adapter_config.json", config)
+        (staging / CARD).unlink(missing_ok=True)
+        _sort_names(staging / ADAPTER_CONFIG, config)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
-        files.write_json(staging / LINEAGE, {"format": 1, **lineage})
+        files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
 
     files.write_folder(folder, fill)
     return folder
@@ -93,18 +92,18 @@ def _sort_names(file: Path, config: Any) -> None:
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     """Return adapter_config.json of a folder; raise InputError where it is no adapter."""
     folder = Path(folder)
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     if not file.is_file():
         inside = adapters_inside(folder)
         hint = "Give a folder that peft's save_pretrained wrote."
         if inside:
             hint = f"Did you mean {folder / inside[0]}?" if len(inside) == 1 else f"It holds several: {listed(inside)}."
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
-    trusted.check(folder, trusted.ADAPTER)
-    config = untrusted.read_object(file)
+    gate.check(folder, gate.ADAPTER)
+    config = read_object(file)
     if "peft_type" not in config:
         raise InputError(f"{file} is no adapter's config: it has no peft_type.")
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors.", fix=_no_weights(folder))
     return config
 
@@ -125,7 +124,7 @@ def adapters_inside(folder: Path) -> list[str]:
 
     Numbers in names count as such: checkpoint-1000 comes behind checkpoint-500.
     """
-    names = [file.parent.name for file in folder.glob("*/adapter_config.json")]
+    names = [file.parent.name for file in folder.glob(f"*/{ADAPTER_CONFIG}")]
     return sorted(names, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", name)])
 
 
@@ -135,7 +134,7 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     Raises InputError for a file that is not as `save_adapter` writes it.
     """
     file = Path(folder) / LINEAGE
-    lineage = untrusted.read_object(file) if file.is_file() else {}
+    lineage = read_object(file) if file.is_file() else {}
     base, labels = lineage.get("base", {}), lineage.get("labels", [])
     sound = isinstance(base, dict) and isinstance(labels, list)
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
@@ -146,7 +145,7 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
 def adapter_hash(folder: str | Path) -> str:
     """Return the SHA-256 of the adapter's weights and config, in hex."""
     folder = Path(folder)
-    both = files.sha256(folder / "adapter_model.safetensors") + files.sha256(folder / "adapter_config.json")
+    both = files.sha256(folder / ADAPTER_WEIGHTS) + files.sha256(folder / ADAPTER_CONFIG)
     return hashlib.sha256(both.encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from tunelift.cli.gates import check_margin, close, gate_options
 from tunelift.cli.sides import side_options
 from tunelift.core import files
 from tunelift.core.errors import listed
+from tunelift.run_files.layout import RunPaths
 
 if TYPE_CHECKING:
     from tunelift.comparison import Comparison
@@ -92,7 +93,7 @@ def _of_files(ctx: click.Context, arguments: tuple[str, ...], options: dict[str,
     metric = gate_metric(options["metric"], options["require_better"], options["require_no_worse"])
     settings = {"metric": metric, "margin": options["margin"], "level": options["level"]}
     meaning = {name: options[name] for name in MEANING}
-    if len(arguments) == 1 and Path(arguments[0], "base").is_dir():
+    if len(arguments) == 1 and RunPaths(arguments[0]).base.is_dir():
         comparison = _of_run(ctx, arguments[0], options["slices"], meaning, settings)
     elif len(arguments) == 2:
         from tunelift.comparison import compare
@@ -112,10 +113,10 @@ def _of_run(
     if any(meaning.values()):
         raise click.UsageError(f"{listed(_flags(meaning))} goes with two files: a run says what its metrics are.", ctx)
     if slices:
-        sides = " ".join(str(Path(folder, side)) for side in ("base", "tuned"))
+        run = RunPaths(folder)
         raise click.UsageError(
-            f"--slice goes with two sides: tunelift compare {sides} --slice {slices[0]}. A run folder has the slices "
-            "that evaluate.slices named.",
+            f"--slice goes with two sides: tunelift compare {run.base} {run.tuned} --slice {slices[0]}. A run "
+            "folder has the slices that evaluate.slices named.",
             ctx,
         )
     from tunelift.comparison.run_folder import compare_run

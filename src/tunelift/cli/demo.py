@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from tunelift.cli.command import KeyCommand
+from tunelift.run_files.layout import RunPaths
 
 PLAN = """\
 The demo measures Gemma 3 270M on naming the topic of BBC News headlines, tunes it with LoRA, measures it again on the
@@ -30,4 +29,4 @@ def command(output: str) -> None:
     from tunelift.pipeline.run import run
 
     click.echo(str(run(demo_config(output))))
-    click.echo(f"Report: {Path(output) / 'report.html'}")
+    click.echo(f"Report: {RunPaths(output).page}")

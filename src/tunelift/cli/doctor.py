@@ -15,6 +15,7 @@ import click
 from tunelift.cli.command import KeyCommand
 from tunelift.core import provenance
 from tunelift.core.errors import InputError
+from tunelift.run_files.layout import RunPaths, is_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +68,9 @@ def command(ctx: click.Context, path: Path | None, model: str | None, as_json: b
 
 def _show_findings(path: Path, as_json: bool) -> int:
     """Print what the gate of the loaders says of each file; return the exit code."""
-    from tunelift.models import trusted
+    from tunelift.untrusted import gate
 
-    findings = trusted.examine(path / "adapter" if (path / "adapter" / trusted.ADAPTER[0]).is_file() else path)
+    findings = gate.examine(_adapter_of(path))
     safe = all(finding.verdict != "refused" for finding in findings)
     if as_json:
         click.echo(json.dumps({"loadable": safe, "files": [asdict(finding) for finding in findings]}, indent=2))
@@ -82,12 +83,17 @@ def _show_findings(path: Path, as_json: bool) -> int:
 
 def _show_fit(path: Path, model: str) -> None:
     """Print whether an adapter fits a model, tensor by tensor; raise InputError where it does not."""
-    from tunelift.models.trusted import ADAPTER
     from tunelift.pipeline.examine import examined_adapter
 
-    folder = path / "adapter" if (path / "adapter" / ADAPTER[0]).is_file() else path
+    folder = _adapter_of(path)
     examined_adapter(str(folder), model)  # which says what there is to know
     click.echo(f"Every tensor of {folder} has its place in {model}.")
+
+
+def _adapter_of(path: Path) -> Path:
+    """Return the adapter's folder where `path` is a run's, and `path` where it is not."""
+    adapter = RunPaths(path).adapter
+    return adapter if is_adapter(adapter) else path
 
 
 def _versions() -> Facts:

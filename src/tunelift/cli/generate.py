@@ -10,6 +10,7 @@ import click
 
 from tunelift.cli.command import KeyCommand, config_of
 from tunelift.cli.output import on_terminal
+from tunelift.run_files.layout import RunPaths
 
 if TYPE_CHECKING:
     from tunelift.config.schema import Config
@@ -56,7 +57,7 @@ def _model(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) 
     from tunelift.pipeline.stages import from_run_folder
 
     found = str(from_run_folder(arguments[0])[1])
-    return config_of(ctx, (str(Path(arguments[0], "config.yaml")), *arguments[1:])), adapter or found
+    return config_of(ctx, (str(RunPaths(arguments[0]).config), *arguments[1:])), adapter or found
 
 
 def _lines(file: IO[str] | None) -> list[str]:

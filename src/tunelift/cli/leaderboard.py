@@ -12,6 +12,7 @@ import click
 from tunelift.cli.command import KeyCommand
 from tunelift.cli.sides import side_options
 from tunelift.core.errors import listed
+from tunelift.run_files.layout import SCORES, TUNED, RunPaths
 
 if TYPE_CHECKING:
     from tunelift.comparison.leaderboard import Leaderboard
@@ -47,7 +48,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **opti
 def _sides(ctx: click.Context, paths: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     """Return the base and the tuned sides: the base of the first run folder, or the first path."""
     of_runs = bool(paths) and _is_run(paths[0])
-    base, tuned = (paths[0] / "base", paths) if of_runs else (paths[0] if paths else Path(), paths[1:])
+    base, tuned = (RunPaths(paths[0]).base, paths) if of_runs else (paths[0] if paths else Path(), paths[1:])
     if len(tuned) < 2:
         raise click.UsageError(
             "Give a base and at least two tuned models, or at least two run folders. For one tuned model there is "
@@ -58,7 +59,8 @@ def _sides(ctx: click.Context, paths: Sequence[Path]) -> tuple[Path, Sequence[Pa
 
 
 def _is_run(path: Path) -> bool:
-    return all((path / side).is_dir() for side in ("base", "tuned")) and not (path / "scores.jsonl").exists()
+    run = RunPaths(path)
+    return run.base.is_dir() and run.tuned.is_dir() and not (path / SCORES).exists()
 
 
 def _names(ctx: click.Context, paths: Sequence[Path]) -> list[str]:
@@ -78,8 +80,8 @@ def _named_parts(path: Path) -> tuple[str, ...]:
     """Return the path's parts without those that say nothing: scores.jsonl, tuned, and the ending of another file."""
     path = path.resolve()
     if path.is_file():
-        path = path.parent if path.name == "scores.jsonl" else path.with_suffix("")
-    return (path.parent if path.name == "tuned" else path).parts
+        path = path.parent if path.name == SCORES else path.with_suffix("")
+    return (path.parent if path.name == TUNED else path).parts
 
 
 def _shown(board: Leaderboard, as_json: bool) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
 from tunelift.cli.gates import check_margin, close, gate_options
+from tunelift.run_files.layout import RunPaths
 
 KEYS = ("task", "output", "model", "data", "adapter", "train", "evaluate")
 
@@ -36,7 +35,7 @@ def command(
 
     comparison = run(config, [*require_better, *require_no_worse])
     click.echo(str(comparison))
-    click.echo(f"Report: {Path(config.output or default_output(config)) / 'report.html'}")
+    click.echo(f"Report: {RunPaths(config.output or default_output(config)).page}")
     if require_better or require_no_worse:
         from tunelift.comparison.gates import check_gates
 

@@ -17,7 +17,7 @@ from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source,
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import unknown_direction
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import FORMAT
+from tunelift.run_files.layout import FORMAT
 
 OPTIMISTIC = (
     "The best of several on one test set owes a part of its value to luck. Choose on validation rows, or measure the "

@@ -12,7 +12,7 @@ from tunelift.comparison.effect import Effect
 from tunelift.comparison.flips import Flip
 from tunelift.comparison.pairing import LeftOut
 from tunelift.comparison.verdict import Verdict, Word
-from tunelift.core.records import FORMAT
+from tunelift.run_files.layout import FORMAT
 
 CLAIM = "this adapter, on items like these"
 """What one training run can show; that another seed would do as well takes several runs."""

@@ -15,6 +15,7 @@ from tunelift.comparison.pairing import Side, pair, read_side
 from tunelift.comparison.readers import read_info
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
+from tunelift.run_files.layout import METRICS, TUNED, RunPaths, is_scored, validation_of
 
 NOTHING_CHOSEN = (
     "There were no validation rows to choose the strongest baseline on, so the verdict is against the base alone."
@@ -30,13 +31,13 @@ def compare_run(
     `metric` and `margin` it is about the run's own metric with the run's own margin. Raises InputError as `compare`
     does.
     """
-    folder = Path(folder)
-    base, tuned = read_side(folder / BASE, BASE), read_side(folder / "tuned", "tuned")
+    paths = RunPaths(folder)
+    base, tuned = read_side(paths.base, BASE), read_side(paths.tuned, TUNED)
     if metric is None and margin is None:
-        margin = own_margin(folder)
+        margin = own_margin(paths)
     comparison = compare_sides(base, tuned, metric=metric, margin=margin, level=level)
-    against = _against_baselines(folder, tuned, comparison.headline)
-    selection = _selection(folder, comparison, list(against))
+    against = _against_baselines(paths, tuned, comparison.headline)
+    selection = _selection(paths, comparison, list(against))
     baselines = _baselines(against, selection, level, margin)
     notes = [NOTHING_CHOSEN] if against and selection is None else []
     if selection:
@@ -46,27 +47,26 @@ def compare_run(
         baselines=baselines,
         selection=selection,
         against=selection.strongest if selection else BASE,
-        forgetting=_forgetting(folder, level),
-        recipe=_recipe(folder, base, tuned, comparison),
+        forgetting=_forgetting(paths, level),
+        recipe=_recipe(paths, base, tuned, comparison),
         notes=[*comparison.notes, *notes],
     )
 
 
-def own_margin(folder: Path) -> float | None:
+def own_margin(paths: RunPaths) -> float | None:
     """Return the margin of the run's config, None where it has none."""
     import yaml
 
-    config = folder / "config.yaml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    settings = yaml.safe_load(paths.config.read_text(encoding="utf-8")) if paths.config.is_file() else None
     evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
     margin = evaluate.get("margin") if isinstance(evaluate, dict) else None
     return float(margin) if isinstance(margin, int | float) else None
 
 
-def _against_baselines(folder: Path, tuned: Side, headline: str) -> dict[str, tuple[str, Measured]]:
+def _against_baselines(paths: RunPaths, tuned: Side, headline: str) -> dict[str, tuple[str, Measured]]:
     """Pair the tuned side with each baseline that has the headline metric: {name: (description, values)}."""
     found = {}
-    for path in _scored(folder / "baselines"):
+    for path in paths.baselines():
         side = read_side(path, path.name)
         pairs, _ = pair(side, tuned, declared=True)
         if headline in common_metrics(side, tuned, pairs)[0]:
@@ -76,12 +76,12 @@ def _against_baselines(folder: Path, tuned: Side, headline: str) -> dict[str, tu
     return {name: entry for name, entry in found.items() if entry[1].items}
 
 
-def _selection(folder: Path, comparison: Comparison, names: list[str]) -> Selection | None:
+def _selection(paths: RunPaths, comparison: Comparison, names: list[str]) -> Selection | None:
     """Return the choice of the strongest baseline by the headline metric on validation; None without such scores."""
     values: dict[str, float] = {}
     rows = 0
     for name in [BASE, *names]:
-        info = _info((folder if name == BASE else folder / "baselines") / name / "validation")
+        info = _info(validation_of(paths.baseline(name)))
         entry = (info.get("metrics") or {}).get(comparison.headline)
         if entry is not None and entry.get("value") is not None:
             values[name], rows = entry["value"], info.get("items", 0)
@@ -119,27 +119,26 @@ def _baselines(
     return {name: BaselineResult(about, results[name]) for name, (about, _) in against.items()}
 
 
-def _forgetting(folder: Path, level: float) -> dict[str, MetricResult]:
+def _forgetting(paths: RunPaths, level: float) -> dict[str, MetricResult]:
     """Compare the first metric of each set that tuning should not change."""
     measured = {}
-    for path in sorted((folder / "forgetting").glob("*")):
-        if (path / BASE / "metrics.json").is_file() and (path / "tuned" / "metrics.json").is_file():
-            base, tuned = read_side(path / BASE, BASE), read_side(path / "tuned", "tuned")
-            pairs, _ = pair(base, tuned)
-            first = common_metrics(base, tuned, pairs)[0][0]
-            measured[path.name] = measure(first, base, tuned, pairs)
+    for one in paths.forgotten():
+        base, tuned = read_side(one.base, BASE), read_side(one.tuned, TUNED)
+        pairs, _ = pair(base, tuned)
+        first = common_metrics(base, tuned, pairs)[0][0]
+        measured[one.folder.name] = measure(first, base, tuned, pairs)
     return judged_together({name: values for name, values in measured.items() if values.items}, level, "sets")
 
 
-def _recipe(folder: Path, base: Side, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
+def _recipe(paths: RunPaths, base: Side, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:
     """Return what the seeds together show, against the base and over the items that all have; None for one seed.
 
     A seed that lacks a value on some item has none here: over the others it could look better than it is.
     """
-    paths = [path / "tuned" for path in _by_number(folder / "seeds") if (path / "tuned" / "metrics.json").is_file()]
-    if not paths:
+    runs = paths.seeds()
+    if not runs:
         return None
-    sides = [tuned, *(read_side(path, f"seed {path.parent.name}") for path in paths)]
+    sides = [tuned, *(read_side(run.tuned, f"seed {run.folder.name}") for run in runs)]
     found = [measure(comparison.headline, base, side, pair(base, side)[0]) for side in sides]
     values = [one.aggregates if one.items and not one.one_sided else (math.nan, math.nan) for one in found]
     higher = comparison.metrics[comparison.headline].higher_is_better
@@ -147,15 +146,5 @@ def _recipe(folder: Path, base: Side, tuned: Side, comparison: Comparison) -> di
     return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)
 
 
-def _scored(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*")) if (path / "metrics.json").is_file()]
-
-
-def _by_number(folder: Path) -> list[Path]:
-    named = [path for path in folder.glob("*") if path.name.removeprefix("-").isdigit()]
-    return sorted(named, key=lambda path: int(path.name))
-
-
 def _info(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    return read_info(path) if path.is_file() else {}
+    return read_info(folder / METRICS) if is_scored(folder) else {}

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
-
-FORMAT = 1
+from tunelift.run_files.layout import METRICS, SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +125,9 @@ class Scores:
         A metric's value that is not finite, such as the perplexity of a model that diverged, is null in metrics.json.
         """
         folder = Path(folder)
-        files.write_text(
-            folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
-        )
+        files.write_text(folder / SCORES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
         metrics = {name: _with_finite_value(entry) for name, entry in (self.info.get("metrics") or {}).items()}
-        files.write_json(folder / "metrics.json", self.info | ({"metrics": metrics} if metrics else {}))
+        files.write_json(folder / METRICS, self.info | ({"metrics": metrics} if metrics else {}))
         return folder
 
     @classmethod
@@ -140,13 +137,13 @@ class Scores:
         Raises InputError for a file that is missing, empty or no scores file, naming the line.
         """
         path = Path(path)
-        file = path / "scores.jsonl" if path.is_dir() else path
+        file = path / SCORES if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"{file} does not exist.", fix="Give a scores.jsonl file or the folder that holds one.")
         rows = [row for _, row in files.read_jsonl(file)]
         if not rows:
             raise InputError(f"{file} holds no rows.", fix="A scores file has one JSON object per item.")
-        beside = file.with_name("metrics.json")
+        beside = file.with_name(METRICS)
         return cls(rows, files.read_json(beside) if beside.is_file() else {})
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation
-from tunelift.core.untrusted import bounded
 from tunelift.data.completeness import (
     check_beside,
     check_calls,
@@ -29,6 +28,7 @@ from tunelift.data.dates import dates_written, names_in, with_one_date
 from tunelift.data.encoding import Encoder, Text
 from tunelift.data.frames import MARK, Filled, Mismatch, Shape, filled, mark
 from tunelift.data.messages import json_of
+from tunelift.untrusted.templates import bounded
 
 FRAMES_KEPT = 4096
 """Shapes of conversations whose rendering is kept: more are rendered again."""

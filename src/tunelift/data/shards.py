@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core.errors import InputError, listed
-from tunelift.core.untrusted import inside
 from tunelift.data.class_names import with_class_names
 from tunelift.data.formats import FORMATS, Columns, Table, read_file, saved_to_disk
+from tunelift.untrusted.files import inside
 
 SPLIT_NAMES = {
     "train": ("train",),

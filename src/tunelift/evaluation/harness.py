@@ -32,16 +32,16 @@ from tunelift.comparison.readers.values import Item
 from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.core.untrusted import bounded
 from tunelift.evaluation import ranking
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.cache import LAYERS, context_of, hash_of
 from tunelift.evaluation.generation import Decoding, end_ids, texts_of
-from tunelift.evaluation.task_files import read_tasks
 from tunelift.fast.targets import target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import context_length
+from tunelift.untrusted.task_files import read_tasks
+from tunelift.untrusted.templates import bounded
 
 AT_ONCE, ROWS_AT_ONCE = 128, 16
 """Prompts computed before they are written to the cache, and answers generated together."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
-from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.core.records import Example, Scores
 from tunelift.evaluation.cache import LAYERS, Context, Kept, context_of, hash_of
 from tunelift.evaluation.measures import Measure, measure_for
 from tunelift.evaluation.measures.base import short_hash
@@ -17,6 +17,7 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, begun, metric_entry, slices_of
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
+from tunelift.run_files.layout import FORMAT
 
 
 def score(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunelift.core.errors import InputError, listed
-from tunelift.models.gguf import GgufFile
+from tunelift.untrusted.gguf import GgufFile
 
 Floats = npt.NDArray[np.float32]
 Change = Callable[[str, Floats, dict[str, Any]], Floats]

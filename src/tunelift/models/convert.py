@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from tunelift.core import cache, files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.progress import note
-from tunelift.models import tokenizers, trusted
+from tunelift.models import tokenizers
 from tunelift.models.architectures import architecture, config_values, ends_of_turns
-from tunelift.models.gguf import GgufFile, read
+from tunelift.untrusted import gate
+from tunelift.untrusted.files import INDEX, SINGLE
+from tunelift.untrusted.gguf import GgufFile, read
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +60,7 @@ def write(gguf: GgufFile, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, GenerationConfig
 
-    trusted.check_gguf(gguf)
+    gate.check_gguf(gguf)
     _, kind = architecture(gguf)
     values = config_values(gguf)
     try:
@@ -121,12 +123,12 @@ def _write_weights(gguf: GgufFile, layout: dict[str, str], dtype: torch.dtype, f
     shards = list(_shards(gguf, layout, dtype.itemsize))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         weights = {layout[theirs]: _dequantised(gguf, theirs).to(dtype) for theirs in shard}
         save_file(weights, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(weights, name)
     if len(shards) > 1:
-        files.write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+        files.write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
 
 
 def _shards(gguf: GgufFile, layout: dict[str, str], item_bytes: int) -> Iterator[list[str]]:

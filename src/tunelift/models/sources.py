@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.models import bundled, convert, hub, trusted, weights
+from tunelift.models import bundled, convert, hub, weights
+from tunelift.run_files.layout import is_adapter
+from tunelift.untrusted import gate
+from tunelift.untrusted.files import SINGLE
 
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
@@ -37,7 +40,7 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path]:
     """Find the model, converting a GGUF file where it is one; return what it is and the folder to load it from.
 
-    The folder has passed the gate of `trusted`; that of a Hub model lies in the Hub's cache, and `weights_of` fetches
+    The folder has passed the gate; that of a Hub model lies in the Hub's cache, and `weights_of` fetches
     its weights. Raises InputError for a model that does not exist, cannot be read, is gated, or must not be loaded.
     """
     if not name:
@@ -63,9 +66,9 @@ def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path
 
 def weights_of(identity: ModelIdentity, folder: Path) -> list[Path]:
     """Return the safetensors files of a resolved model, fetched and checked; raise InputError where it has none."""
-    if identity.kind == "hub" and identity.commit and not (folder / weights.SINGLE).exists():
+    if identity.kind == "hub" and identity.commit and not (folder / SINGLE).exists():
         hub.fetch(identity.name, identity.commit, weights.wanted(folder))
-        trusted.check(folder)
+        gate.check(folder)
     found = weights.safetensors(folder)
     if not found:
         raise InputError(
@@ -104,14 +107,14 @@ def _from_disk(name: str, path: Path) -> ModelIdentity:
 
 
 def _check_folder(path: Path) -> None:
-    if (path / "adapter_config.json").is_file():  # transformers would load the base that it names, whatever that is
+    if is_adapter(path):  # transformers would load the base that it names, whatever that is
         raise InputError(
             f"{path} holds an adapter, not a model.",
             fix="Name its base as the model and give this folder as the adapter.",
         )
     if not (path / "config.json").is_file():
         raise InputError(f"{path} has no config.json, so it is no model folder.{_inside(path)}")
-    for remark in trusted.check(path):
+    for remark in gate.check(path):
         progress.note_once(remark)
 
 

@@ -7,7 +7,7 @@ tokenizer.json. Merges were learned within such pieces: cut otherwise, text gets
 from __future__ import annotations
 
 from tunelift.core.errors import InputError, listed
-from tunelift.models.gguf import GgufFile
+from tunelift.untrusted.gguf import GgufFile
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -8,11 +8,9 @@ import json
 import re
 from pathlib import Path
 
-from tunelift.core import cache, files, untrusted
+from tunelift.core import cache, files
 from tunelift.core.errors import InputError
-
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+from tunelift.untrusted.files import INDEX, SINGLE, inside, read_object
 
 
 def safetensors(folder: Path) -> list[Path]:
@@ -24,10 +22,10 @@ def safetensors(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         return []
-    names = untrusted.read_object(folder / INDEX).get("weight_map")
+    names = read_object(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{folder / INDEX} has no weight_map.")
-    found = [untrusted.inside(folder, name) for name in sorted(set(names.values()))]
+    found = [inside(folder, name) for name in sorted(set(names.values()))]
     for file in found:
         if file.parent != folder or file.suffix != ".safetensors" or not file.is_file():
             raise InputError(f"{folder / INDEX} names {file.name}, which is no safetensors file in the folder.")
@@ -36,7 +34,7 @@ def safetensors(folder: Path) -> list[Path]:
 
 def wanted(folder: Path) -> list[str]:
     """Return the names of the files to fetch: the single one, and those that the index names where there is one."""
-    names = untrusted.read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
+    names = read_object(folder / INDEX).get("weight_map") if (folder / INDEX).is_file() else None
     return [SINGLE, *(sorted(set(map(str, names.values()))) if isinstance(names, dict) else [])]
 
 

@@ -25,17 +25,15 @@ from tunelift.pipeline.choices import (
     ranked_labels,
     splits_to_measure,
 )
-from tunelift.pipeline.folder import CHECKPOINTS, LOCK, locked
+from tunelift.pipeline.folder import locked
 from tunelift.pipeline.generating import side_by_side
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, adapter_facts, head_labels
+from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
 from tunelift.training.run import train
-
-CUT_OFF = {"events.jsonl", CHECKPOINTS, LOCK, "adapter"}
-"""What a `tune` that was cut off leaves in its output folder."""
 
 
 def load(
@@ -105,7 +103,7 @@ def tune(
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if output:
-        _refuse_to_write_over(Path(output))
+        _refuse_to_write_over(RunPaths(output))
     splits = load_splits(config.data, reading=kind.reading, roles=("train", "validation"))
     labels = head_labels(model) if kind.has_head else []
     session = Session.of(model, tokenizer, kind, labels)
@@ -113,7 +111,7 @@ def tune(
     session.check(put_on)
     if output:
         with locked(Path(output)):
-            _tune_in(Path(output), session, splits, config, put_on)
+            _tune_in(RunPaths(output), session, splits, config, put_on)
         return session.model
     _put_on(session, put_on, config)
     examples = {"train": splits.train, "validation": splits.validation}
@@ -144,23 +142,23 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     return run_config(config if isinstance(config, Config) else load_config(config))
 
 
-def _tune_in(folder: Path, session: Session, splits: Splits, config: Config, put_on: Any) -> None:
+def _tune_in(paths: RunPaths, session: Session, splits: Splits, config: Config, put_on: Any) -> None:
     """Train with all that a tune keeps on disk, and prove what was saved."""
     if ranks.first():
-        files.recover(folder)
+        files.recover(paths.folder)
     some, max_length = rows_to_prove_on(splits.train), config.train.max_length
     with session.base():
         before = likelihoods(session, some, max_length)
     _put_on(session, put_on, config)
-    stages.train_in(folder, session, splits, config)
+    stages.train_in(paths, session, splits, config)
     if not ranks.first():
         return
     try:
-        prove(session, folder / "adapter", some, before, max_length)
+        prove(session, paths.adapter, some, before, max_length)
     except ProofFailed:
-        shutil.rmtree(folder / CHECKPOINTS)
+        shutil.rmtree(paths.checkpoints)
         raise
-    shutil.rmtree(folder / CHECKPOINTS)
+    shutil.rmtree(paths.checkpoints)
 
 
 def _put_on(session: Session, adapter: Any, config: Config) -> None:
@@ -168,13 +166,14 @@ def _put_on(session: Session, adapter: Any, config: Config) -> None:
         session.attach(adapter, config.train.seed)
 
 
-def _refuse_to_write_over(folder: Path) -> None:
+def _refuse_to_write_over(paths: RunPaths) -> None:
     """Raise InputError where a folder holds anything but what a `tune` that was cut off leaves."""
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir() if not path.name.endswith((files.PART, files.OLD))}
-        if names <= CUT_OFF and (CHECKPOINTS in names or "adapter" not in names):
+    if paths.folder.is_dir():
+        found = {path for path in paths.folder.iterdir() if not path.name.endswith((files.PART, files.OLD))}
+        left = {paths.events, paths.checkpoints, paths.lock, paths.adapter}
+        if found <= left and (paths.checkpoints in found or paths.adapter not in found):
             return
-    stages.refuse_to_write_over(folder)
+    stages.refuse_to_write_over(paths.folder)
 
 
 def _as_section(data: Any, role: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tunelift.evaluation.verbatim import continues_verbatim
 from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
+from tunelift.run_files.layout import is_scored, validation_of
 from tunelift.tasks import Task
 from tunelift.tasks.base import context_length
 
@@ -53,13 +54,13 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
     began, seed = time.monotonic(), config.data.seed
     chosen = _drawn(splits.validation, SELECTION_ROWS, seed)
     if chosen:
-        _scored(folder.path / "base" / "validation", partial(session.score, chosen, plan, "base on validation"))
+        _scored(validation_of(folder.paths.base), partial(session.score, chosen, plan, "base on validation"))
     shots, made_with = config.evaluate.shots, session.made_with()
     given = Given(session.model, session.tokenizer, splits.train, plan, shots, seed, made_with)
     for name in names:
         make = partial(BASELINES.get(name).make, given)
         try:
-            _measure_baseline(folder.path / "baselines" / name, make, chosen, splits.test)
+            _measure_baseline(folder.paths.baseline(name), make, chosen, splits.test)
         except InputError as error:  # one baseline that these rows do not suit is no reason to lose the run
             progress.note(f"baseline {name} is not measured: {error}")
     folder.took("baselines", time.monotonic() - began)
@@ -68,11 +69,11 @@ def measure_baselines(folder: RunFolder, session: Session, splits: Splits, plan:
 def _measure_baseline(
     path: Path, make: Callable[[], Baseline], chosen: Sequence[Example], test: Sequence[Example]
 ) -> None:
-    if _is_scored(path) and (not chosen or _is_scored(path / "validation")):
+    if is_scored(path) and (not chosen or is_scored(validation_of(path))):
         return
     made = make()
     if chosen:
-        _scored(path / "validation", partial(made.score, chosen, f"{path.name} on validation"))
+        _scored(validation_of(path), partial(made.score, chosen, f"{path.name} on validation"))
     scores = _scored(path, partial(made.score, test, path.name))
     values = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items())
     progress.note(f"baseline {path.name} ({made.description}): {values}")
@@ -124,7 +125,7 @@ def measure_forgetting(
 
 def _measure_set(folder: RunFolder, name: str, side: str, score: Callable[..., Scores]) -> None:
     title = f"{side} on {name}"
-    scores = _scored(folder.path / "forgetting" / name / side, partial(score, title=title))
+    scores = _scored(folder.paths.forgetting(name).side(side), partial(score, title=title))
     progress.note(f"{title}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in scores.metrics.items()))
 
 
@@ -170,13 +171,9 @@ def _drawn(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
     return [examples[i] for i in sorted(random.Random(f"{seed} selection").sample(range(len(examples)), most))]
 
 
-def _is_scored(path: Path) -> bool:
-    return (path / "metrics.json").is_file()
-
-
 def _scored(path: Path, score: Callable[[], Scores]) -> Scores:
     """Return the scores in a folder, made now where they are not there yet."""
-    if _is_scored(path):
+    if is_scored(path):
         return Scores.read(path)
     scores = score()
     scores.save(path)

@@ -17,16 +17,11 @@ from tunelift.config.schema import Config
 from tunelift.core import files, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
-from tunelift.core.records import FORMAT
 from tunelift.data.dates import dated
+from tunelift.run_files.layout import FORMAT, RunPaths
 from tunelift.training import ranks
 
-MANIFEST = "manifest.json"
-LOCK = ".lock"
-"""Held by the run that is at work on the folder; the system lets go of it when that process dies, however it does."""
 KEPT = "what was complete is kept"
-CHECKPOINTS = "checkpoints"
-RESULTS = ("base", "tuned", "adapter", CHECKPOINTS)
 NEVER_MATTERS = ("train.save_every", "train.micro_batch_tokens", "evaluate.cache")
 """Settings that change nothing of a result but its last digits."""
 MEASURED_WITH = ("train.max_length", "train.seed")
@@ -42,7 +37,7 @@ class RunFolder:
     """One run's files. `manifest` is written whole after each change; of several processes the first alone writes."""
 
     def __init__(self, path: Path, config: Config, manifest: dict[str, Any]) -> None:
-        self.path, self.config, self.manifest = path, config, manifest
+        self.path, self.paths, self.config, self.manifest = path, RunPaths(path), config, manifest
         self._found = self._on_disk()
 
     @classmethod
@@ -54,14 +49,15 @@ class RunFolder:
         gives way, and until something is trained the settings of adapter and training may change.
         """
         path = Path(config.output) if config.output else default_output(config)
+        paths = RunPaths(path)
         inputs = {"command": command, **inputs}
         manifest: dict[str, Any] = {"format": FORMAT, "inputs": inputs, "seconds": {}}
-        if not (path / MANIFEST).is_file():
-            _refuse_other_files(path)
+        if not paths.manifest.is_file():
+            _refuse_other_files(paths)
             return cls(path, config, manifest)
-        if any((path / name).exists() for name in RESULTS):
-            manifest = files.read_manifest(path / MANIFEST)
-            _refuse_another_run(path, manifest, config, inputs)
+        if any(path.exists() for path in (paths.base, paths.tuned, paths.adapter, paths.checkpoints)):
+            manifest = files.read_manifest(paths.manifest)
+            _refuse_another_run(paths, manifest, config, inputs)
         folder = cls(path, config, manifest)
         if not folder.complete:
             with locked(path):
@@ -97,12 +93,12 @@ class RunFolder:
         error.add_note(f"What was complete is kept. To go on: {provenance.command_line()}")
 
     def _on_disk(self) -> str:
-        manifest = self.path / MANIFEST
+        manifest = self.paths.manifest
         return manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
 
     def _begin(self, facts: dict[str, Any]) -> None:
         files.recover(self.path)
-        files.write_text(self.path / "config.yaml", dump(self.config))
+        files.write_text(self.paths.config, dump(self.config))
         if self.manifest.get("status") == "running":
             self.happened("the process ended without a word: killed, or power lost", KEPT)
         self.note(
@@ -137,13 +133,13 @@ class RunFolder:
 
     @property
     def adapter(self) -> Path:
-        return self.path / "adapter"
+        return self.paths.adapter
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
         self.manifest.update(facts)
         if ranks.first():
-            files.write_json(self.path / MANIFEST, self.manifest)
+            files.write_json(self.paths.manifest, self.manifest)
 
     def happened(self, what: str, done: str) -> None:
         """Add to the manifest what went wrong, when, and what was done about it."""
@@ -170,20 +166,20 @@ class RunFolder:
     def remove_checkpoints(self) -> None:
         """Remove the state of the training, when its adapter is proved or must not be relied on."""
         if ranks.first():
-            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            shutil.rmtree(self.paths.checkpoints, ignore_errors=True)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make a folder and hold its lock for a while; of several ranks the first does.
 
-    Raises InputError where another process has it.
+    Raises InputError where another process has it. The system lets go of it when that process dies, however it does.
     """
     if not ranks.first():
         yield
         return
     files.make_folder(folder)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(RunPaths(folder).lock)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
@@ -202,24 +198,24 @@ def free_folder(path: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _refuse_another_run(path: Path, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
-    before = load_config(path / "config.yaml").model_dump(exclude={"output"})
+def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
+    before = load_config(paths.config).model_dump(exclude={"output"})
     # Through the same text, so that objects given in Python compare as they were written down.
     now = _through_text(config).model_dump(exclude={"output"})
     differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)
     differing = [key for key in differing if key not in NEVER_MATTERS]
-    if "train" not in manifest and not (path / CHECKPOINTS).exists():
+    if "train" not in manifest and not paths.checkpoints.exists():
         differing = [key for key in differing if not key.startswith(MAY_CHANGE) or key in MEASURED_WITH]
     if differing:
         raise InputError(
-            f"{path} holds another run; what differs: {', '.join(differing)}.",
+            f"{paths.folder} holds another run; what differs: {', '.join(differing)}.",
             fix="Name another folder with output, or remove that one; nothing was written.",
         )
 
 
-def _refuse_other_files(path: Path) -> None:
-    ours = ("config.yaml", LOCK)
-    if path.is_dir() and all(p.name in ours or p.name.endswith(files.PART) for p in path.iterdir()):
+def _refuse_other_files(paths: RunPaths) -> None:
+    path, ours = paths.folder, (paths.config, paths.lock)
+    if path.is_dir() and all(p in ours or p.name.endswith(files.PART) for p in path.iterdir()):
         return
     if path.exists():
         raise InputError(

@@ -27,6 +27,7 @@ from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.pipeline.session import Session
+from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks.base import Learned, Row, context_length, pad_id
 from tunelift.tasks.causal_lm import stops
 
@@ -103,7 +104,7 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     name = "adapter saved"
     try:
         read_adapter_config(folder)
-        saved = load_file(folder / "adapter_model.safetensors")
+        saved = load_file(folder / ADAPTER_WEIGHTS)
     except (InputError, OSError, SafetensorError) as error:
         return _proof(name, False, str(error).splitlines()[0].rstrip("."))
     model = session.model

@@ -30,7 +30,7 @@ def further_seeds(folder: RunFolder, task: Task, splits: Splits, plan: Plan) -> 
     for seed in config.train.seeds[1:]:
         began = time.monotonic()
         train = config.train.model_copy(update={"seed": seed, "seeds": []})
-        own = config.model_copy(update={"train": train, "output": str(folder.path / "seeds" / str(seed))})
+        own = config.model_copy(update={"train": train, "output": str(folder.paths.seed(seed).folder)})
         below = RunFolder.open(own, "seed", sources=splits.report.sources)
         below.manifest.update({key: folder.manifest[key] for key in ("dtype", "dtype_reason")})  # as the base has it
         if not below.complete:

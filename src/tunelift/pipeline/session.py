@@ -30,6 +30,7 @@ from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
+from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import TASKS, Task
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
@@ -149,7 +150,7 @@ class Session:
         It is put on a copy of the model whose weights have shapes only.
         """
         if keys.get("start_from"):
-            return (Path(keys["start_from"]) / "adapter_model.safetensors").stat().st_size
+            return (Path(keys["start_from"]) / ADAPTER_WEIGHTS).stat().st_size
         adapted = attach(shapes_of(self.model), self._peft_config(keys), seed=0)
         return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 

@@ -31,10 +31,11 @@ from tunelift.pipeline.choices import (
     task_for,
     where_from,
 )
-from tunelift.pipeline.folder import CHECKPOINTS, RunFolder, free_folder
+from tunelift.pipeline.folder import RunFolder, free_folder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_markdown, write_report
+from tunelift.run_files.layout import CARD, SCORES, RunPaths, is_scored
 from tunelift.tasks import Task
 from tunelift.tasks.base import context_length
 from tunelift.training import ranks
@@ -89,7 +90,7 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
         session.load_adapter(adapter)
     scores = session.score(splits.test, plan, "evaluate")
     scores.save(folder)
-    progress.note(f"scores: {folder / 'scores.jsonl'}")
+    progress.note(f"scores: {folder / SCORES}")
     return scores
 
 
@@ -123,12 +124,12 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
 
 def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
     """Return the config and the adapter's folder of a run; raise InputError where there is none (yet)."""
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file() or not (folder / "adapter").is_dir():
+    paths = RunPaths(folder)
+    if not paths.config.is_file() or not paths.adapter.is_dir():
         raise InputError(
             f"{folder} is no run folder with an adapter.", fix="Give the output folder of tunelift run or tune."
         )
-    return load_config(folder / "config.yaml"), folder / "adapter"
+    return load_config(paths.config), paths.adapter
 
 
 def check_training(session: Session, splits: Splits, config: Config) -> None:
@@ -148,7 +149,7 @@ def check_room(folder: RunFolder, session: Session, test: Sequence[Example] = ()
     around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in labels)
     rows = sum(len(example.prompt) + 2 * len(example.completion) + around for example in test)
     seeds = max(1, len(folder.config.train.seeds))
-    check_space(folder.path / CHECKPOINTS, trained, {"adapter": seeds * trained, "scores": (1 + seeds) * rows})
+    check_space(folder.paths.checkpoints, trained, {"adapter": seeds * trained, "scores": (1 + seeds) * rows})
 
 
 def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) -> None:
@@ -161,7 +162,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
     progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))
-    trained = train_in(folder.path, session, splits, config, _Diary(folder))
+    trained = train_in(folder.paths, session, splits, config, _Diary(folder))
     if not ranks.first():
         return
     folder.took("train", trained.fit.seconds)
@@ -181,24 +182,24 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
         raise
 
 
-def train_in(folder: Path, session: Session, splits: Splits, config: Config, *listeners: Listener) -> Trained:
+def train_in(paths: RunPaths, session: Session, splits: Splits, config: Config, *listeners: Listener) -> Trained:
     """Train the adapter that is on, with events and checkpoints in a folder, and save it there.
 
     A training that was cut off goes on.
     """
-    events = [EventLog(folder / "events.jsonl")] if ranks.first() else []
+    events = [EventLog(paths.events)] if ranks.first() else []
     session.conversations = any(example.conversation for example in splits.train)
     try:
         trained = train(
             session.model, session.tokenizer, session.task,
             {"train": splits.train, "validation": splits.validation}, config.train, labels=session.labels,
-            listeners=[*events, *listeners], checkpoints=folder / CHECKPOINTS,
+            listeners=[*events, *listeners], checkpoints=paths.checkpoints,
         )  # fmt: skip
     finally:
         for log in events:
             log.close()
     if ranks.first():
-        session.save_adapter(folder / "adapter")
+        session.save_adapter(paths.adapter)
     return trained
 
 
@@ -221,15 +222,16 @@ def opened(folder: RunFolder, task: Task, labels: Sequence[str], ranked: Sequenc
 
 def measured(folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan) -> Scores:
     """Return the scores of one side, measured now, or read where this run measured them before it was cut off."""
-    if (folder.path / side / "metrics.json").is_file():
-        return Scores.read(folder.path / side)
+    path = folder.paths.side(side)
+    if is_scored(path):
+        return Scores.read(path)
     began = time.monotonic()
     scores = session.score(splits.test, plan, side)
     for row in scores.rows:
         if row["id"] in splits.duplicate_of:
             row["duplicate_of"] = splits.duplicate_of[row["id"]]
     scores.info["made_with"]["seed"] = folder.config.train.seed
-    scores.save(folder.path / side)
+    scores.save(path)
     folder.took(side, time.monotonic() - began)
     progress.note(f"{side}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
     return scores
@@ -239,7 +241,7 @@ def measured(folder: RunFolder, side: str, session: Session, splits: Splits, pla
 def concluded(folder: RunFolder) -> Comparison:
     """Compare what was measured, and write comparison.json, the report and the model card."""
     comparison = compare_run(folder.path, margin=folder.config.evaluate.margin)
-    files.write_json(folder.path / "comparison.json", comparison.to_dict())
+    files.write_json(folder.paths.comparison, comparison.to_dict())
     folder.finish()
     report(folder)
     return comparison
@@ -248,8 +250,8 @@ def concluded(folder: RunFolder) -> Comparison:
 def concluded_before(folder: RunFolder) -> Comparison:
     """Return the comparison of a run that is complete; only a report that is missing is written again."""
     progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
-    written_last = (folder.adapter if folder.adapter.is_dir() else folder.path) / "README.md"
-    if not (written_last.is_file() and (folder.path / "report.html").is_file()):
+    written_last = (folder.adapter if folder.adapter.is_dir() else folder.path) / CARD
+    if not (written_last.is_file() and folder.paths.page.is_file()):
         report(folder)
     return compare_run(folder.path, margin=folder.config.evaluate.margin)
 
@@ -266,7 +268,7 @@ def report(folder: RunFolder) -> None:
     write_markdown(folder.path)
     card = write_card(folder.path)
     if folder.adapter.is_dir():
-        files.write_text(folder.adapter / "README.md", card.read_text(encoding="utf-8"))
+        files.write_text(folder.adapter / CARD, card.read_text(encoding="utf-8"))
 
 
 def say_data(splits: Splits) -> None:

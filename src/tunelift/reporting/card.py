@@ -12,7 +12,8 @@ from tunelift.reporting.changes import cut_answers
 from tunelift.reporting.evidence import metric_rows
 from tunelift.reporting.markdown import baseline_table, forgetting_table, recipe_line, verdict_lines
 from tunelift.reporting.markdown_text import entry_table
-from tunelift.reporting.run_files import RunFiles, read_run
+from tunelift.reporting.run_contents import RunContents, read_run
+from tunelift.run_files.layout import RunPaths
 
 
 def write_card(folder: Path) -> Path:
@@ -21,12 +22,12 @@ def write_card(folder: Path) -> Path:
     Raises InputError where the folder holds no run or a file in it is broken.
     """
     run = read_run(Path(folder))
-    path = run.folder / "README.md"
+    path = RunPaths(run.folder).card
     files.write_text(path, card_text(run))
     return path
 
 
-def card_text(run: RunFiles) -> str:
+def card_text(run: RunContents) -> str:
     """Return the card: YAML front matter for the Hub, then the verdict, the figures, how to load it, what made it."""
     import yaml
 
@@ -35,7 +36,7 @@ def card_text(run: RunFiles) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _lineage(run: RunFiles) -> str:
+def _lineage(run: RunContents) -> str:
     model = run.noted("model")
     method = wording.method(run.noted("adapter").get("method", "lora"))
     revision = f" at revision `{model['revision']}`" if model.get("revision") else ""
@@ -47,13 +48,13 @@ def _lineage(run: RunFiles) -> str:
     return f"A {method} adapter for {base}.{note}{holds}{weights}"
 
 
-def _base_name(run: RunFiles) -> str:
+def _base_name(run: RunContents) -> str:
     model = run.noted("model")
     name = str(model.get("name") or "its base model")
     return Path(name).name if model.get("kind") in ("folder", "gguf") else name
 
 
-def _evidence(run: RunFiles) -> list[str]:
+def _evidence(run: RunContents) -> list[str]:
     """Return the verdict and the figures behind it, those that do not flatter included."""
     rows = metric_rows(run.comparison)
     if not rows:
@@ -67,7 +68,7 @@ def _evidence(run: RunFiles) -> list[str]:
     return [*verdict_lines(run), entry_table(rows, "metric"), *parts, *_limits(run)]
 
 
-def _limits(run: RunFiles) -> list[str]:
+def _limits(run: RunContents) -> list[str]:
     """Say what a reader may trip over: answers that got worse, items that were left out, proofs that failed."""
     said = []
     metric, entry = wording.headline(run.comparison)
@@ -81,10 +82,10 @@ def _limits(run: RunFiles) -> list[str]:
     return ["## What to know before using it", " ".join(said)] if said else []
 
 
-def _loading(run: RunFiles) -> list[str]:
+def _loading(run: RunContents) -> list[str]:
     head, auto = run.task().has_head, run.task().auto_class
     with_peft = auto.replace("Auto", "AutoPeft", 1)
-    labels = read_lineage(run.folder / "adapter").get("labels") or []
+    labels = read_lineage(RunPaths(run.folder).adapter).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     if run.noted("model").get("kind") == "hub":
         lines = [
@@ -106,7 +107,7 @@ def _loading(run: RunFiles) -> list[str]:
     return ["## Load it", code, *names]
 
 
-def _training(run: RunFiles) -> list[str]:
+def _training(run: RunContents) -> list[str]:
     sentences = _rows(run)
     trained, adapter = run.noted("train"), run.noted("adapter")
     if trained.get("steps"):
@@ -121,7 +122,7 @@ def _training(run: RunFiles) -> list[str]:
     return ["## What it was trained on", " ".join(sentences)]
 
 
-def _rows(run: RunFiles) -> list[str]:
+def _rows(run: RunContents) -> list[str]:
     """Return how many rows were learnt from, chosen by and tested on."""
     splits = run.noted("data").get("splits") or {}
     kept = {split: wording.count(counts["kept"]) for split, counts in splits.items() if counts.get("kept")}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.reporting import wording
-from tunelift.reporting.run_files import RunFiles
+from tunelift.reporting.run_contents import RunContents
 
 ORIGINALS = {
     "gemma3-270m": "google/gemma-3-270m",
@@ -19,7 +19,7 @@ HUB_DATASET = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@[\w./-]+)?")
 FILE_ENDINGS = {".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt"}
 
 
-def front_matter(run: RunFiles) -> dict[str, Any]:
+def front_matter(run: RunContents) -> dict[str, Any]:
     """Return the front matter; what is not known (such as the licence that the adapter shall have) is absent.
 
     The keys are those of huggingface_hub's ModelCardData, `model-index` as its `eval_results_to_model_index` makes it.
@@ -33,7 +33,7 @@ def front_matter(run: RunFiles) -> dict[str, Any]:
     return front | ({"model-index": [{"name": name(run), "results": results}]} if results else {})
 
 
-def base_model(run: RunFiles) -> str | None:
+def base_model(run: RunContents) -> str | None:
     """Return the base's id on the Hub, for a bundled package that of the model it holds; None for local files."""
     model = run.noted("model")
     if model.get("kind") == "hub":
@@ -41,17 +41,17 @@ def base_model(run: RunFiles) -> str | None:
     return ORIGINALS.get(str(model.get("name"))) if model.get("kind") == "bundled" else None
 
 
-def name(run: RunFiles) -> str:
+def name(run: RunContents) -> str:
     """Return what the adapter is called: its run folder's name."""
     return run.folder.resolve().name
 
 
-def pipeline_tag(run: RunFiles) -> str:
+def pipeline_tag(run: RunContents) -> str:
     """Return the Hub's name of the task."""
     return run.task().pipeline_tag
 
 
-def source(run: RunFiles, role: str) -> str | None:
+def source(run: RunContents, role: str) -> str | None:
     """Return a data file's name without the folders of the machine it lay on; a Hub id as it is."""
     given = (run.settings().get("data") or {}).get(role)
     if not isinstance(given, str):
@@ -60,7 +60,7 @@ def source(run: RunFiles, role: str) -> str | None:
     return path.name if path.is_absolute() or path.suffix or given.startswith((".", "~")) else given
 
 
-def dataset(run: RunFiles, role: str) -> str | None:
+def dataset(run: RunContents, role: str) -> str | None:
     """Return the Hub id of a split's data set; None for files, folders and bundled data."""
     given = (run.settings().get("data") or {}).get(role)
     found = HUB_DATASET.fullmatch(given) if isinstance(given, str) else None
@@ -69,12 +69,12 @@ def dataset(run: RunFiles, role: str) -> str | None:
     return found["name"]
 
 
-def _tags(run: RunFiles, base: str | None) -> list[str]:
+def _tags(run: RunContents, base: str | None) -> list[str]:
     method = str(run.noted("adapter").get("method", "lora"))
     return [method, "tunelift", *([f"base_model:adapter:{base}"] if base else [])]
 
 
-def _results(run: RunFiles) -> list[dict[str, Any]]:
+def _results(run: RunContents) -> list[dict[str, Any]]:
     """Return the results on the test items, and beside them those on each set that may have been forgotten."""
     names = (find(run, role) for role in ("test", "train") for find in (dataset, source))
     tested = next(filter(None, names), "test items")
@@ -87,7 +87,7 @@ def _results(run: RunFiles) -> list[dict[str, Any]]:
     return results
 
 
-def _result(run: RunFiles, tested: str, values: list[dict[str, Any]]) -> dict[str, Any]:
+def _result(run: RunContents, tested: str, values: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "task": {"type": pipeline_tag(run)},
         "dataset": {"type": tested, "name": tested, "split": "test"},

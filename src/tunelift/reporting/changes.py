@@ -8,7 +8,7 @@ from typing import Any
 
 from tunelift.core.records import Scores
 from tunelift.reporting.difference import Difference, difference
-from tunelift.reporting.run_files import RunFiles
+from tunelift.reporting.run_contents import RunContents
 from tunelift.reporting.wording import headline
 
 MOST_SHOWN = 100
@@ -66,7 +66,7 @@ class Changes:
         return any(value not in (None, 0, 1) for item in self.shown for value in (item.base_value, item.tuned_value))
 
 
-def changes(run: RunFiles) -> tuple[Changes, Changes]:
+def changes(run: RunContents) -> tuple[Changes, Changes]:
     """Return the items that were lost (right to wrong, or a worse value) and those that were gained."""
     flips = run.comparison.get("flips") or {}
     base, tuned = _by_id(run.base), _by_id(run.tuned)
@@ -76,7 +76,7 @@ def changes(run: RunFiles) -> tuple[Changes, Changes]:
     return _cut(lost, limit), _cut(gained, limit)
 
 
-def left_out(run: RunFiles) -> list[tuple[str, list[str]]]:
+def left_out(run: RunContents) -> list[tuple[str, list[str]]]:
     """Return (reason, ids) of the items that either side could not score, most frequent reason first."""
     reasons: dict[str, dict[str, None]] = {}
     for row in [*run.base.rows, *run.tuned.rows]:
@@ -85,7 +85,7 @@ def left_out(run: RunFiles) -> list[tuple[str, list[str]]]:
     return sorted(((reason, list(ids)) for reason, ids in reasons.items()), key=lambda entry: -len(entry[1]))
 
 
-def cut_answers(run: RunFiles) -> str:
+def cut_answers(run: RunContents) -> str:
     """Say how many answers of each side had to end before they came to their end, or nothing where none had to."""
     base, tuned = (sum(row.get("cut") is True for row in side.rows) for side in (run.base, run.tuned))
     if not base and not tuned:

@@ -10,7 +10,8 @@ from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
 from tunelift.reporting.changes import Change, Changes, changes
 from tunelift.reporting.markdown_text import code, entry_table, fenced, plain, table
-from tunelift.reporting.run_files import RunFiles, read_run
+from tunelift.reporting.run_contents import RunContents, read_run
+from tunelift.run_files.layout import RunPaths
 
 MOST_FLIPS = 10
 MOST_SLICES = 12
@@ -23,12 +24,12 @@ def write_markdown(folder: Path) -> Path:
     holds no run or a file in it is broken.
     """
     run = read_run(Path(folder))
-    path = run.folder / "report.md"
+    path = RunPaths(run.folder).markdown
     files.write_text(path, report_text(run))
     return path
 
 
-def report_text(run: RunFiles) -> str:
+def report_text(run: RunContents) -> str:
     """Return the report as Markdown; sections that have nothing are absent."""
     sections = {
         "": _verdict(run),
@@ -53,7 +54,7 @@ def report_text(run: RunFiles) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdict_lines(run: RunFiles) -> list[str]:
+def verdict_lines(run: RunContents) -> list[str]:
     """Return the verdict, what it rests on, and what it claims: the first lines of the report and of the card."""
     comparison = run.comparison
     said = comparison.get("headline") or {}
@@ -71,7 +72,7 @@ def verdict_lines(run: RunFiles) -> list[str]:
     return [line for line in [*lines, *(plain(note) for note in comparison.get("notes") or [])] if line]
 
 
-def baseline_table(run: RunFiles) -> str:
+def baseline_table(run: RunContents) -> str:
     """Return every baseline against tuned, the strongest on validation named; empty without baselines."""
     rows = evidence.baseline_rows(run.comparison, run.task().untuned)
     if not rows:
@@ -82,14 +83,14 @@ def baseline_table(run: RunFiles) -> str:
     return f"{entry_table(rows, 'baseline', 'its value')}\n\n{f'{chosen} {notes}.'.strip()}"
 
 
-def forgetting_table(run: RunFiles) -> str:
+def forgetting_table(run: RunContents) -> str:
     """Return base against tuned on the sets that the training was not about; empty without any."""
     rows = evidence.forgetting_rows(run.comparison)
     named = [evidence.Row(f"{row.name} ({row.note})", row.at, row.entry) for row in rows]
     return entry_table(named, "set") if rows else ""
 
 
-def recipe_line(run: RunFiles) -> str:
+def recipe_line(run: RunContents) -> str:
     """Return what holds over seeds in a sentence; empty for a run of one seed."""
     recipe = run.comparison.get("recipe") or {}
     if not recipe:
@@ -101,7 +102,7 @@ def recipe_line(run: RunFiles) -> str:
     return f"{word}: mean difference {mean} ({extent}{p}); each seed: {differences}."
 
 
-def _verdict(run: RunFiles) -> list[str]:
+def _verdict(run: RunContents) -> list[str]:
     status = run.manifest.get("status", "complete")
     failed = [proof for proof in run.manifest.get("proofs") or [] if not proof.get("passed")]
     warnings = [f"This run is not complete (status: {plain(status)})."] if status != "complete" else []
@@ -109,12 +110,12 @@ def _verdict(run: RunFiles) -> list[str]:
     return [*warnings, *verdict_lines(run)]
 
 
-def _effect(run: RunFiles) -> list[str]:
+def _effect(run: RunContents) -> list[str]:
     rows = evidence.metric_rows(run.comparison)
     return [entry_table(rows, "metric")] if rows else []
 
 
-def _baselines(run: RunFiles) -> list[str]:
+def _baselines(run: RunContents) -> list[str]:
     selection = run.comparison.get("selection") or {}
     values = ", ".join(
         f"{plain(name)} {wording.number(value)}" for name, value in (selection.get("values") or {}).items()
@@ -123,7 +124,7 @@ def _baselines(run: RunFiles) -> list[str]:
     return [baseline_table(run), chosen]
 
 
-def _changes(run: RunFiles) -> list[str]:
+def _changes(run: RunContents) -> list[str]:
     lost, gained = changes(run)
     if not (lost.total or gained.total):
         return []
@@ -148,7 +149,7 @@ def _flip(kind: str, item: Change) -> str:
     return f"* {kind}, item {code(item.id)}: {code(item.input)}; {answers}"
 
 
-def _slices(run: RunFiles) -> list[str]:
+def _slices(run: RunContents) -> list[str]:
     parts = []
     for column, rows in evidence.slice_rows(run.comparison).items():
         named = [evidence.Row(f"{row.name} ({row.note})", row.at, row.entry) for row in rows[:MOST_SLICES]]
@@ -157,16 +158,16 @@ def _slices(run: RunFiles) -> list[str]:
     return parts
 
 
-def _recipe(run: RunFiles) -> list[str]:
+def _recipe(run: RunContents) -> list[str]:
     reason = str((run.comparison.get("recipe") or {}).get("reason") or "").rstrip(".")
     return [recipe_line(run), f"Why: {plain(reason)}." if reason else ""]
 
 
-def _forgetting(run: RunFiles) -> list[str]:
+def _forgetting(run: RunContents) -> list[str]:
     return [forgetting_table(run)]
 
 
-def _calibration(run: RunFiles) -> list[str]:
+def _calibration(run: RunContents) -> list[str]:
     calibration = run.comparison.get("calibration") or {}
     if not (calibration.get("base") and calibration.get("tuned")):
         return []
@@ -177,7 +178,7 @@ def _calibration(run: RunFiles) -> list[str]:
     return [line, plain(calibration.get("note"))]
 
 
-def _power(run: RunFiles) -> list[str]:
+def _power(run: RunContents) -> list[str]:
     power = run.comparison.get("power") or {}
     if not power.get("curve"):
         return []
@@ -188,7 +189,7 @@ def _power(run: RunFiles) -> list[str]:
     return [line, table(["answers that change (assumed)", *shares], [["smallest difference", *smallest]])]
 
 
-def _data(run: RunFiles) -> list[str]:
+def _data(run: RunContents) -> list[str]:
     data = run.noted("data")
     kept = {role: counts.get("kept") for role, counts in (data.get("splits") or {}).items()}
     splits = ", ".join(f"{wording.count(rows)} {role}" for role, rows in kept.items())
@@ -204,7 +205,7 @@ def _data(run: RunFiles) -> list[str]:
     ]
 
 
-def _proofs(run: RunFiles) -> list[str]:
+def _proofs(run: RunContents) -> list[str]:
     proofs = run.manifest.get("proofs") or []
     return ["\n".join(f"* {'passed' if proof['passed'] else 'FAILED'}: {_proof(proof)}" for proof in proofs)]
 
@@ -214,12 +215,12 @@ def _proof(proof: dict[str, Any]) -> str:
     return f"{plain(proof['name'])}{f' ({detail})' if detail else ''}"
 
 
-def _happened(run: RunFiles) -> list[str]:
+def _happened(run: RunContents) -> list[str]:
     lines = run.manifest.get("happened") or []
     return ["\n".join(f"* {line['time'][:19]}: {plain(line['what'])}; {plain(line['done'])}" for line in lines)]
 
 
-def _cost(run: RunFiles) -> list[str]:
+def _cost(run: RunContents) -> list[str]:
     seconds, trained = run.noted("seconds"), run.noted("train")
     parts = [f"{stage.name.lower()} {wording.duration(stage.bar.count)}" for stage in hygiene.stages(seconds)]
     parts += [f"in all {wording.duration(seconds['total'])}"] if seconds.get("total") else []
@@ -232,7 +233,7 @@ def _cost(run: RunFiles) -> list[str]:
     return [f"{line[0].upper()}{line[1:]}."] if line else []
 
 
-def _reproduce(run: RunFiles) -> list[str]:
+def _reproduce(run: RunContents) -> list[str]:
     command = run.manifest.get("command")
     versions = ", ".join(f"{name} {version}" for name, version in (run.manifest.get("versions") or {}).items())
     return [fenced(str(command)) if command else "", plain(f"Versions: {versions}.") if versions else ""]

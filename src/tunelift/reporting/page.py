@@ -14,7 +14,8 @@ from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thin
 from tunelift.reporting.difference import excerpt
 from tunelift.reporting.figures import Figures
 from tunelift.reporting.reliability import reliability_diagram
-from tunelift.reporting.run_files import RunFiles, read_run
+from tunelift.reporting.run_contents import RunContents, read_run
+from tunelift.run_files.layout import RunPaths
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,12 +38,12 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(Path(folder))
     page = _environment(run).get_template("report.html.j2").render(_context(run))
-    path = run.folder / "report.html"
+    path = RunPaths(run.folder).page
     files.write_text(path, page)
     return path
 
 
-def _environment(run: RunFiles) -> Environment:
+def _environment(run: RunContents) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,7 +63,7 @@ def _environment(run: RunFiles) -> Environment:
     return environment
 
 
-def _context(run: RunFiles) -> dict[str, Any]:
+def _context(run: RunContents) -> dict[str, Any]:
     lost, gained = changes(run)
     name, entry = wording.headline(run.comparison)
     return {
@@ -93,7 +94,7 @@ def _code() -> dict[str, str]:
     }
 
 
-def _verdict(run: RunFiles) -> dict[str, Any]:
+def _verdict(run: RunContents) -> dict[str, Any]:
     _, entry = wording.judged(run.comparison)
     said = run.comparison.get("headline") or {}
     reason = str(said.get("reason") or entry.get("reason") or "")
@@ -108,7 +109,7 @@ def _verdict(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _evidence(run: RunFiles) -> dict[str, Any]:
+def _evidence(run: RunContents) -> dict[str, Any]:
     comparison = run.comparison
     baselines = evidence.baseline_rows(comparison, run.task().untuned)
     recipe = comparison.get("recipe") or {}
@@ -133,7 +134,7 @@ def _evidence(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _data(run: RunFiles) -> dict[str, Any]:
+def _data(run: RunContents) -> dict[str, Any]:
     data = run.noted("data")
     found = data.get("hygiene") or {}
     splits = data.get("splits") or {}
@@ -162,7 +163,7 @@ SPLIT_COLUMNS = {
 }
 
 
-def _training(run: RunFiles) -> dict[str, Any]:
+def _training(run: RunContents) -> dict[str, Any]:
     seconds = run.noted("seconds")
     return {
         "curve": _curve(run),
@@ -174,7 +175,7 @@ def _training(run: RunFiles) -> dict[str, Any]:
     }
 
 
-def _curve(run: RunFiles) -> dict[str, Any]:
+def _curve(run: RunContents) -> dict[str, Any]:
     """Return the drawing and how many steps each of its points averages; empty where nothing was trained."""
     train, validation = loss_points(run.events, "train"), loss_points(run.events, "validation")
     if not train and not validation:

@@ -15,11 +15,16 @@ from torch import Tensor
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.run_files.layout import (
+    CHECKPOINT_FORMAT,
+    CHECKPOINT_STATE,
+    CHECKPOINT_STEP,
+    CHECKPOINT_TENSORS,
+    MANIFEST,
+)
 from tunelift.training import ranks
 
-FORMAT = 1
 KEPT = 2
-TENSORS, FACTS, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 Saved = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and what is no tensor, as JSON has it."""
@@ -41,9 +46,9 @@ class Checkpoints:
 
         Raises TuneliftError where it cannot be written, as on a full disk; those before stay as they are.
         """
-        contents = {TENSORS: save(dict(tensors)), FACTS: _text({**facts, **self._own()}).encode()}
+        contents = {CHECKPOINT_TENSORS: save(dict(tensors)), CHECKPOINT_STATE: _text({**facts, **self._own()}).encode()}
         try:
-            files.write_folder(self.folder / f"step-{step:08d}", lambda staging: _fill(staging, contents))
+            files.write_folder(self.folder / f"{CHECKPOINT_STEP}{step:08d}", lambda staging: _fill(staging, contents))
         except OSError as error:
             known = next((f"; {path.name} is" for path in self._newest_first()), ", none was made before; nothing is")
             raise TuneliftError(
@@ -60,7 +65,7 @@ class Checkpoints:
         Raises InputError where it is of another training, or another one than those of other ranks.
         """
         found = self._newest_whole()
-        step = int(found[0].name.removeprefix("step-")) if found else 0
+        step = int(found[0].name.removeprefix(CHECKPOINT_STEP)) if found else 0
         if len({int(other) for other in ranks.of_all(torch.tensor([step]))}) > 1:
             raise InputError(
                 f"The processes found different checkpoints in {self.folder}.", fix="Give all of them the same folder."
@@ -92,7 +97,7 @@ class Checkpoints:
         return {"made_for": self.made_for, "choices": dict(self.choices)}
 
     def _newest_first(self) -> Iterator[Path]:
-        return iter(sorted(self.folder.glob("step-*"), reverse=True))
+        return iter(sorted(self.folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True))
 
 
 def check_space(folder: Path, trained: int, others: Mapping[str, int] | None = None) -> None:
@@ -124,15 +129,15 @@ def _fill(staging: Path, contents: Mapping[str, bytes]) -> None:
 
 def _manifest(contents: Mapping[str, bytes]) -> str:
     listed = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
-    return _text({"format": FORMAT, "files": listed})
+    return _text({"format": CHECKPOINT_FORMAT, "files": listed})
 
 
 def _read(path: Path) -> Saved:
     """Return a checkpoint's state; raise OSError or ValueError unless every byte is as it was written."""
-    contents = {name: (path / name).read_bytes() for name in (TENSORS, FACTS)}
+    contents = {name: (path / name).read_bytes() for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE)}
     if (path / MANIFEST).read_text(encoding="utf-8") != _manifest(contents):
         raise ValueError("its files are not as they were written")
-    return load(contents[TENSORS]), json.loads(contents[FACTS])
+    return load(contents[CHECKPOINT_TENSORS]), json.loads(contents[CHECKPOINT_STATE])
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core.progress import Advance, note
-from tunelift.core.records import FORMAT
+from tunelift.run_files.layout import FORMAT
 
 
 class EventLog:

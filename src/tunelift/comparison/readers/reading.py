@@ -25,6 +25,7 @@ from tunelift.core import files, parquet_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
+from tunelift.run_files.layout import METRICS, SCORES, TUNED
 
 OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mapping[str, Any]], Scores]], ...] = (
     (evalplus.is_results, evalplus.read_results),
@@ -85,10 +86,8 @@ def _as_json(value: Any) -> Any:
 
 
 def _inside(folder: Path) -> Path:
-    for inner in (folder, folder / "tuned"):
-        if (inner / "scores.jsonl").exists():
-            return inner / "scores.jsonl"
-    return only_file(folder)
+    found = [inner / SCORES for inner in (folder, folder / TUNED) if (inner / SCORES).exists()]
+    return found[0] if found else only_file(folder)
 
 
 def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]], columns: Columns) -> Scores:
@@ -124,7 +123,7 @@ def _rows(path: Path, items: Iterator[Item], columns: Columns) -> Scores:
     if read is not None:
         return read(path, items)
     refuse_rows(path, first.row)
-    if path.name == "scores.jsonl" or _is_ours(first.row):
+    if path.name == SCORES or _is_ours(first.row):
         return _ours(path, items)
     return table.read_items(path, list(items), columns)
 
@@ -152,7 +151,7 @@ def _ours(path: Path, items: Iterable[Item]) -> Scores:
 
 
 def _info_beside(path: Path) -> dict[str, Any]:
-    beside = path.with_name("metrics.json")
+    beside = path.with_name(METRICS)
     return read_info(beside) if beside.is_file() else {}
 
 

@@ -12,6 +12,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, as_text
 from tunelift.core.text_files import json_object
 from tunelift.metrics import direction
+from tunelift.run_files.layout import FORMAT
 
 WORDS = {
     **dict.fromkeys(("true", "yes", "correct", "c"), 1.0),
@@ -118,7 +119,7 @@ def scores_of(
         mean = math.fsum(finite) / len(finite) if finite else math.nan
         metrics[name] = {"value": mean, "higher_is_better": directions.get(name, direction(name)), "items": len(finite)}
     info = {
-        "format": 1,
+        "format": FORMAT,
         "items": len(rows),
         "unscored": sum(1 for row in rows if row.get("unscored")),
         "metrics": metrics,

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.core import progress
-from tunelift.core.records import FORMAT, Example, Scores
+from tunelift.core.records import Example, Scores
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
 from tunelift.metrics import Metric
+from tunelift.run_files.layout import FORMAT
 
 FOLDS = 3
 MOST_ROWS_TO_CHOOSE = 3000

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunelift.core import text_files, untrusted
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
-from tunelift.models import gguf, templates, weights
+from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE
+from tunelift.untrusted import gguf, templates
+from tunelift.untrusted.files import INDEX, MAX_JSON_BYTES, SINGLE, inside, read_object, read_text, safetensors_header
 
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "tunelift.json")
-CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", ADAPTER[0])
-PLAIN_JSON = ("added_tokens.json", "vocab.json", weights.INDEX, ADAPTER[2])
+ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, LINEAGE)
+CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", ADAPTER_CONFIG)
+PLAIN_JSON = ("added_tokens.json", "vocab.json", INDEX, LINEAGE)
 """JSON that holds tokens, names and hashes; tokenizer.json, which is large, is parsed by `examine` alone."""
 
 PICKLED = re.compile(
@@ -94,9 +96,9 @@ def examine(path: Path) -> list[Finding]:
     if not path.is_dir():
         return [_finding(path.parent, path.name, whole=True)]
     findings = [_finding(path, name, whole=True) for name in _names(path)]
-    kinds = (("config.json", weights.SINGLE), ("config.json", weights.INDEX), ADAPTER[:2])
+    kinds = (("config.json", SINGLE), ("config.json", INDEX), ADAPTER[:2])
     if not any((path / config).is_file() and (path / file).is_file() for config, file in kinds):
-        why = f"{path} holds neither config.json with model.safetensors nor {ADAPTER[0]} with {ADAPTER[1]}."
+        why = f"{path} holds neither config.json with model.safetensors nor {ADAPTER_CONFIG} with {ADAPTER_WEIGHTS}."
         findings.append(Finding(".", "refused", why, "Weights are read from safetensors, which cannot run code."))
     return findings
 
@@ -120,7 +122,7 @@ def _names(folder: Path) -> list[str]:
 def _finding(folder: Path, name: str, *, whole: bool) -> Finding:
     """Judge one file; `whole` parses tokenizer.json too, which takes a second and which the loader does again."""
     try:
-        remarks = _remarks(untrusted.inside(folder, name), whole)
+        remarks = _remarks(inside(folder, name), whole)
     except InputError as error:
         return Finding(name, "refused", error.problems[0], error.fix or FIX)
     if remarks is None:
@@ -133,15 +135,15 @@ def _remarks(path: Path, whole: bool) -> list[str] | None:
     if path.name in CONFIGS:
         return _check_config(path)
     if path.name in PLAIN_JSON or (path.name == "tokenizer.json" and whole):
-        untrusted.read_object(path)
+        read_object(path)
     elif path.suffix == ".safetensors":
-        untrusted.safetensors_header(path)
+        safetensors_header(path)
     elif path.suffix == ".gguf" and whole:
         check_gguf(gguf.read(path))
     elif path.suffix == ".jinja":
-        templates.check(untrusted.read_text(path), str(path))
+        templates.check(read_text(path), str(path))
     elif path.name == "tokenizer.json" or path.suffix in (".model", ".spm", ".tiktoken", ".bpe", ".codes", ".txt"):
-        text_files.check_size(path, untrusted.MAX_JSON_BYTES)
+        text_files.check_size(path, MAX_JSON_BYTES)
     else:
         return None
     return []
@@ -155,7 +157,7 @@ def _why_ignored(name: str) -> str:
 
 def _check_config(path: Path) -> list[str]:
     """Return what is not followed in a config; raise InputError for its first value that must not be."""
-    config = untrusted.read_object(path)
+    config = read_object(path)
     for key, why in wrong_settings(config, path.name):
         raise InputError(f'{path}: "{key}" {why}.')
     for _, text in _settings({"": config.get("chat_template")}):
@@ -178,7 +180,7 @@ def _settings(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _wrong(key: str, value: Any, name: str) -> str | None:
     """Return why a setting must not be followed, None where it may."""
-    if key in WHY and (key != "adapters" or name == ADAPTER[0]):
+    if key in WHY and (key != "adapters" or name == ADAPTER_CONFIG):
         return WHY[key]
     if allowed := CHOICES.get(key.removeprefix("_").removesuffix("_internal")):
         named = value.values() if isinstance(value, dict) else [value]

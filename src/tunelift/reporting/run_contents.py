@@ -11,11 +11,12 @@ from tunelift.core import files, text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.reporting import wording
+from tunelift.run_files.layout import SCORES, RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 
 
 @dataclass(frozen=True, slots=True)
-class RunFiles:
+class RunContents:
     """What stands in a run folder: the files' contents as they are, empty where a file is not there."""
 
     folder: Path
@@ -32,7 +33,7 @@ class RunFiles:
 
     def settings(self) -> dict[str, Any]:
         """Return config.yaml as nested mappings; empty where it is no mapping."""
-        return yaml_text.read_mapping(self.folder / "config.yaml")[0] if self.config else {}
+        return yaml_text.read_mapping(RunPaths(self.folder).config)[0] if self.config else {}
 
     def title(self) -> str:
         """Return what was tuned and how: the model and the method, the folder's name where no model is noted."""
@@ -48,16 +49,17 @@ class RunFiles:
         return TASKS.get(str(self.manifest.get("task") or self.settings().get("task") or DEFAULT.name))
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run(folder: Path) -> RunContents:
     """Read a run folder; raise InputError where it holds nothing to report, or a file that is broken."""
-    run = RunFiles(
+    paths = RunPaths(folder)
+    run = RunContents(
         folder,
-        _text(folder / "config.yaml"),
-        files.read_manifest(folder / "manifest.json") if (folder / "manifest.json").is_file() else {},
-        _events(folder / "events.jsonl"),
-        _scores(folder / "base"),
-        _scores(folder / "tuned"),
-        _object(folder / "comparison.json"),
+        _text(paths.config),
+        files.read_manifest(paths.manifest) if paths.manifest.is_file() else {},
+        _events(paths.events),
+        _scores(paths.base),
+        _scores(paths.tuned),
+        _object(paths.comparison),
     )
     if not (run.manifest or run.events or run.base.rows or run.tuned.rows or run.comparison):
         raise InputError(
@@ -79,7 +81,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _scores(folder: Path) -> Scores:
-    return Scores.read(folder) if (folder / "scores.jsonl").is_file() else Scores([])
+    return Scores.read(folder) if (folder / SCORES).is_file() else Scores([])
 
 
 def _events(path: Path) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
-"""Chat templates are strangers' programs: checked here before transformers renders them in its sandbox."""
+"""Chat templates are strangers' programs: checked before they are rendered in a sandbox, and bounded while they are."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from tunelift.core import limits
 from tunelift.core.errors import InputError
 
 MAX_CHARACTERS = 2**20
@@ -37,6 +39,25 @@ def check(template: str, where: str) -> None:
         wrong = "is nested too deep, or counts too far"
     if wrong:
         raise InputError(f"{where} {wrong}; it is not rendered.")
+
+
+@contextmanager
+def bounded(what: str, seconds: float = 10, more_bytes: int = 2 * 2**30) -> Iterator[None]:
+    """Run a stranger's program, such as a chat template: InputError, beginning with `what`, once it needs too much.
+
+    Memory is bounded on Linux, to `more_bytes` beyond what the process has; time where signals are to be had (not on
+    Windows) and in the main thread. Limits of others, within and without, hold beside these.
+    """
+    overtime = limits.OvertimeError()
+    try:
+        with limits.memory(more_bytes), limits.time(seconds, overtime):
+            yield
+    except limits.OvertimeError as error:
+        if error is not overtime:
+            raise
+        raise InputError(f"{what} did not end within {seconds:g} seconds.") from error
+    except (MemoryError, RecursionError) as error:
+        raise InputError(f"{what} grew beyond what memory and stack are given to it.") from error
 
 
 def _wrong(tree: Any) -> Iterator[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import limits, text_files
+from tunelift.core import text_files
 from tunelift.core.errors import InputError
 
 MAX_JSON_BYTES = 64 * 2**20
 """The largest tokenizer.json in use has 33 MB (a vocabulary of 262,144); every other file of a model is far smaller."""
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where a model's weights lie: in one file, or in those that an index names."""
 
 
 def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -47,25 +48,6 @@ def inside(folder: Path, name: str) -> Path:
             fix="What a file names stays in its folder. Copy what is yours into it.",
         )
     return folder / name
-
-
-@contextmanager
-def bounded(what: str, seconds: float = 10, more_bytes: int = 2 * 2**30) -> Iterator[None]:
-    """Run a stranger's program, a chat template: InputError, beginning with `what`, once it needs too much.
-
-    Memory is bounded on Linux, to `more_bytes` beyond what the process has; time where signals are to be had (not on
-    Windows) and in the main thread. Limits of others, within and without, hold beside these.
-    """
-    overtime = limits.OvertimeError()
-    try:
-        with limits.memory(more_bytes), limits.time(seconds, overtime):
-            yield
-    except limits.OvertimeError as error:
-        if error is not overtime:
-            raise
-        raise InputError(f"{what} did not end within {seconds:g} seconds.") from error
-    except (MemoryError, RecursionError) as error:
-        raise InputError(f"{what} grew beyond what memory and stack are given to it.") from error
 
 
 def safetensors_header(path: Path) -> list[str]:

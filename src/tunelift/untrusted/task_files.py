@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from tunelift.config import yaml_text
-from tunelift.core import text_files, untrusted
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
-from tunelift.models import templates
+from tunelift.untrusted import templates
+from tunelift.untrusted.files import inside, read_text
 
 TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter", "fewshot_delimiter", "gen_prefix")
 PATTERNS = ("regexes_to_ignore", "ignore_case", "ignore_punctuation")
@@ -80,7 +81,7 @@ def read_tasks(path: Path) -> list[dict[str, Any]]:
     if not path.is_dir():
         return [_complete(_read(path, path.parent, set()), path)]
     files = [file for file in sorted(path.rglob("*.yaml")) if not UNREAD & set(file.relative_to(path).parts)]
-    single = [file for file in files if "group" not in _parsed(untrusted.inside(path, str(file)))]
+    single = [file for file in files if "group" not in _parsed(inside(path, str(file)))]
     found = [(_read(file, path, set()), file) for file in single]
     return [_complete(task, file) for task, file in found if "task" in task]
 
@@ -98,7 +99,7 @@ def _complete(task: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _read(path: Path, folder: Path, seen: set[Path]) -> dict[str, Any]:
     """Return a file's task as the harness puts it together: its own keys over those of what it includes."""
-    path = untrusted.inside(folder, str(path))
+    path = inside(folder, str(path))
     if path.resolve() in seen:
         raise InputError(f"{path} is included twice, or includes itself.", fix="Include each file once.")
     seen.add(path.resolve())
@@ -115,7 +116,7 @@ def _read(path: Path, folder: Path, seen: set[Path]) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     """Return the mapping of a YAML file within our limits, its values those of YAML 1.1, which the harness follows."""
-    text = untrusted.read_text(path, yaml_text.LARGEST)
+    text = read_text(path, yaml_text.LARGEST)
     try:
         yaml_text.parse(text)
         task = yaml.safe_load(text)
@@ -163,7 +164,7 @@ def _check_files(value: Any, folder: Path) -> None:
     for _, name in _texts(value, "data_files"):
         if "://" in name or "::" in name or has_magic(name):
             raise InputError(f'"data_files" names {name[:80]!r}; allowed are single files in {folder}.')
-        text_files.check_size(untrusted.inside(folder, str(Path(name).absolute())), text_files.LARGEST)
+        text_files.check_size(inside(folder, str(Path(name).absolute())), text_files.LARGEST)
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

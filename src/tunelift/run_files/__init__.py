@@ -1,0 +1,1 @@
+"""Where a run's files lie and which version their formats have."""

@@ -1,0 +1,101 @@
+"""The one place that spells the paths of a run, an adapter and a checkpoint, and the versions of their formats.
+
+Folders written by earlier versions are found by these names too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FORMAT = 1
+"""Of scores and their metrics, of the manifest, the events, and of comparisons."""
+
+LINEAGE_FORMAT = 1
+CHECKPOINT_FORMAT = 1
+
+SCORES, METRICS = "scores.jsonl", "metrics.json"
+"""What was measured on one set of items: a line for each, and how the lines were made."""
+
+BASE, TUNED = "base", "tuned"
+"""The two sides, each a folder of scores."""
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Peft's own files in an adapter's folder."""
+
+LINEAGE = "tunelift.json"
+"""Our own file beside them, since peft warns about keys it does not know."""
+
+CARD = "README.md"
+"""The model card, of a run and of its adapter."""
+
+MANIFEST = "manifest.json"
+"""Of a run: its facts. Of a checkpoint: what its files must be."""
+
+CHECKPOINT_TENSORS, CHECKPOINT_STATE, CHECKPOINT_STEP = "tensors.safetensors", "state.json", "step-"
+"""A checkpoint's two files, and how the name of its folder begins."""
+
+
+class RunPaths:
+    """Where everything lies in a run's folder; nothing need be there.
+
+    `forgetting/NAME` has two sides as well, and `seeds/SEED` is a run of its own: both are RunPaths again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
+        self.config = folder / "config.yaml"
+        self.manifest = folder / MANIFEST
+        self.events = folder / "events.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.lock = folder / ".lock"
+        self.adapter = folder / "adapter"
+        self.base, self.tuned = folder / BASE, folder / TUNED
+        self.comparison = folder / "comparison.json"
+        self.page, self.markdown, self.card = folder / "report.html", folder / "report.md", folder / CARD
+        self._baselines, self._forgetting, self._seeds = folder / "baselines", folder / "forgetting", folder / "seeds"
+
+    def side(self, name: str) -> Path:
+        """Return the scores of BASE or TUNED."""
+        return self.folder / name
+
+    def baseline(self, name: str) -> Path:
+        """Return the scores of a baseline; the base is one too."""
+        return self.base if name == BASE else self._baselines / name
+
+    def forgetting(self, name: str) -> RunPaths:
+        """Return both sides of a set that tuning should not change."""
+        return RunPaths(self._forgetting / name)
+
+    def seed(self, seed: int) -> RunPaths:
+        """Return the run of a further seed."""
+        return RunPaths(self._seeds / str(seed))
+
+    def baselines(self) -> list[Path]:
+        """Return the scores of the baselines that were measured, by name."""
+        return [path for path in sorted(self._baselines.glob("*")) if is_scored(path)]
+
+    def forgotten(self) -> list[RunPaths]:
+        """Return the sets of which both sides were measured, by name."""
+        sets = [RunPaths(path) for path in sorted(self._forgetting.glob("*"))]
+        return [one for one in sets if is_scored(one.base) and is_scored(one.tuned)]
+
+    def seeds(self) -> list[RunPaths]:
+        """Return the runs of further seeds that were measured, by number."""
+        named = [path for path in self._seeds.glob("*") if path.name.removeprefix("-").isdigit()]
+        runs = [RunPaths(path) for path in sorted(named, key=lambda path: int(path.name))]
+        return [run for run in runs if is_scored(run.tuned)]
+
+
+def validation_of(scores: Path) -> Path:
+    """Return the scores on the rows that the strongest baseline is chosen by, beside those on the test's."""
+    return scores / "validation"
+
+
+def is_scored(folder: Path) -> bool:
+    """Tell whether a folder's scores are complete: METRICS is written last."""
+    return (folder / METRICS).is_file()
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter, as peft tells it."""
+    return (folder / ADAPTER_CONFIG).is_file()
