@@ -34,8 +34,9 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
     """
     config = config_of(ctx, arguments, needs=("model.name",))
     from tunelift.data.render import Renderer
+    from tunelift.data.roles import ROLES
     from tunelift.data.show import hygiene_lines
-    from tunelift.data.splits import ROLES, load_splits
+    from tunelift.data.splits import load_splits
     from tunelift.models import load_tokenizer, natural_task
 
     task = config.task or natural_task(config.model.name, config.model.revision)
