@@ -43,7 +43,7 @@ def numbers(layout: Layout, heads: int, groups: int, size: int, dtype: torch.dty
 
 def attended(leaves: list[Tensor], rule: Rule, dropout: float = 0.0) -> Tensor:
     options = {"dropout": dropout, "scaling": SCALE}
-    assert block_attention.suits(*leaves, rule, options)
+    assert block_attention.suits(*leaves, rule.layout, options)
     found: Tensor = attention._over_blocks(SimpleNamespace(layer_idx=0), *leaves, rule, options)
     return found
 
@@ -162,11 +162,10 @@ def test_behind_a_past_and_while_a_row_grows() -> None:
 @compiled
 def test_what_it_is_not_for_goes_to_torch() -> None:
     layout = pack([[1, 2, 3]], [1])
-    rule = Rule(layout, causal)
     for size, dtype, options in (
         (24, torch.float32, {}),
         (16, torch.float64, {}),
         (16, torch.float32, {"softcap": 5.0}),
         (16, torch.float32, {"dropout": 1.0}),
     ):
-        assert not block_attention.suits(*numbers(layout, 2, 1, size, dtype), rule, options)
+        assert not block_attention.suits(*numbers(layout, 2, 1, size, dtype), layout, options)

@@ -167,7 +167,7 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if rule.stops:
         raise AttentionReached
     past = layout.past.layers[module.layer_idx] if layout.past else []
-    if block_attention.suits(query, key, value, rule, options):
+    if block_attention.suits(query, key, value, layout, options):
         if past or first:
             key, value = (_joined([pair[i] for pair in (*past, *kept)]) for i in (0, 1))
         return block_attention.attend(query, key, value, rule.plan(query.shape[1] // key.shape[1]), options)

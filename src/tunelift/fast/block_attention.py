@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.layout import Layout
-
-if TYPE_CHECKING:
-    from tunelift.fast.attention import Rule
 
 SCORES_AT_MOST = 2**27
 """Scores (heads times queries times keys) of one block; above, the buffers of the way back take too much memory."""
@@ -60,9 +57,8 @@ class _Plan(ctypes.Structure):
     )
 
 
-def suits(query: Tensor, key: Tensor, value: Tensor, rule: Rule, options: dict[str, Any]) -> bool:
+def suits(query: Tensor, key: Tensor, value: Tensor, layout: Layout, options: dict[str, Any]) -> bool:
     """Tell whether these blocks are to be computed here."""
-    layout = rule.layout
     if options.get("softcap") is not None or not 0 <= (options.get("dropout") or 0.0) < 1:
         return False
     if not _alike(query, key, value) or kernels.of(query, key, value) is None:
