@@ -27,6 +27,7 @@ STEPS = [
     {"fast", "data", "comparison"},
     {"metrics"},
     {"config"},
+    {"wording"},
     {"core"},
 ]
 STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}
