@@ -33,7 +33,6 @@ STEPS = [
 STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}
 
 EXCEPTIONS = {
-    "fast/targets.py:forward": "torch.autograd.Function passes every input by position",
     "fast/lora.py:forward": "torch.autograd.Function passes every input by position",
 }
 """What may break a rail ("file.py" or "file.py:function"), each with its reason."""

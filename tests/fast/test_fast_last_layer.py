@@ -10,11 +10,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForTokenClassification
 
 import tiny_models
-from tunelift.evaluation.ranking import Tree
+from tunelift.evaluation.tree_ranking import Tree
 from tunelift.fast import last_layer
 from tunelift.fast.layout import pack
-from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.unpad import sped_up
+from tunelift.fast.whole_logits import WholeLogits
 
 KINDS = sorted(set(tiny_models.ARCHITECTURES) - {"bloom"})  # which takes no packed rows
 ROWS = [[*range(3, 30), 7, 8], [*range(3, 30), 9], [5, 4, 3], [*range(3, 25), 40, 41, 42]]

@@ -21,7 +21,8 @@ from tunelift.fast import attention, block_attention, fusing, kernels
 from tunelift.fast.attention import Rule, UnpackableError
 from tunelift.fast.layout import pack
 from tunelift.fast.low_rank import Products
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.unpad import sped_up
 
 LAYOUT = pack([[1, 2, 3, 4, 5], [6, 7, 8]], [0, 0])

@@ -12,7 +12,8 @@ import tiny_models
 from tunelift.core import cache
 from tunelift.fast import tried
 from tunelift.fast.rounding import apart, asked_plainly, in_float32
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo, stock
 from tunelift.fast.unpad import sped_up
 

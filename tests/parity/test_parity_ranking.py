@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_models
-from tunelift.evaluation.ranking import Plain, Tree, continuations, ranker
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.evaluation.ranking import Plain, continuations, ranker
+from tunelift.evaluation.tree_ranking import Tree
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8], [9], [4] * 11]

@@ -15,7 +15,10 @@ import tiny_models
 from tunelift.fast import block_attention
 from tunelift.fast.head import TILE, Head
 from tunelift.fast.layout import pack
-from tunelift.fast.targets import IGNORED, TargetOnly, WholeLogits, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED
+from tunelift.fast.whole_logits import WholeLogits
 
 BEGINNING = list(range(3, 23))
 """Tokens that rows share, more than it takes to share them."""

@@ -9,7 +9,8 @@ import torch
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
 from tunelift.fast.layout import SHARED_AT_LEAST, Past, common_beginning, pack
-from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED, TargetModel
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the completion that follows it."""

@@ -22,7 +22,8 @@ from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.ranking import Ranker, ranker
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
-from tunelift.fast.targets import TargetModel, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.targets import TargetModel
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.metrics import Metric

@@ -23,7 +23,7 @@ from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuit
 from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
 from tunelift.fast.rounding import Plain, asked_plainly
-from tunelift.fast.targets import acts_in_layers
+from tunelift.fast.target_only import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}

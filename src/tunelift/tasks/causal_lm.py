@@ -11,7 +11,9 @@ from tunelift.core.progress import note_once
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.fast.applying import other_loss
-from tunelift.fast.targets import IGNORED, TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import rows_of
 from tunelift.tasks.base import TASKS, Batch, Loss, Row, RowReport, pad_inputs
 
