@@ -54,9 +54,9 @@ def test_what_goes_wrong_in_long_rows_only_is_seen_in_such_rows(
     monkeypatch.setattr("tunelift.fast.trials.TELLING", 40)
     own = TargetOnly.packed_hidden
 
-    def forgetful(self: TargetOnly, layout: Any, *args: Any) -> torch.Tensor:
-        states = own(self, layout, *args).clone()
-        far = [place for place, position in enumerate(layout.positions[-len(states) :]) if position > 60]
+    def forgetful(self: TargetOnly, packed_row: Any, *args: Any) -> torch.Tensor:
+        states = own(self, packed_row, *args).clone()
+        far = [place for place, position in enumerate(packed_row.positions[-len(states) :]) if position > 60]
         states[far] *= 1.5
         return states
 

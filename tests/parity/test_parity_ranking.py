@@ -124,9 +124,9 @@ def test_labels_are_read_only_as_far_as_they_may_win(kind: str, monkeypatch: pyt
     prompts = [[*range(3, 30), *prompt] for prompt in PROMPTS]
     plain = Plain(view, CPU, 8).rank(prompts, [labels] * 3, None, silent)
 
-    def counted(layout: Any, at: Any = None) -> torch.Tensor:
-        read.append(len(layout.ids) - layout.computed)
-        return packed_hidden(layout, at)
+    def counted(packed_row: Any, at: Any = None) -> torch.Tensor:
+        read.append(len(packed_row.ids) - packed_row.computed)
+        return packed_hidden(packed_row, at)
 
     monkeypatch.setattr(view, "packed_hidden", counted)
     found = Tree(view).rank(prompts, [labels] * 3, [5, None, 63], silent)

@@ -15,6 +15,9 @@ from tunelift.core.errors import InputError
 
 FORMAT = 1
 
+ScoreRow = Mapping[str, Any]
+"""What is known of one item, as a line of scores.jsonl has it; see `Scores`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -15,7 +15,7 @@ from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.label_tree import Search, label_tree
 from tunelift.evaluation.likelihood import common_past
-from tunelift.fast.layout import Layout, Past
+from tunelift.fast.packed_rows import PackedRow, Past
 from tunelift.fast.target_only import TargetOnly
 
 Prompt = Sequence[int]
@@ -62,14 +62,14 @@ class Tree:
 
     @torch.no_grad()
     def _group(self, prompts: Sequence[Prompt], searches: Sequence[Search], past: Past | None) -> None:
-        layout = Layout(past=past, keep=None if all(search.all_labels for search in searches) else Past(0))
-        trees = [_Placed(layout, prompt, search) for prompt, search in zip(prompts, searches, strict=True)]
+        packed_row = PackedRow(past=past, keep=None if all(search.all_labels for search in searches) else Past(0))
+        trees = [_Placed(packed_row, prompt, search) for prompt, search in zip(prompts, searches, strict=True)]
         laid_out = [place for placed in trees for place in placed.place_of.values()]
-        hidden = self.view.packed_hidden(layout, laid_out)  # (N, D)
+        hidden = self.view.packed_hidden(packed_row, laid_out)  # (N, D)
         while any(wanted := [search.wanted() for search in searches]):
             at = [place for placed, rows in zip(trees, wanted, strict=True) for place in placed.places(rows)]
-            if layout.computed < len(layout.ids):
-                hidden = torch.cat([hidden, self.view.packed_hidden(layout)])
+            if packed_row.computed < len(packed_row.ids):
+                hidden = torch.cat([hidden, self.view.packed_hidden(packed_row)])
             asked = [edge for search, row in _pairs(searches, wanted) for edge in search.tree.after[row]]
             counts = [len(search.tree.after[row]) for search, row in _pairs(searches, wanted)]
             where = torch.repeat_interleave(torch.arange(len(at)), torch.tensor(counts)).to(hidden.device)
@@ -83,11 +83,11 @@ class Tree:
 class _Placed:
     """A prompt and what is laid out of the tree behind it: all of it at once where all labels are to be finished."""
 
-    def __init__(self, layout: Layout, prompt: Prompt, search: Search) -> None:
-        self.layout, self.tree = layout, search.tree
-        self.begin = len(prompt) + (layout.past.tokens if layout.past else 0)
-        first = layout.add(prompt, range(self.begin - len(prompt), self.begin))
-        self.block_of, self.place_of = {0: first}, {0: len(layout.ids) - 1}
+    def __init__(self, packed_row: PackedRow, prompt: Prompt, search: Search) -> None:
+        self.packed_row, self.tree = packed_row, search.tree
+        self.begin = len(prompt) + (packed_row.past.tokens if packed_row.past else 0)
+        first = packed_row.add(prompt, range(self.begin - len(prompt), self.begin))
+        self.block_of, self.place_of = {0: first}, {0: len(packed_row.ids) - 1}
         if search.all_labels and self.tree.tokens:
             self._add(range(1, len(self.tree.tokens) + 1), (first,), self.tree.sees)
 
@@ -100,9 +100,9 @@ class _Placed:
         return [self.place_of[row] for row in rows]
 
     def _add(self, rows: Sequence[int], before: tuple[int, ...], sees: Tensor | None) -> None:
-        start, tree = len(self.layout.ids), self.tree
+        start, tree = len(self.packed_row.ids), self.tree
         positions = [self.begin + tree.depths[row - 1] for row in rows]
-        block = self.layout.add([tree.tokens[row - 1] for row in rows], positions, before, sees)
+        block = self.packed_row.add([tree.tokens[row - 1] for row in rows], positions, before, sees)
         self.block_of |= dict.fromkeys(rows, block)
         self.place_of |= {row: start + n for n, row in enumerate(rows)}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
 from tunelift.fast.last_layer import last_layer, only_at
-from tunelift.fast.layout import Layout, Past, pack, put_back
+from tunelift.fast.packed_rows import PackedRow, Past, pack, put_back
 from tunelift.fast.targets import PATHS, targets_of
 from tunelift.fast.trials import Found
 from tunelift.fast.undo import in_evaluation
@@ -124,25 +124,25 @@ class TargetOnly:
         states: Tensor = self.decoder(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def packed_hidden(self, layout: Layout, at: Sequence[int] | None = None) -> Tensor:
+    def packed_hidden(self, packed_row: PackedRow, at: Sequence[int] | None = None) -> Tensor:
         """Return the last hidden states of those tokens of a packed row that are not computed yet, (N, D).
 
         `at` names places of the packed row; of other tokens the states may be anything then.
         """
-        inputs = packed_inputs(layout, next(self.decoder.parameters()).device)
-        places = None if at is None else [place - layout.computed for place in at]
-        with packed(self.decoder.config, layout), only_at(self.last, layout, places):
+        inputs = packed_inputs(packed_row, next(self.decoder.parameters()).device)
+        places = None if at is None else [place - packed_row.computed for place in at]
+        with packed(self.decoder.config, packed_row), only_at(self.last, packed_row, places):
             states: Tensor = self.decoder(**inputs).last_hidden_state[0]
-        layout.computed = len(layout.ids)
+        packed_row.computed = len(packed_row.ids)
         return states
 
     @torch.no_grad()
     def past(self, ids: Sequence[int]) -> Past:
         """Return the keys and values of a beginning, for rows that go on behind it."""
-        layout = pack([ids], [0], share=False)
-        layout.keep = Past(len(ids))
-        self.packed_hidden(layout, [])
-        return layout.keep
+        packed_row = pack([ids], [0], share=False)
+        packed_row.keep = Past(len(ids))
+        self.packed_hidden(packed_row, [])
+        return packed_row.keep
 
     def at_targets(
         self, inputs: Mapping[str, Tensor], labels: Tensor, *, whole: bool = False
@@ -159,11 +159,11 @@ class TargetOnly:
         rows = [row.tolist() for row in torch.split(inputs["input_ids"][mask], mask.sum(dim=1).tolist())]
         at = [row.nonzero().squeeze(-1).tolist() for row in where]
         own_from = [places[0] if places else len(row) - 1 for places, row in zip(at, rows, strict=True)]
-        layout = pack(rows, own_from, self.shares)
-        predict = [layout.rows[i][place] for i, places in enumerate(at) for place in places]
-        states = self.packed_hidden(layout, None if whole else predict)
+        packed_row = pack(rows, own_from, self.shares)
+        predict = [packed_row.rows[i][place] for i, places in enumerate(at) for place in places]
+        states = self.packed_hidden(packed_row, None if whole else predict)
         chosen = states[torch.tensor(predict, dtype=torch.long, device=labels.device)]
-        return chosen, targets, lambda: put_back(states, layout, labels.shape[1])
+        return chosen, targets, lambda: put_back(states, packed_row, labels.shape[1])
 
 
 IN_LAYERS = {
