@@ -19,7 +19,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from tunelift.core.errors import InputError
 from tunelift.models import convert, load, tokenizers
 from tunelift.models.gguf import GgufFile, read
-from tunelift.models.splits import SPLITS
+from tunelift.models.word_splits import SPLITS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BYTES = [*bytes_to_unicode().values()]

@@ -26,8 +26,8 @@ from tunelift.core.records import Conversation, Example
 from tunelift.data.splits import load_splits
 from tunelift.evaluation import run
 from tunelift.pipeline import stages
-from tunelift.pipeline.learned import Learned, says_the_answer, stops
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.row_labels import Learned, says_the_answer, stops
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS
 from tunelift.tasks.causal_lm import CausalLM

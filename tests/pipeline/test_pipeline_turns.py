@@ -8,7 +8,7 @@ import torch
 from chat_families import CASES, FAMILIES, example_of, tokenizer_of
 from tunelift.core.errors import InputError
 from tunelift.data.render import Renderer
-from tunelift.pipeline.learned import Learned, says_the_answer, stops
+from tunelift.pipeline.row_labels import Learned, says_the_answer, stops
 from tunelift.tasks.base import TASKS
 
 

@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from tunelift.comparison.judging import judged_together
-from tunelift.comparison.looks import count_look, test_hash, tuned_hash
+from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, distinct, join, pair, read_side
 from tunelift.comparison.results import MetricResult

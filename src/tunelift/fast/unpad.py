@@ -39,7 +39,7 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
 
     `pack` says for which products frozen weights are packed, which must not be changed by their `.data` meanwhile.
     Yields each fast path by name with "on", or "off" and the reason, for the manifest. (A causal model leaves padding
-    out by itself where its targets are known, see targets.py.)
+    out by itself where its targets are known, see target_only.py.)
     """
     undo = Undo()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}

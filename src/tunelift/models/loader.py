@@ -13,8 +13,8 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
-from tunelift.models import pieces, precision, sources, weights
-from tunelift.models.fit import CAUSAL, CLASSIFICATION, fitting_tasks, is_classifier, read_config
+from tunelift.models import precision, sources, streamed_conversion, weights
+from tunelift.models.fitting_tasks import CAUSAL, CLASSIFICATION, fitting_tasks, is_classifier, read_config
 from tunelift.models.sources import ModelIdentity
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _weights(
     auto = AutoModelForCausalLM if task == CAUSAL else AutoModelForSequenceClassification
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task != CAUSAL}
     sources.weights_of(identity, folder)
-    with _quiet(), pieces.converted_in_pieces():
+    with _quiet(), streamed_conversion.converted_in_pieces():
         try:
             model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)
         except (OSError, ImportError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

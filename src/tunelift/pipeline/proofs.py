@@ -26,7 +26,7 @@ from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.evaluation.run import Plan
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
-from tunelift.pipeline.learned import Learned, names_its_label, plain_loss, says_the_answer, stops
+from tunelift.pipeline.row_labels import Learned, names_its_label, plain_loss, says_the_answer, stops
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Row, context_length, pad_id
 

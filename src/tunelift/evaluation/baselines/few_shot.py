@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer, without_answer
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.frame import Frame
+from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.run import Plan, score
 from tunelift.tasks.base import context_length
 
@@ -94,7 +94,7 @@ class Joining:
         if train[0].messages is not None:
             return cls("", ())
         answers = [example.completion for example in train]
-        if line := Frame.of([example.prompt for example in train]).first_line:
+        if line := SharedWords.of([example.prompt for example in train]).first_line:
             stops = tuple(stop for stop in (BLANK_LINE + line, "\n" + line) if not _in_any(stop, answers))
             if stops:
                 return cls(BLANK_LINE, stops)
