@@ -28,8 +28,10 @@ from tunelift.fast import block_attention, frozen, kernels
 from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
-from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo
+from tunelift.fast.whole_logits import WholeLogits
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Batch, Row, pad_id
 from tunelift.training.batches import micro_batches, sizes

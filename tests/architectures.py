@@ -183,7 +183,7 @@ def _likelihoods(model: Any) -> str:
     import torch
 
     from tunelift.evaluation.likelihood import log_likelihoods
-    from tunelift.fast.targets import target_model
+    from tunelift.fast.target_model import target_model
     from tunelift.fast.unpad import sped_up
 
     pairs = [(row[:3], row[3:]) for row in ROWS]
@@ -198,7 +198,7 @@ def _labels(model: Any) -> str:
     import torch
 
     from tunelift.evaluation.ranking import ranker
-    from tunelift.fast.targets import target_model
+    from tunelift.fast.target_model import target_model
     from tunelift.fast.unpad import sped_up
 
     labels = [[40, 41, 2], [40, 2], [50, 51, 52, 2]]
@@ -213,7 +213,7 @@ def _labels(model: Any) -> str:
 def _answers(model: Any) -> str:
     from tunelift.evaluation.answers import greedy
     from tunelift.evaluation.generation import Decoding
-    from tunelift.fast.targets import target_model
+    from tunelift.fast.target_model import target_model
     from tunelift.fast.unpad import sped_up
 
     expected = []
@@ -261,7 +261,7 @@ def _training(model: Any) -> str:
     import torch
     import torch.nn.functional as F
 
-    from tunelift.fast.targets import target_model
+    from tunelift.fast.target_model import target_model
     from tunelift.fast.unpad import sped_up
 
     model = _adapted(model)
@@ -323,7 +323,7 @@ def _rounds(model: Any) -> str:
 
     from tunelift.evaluation.likelihood import log_likelihoods
     from tunelift.fast.rounding import ROUNDINGS
-    from tunelift.fast.targets import target_model
+    from tunelift.fast.target_model import target_model
     from tunelift.fast.unpad import sped_up
 
     model = model.to(torch.bfloat16)

@@ -10,8 +10,9 @@ from steps import peak_bytes, read_job, write_result
 from tunelift.config.schema import ModelSection
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
-from tunelift.evaluation.ranking import Tree, continuations
-from tunelift.fast.targets import target_model
+from tunelift.evaluation.ranking import continuations
+from tunelift.evaluation.tree_ranking import Tree
+from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
 from tunelift.models import LoadedModel, load
 

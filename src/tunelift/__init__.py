@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tunelift.core.version import __version__
 
 # Imported when first asked for: `import tunelift` must not cost the seconds that torch takes.
 _HOMES = {

@@ -18,7 +18,8 @@ from tunelift.adapters.build import attach, switched_off
 from tunelift.adapters.loading import check_fits, load_adapter
 from tunelift.adapters.methods import READ
 from tunelift.core.errors import InputError
-from tunelift.fast.targets import IGNORED, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 
 ROWS = ([5, 6, 7, 8, 9, 10, 11], [5, 7, 8, 6, 9])

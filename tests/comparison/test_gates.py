@@ -8,8 +8,8 @@ import pytest
 
 from tunelift.comparison import Comparison, compare
 from tunelift.comparison.gates import check_gates, gate_metric
-from tunelift.comparison.markdown import markdown
 from tunelift.core.errors import InputError
+from tunelift.wording.comparison_markdown import markdown
 
 ITEMS = 400
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import tiny_models
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding
-from tunelift.fast.targets import RowByRow, WholeLogits, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.whole_logits import RowByRow, WholeLogits
 
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [20, 21], [5, 6, 7, 8, 30]]
 

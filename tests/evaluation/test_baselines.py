@@ -19,7 +19,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
 from tunelift.evaluation.baselines import BASELINES, Baseline, Given, labelled, suitable
-from tunelift.evaluation.baselines.frame import Frame
+from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
 from tunelift.tasks import TASKS
@@ -227,12 +227,12 @@ def test_other_test_rows_change_no_answer(name: str) -> None:
 
 
 def test_the_frame_of_prompts_is_their_template() -> None:
-    frame = Frame.of([row.prompt for row in rows(9)])
+    frame = SharedWords.of([row.prompt for row in rows(9)])
     assert (frame.prefix, frame.suffix, frame.first_line) == ("Text: ", "\nTopic:", "Text:")
     assert frame.inside("Text: a new one\nTopic:") == "a new one"
-    assert Frame.of(["rowing is fun", "rowdy crowds"]) == Frame("", ""), "a frame holds whole words"
-    assert Frame.of(["same", "same"]) == Frame("", "")
-    assert Frame.of(["ab ab", "ab ab ab"]).inside("ab ab ab") == "ab ab", "beginning and end do not overlap"
+    assert SharedWords.of(["rowing is fun", "rowdy crowds"]) == SharedWords("", ""), "a frame holds whole words"
+    assert SharedWords.of(["same", "same"]) == SharedWords("", "")
+    assert SharedWords.of(["ab ab", "ab ab ab"]).inside("ab ab ab") == "ab ab", "beginning and end do not overlap"
 
 
 def from_file(name: str, read: Any) -> list[Example]:

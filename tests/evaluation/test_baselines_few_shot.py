@@ -13,7 +13,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
 from tunelift.evaluation.baselines import few_shot, suitable
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.few_shot import FewShot, Layout, drawn
+from tunelift.evaluation.baselines.few_shot import FewShot, Joining, drawn
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
 
@@ -91,7 +91,7 @@ def test_fewer_examples_are_shown_where_the_context_has_no_room() -> None:
     assert scores.info["unscored"] == 0
     assert scores.info["made_with"]["baseline"]["description"] == found.description
     longest = max(LONG, key=lambda row: len(row.prompt + row.completion))
-    one_more = replace(longest, prompt=found.layout.prefix(drawn(LONG, used + 1, 0)) + longest.prompt)
+    one_more = replace(longest, prompt=found.joining.prefix(drawn(LONG, used + 1, 0)) + longest.prompt)
     with pytest.raises(InputError, match="longer than the model's context"):
         score(found.given.model, found.given.tokenizer, [one_more], found.given.plan, {})
 
@@ -131,7 +131,7 @@ def test_an_answer_ends_where_the_next_example_would_begin(
     prompts: list[str], answers: list[str], separator: str, stop: tuple[str, ...]
 ) -> None:
     train = [Example(str(i), prompt, answers[i]) for i, prompt in enumerate(prompts)]
-    assert Layout.of(train) == Layout(separator, stop)
+    assert Joining.of(train) == Joining(separator, stop)
 
 
 def test_generated_answers_are_cut_at_the_stop(seen: list[Any]) -> None:
@@ -139,7 +139,7 @@ def test_generated_answers_are_cut_at_the_stop(seen: list[Any]) -> None:
     wholes = [row["prediction"] for row in found.score(TEST, "few-shot").rows]
     assert seen[0][1].stop == ["###", "\n\nQ:", "\nQ:"]
     n, whole = next((n, w) for n, w in enumerate(wholes) if len(w) > 5 and "\ufffd" not in w)
-    found.layout = Layout("\n\n", (whole[2:4],))
+    found.joining = Joining("\n\n", (whole[2:4],))
     cut = found.score(TEST, "few-shot").rows[n]["prediction"]
     assert cut == whole[: whole.index(whole[2:4])]
     assert 0 < len(cut) < len(whole)

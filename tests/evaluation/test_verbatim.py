@@ -11,7 +11,7 @@ import tiny_models
 from tunelift.core.records import Example
 from tunelift.evaluation import verbatim
 from tunelift.evaluation.verbatim import continues_verbatim
-from tunelift.fast.targets import WholeLogits
+from tunelift.fast.whole_logits import WholeLogits
 
 KNOWN = (
     "the mat sat on the cat, said the user: what is it that the assistant and the system label as a spo"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tunelift.fast import attention, block_attention, kernels
 from tunelift.fast.attention import Rule
-from tunelift.fast.layout import Layout, Past, pack
+from tunelift.fast.packed_rows import PackedRow, Past, pack
 
 BEGINNING = list(range(37))
 SCALE = 0.1
@@ -34,30 +34,30 @@ def everything(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Ten
     return (key >= 0) | (query >= 0)
 
 
-def numbers(layout: Layout, heads: int, groups: int, size: int, dtype: torch.dtype) -> list[Tensor]:
+def numbers(packed_row: PackedRow, heads: int, groups: int, size: int, dtype: torch.dtype) -> list[Tensor]:
     """Return query, key and value (1, heads, N, size), as models have them: token by token in memory."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, len(layout.ids), n, size) for n in (heads, groups, groups)]
+    shapes = [(1, len(packed_row.ids), n, size) for n in (heads, groups, groups)]
     return [torch.randn(s, generator=generator).to(dtype).transpose(1, 2).requires_grad_() for s in shapes]
 
 
 def attended(leaves: list[Tensor], rule: Rule, dropout: float = 0.0) -> Tensor:
     options = {"dropout": dropout, "scaling": SCALE}
-    assert block_attention.suits(*leaves, rule, options)
+    assert block_attention.suits(*leaves, rule.packed_row, options)
     found: Tensor = attention._over_blocks(SimpleNamespace(layer_idx=0), *leaves, rule, options)
     return found
 
 
 def plain(leaves: list[Tensor], rule: Rule, factors: Tensor | None = None) -> Tensor:
     """Return the formula in fp64 over the whole packed row; factors (H, N, N) are dropout's."""
-    layout, share = rule.layout, leaves[0].shape[1] // leaves[1].shape[1]
+    packed_row, share = rule.packed_row, leaves[0].shape[1] // leaves[1].shape[1]
     query, key, value = (x[0].double() for x in leaves)
     key, value = (x.repeat_interleave(share, dim=0) for x in (key, value))
-    positions = torch.tensor(layout.positions)
+    positions = torch.tensor(packed_row.positions)
     seen = torch.zeros(len(positions), len(positions), dtype=torch.bool)
-    for number, block in enumerate(layout.blocks):
+    for number, block in enumerate(packed_row.blocks):
         for other in (*block.before, number):
-            there = slice(layout.blocks[other].start, layout.blocks[other].stop)
+            there = slice(packed_row.blocks[other].start, packed_row.blocks[other].stop)
             seen[block.start : block.stop, there] = True
     zero = torch.zeros((), dtype=torch.long)
     seen &= rule.allowed(zero, zero, positions[:, None], positions[None])
@@ -84,9 +84,9 @@ def test_it_is_the_plain_formula(
     heads: int, groups: int, size: int, rule: Callable[..., Tensor], dtype: torch.dtype
 ) -> None:
     rows = [[*BEGINNING, 1, 2, 3], [*BEGINNING, 4, 5], [7] * 170, [8] * 33, [9]]
-    layout = pack(rows, [37, 37, 1, 1, 0], share=rule is not everything)
-    leaves = numbers(layout, heads, groups, size, dtype)
-    assert_close(attended(leaves, Rule(layout, rule)), plain(leaves, Rule(layout, rule)), leaves)
+    packed_row = pack(rows, [37, 37, 1, 1, 0], share=rule is not everything)
+    leaves = numbers(packed_row, heads, groups, size, dtype)
+    assert_close(attended(leaves, Rule(packed_row, rule)), plain(leaves, Rule(packed_row, rule)), leaves)
 
 
 @compiled
@@ -94,19 +94,19 @@ def test_it_is_the_plain_formula(
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 60), st.sampled_from([causal, window]))
 def test_any_lengths(lengths: list[int], shared: int, rule: Any) -> None:
     rows = [[*range(shared), *([100 + i] * length)] for i, length in enumerate(lengths)]
-    layout = pack(rows, [shared] * len(rows))
-    leaves = numbers(layout, 2, 1, 16, torch.float32)
-    assert_close(attended(leaves, Rule(layout, rule)), plain(leaves, Rule(layout, rule)), leaves)
+    packed_row = pack(rows, [shared] * len(rows))
+    leaves = numbers(packed_row, 2, 1, 16, torch.float32)
+    assert_close(attended(leaves, Rule(packed_row, rule)), plain(leaves, Rule(packed_row, rule)), leaves)
 
 
 @compiled
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_dropout(p: float) -> None:
     """The factors show where the values are unit vectors; with them it is the plain formula, backward too."""
-    layout = pack([[*BEGINNING, 1, 2, 3], [*BEGINNING, 4, 5], [7] * 30, [8] * 20], [37, 37, 1, 1])
-    tokens, rule = len(layout.ids), Rule(layout, everything)
+    packed_row = pack([[*BEGINNING, 1, 2, 3], [*BEGINNING, 4, 5], [7] * 30, [8] * 20], [37, 37, 1, 1])
+    tokens, rule = len(packed_row.ids), Rule(packed_row, everything)
     size = -(-tokens // 16) * 16
-    leaves = numbers(layout, 4, 2, size, torch.float32)
+    leaves = numbers(packed_row, 4, 2, size, torch.float32)
     units = torch.eye(tokens, size)[None, None].expand(1, 2, tokens, size)
     torch.manual_seed(5)
     dropped = attended([*leaves[:2], units], rule, p)[0, :, :, :tokens].transpose(0, 1)
@@ -124,12 +124,12 @@ def test_dropout(p: float) -> None:
 
 @compiled
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    layout = pack([[*BEGINNING, *[i] * 50] for i in range(5)], [37] * 5)
-    leaves, threads = numbers(layout, 4, 1, 32, torch.float32), torch.get_num_threads()
+    packed_row = pack([[*BEGINNING, *[i] * 50] for i in range(5)], [37] * 5)
+    leaves, threads = numbers(packed_row, 4, 1, 32, torch.float32), torch.get_num_threads()
     found = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        ours = attended(leaves, Rule(layout, causal))
+        ours = attended(leaves, Rule(packed_row, causal))
         found.append(torch.cat([x.flatten() for x in (ours, *torch.autograd.grad(ours.sum(), leaves))]))
     torch.set_num_threads(threads)
     assert torch.equal(*found)
@@ -144,29 +144,28 @@ def test_behind_a_past_and_while_a_row_grows() -> None:
     past.layers[0] = [(key.detach(), value.detach())]
     found = []
     for off in (False, True):
-        layout, parts = Layout(past=past, keep=Past(0)), []
-        a = layout.add([5, 6, 7], range(37, 40))
+        packed_row, parts = PackedRow(past=past, keep=Past(0)), []
+        a = packed_row.add([5, 6, 7], range(37, 40))
         for step in range(2):
             if step:
-                layout.computed = 3
-                layout.add([8, 9], range(40, 42), (a,), torch.eye(2, dtype=torch.bool))
-                layout.add([8] * 20, range(40, 60), (a,))
-            leaves = [x[:, :, layout.computed :].detach() for x in numbers(layout, 4, 2, 16, torch.float32)]
+                packed_row.computed = 3
+                packed_row.add([8, 9], range(40, 42), (a,), torch.eye(2, dtype=torch.bool))
+                packed_row.add([8] * 20, range(40, 60), (a,))
+            leaves = [x[:, :, packed_row.computed :].detach() for x in numbers(packed_row, 4, 2, 16, torch.float32)]
             module, options = SimpleNamespace(layer_idx=0), {"scaling": SCALE}
             with kernels.without() if off else nullcontext():
-                parts.append(attention._over_blocks(module, *leaves, Rule(layout, causal), options))
+                parts.append(attention._over_blocks(module, *leaves, Rule(packed_row, causal), options))
         found.append(torch.cat(parts, dim=1))
     assert torch.allclose(*found, atol=1e-6)
 
 
 @compiled
 def test_what_it_is_not_for_goes_to_torch() -> None:
-    layout = pack([[1, 2, 3]], [1])
-    rule = Rule(layout, causal)
+    packed_row = pack([[1, 2, 3]], [1])
     for size, dtype, options in (
         (24, torch.float32, {}),
         (16, torch.float64, {}),
         (16, torch.float32, {"softcap": 5.0}),
         (16, torch.float32, {"dropout": 1.0}),
     ):
-        assert not block_attention.suits(*numbers(layout, 2, 1, size, dtype), rule, options)
+        assert not block_attention.suits(*numbers(packed_row, 2, 1, size, dtype), packed_row, options)

@@ -10,11 +10,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForTokenClassification
 
 import tiny_models
-from tunelift.evaluation.ranking import Tree
+from tunelift.evaluation.tree_ranking import Tree
 from tunelift.fast import last_layer
-from tunelift.fast.layout import pack
-from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
+from tunelift.fast.packed_rows import pack
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.unpad import sped_up
+from tunelift.fast.whole_logits import WholeLogits
 
 KINDS = sorted(set(tiny_models.ARCHITECTURES) - {"bloom"})  # which takes no packed rows
 ROWS = [[*range(3, 30), 7, 8], [*range(3, 30), 9], [5, 4, 3], [*range(3, 25), 40, 41, 42]]
@@ -25,9 +27,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of how many tokens each last layer was computed that left others out, as all do that can."""
     found, own = list[int](), last_layer._only_at
 
-    def counted(forward: Any, layout: Any, places: list[int], *args: Any, **inputs: Any) -> Any:
+    def counted(forward: Any, packed_row: Any, places: list[int], *args: Any, **inputs: Any) -> Any:
         found.append(len(places))
-        return own(forward, layout, places, *args, **inputs)
+        return own(forward, packed_row, places, *args, **inputs)
 
     monkeypatch.setattr(last_layer, "_only_at", counted)
     monkeypatch.setattr(last_layer, "SHARE_AT_MOST", 1.0)
@@ -53,10 +55,10 @@ def test_states_of_some_tokens_are_those_among_all(kind: str, computed: list[int
     computed.clear()
     for behind in (None, past):
         rows = [row[17:] for row in (ROWS[0], ROWS[1], ROWS[3])] if behind else ROWS
-        layouts = [pack(rows, [max(len(row) - 2, 0) for row in rows], past=behind) for _ in range(2)]
-        whole = view.packed_hidden(layouts[0])
-        at = [place for places in layouts[1].rows for place in places[-1:] + places[len(places) // 2 :][:1]]
-        some = view.packed_hidden(layouts[1], at)
+        packed_rows = [pack(rows, [max(len(row) - 2, 0) for row in rows], past=behind) for _ in range(2)]
+        whole = view.packed_hidden(packed_rows[0])
+        at = [place for places in packed_rows[1].rows for place in places[-1:] + places[len(places) // 2 :][:1]]
+        some = view.packed_hidden(packed_rows[1], at)
         assert torch.allclose(some[at], whole[at], atol=1e-5)
         assert computed.pop() == len(set(at)) < len(whole)
         assert not computed

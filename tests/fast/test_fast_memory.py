@@ -19,12 +19,13 @@ import tiny_models
 from tunelift.core import cache
 from tunelift.fast import attention, block_attention, fusing, kernels
 from tunelift.fast.attention import Rule, UnpackableError
-from tunelift.fast.layout import pack
 from tunelift.fast.low_rank import Products
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.packed_rows import pack
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.unpad import sped_up
 
-LAYOUT = pack([[1, 2, 3, 4, 5], [6, 7, 8]], [0, 0])
+PACKED_ROW = pack([[1, 2, 3, 4, 5], [6, 7, 8]], [0, 0])
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float64])
@@ -75,13 +76,13 @@ def heads(count: int, tokens: int, size: int) -> Tensor:
 )
 def test_attention_takes_heads_of_one_width_only(shapes: tuple[tuple[int, int, int], ...]) -> None:
     query, key, value = (heads(*shape) for shape in shapes)
-    assert not block_attention.suits(query, key, value, Rule(LAYOUT, causal), {})
+    assert not block_attention.suits(query, key, value, PACKED_ROW, {})
 
 
 @compiled
 def test_keys_wider_than_values_are_attended_by_torch() -> None:
     query, key, value = heads(2, 8, 192), heads(2, 8, 192), heads(2, 8, 128)
-    found = attention._over_blocks(SimpleNamespace(layer_idx=0), query, key, value, Rule(LAYOUT, causal), {})
+    found = attention._over_blocks(SimpleNamespace(layer_idx=0), query, key, value, Rule(PACKED_ROW, causal), {})
     plain = torch.nn.functional.scaled_dot_product_attention(
         query[:, :, :5], key[:, :, :5], value[:, :, :5], is_causal=True
     )
@@ -91,7 +92,7 @@ def test_keys_wider_than_values_are_attended_by_torch() -> None:
 
 @compiled
 def test_attention_of_another_row_is_refused() -> None:
-    plan = Rule(LAYOUT, causal).plan(1)
+    plan = Rule(PACKED_ROW, causal).plan(1)
     for tokens, keys in ((7, 8), (9, 9), (8, 7)):
         with pytest.raises(kernels.UnsafeCallError, match="are not those of the packed row"):
             block_attention.attend(heads(2, tokens, 16), heads(2, keys, 16), heads(2, keys, 16), plan, {})
@@ -99,7 +100,7 @@ def test_attention_of_another_row_is_refused() -> None:
 
 def test_a_token_that_sees_nothing_is_no_packed_row() -> None:
     with pytest.raises(UnpackableError, match="sees no other, nor itself"):
-        Rule(LAYOUT, lambda _b, _h, query, key: key < query).plan(1)
+        Rule(PACKED_ROW, lambda _b, _h, query, key: key < query).plan(1)
 
 
 @compiled
@@ -184,7 +185,7 @@ def test_what_is_no_number_is_none_in_attention(dtype: torch.dtype) -> None:
     query, key, value = (heads(2, 8, 16).to(dtype) for _ in range(3))
     key = key.clone()
     key[0, 0, 0, 0] = math.nan
-    found = block_attention.attend(query, key, value, Rule(LAYOUT, causal).plan(1), {})
+    found = block_attention.attend(query, key, value, Rule(PACKED_ROW, causal).plan(1), {})
     assert torch.isnan(found[0, :5, 0]).all()
     assert torch.isfinite(found[0, 5:]).all() and torch.isfinite(found[0, :, 1]).all()
 

@@ -26,9 +26,11 @@ from tunelift.core.errors import InputError
 from tunelift.fast import apply, fusing, restore
 from tunelift.fast.head import Asked, Head, over_vocabulary
 from tunelift.fast.lora import fused_lora
-from tunelift.fast.targets import TargetOnly, WholeLogits, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo
 from tunelift.fast.unpad import sped_up
+from tunelift.fast.whole_logits import WholeLogits
 from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import context_length

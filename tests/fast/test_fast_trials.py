@@ -12,7 +12,8 @@ import tiny_models
 from tunelift.core import cache
 from tunelift.fast import tried
 from tunelift.fast.rounding import apart, asked_plainly, in_float32
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo, stock
 from tunelift.fast.unpad import sped_up
 
@@ -53,9 +54,9 @@ def test_what_goes_wrong_in_long_rows_only_is_seen_in_such_rows(
     monkeypatch.setattr("tunelift.fast.trials.TELLING", 40)
     own = TargetOnly.packed_hidden
 
-    def forgetful(self: TargetOnly, layout: Any, *args: Any) -> torch.Tensor:
-        states = own(self, layout, *args).clone()
-        far = [place for place, position in enumerate(layout.positions[-len(states) :]) if position > 60]
+    def forgetful(self: TargetOnly, packed_row: Any, *args: Any) -> torch.Tensor:
+        states = own(self, packed_row, *args).clone()
+        far = [place for place, position in enumerate(packed_row.positions[-len(states) :]) if position > 60]
         states[far] *= 1.5
         return states
 

@@ -21,7 +21,7 @@ import tiny_models
 from tunelift.config.schema import ModelSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.models import load, load_tokenizer, pieces, weights
+from tunelift.models import load, load_tokenizer, streamed_conversion, weights
 from tunelift.tasks import TASKS
 from tunelift.untrusted.files import INDEX
 
@@ -191,7 +191,7 @@ def test_a_file_does_not_stay_in_memory_beside_the_weights_converted_from_it(tmp
     torch.manual_seed(0)
     weight = torch.randn(4096, 4097)  # 64 MiB, and no multiple of a page
     save_file({"before": torch.ones(3), "weight": weight}, tmp_path / "model.safetensors")
-    with safe_open(tmp_path / "model.safetensors", "pt") as file, pieces.converted_in_pieces():
+    with safe_open(tmp_path / "model.safetensors", "pt") as file, streamed_conversion.converted_in_pieces():
         before = of_files()
         found = core_model_loading._materialize_copy(file.get_slice("weight"), "cpu", torch.bfloat16)
         assert of_files() - before < weight.nbytes / 4

@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tunelift.core.errors import InputError
 from tunelift.models import convert, load, tokenizers
-from tunelift.models.splits import SPLITS
+from tunelift.models.word_splits import SPLITS
 from tunelift.untrusted.gguf import GgufFile, read
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -8,7 +8,7 @@ import torch
 import tiny_models
 from tunelift.evaluation.ranking import ranker
 from tunelift.fast import frozen, kernels
-from tunelift.fast.targets import target_model
+from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
 
 LEVERS = (

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_models
-from tunelift.evaluation.ranking import Plain, Tree, continuations, ranker
-from tunelift.fast.targets import TargetOnly, target_model
+from tunelift.evaluation.ranking import Plain, continuations, ranker
+from tunelift.evaluation.tree_ranking import Tree
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
 
 CPU = torch.device("cpu")
 PROMPTS = [[5, 6, 7, 8], [9], [4] * 11]
@@ -122,9 +124,9 @@ def test_labels_are_read_only_as_far_as_they_may_win(kind: str, monkeypatch: pyt
     prompts = [[*range(3, 30), *prompt] for prompt in PROMPTS]
     plain = Plain(view, CPU, 8).rank(prompts, [labels] * 3, None, silent)
 
-    def counted(layout: Any, at: Any = None) -> torch.Tensor:
-        read.append(len(layout.ids) - layout.computed)
-        return packed_hidden(layout, at)
+    def counted(packed_row: Any, at: Any = None) -> torch.Tensor:
+        read.append(len(packed_row.ids) - packed_row.computed)
+        return packed_hidden(packed_row, at)
 
     monkeypatch.setattr(view, "packed_hidden", counted)
     found = Tree(view).rank(prompts, [labels] * 3, [5, None, 63], silent)

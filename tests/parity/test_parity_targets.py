@@ -14,8 +14,11 @@ from torch.nn import functional as F
 import tiny_models
 from tunelift.fast import block_attention
 from tunelift.fast.head import TILE, Head
-from tunelift.fast.layout import pack
-from tunelift.fast.targets import IGNORED, TargetOnly, WholeLogits, target_model
+from tunelift.fast.packed_rows import pack
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED
+from tunelift.fast.whole_logits import WholeLogits
 
 BEGINNING = list(range(3, 23))
 """Tokens that rows share, more than it takes to share them."""
@@ -178,12 +181,12 @@ def test_a_row_in_training_does_not_feel_its_neighbours(kind: str, compiled: boo
 def test_preference_pairs_share_their_prompts() -> None:
     prompts = [[*range(3, 30)], [*range(50, 80)]]
     rows = [[*prompt, *answer] for prompt in prompts for answer in ([7, 8, 9], [9, 8])]
-    layout = pack(rows, [len(rows[i]) - 4 for i in range(4)])
-    assert [len(block.before) for block in layout.blocks] == [0, 1, 1, 0, 1, 1]
-    assert len(layout.ids) == sum(map(len, rows)) - 25 - 28
-    for row, places in zip(rows, layout.rows, strict=True):
-        assert [layout.ids[p] for p in places] == row
-        assert [layout.positions[p] for p in places] == list(range(len(row)))
+    packed_row = pack(rows, [len(rows[i]) - 4 for i in range(4)])
+    assert [len(block.before) for block in packed_row.blocks] == [0, 1, 1, 0, 1, 1]
+    assert len(packed_row.ids) == sum(map(len, rows)) - 25 - 28
+    for row, places in zip(rows, packed_row.rows, strict=True):
+        assert [packed_row.ids[p] for p in places] == row
+        assert [packed_row.positions[p] for p in places] == list(range(len(row)))
 
 
 def test_scores_are_soft_capped_only_where_the_models_own_attention_does_it() -> None:

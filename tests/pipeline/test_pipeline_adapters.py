@@ -20,8 +20,9 @@ from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import ModelSection
 from tunelift.core.errors import InputError
-from tunelift.fast.targets import WholeLogits, target_model
+from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
+from tunelift.fast.whole_logits import WholeLogits
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import compare_adapter
 from tunelift.tasks import TASKS

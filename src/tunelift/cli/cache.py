@@ -20,7 +20,7 @@ SCORES, MODELS, ALL = "scores", "models", "all"
 
 
 @dataclass(slots=True)
-class Kept:
+class CacheEntry:
     """What lies in the cache under one name: scores of one model, a converted model, or a folder of small facts."""
 
     kind: str
@@ -83,31 +83,31 @@ def command(clear: str | None, as_json: bool) -> None:
         click.echo(table(("name", "kind", "items", "size", "last used"), rows))
 
 
-def _scores() -> list[Kept]:
+def _scores() -> list[CacheEntry]:
     """Return the scores by model and adapter, those used last first."""
     from tunelift.evaluation.cache import files_kept
 
-    found: dict[tuple[str, str | None], Kept] = {}
+    found: dict[tuple[str, str | None], CacheEntry] = {}
     for path, about, items in files_kept():
         name, adapter = str(about.get("model") or "unknown"), about.get("adapter")
-        entry = found.setdefault((name, adapter), Kept(SCORES, name, adapter, 0))
+        entry = found.setdefault((name, adapter), CacheEntry(SCORES, name, adapter, 0))
         entry.items = (entry.items or 0) + items
         entry.holds(path)
     return sorted(found.values(), key=lambda entry: -entry.used)
 
 
-def _others(folder: Path) -> Iterator[Kept]:
+def _others(folder: Path) -> Iterator[CacheEntry]:
     """Yield each converted model by itself, and each other folder as a whole."""
     for path in sorted(folder.glob("*")):
         converted = path.name == MODELS
         for one in sorted(path.glob("[!.]*")) if converted else [path]:
             if one.name != SCORES:
-                entry = Kept("converted model" if converted else path.name, one.name)
+                entry = CacheEntry("converted model" if converted else path.name, one.name)
                 entry.holds(one)
                 yield entry
 
 
-def _cleared(kept: Sequence[Kept], name: str) -> list[Kept]:
+def _cleared(kept: Sequence[CacheEntry], name: str) -> list[CacheEntry]:
     """Remove what has a name, or is of that kind, and return it; raise InputError where nothing does."""
     meant = [entry for entry in kept if name in (ALL, entry.kind, entry.name)]
     if not meant and name not in (ALL, SCORES):

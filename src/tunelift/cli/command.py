@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tunelift.config.schema import Config
 
 SETTINGS = {"max_content_width": 110, "help_option_names": ["-h", "--help"]}
-FLAGS = "tunelift.flags"
 MEASURING = tuple(
     f"evaluate.{key}" for key in ("metrics", "max_new_tokens", "stop", "label_score", "batch_size", "slices", "cache")
 )
@@ -94,6 +93,7 @@ def config_of(
 
     `needs` are dotted names of what must be given. Raises InputError with every problem.
     """
+    from tunelift.cli.options import FLAGS
     from tunelift.config.load import load_config
 
     file, overrides = _split(ctx, arguments)

@@ -8,10 +8,12 @@ from typing import Any, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from tunelift.cli.command import FLAGS
 from tunelift.config.keywords import Stage, places
 from tunelift.config.schema import Config, choices
 from tunelift.config.settings import SECTIONS, SHORT, members
+
+FLAGS = "tunelift.flags"
+"""Where the context of a command keeps what its options say, by the dotted names of keys."""
 
 METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tunelift.comparison.flips import find_flips
 from tunelift.comparison.judging import judged, judged_together
-from tunelift.comparison.looks import count_look, test_hash, tuned_hash
+from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.notes import notes_on
 from tunelift.comparison.pairing import Side, Source, pair, read_side

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunelift.comparison.numbers import interval_text, level_text
 from tunelift.comparison.results import Comparison, MetricResult
 from tunelift.comparison.verdict import Scale, unknown_direction
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.wording.numbers import interval_text, level_text
 
 Kind = Literal["better", "no worse"]
 

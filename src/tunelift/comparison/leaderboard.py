@@ -10,14 +10,14 @@ from itertools import combinations
 from typing import Any
 
 from tunelift.comparison.judging import judged_together
-from tunelift.comparison.looks import count_look, test_hash, tuned_hash
+from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
-from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure
 from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, distinct, join, pair, read_side
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import unknown_direction
 from tunelift.core.errors import InputError, listed
 from tunelift.run_files.layout import FORMAT
+from tunelift.wording import leaderboard_text as text
 
 OPTIMISTIC = (
     "The best of several on one test set owes a part of its value to luck. Choose on validation rows, or measure the "
@@ -41,7 +41,7 @@ class Candidate:
     @property
     def place(self) -> str:
         """The rank in words: `1st`, or `tied 1st`."""
-        return f"tied {_ordinal(self.rank)}" if self.tied else _ordinal(self.rank)
+        return text.place(self.rank, self.tied)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Leaderboard:
         }
 
     def __str__(self) -> str:
-        return "\n\n".join([_sentence(self), _table(self), _rests_on(self)])
+        return text.describe(self.to_dict(), [reason for _, reason in self.left_out])
 
 
 def leaderboard(
@@ -245,58 +245,3 @@ def _model(side: Side) -> Any:
     """Return what identifies the model below an adapter: its weights where their hash is known."""
     model = (side.info.get("made_with") or {}).get("model")
     return (model.get("weights_sha256") or model) if isinstance(model, Mapping) else model
-
-
-def _sentence(board: Leaderboard) -> str:
-    first = [one.name for one in board.candidates if one.rank == 1]
-    where = f"on {board.metric} ({board.items} item{'s' * (board.items != 1)})"
-    if len(board.candidates) == 1:
-        return f"{first[0]} is the only candidate {where}."
-    if len(first) == 1:
-        return f"{first[0]} ranks first {where}: no other is shown to be better."
-    return f"{listed(first)} are tied for first place {where}: none is shown to be better than another of them."
-
-
-def _table(board: Leaderboard) -> str:
-    name = board.metric if board.higher_is_better else f"{board.metric} (lower is better)"
-    head = ["rank", "model", name, "difference", f"{level_text(board.level)} interval", "p", "against the base"]
-    widths = [high - low for low, high in (one.result.effect.interval or (0.0, 0.0) for one in board.candidates)]
-    places = max(3, *map(decimals, widths))
-    rows = [head, *(_row(one, places) for one in board.candidates), ["-", "base", f"{board.base:.{places}f}"]]
-    rows = [[*row, *[""] * (len(head) - len(row))] for row in rows]
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, columns, strict=True)).rstrip() for row in rows
-    )
-
-
-def _row(candidate: Candidate, places: int) -> list[str]:
-    result, interval = candidate.result, candidate.result.effect.interval
-    return [
-        candidate.place,
-        candidate.name,
-        f"{result.tuned:.{places}f}",
-        f"{result.effect.difference:+.{places}f}",
-        "-" if interval is None else interval_text(*interval),
-        p_figure(result.p_adjusted),
-        result.verdict.word,
-    ]
-
-
-def _rests_on(board: Leaderboard) -> str:
-    tests = listed(dict.fromkeys(one.result.effect.test for one in board.candidates))
-    lines = [f"Test: {tests}."]
-    if len(board.candidates) > 1:
-        lines.append(
-            f"p is corrected for {len(board.candidates)} candidates (Holm); ranks rest on all {len(board.duels)} "
-            "pairs of them, corrected alike. A rank is 1 plus the number of others shown to be better."
-        )
-    if board.looks is not None:
-        lines.append(f"Results compared on this test set so far: {board.looks}.")
-    lines += [f"Left out: {count} ({reason})." for reason, count in Counter(r for _, r in board.left_out).items()]
-    return "\n".join([*lines, *(f"Note: {note}" for note in board.notes)])
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"

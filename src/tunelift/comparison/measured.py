@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.comparison.draws import Floats
-from tunelift.comparison.pairing import LeftOut, Pair, Row, Side, distinct
+from tunelift.comparison.pairing import LeftOut, Pair, Side, distinct
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import ScoreRow
 from tunelift.metrics import METRICS, bounds, direction, formula, ratio_value
 
 _COUNTS = 'Counts are written as "counts": {"bleu": {"matched 1": 7, ...}}, with numbers.'
@@ -235,7 +236,7 @@ def _from_totals(from_counts: Callable[[Mapping[str, Floats]], Floats], names: S
     return from_counts(dict(zip(names, totals.T, strict=True)))
 
 
-def _sides(pairs: Sequence[Pair]) -> tuple[list[Row], list[Row]]:
+def _sides(pairs: Sequence[Pair]) -> tuple[list[ScoreRow], list[ScoreRow]]:
     return [item.base for item in pairs], [item.tuned for item in pairs]
 
 
@@ -263,14 +264,14 @@ def _check_formula(measured: Measured) -> None:
         ) from error
 
 
-def _counts(row: Row) -> Mapping[str, Mapping[str, float]]:
+def _counts(row: ScoreRow) -> Mapping[str, Mapping[str, float]]:
     counts = row.get("counts") or {}
     if not isinstance(counts, Mapping):
         raise InputError(f'The item "{row["id"]}" has counts = {counts!r}.', fix=_COUNTS)
     return counts
 
 
-def _checked_counts(row: Row, name: str) -> Mapping[str, float] | None:
+def _checked_counts(row: ScoreRow, name: str) -> Mapping[str, float] | None:
     counts = _counts(row).get(name)
     if counts is None or row.get("unscored"):
         return None
@@ -282,13 +283,13 @@ def _checked_counts(row: Row, name: str) -> Mapping[str, float] | None:
     return dict(counts)
 
 
-def _names(side: Side, rows: Sequence[Row]) -> list[str]:
+def _names(side: Side, rows: Sequence[ScoreRow]) -> list[str]:
     declared = (side.info.get("metrics") or {}) if side.info else {}
     present = dict.fromkeys(name for row in rows for name in [*(row.get("metrics") or {}), *_counts(row)])
     return [*(name for name in declared if name in present), *(name for name in present if name not in declared)]
 
 
-def _value(row: Row, name: str) -> float:
+def _value(row: ScoreRow, name: str) -> float:
     value = None if row.get("unscored") else (row.get("metrics") or {}).get(name)
     if value is None:
         return math.nan

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from tunelift.comparison.effect import members
 from tunelift.comparison.readers import read_scores
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import Scores, as_text, content_hash
+from tunelift.core.records import ScoreRow, Scores, as_text, content_hash
 
-Row = Mapping[str, Any]
-Source = str | Path | Scores | Sequence[Row]
+Source = str | Path | Scores | Sequence[ScoreRow]
 
 MUST_AGREE = ("task", "prompt", "decoding", "label_scoring", "max_length")
 """Keys of "made_with" that change what a score means. Model and adapter may differ: that is the comparison."""
@@ -28,7 +27,7 @@ class Side:
     """One side's rows by id, in file order, and how they were made; `name` is "base" or "tuned"."""
 
     name: str
-    rows: dict[str, Row]
+    rows: dict[str, ScoreRow]
     info: Mapping[str, Any]
 
 
@@ -36,8 +35,8 @@ class Pair(NamedTuple):
     """One row of each side with the same id. Rows of equal input and reference are one `item`, under whatever ids."""
 
     id: str
-    base: Row
-    tuned: Row
+    base: ScoreRow
+    tuned: ScoreRow
     item: str
 
     @property
@@ -58,7 +57,7 @@ class Pair(NamedTuple):
         return all(_unscored(row) for _, row in self._sides)
 
     @property
-    def _sides(self) -> tuple[tuple[str, Row], tuple[str, Row]]:
+    def _sides(self) -> tuple[tuple[str, ScoreRow], tuple[str, ScoreRow]]:
         return ("base", self.base), ("tuned", self.tuned)
 
 
@@ -83,7 +82,7 @@ def read_side(source: Source, name: str, columns: Mapping[str, str] | None = Non
         raise InputError(f"The {name} side is no table whose columns could be named: a known tool wrote it.")
     if not source.rows:
         raise InputError(f"The {name} side has no rows.", fix="Give one row per item.")
-    rows: dict[str, Row] = {}
+    rows: dict[str, ScoreRow] = {}
     repeated: list[str] = []
     for number, row in enumerate(source.rows, start=1):
         _check_row(row, number, name)
@@ -162,13 +161,13 @@ def _root(joined: dict[str, str], label: str) -> str:
     return label
 
 
-def _identity(row: Row, key: str) -> tuple[str, str]:
+def _identity(row: ScoreRow, key: str) -> tuple[str, str]:
     """Return what tells an item: its input and reference, or its id where no input is known."""
     given, wanted = as_text(row["input"]), as_text(row["reference"])
     return (given, wanted) if given else ("", f"id {key}")
 
 
-def _check_row(row: Row, number: int, name: str) -> None:
+def _check_row(row: ScoreRow, number: int, name: str) -> None:
     missing = [key for key in ("id", "input", "reference") if row.get(key) is None]
     if missing:
         raise InputError(
@@ -217,14 +216,14 @@ def _made_differently(base: Side, tuned: Side) -> list[str]:
     ]
 
 
-def _content(row: Row) -> str:
+def _content(row: ScoreRow) -> str:
     return content_hash(as_text(row["input"]), as_text(row["reference"]))
 
 
-def _unscored(row: Row) -> str | None:
+def _unscored(row: ScoreRow) -> str | None:
     reason = row.get("unscored")
     return str(reason) if reason else None
 
 
-def _some(rows: Mapping[str, Row]) -> str:
+def _some(rows: Mapping[str, ScoreRow]) -> str:
     return f"id {listed(rows, 3)}"

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tunelift.comparison.paired_tests import Floats
-from tunelift.comparison.pairing import Pair, Row, clusters_of
+from tunelift.comparison.pairing import Pair, clusters_of
+from tunelift.core.records import ScoreRow
 
 MOST_BINS = 15
 UNITS_A_BIN = 20
@@ -105,7 +106,7 @@ def probability_calibration(pairs: Sequence[Pair], level: float, labels: int | N
     }
 
 
-def _has_scores(row: Row) -> bool:
+def _has_scores(row: ScoreRow) -> bool:
     """Return whether the chosen label's share can be computed: other labels may be impossible, none may be NaN."""
     prediction, scores = row.get("prediction"), row.get("label_scores") or {}
     if not isinstance(prediction, str) or scores.get(prediction) is None:
@@ -113,13 +114,13 @@ def _has_scores(row: Row) -> bool:
     return math.isfinite(scores[prediction]) and all(score < math.inf for score in scores.values())
 
 
-def _side(rows: Sequence[Row], units: int) -> _Side:
+def _side(rows: Sequence[ScoreRow], units: int) -> _Side:
     confidence = np.array([_confidence(row) for row in rows])
     right = np.array([float(str(row["prediction"]).strip() == str(row["reference"]).strip()) for row in rows])
     return _Side(confidence, right, *_equal_bins(confidence, units))
 
 
-def _confidence(row: Row) -> float:
+def _confidence(row: ScoreRow) -> float:
     """Return the chosen label's share of the labels' summed probabilities."""
     scores = row["label_scores"]
     chosen = scores[row["prediction"]]

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunelift.comparison import power, text
+from tunelift.comparison import power
 from tunelift.comparison.effect import Effect
 from tunelift.comparison.flips import Flip
 from tunelift.comparison.pairing import LeftOut
 from tunelift.comparison.verdict import Verdict, Word
 from tunelift.run_files.layout import FORMAT
+from tunelift.wording import comparison_text as text
 
 CLAIM = "this adapter, on items like these"
 """What one training run can show; that another seed would do as well takes several runs."""
@@ -71,14 +72,6 @@ class MetricResult:
         if rose is None or fell is None or self.higher_is_better is None:
             return None
         return {"gained": rose, "lost": fell} if self.higher_is_better else {"gained": fell, "lost": rose}
-
-    @property
-    def counted(self) -> str:
-        """How many items the result rests on, as a clause."""
-        items = f"{self.items} item{'s' * (self.items != 1)}"
-        if not self.effect.one_sided:
-            return items
-        return f"{self.items} of {self.items + self.effect.one_sided} items scored on both sides"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +137,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return comparison.json: plain values only, and no NaN."""
         verdict, selection = self.judged.verdict, self.selection
-        return {
+        entries: dict[str, Any] = {
             "format": FORMAT,
             "items": self.items,
             "left_out": len(self.left_out),
@@ -155,7 +148,6 @@ class Comparison:
                 "against": self.against,
                 "verdict": verdict.word,
                 "reason": verdict.reason,
-                "sentence": text.sentence(self),
             },
             "metrics": _entries(self.metrics),
             "selection": selection and {
@@ -184,9 +176,11 @@ class Comparison:
             },
             "notes": self.notes,
         }  # fmt: skip
+        entries["headline"]["sentence"] = text.sentence(entries)
+        return entries
 
     def __str__(self) -> str:
-        return text.describe(self)
+        return text.describe(self.to_dict(), self.flips, [reason for _, reason in self.left_out])
 
     def _without_duplicates(self) -> dict[str, Any] | None:
         alone = self.without_duplicates

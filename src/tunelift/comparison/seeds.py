@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from tunelift.comparison.numbers import interval_text, level_text
 from tunelift.comparison.verdict import Scale, Word
+from tunelift.wording.numbers import interval_text, level_text
 
 CLAIM = "this recipe against the base, with other seeds, on these items"
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tunelift.comparison.effect import Effect
 from tunelift.comparison.judging import judged_together
 from tunelift.comparison.measured import Measured
-from tunelift.comparison.pairing import Pair, Row
+from tunelift.comparison.pairing import Pair
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import Verdict
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import as_text
+from tunelift.core.records import ScoreRow, as_text
 
 MOST_VALUES = 20
 """Further values of a column, the rarest, are one slice together."""
@@ -80,7 +80,7 @@ def _value_of(item: Pair, column: str) -> str:
     return known.pop() if known else ""
 
 
-def _cell(row: Row, column: str) -> Any:
+def _cell(row: ScoreRow, column: str) -> Any:
     named = row.get("slices") or {}
     return named[column] if column in named else row.get(column)
 

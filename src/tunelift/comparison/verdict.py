@@ -7,7 +7,7 @@ from typing import Literal
 
 from tunelift.comparison import power
 from tunelift.comparison.effect import Effect
-from tunelift.comparison.numbers import interval_text, level_text, p_text
+from tunelift.wording.numbers import interval_text, level_text, p_text
 
 Word = Literal["better", "worse", "equivalent", "different", "inconclusive"]
 """`different`: a difference is shown, and nobody says whether a higher value is better."""

@@ -14,6 +14,9 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.run_files.layout import METRICS, SCORES
 
+ScoreRow = Mapping[str, Any]
+"""What is known of one item, as a line of scores.jsonl has it; see `Scores`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
-from tunelift.data.beside import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.formats import Table
 from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates
 from tunelift.data.proposal import header_hint, header_note, propose
+from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.template import Template
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")

@@ -13,8 +13,8 @@ from tunelift.core.registry import Registry
 from tunelift.core.text_table import TextTable, read_text_table
 from tunelift.data.class_names import with_class_names
 
-Row = dict[str, Any]
-Numbered = list[tuple[int, Row]]
+TableRow = dict[str, Any]
+Numbered = list[tuple[int, TableRow]]
 Columns = Sequence[str] | None
 
 _TAGGED = ("conll", "conllu", "bio", "iob", "iob2")
@@ -33,7 +33,7 @@ class Table:
     """
 
     name: str
-    rows: list[Row]
+    rows: list[TableRow]
     numbers: list[int]
     unit: str = "row"
     path: Path | None = None
@@ -143,7 +143,7 @@ def _read_json(path: Path, columns: Columns) -> Numbered:
     return [(number, text_files.json_object(item, where, shape)) for number, where, item in places]
 
 
-def _questions(articles: Sequence[Any], where: str) -> Iterator[Row]:
+def _questions(articles: Sequence[Any], where: str) -> Iterator[TableRow]:
     """Yield SQuAD's questions, which lie in paragraphs of articles, as rows like those of the Hub's copies."""
     shape = (
         'SQuAD\'s layout is {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}.'

@@ -11,7 +11,7 @@ from typing import Any
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
 from tunelift.core.text_table import DELIMITERS
-from tunelift.data.formats import Row, Table, read_file
+from tunelift.data.formats import Table, TableRow, read_file
 from tunelift.data.shards import Shards
 
 _KINDS = {"datasets.packaged_modules.csv.csv": "csv", "datasets.packaged_modules.json.json": "json"}
@@ -96,13 +96,13 @@ def _is_one_per_line(path: Path) -> bool:
     return len(lines) > 1 or not isinstance(text_files.json_value(lines[0], str(path)).get("data"), list)
 
 
-def _with_all_columns(rows: list[Row]) -> list[Row]:
+def _with_all_columns(rows: list[TableRow]) -> list[TableRow]:
     """Give every row every column, as `datasets` does, so that splits stay as they were drawn."""
     nothing = dict.fromkeys(name for row in rows for name in row)
     return [nothing | row for row in rows]
 
 
-def _with_numbers(rows: list[Row]) -> list[Row]:
+def _with_numbers(rows: list[TableRow]) -> list[TableRow]:
     """Make numbers of the columns of which every cell is written as Python writes it, and None of blank cells.
 
     These are the values that `datasets` gives, so that class numbers are named and splits stay as they were drawn;

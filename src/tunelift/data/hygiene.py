@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tunelift.core.records import Example
-from tunelift.data.duplicates import near_duplicates, normalised, varying
+from tunelift.data.duplicates import near_duplicates, normalised
 from tunelift.data.examples import looks_like_labels
-
-if TYPE_CHECKING:
-    from tunelift.data.splits import Splits
+from tunelift.data.leaks import Leak
+from tunelift.data.overlap import compared_texts, says_nothing
 
 EXAMPLES, EXAMPLE_CHARACTERS = 5, 300
 """How many examples are kept of what was found, and how much of each text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """A row that was removed because test holds it, exactly or nearly; the texts are those that were compared."""
-
-    row: Example
-    test: Example
-    texts: tuple[str, str]
-    similarity: float
-    is_near: bool
-
-
-def hygiene(splits: Splits) -> dict[str, Any]:
+def hygiene(
+    roles: Mapping[str, Sequence[Example]], leaks: Sequence[Leak], repeats: Sequence[Example], removed: int
+) -> dict[str, Any]:
     """Return the "hygiene" of the manifest: labels and lengths per role, conflicts and near duplicates.
 
+    `leaks` and `repeats` are those of `splits.Splits`; `removed` rows were near duplicates that are gone from train.
     Lengths are in characters of prompt and completion together. "conflicts" are inputs that stand in train (before rows
     of test and validation were removed from it), validation or test with different completions. Of "near_duplicates",
     "removed_from_train" counts those of test and of validation, and the examples are those of test.
     """
-    roles = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     held = {role: examples for role, examples in roles.items() if examples}
-    removed = [leak.row for leak in splits.leaks] + splits.repeats
-    everything = [example for examples in held.values() for example in examples] + removed
+    there = [example for examples in held.values() for example in examples]
+    everything = [*there, *(leak.row for leak in leaks), *repeats]
     return {
         "labels": {role: counted_labels(examples) for role, examples in held.items()}
         if looks_like_labels(everything)
         else {},
         "lengths": {role: _lengths(examples) for role, examples in held.items()},
         "conflicts": _conflicts(everything),
-        "near_duplicates": _near_duplicates(splits),
+        "near_duplicates": _near_duplicates(held.get("train", ()), leaks, removed),
     }
 
 
@@ -54,22 +43,6 @@ def counted_labels(examples: Iterable[Example]) -> dict[str, int]:
     """Return how many examples have each completion, the most frequent first."""
     counts = Counter(example.completion.strip() for example in examples)
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
-
-
-def compared_texts(examples: Sequence[Example], like: Sequence[Example] | None = None) -> list[str]:
-    """Return what identifies each item, the template taken off: the prompt, or where it says nothing the completion.
-
-    A prompt says nothing if it is blank, or the same for all of `like` (by default `examples`).
-    """
-    if says_nothing(examples if like is None else like):
-        return [example.completion for example in examples]
-    pairs = zip(varying([example.prompt for example in examples]), examples, strict=True)
-    return [text if example.prompt.strip() else example.completion for text, example in pairs]
-
-
-def says_nothing(examples: Sequence[Example]) -> bool:
-    """Whether all of several examples have one prompt, so that it tells none from another."""
-    return len(examples) > 1 and len({example.prompt for example in examples}) == 1
 
 
 def _lengths(examples: Sequence[Example]) -> dict[str, Any]:
@@ -96,16 +69,15 @@ def _conflicts(examples: Sequence[Example]) -> dict[str, Any]:
     return {"count": len(found), "examples": shown}
 
 
-def _near_duplicates(splits: Splits) -> dict[str, Any]:
-    near = sorted((leak for leak in splits.leaks if leak.is_near), key=lambda leak: -leak.similarity)
-    counts = splits.report.splits.get("train")
-    within = near_duplicates(compared_texts(splits.train)) if splits.train else []
+def _near_duplicates(train: Sequence[Example], leaks: Sequence[Leak], removed: int) -> dict[str, Any]:
+    near = sorted((leak for leak in leaks if leak.is_near), key=lambda leak: -leak.similarity)
+    within = near_duplicates(compared_texts(train)) if train else []
     shown = [
         {"train": cut(leak.texts[0]), "test": cut(leak.texts[1]), "similarity": round(leak.similarity, 2)}
         for leak in _spread(near)
     ]
     return {
-        "removed_from_train": counts.near_overlap if counts else 0,
+        "removed_from_train": removed,
         "within_train": len({match.index for match in within}),
         "examples": shown,
     }

@@ -10,7 +10,7 @@ from tunelift.core import text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Given, Wanted
 from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
-from tunelift.data.formats import Row, Table
+from tunelift.data.formats import Table, TableRow
 from tunelift.data.template import Template
 
 BESIDE = {
@@ -42,7 +42,7 @@ class Layout(Protocol):
         """The columns that are read, those that are optional included."""
         ...
 
-    def __call__(self, row: Row, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Parts:
         """Return the row's parts; raise InputError that names it."""
         ...
 
@@ -65,7 +65,7 @@ class Templates:
         """The columns that the templates name."""
         return [*(self.prompt.columns if self.prompt else ()), *self.completion.columns]
 
-    def __call__(self, row: Row, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Parts:
         """Fill the templates; a row is empty where all columns that a template names are blank."""
         prompt = "" if self.prompt is None else self.prompt.fill(row, where)
         answer = {name: self.labels.get(str(row.get(name)), row.get(name)) for name in self.completion.columns}
@@ -100,13 +100,13 @@ class Instructions:
 
     columns: Sequence[str] = ("instruction", "input", "output", "system", "history")
 
-    def __call__(self, row: Row, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Parts:
         """Return the row's parts; raise InputError for a history that is no list of pairs."""
         parts = Templates(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT, _OUTPUT)(row, where)
         before = self._before(row, where)
         return Parts(before + parts.prompt, parts.completion, empty=parts.empty) if before else parts
 
-    def _before(self, row: Row, where: str) -> str:
+    def _before(self, row: TableRow, where: str) -> str:
         beside = {name: row.get(name) for name in ("system", "history")}
         if not any(beside.values()):
             return ""
@@ -124,13 +124,13 @@ class Questions:
 
     columns: Sequence[str] = ("context", "question", "answers")
 
-    def __call__(self, row: Row, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Parts:
         """Return the row's parts; a question without an answer is left out."""
         answers = self.answers(row, where)
         completion = Template(" {answer}", "the question format")
         return Templates(_QUESTION, completion)({**row, "answer": answers[0] if answers else ""}, where)
 
-    def answers(self, row: Row, where: str) -> list[str]:
+    def answers(self, row: TableRow, where: str) -> list[str]:
         """Return the texts of a row's answers, each once."""
         found = row.get("answers")
         texts = found.get("text") if isinstance(found, Mapping) else found
@@ -163,7 +163,7 @@ class Conversations:
         """The columns that are read."""
         return [*self.messages, *self.beside]
 
-    def __call__(self, row: Row, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Parts:
         """Return the conversation, and its last answer as the completion."""
         beside = {BESIDE[name]: row.get(name) or None for name in self.beside}
         if len(self.messages) == 1:

@@ -1,4 +1,4 @@
-"""What a training row would give away of test or validation: the same question, or an answer within a conversation."""
+"""What rows are compared by, and what a training row would give away of test or validation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tunelift.core.records import Example
 from tunelift.data.conversations import as_answer, as_prompt, is_learned
-from tunelift.data.hygiene import says_nothing
+from tunelift.data.duplicates import varying
 
 
 class Held:
@@ -35,6 +35,22 @@ class Held:
         for asked, answered in _earlier(row) if self._answered else ():
             found += self._answered.get((folded(asked), folded(answered)), ())
         return list({item.id: item for item in found}.values())
+
+
+def compared_texts(examples: Sequence[Example], like: Sequence[Example] | None = None) -> list[str]:
+    """Return what identifies each item, the template taken off: the prompt, or where it says nothing the completion.
+
+    A prompt says nothing if it is blank, or the same for all of `like` (by default `examples`).
+    """
+    if says_nothing(examples if like is None else like):
+        return [example.completion for example in examples]
+    pairs = zip(varying([example.prompt for example in examples]), examples, strict=True)
+    return [text if example.prompt.strip() else example.completion for text, example in pairs]
+
+
+def says_nothing(examples: Sequence[Example]) -> bool:
+    """Whether all of several examples have one prompt, so that it tells none from another."""
+    return len(examples) > 1 and len({example.prompt for example in examples}) == 1
 
 
 def folded(text: str) -> str:

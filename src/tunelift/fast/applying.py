@@ -18,7 +18,9 @@ from tunelift.fast.attention import registered
 from tunelift.fast.frozen import frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.lora import fuse
-from tunelift.fast.targets import IGNORED, TargetModel, TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED, TargetModel
 from tunelift.fast.trials import some_ids
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 from tunelift.fast.unpad import rows_of, unpad

@@ -2,7 +2,7 @@
 
 The model asks the registry for a mask and gets its own rule back (which positions may see which), and asks it for
 attention, which is then computed block by block; so sliding windows and chunks are the model's own. A call without a
-layout goes to the function that the model had before.
+packed row goes to the function that the model had before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunelift.fast import block_attention
-from tunelift.fast.layout import Block, Layout
+from tunelift.fast.packed_rows import Block, PackedRow
 
 NAME = "packed_"
 """Our functions are registered as this and the name of the function that a model had before."""
@@ -26,7 +26,7 @@ NAME = "packed_"
 REFUSED = ("position_bias", "s_aux", "head_mask")
 """Arguments of attention functions that change the result and are not known here."""
 
-_current: ContextVar[Layout | None] = ContextVar("the packed row of the calls inside", default=None)
+_current: ContextVar[PackedRow | None] = ContextVar("the packed row of the calls inside", default=None)
 
 
 class UnpackableError(Exception):
@@ -38,11 +38,11 @@ class AttentionReached(Exception):  # noqa: N818 - no error: the way out of a la
 
 
 @contextmanager
-def packed(config: Any, layout: Layout) -> Iterator[None]:
+def packed(config: Any, packed_row: PackedRow) -> Iterator[None]:
     """Let the model with this transformers config see one packed row, laid out so, for the calls inside."""
     before = config._attn_implementation
     config._attn_implementation = registered(before)
-    token = _current.set(layout)
+    token = _current.set(packed_row)
     try:
         yield
     finally:
@@ -50,10 +50,10 @@ def packed(config: Any, layout: Layout) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def packed_inputs(layout: Layout, device: torch.device) -> dict[str, Any]:
+def packed_inputs(packed_row: PackedRow, device: torch.device) -> dict[str, Any]:
     """Return what is not computed yet as the inputs of a decoder: ids, positions and a mask of ones, each (1, N)."""
-    new = slice(layout.computed, None)
-    both = (torch.tensor([values[new]], dtype=torch.long) for values in (layout.ids, layout.positions))
+    new = slice(packed_row.computed, None)
+    both = (torch.tensor([values[new]], dtype=torch.long) for values in (packed_row.ids, packed_row.positions))
     ids, positions = (values.to(device) for values in both)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
@@ -71,21 +71,21 @@ def registered(name: str | None) -> str:
 
 
 class Rule:
-    """A model's own rule of who attends to whom, for the blocks of a layout. It travels as the attention mask.
+    """A model's own rule of who attends to whom, for the blocks of a packed row. It travels as the attention mask.
 
     One that `stops` ends the layer by `AttentionReached` once its keys and values are kept.
     """
 
-    def __init__(self, layout: Layout, allowed: Callable[..., Tensor], stops: bool = False) -> None:
-        self.layout, self.allowed, self.stops = layout, allowed, stops
+    def __init__(self, packed_row: PackedRow, allowed: Callable[..., Tensor], stops: bool = False) -> None:
+        self.packed_row, self.allowed, self.stops = packed_row, allowed, stops
         self._masks: dict[int, Tensor] = {}
         self._folded: dict[tuple[int, int, torch.device], Tensor | None] = {}
-        self._plans: dict[int, block_attention.Plan] = {}
+        self._plans: dict[int, block_attention.AttentionPlan] = {}
 
-    def plan(self, share: int) -> block_attention.Plan:
+    def plan(self, share: int) -> block_attention.AttentionPlan:
         """Return the blocks as the kernels take them, for so many heads of queries to one of keys."""
         if share not in self._plans:
-            self._plans[share] = block_attention.planned(self.layout, share, self._mask)
+            self._plans[share] = block_attention.planned(self.packed_row, share, self._mask)
         return self._plans[share]
 
     def causal(self, number: int) -> bool:
@@ -103,15 +103,15 @@ class Rule:
 
     def _mask(self, number: int) -> Tensor:
         if number not in self._masks:
-            self._masks[number] = self._made(self.layout.blocks[number])
+            self._masks[number] = self._made(self.packed_row.blocks[number])
         return self._masks[number]
 
     def _made(self, block: Block) -> Tensor:
-        layout = self.layout
-        seen = list(range(layout.past.tokens)) if layout.past else []
-        for other in (*(layout.blocks[b] for b in block.before), block):
-            seen.extend(layout.positions[other.start : other.stop])
-        own = layout.positions[block.start : block.stop]
+        packed_row = self.packed_row
+        seen = list(range(packed_row.past.tokens)) if packed_row.past else []
+        for other in (*(packed_row.blocks[b] for b in block.before), block):
+            seen.extend(packed_row.positions[other.start : other.stop])
+        own = packed_row.positions[block.start : block.stop]
         queries, keys = (torch.tensor(places, dtype=torch.long, device="cpu") for places in (own, seen))
         queries, keys, zero = queries[:, None], keys[None], torch.zeros((), dtype=torch.long, device="cpu")
         mask = self.allowed(zero, zero, queries, keys).expand(len(own), len(seen))
@@ -124,9 +124,9 @@ class Rule:
 
 
 def _mask(name: str, **arguments: Any) -> Any:
-    layout = _current.get()
-    if layout is not None:
-        return Rule(layout, arguments["mask_function"])
+    packed_row = _current.get()
+    if packed_row is not None:
+        return Rule(packed_row, arguments["mask_function"])
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     return ALL_MASK_ATTENTION_FUNCTIONS[name](**arguments)
@@ -159,21 +159,21 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     """Attend block by block: query (1, H, N, d), key and value (1, G, N, d) with G dividing H -> (1, N, H, d)."""
     if any(options.get(name) is not None for name in REFUSED):
         raise UnpackableError("its attention adds something that is not known here")
-    layout = rule.layout
-    kept = layout.keep.layers.setdefault(getattr(module, "layer_idx", 0), []) if layout.keep else []
+    packed_row = rule.packed_row
+    kept = packed_row.keep.layers.setdefault(getattr(module, "layer_idx", 0), []) if packed_row.keep else []
     first = len(kept)
-    lengths = [block.stop - block.start for block in layout.blocks[first:]]
+    lengths = [block.stop - block.start for block in packed_row.blocks[first:]]
     kept.extend(zip(torch.split(key, lengths, dim=2), torch.split(value, lengths, dim=2), strict=True))
     if rule.stops:
         raise AttentionReached
-    past = layout.past.layers[module.layer_idx] if layout.past else []
-    if block_attention.suits(query, key, value, rule, options):
+    past = packed_row.past.layers[module.layer_idx] if packed_row.past else []
+    if block_attention.suits(query, key, value, packed_row, options):
         if past or first:
             key, value = (_joined([pair[i] for pair in (*past, *kept)]) for i in (0, 1))
         return block_attention.attend(query, key, value, rule.plan(query.shape[1] // key.shape[1]), options)
     parts = []
     for number, own in enumerate(torch.split(query, lengths, dim=2), first):
-        seen = [*past, *(kept[b] for b in (*layout.blocks[number].before, number))]
+        seen = [*past, *(kept[b] for b in (*packed_row.blocks[number].before, number))]
         k, v = (_joined([pair[i] for pair in seen]) for i in (0, 1))
         parts.append(_attend(own, k, v, rule, number, options))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()

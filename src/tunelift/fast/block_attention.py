@@ -10,17 +10,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
-from tunelift.fast.layout import Layout
-
-if TYPE_CHECKING:
-    from tunelift.fast.attention import Rule
+from tunelift.fast.packed_rows import PackedRow
 
 SCORES_AT_MOST = 2**27
 """Scores (heads times queries times keys) of one block; above, the buffers of the way back take too much memory."""
@@ -37,7 +34,7 @@ TASKS_OF_A_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AttentionPlan:
     """Who attends to whom, as attention.c reads it: its tables, and how many columns there are in all."""
 
     tables: dict[str, Tensor]
@@ -48,7 +45,7 @@ class Plan:
     keys: int
 
 
-class _Plan(ctypes.Structure):
+class _PlanStruct(ctypes.Structure):
     """The struct of attention.c."""
 
     _fields_ = (
@@ -60,19 +57,18 @@ class _Plan(ctypes.Structure):
     )
 
 
-def suits(query: Tensor, key: Tensor, value: Tensor, rule: Rule, options: dict[str, Any]) -> bool:
+def suits(query: Tensor, key: Tensor, value: Tensor, packed_row: PackedRow, options: dict[str, Any]) -> bool:
     """Tell whether these blocks are to be computed here."""
-    layout = rule.layout
     if options.get("softcap") is not None or not 0 <= (options.get("dropout") or 0.0) < 1:
         return False
     if not _alike(query, key, value) or kernels.of(query, key, value) is None:
         return False
-    past = layout.past.tokens if layout.past else 0
-    lengths = [block.stop - block.start for block in layout.blocks]
+    past = packed_row.past.tokens if packed_row.past else 0
+    lengths = [block.stop - block.start for block in packed_row.blocks]
     return all(
         len(block.before) < SEES_AT_MOST - 1
         and query.shape[1] * n * (past + n + sum(lengths[b] for b in block.before)) <= SCORES_AT_MOST
-        for block, n in zip(layout.blocks, lengths, strict=True)
+        for block, n in zip(packed_row.blocks, lengths, strict=True)
     )
 
 
@@ -84,27 +80,27 @@ def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return heads and len(query) == len(key) == 1 and query.shape[3] == key.shape[3] and query.shape[3] % COLUMNS == 0
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, options: dict[str, Any]) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, options: dict[str, Any]) -> Tensor:
     """Attend with query (1, H, N, d), key and value (1, G, C, d) with G dividing H -> (1, N, H, d)."""
     scale, dropout = options.get("scaling") or query.shape[3] ** -0.5, options.get("dropout") or 0.0
     found: Tensor = _Attention.apply(query[0], key[0], value[0], plan, (scale, dropout))  # type: ignore[no-untyped-call]
     return found[None]
 
 
-def planned(layout: Layout, share: int, mask: Callable[[int], Tensor]) -> Plan:
+def planned(packed_row: PackedRow, share: int, mask: Callable[[int], Tensor]) -> AttentionPlan:
     """Return the plan of the blocks that are not computed yet; `mask(number)` (n, c) says what each token of one sees.
 
     `share` is how many heads of queries ask one head of keys. Keys are those of the past, then of all blocks in order.
     """
-    past = layout.past.tokens if layout.past else 0
-    new = [number for number, block in enumerate(layout.blocks) if block.start >= layout.computed]
-    seen_by = {b: ([-1] if past else []) + [*layout.blocks[b].before, b] for b in new}
+    past = packed_row.past.tokens if packed_row.past else 0
+    new = [number for number, block in enumerate(packed_row.blocks) if block.start >= packed_row.computed]
+    seen_by = {b: ([-1] if past else []) + [*packed_row.blocks[b].before, b] for b in new}
     segments: dict[int, int] = {}
     rows: list[tuple[int, int, int]] = []
     columns = 0
     for number in dict.fromkeys(b for seen in seen_by.values() for b in seen):
         start, stop = (
-            (0, past) if number < 0 else (past + layout.blocks[number].start, past + layout.blocks[number].stop)
+            (0, past) if number < 0 else (past + packed_row.blocks[number].start, past + packed_row.blocks[number].stop)
         )
         segments[number] = len(rows)
         rows.append((start, stop, columns))
@@ -113,7 +109,9 @@ def planned(layout: Layout, share: int, mask: Callable[[int], Tensor]) -> Plan:
     masks = [mask(number) for number in new]
     begins = buffered = widest = 0
     for at, (number, own) in enumerate(zip(new, masks, strict=True)):
-        start, stop = (place - layout.computed for place in (layout.blocks[number].start, layout.blocks[number].stop))
+        start, stop = (
+            place - packed_row.computed for place in (packed_row.blocks[number].start, packed_row.blocks[number].stop)
+        )
         numbers = [segments[b] for b in seen_by[number]]
         blocks.append((start, stop, len(sees), len(numbers), begins, own.shape[1]))
         begins += own.numel()
@@ -128,8 +126,8 @@ def planned(layout: Layout, share: int, mask: Callable[[int], Tensor]) -> Plan:
     seen = torch.cat([own.flatten() for own in masks]).to(torch.uint8)
     tables = {"segments": rows, "blocks": blocks, "sees": sees, "tasks": tasks}
     made = {name: torch.tensor(table, dtype=torch.long, device="cpu") for name, table in tables.items()}
-    queries, keys = len(layout.ids) - layout.computed, max(stop for _, stop, _ in rows)
-    return Plan(made | {"seen": seen.contiguous()}, columns, widest, buffered, queries, keys)
+    queries, keys = len(packed_row.ids) - packed_row.computed, max(stop for _, stop, _ in rows)
+    return AttentionPlan(made | {"seen": seen.contiguous()}, columns, widest, buffered, queries, keys)
 
 
 def _padded(count: int) -> int:
@@ -140,7 +138,9 @@ class _Attention(torch.autograd.Function):
     """query (H, N, d), key and value (G, C, d) -> (N, H, d)."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, how: tuple[float, float]) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, how: tuple[float, float]
+    ) -> Tensor:
         query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         ctx.how = plan, *how, kernels.seed() if how[1] else 0
         about = _about(query, key, value, *ctx.how)
@@ -162,7 +162,7 @@ class _Attention(torch.autograd.Function):
         return *(x.transpose(0, 1) for x in (dquery, dkey, dvalue)), None, None
 
 
-def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -> _Plan:
+def _about(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *how: float) -> _PlanStruct:
     """`how` is the scale of the scores, the probability of dropout and the seed of what it drops."""
     heads, tokens, size = query.shape
     if tokens != plan.queries or key.shape[1] < plan.keys:
@@ -170,7 +170,7 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -
     scale, dropout, seed = how
     names = {"query": query, "key": key, "value": value}
     strides = {f"{name}_{by}": x.stride(i) for name, x in names.items() for i, by in enumerate(("head", "token"))}
-    return _Plan(
+    return _PlanStruct(
         **{name: table.data_ptr() for name, table in plan.tables.items()},
         **{"segment_count": len(plan.tables["segments"]), "task_count": len(plan.tables["tasks"])},
         **{"columns": plan.columns, "widest": plan.widest, "buffered": plan.buffered},
@@ -180,7 +180,7 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *how: float) -
     )
 
 
-def _call(name: str, about: _Plan, asked: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
+def _call(name: str, about: _PlanStruct, asked: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
     """Call with query, key and value, by their strides, and with what lies row by row; of the rest see `_about`."""
     functions, threads = kernels.library(asked[0].dtype), torch.get_num_threads()
     space = functions.attention_space(ctypes.byref(about), int(name == "attention_backward"), threads)

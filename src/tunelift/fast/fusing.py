@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
-from tunelift.fast.again import made_again
 from tunelift.fast.compiling import UncompiledError
+from tunelift.fast.recomputing import note_recomputing
 from tunelift.fast.undo import Undo, in_evaluation
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
@@ -136,7 +136,7 @@ def _norm(
     if more or functions is None or (weight.requires_grad and torch.is_grad_enabled()):
         return plain(x, *args, **options)
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
-    made_again(found, partial(_normed, functions, epsilon, offset), x, weight)
+    note_recomputing(found, partial(_normed, functions, epsilon, offset), x, weight)
     return found
 
 
@@ -149,7 +149,7 @@ def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor, *args
         found: Tensor = module.down_proj(module.act_fn(gate) * up)
     else:
         product = _Gate.apply(gate, up, kind, functions)  # type: ignore[no-untyped-call]
-        made_again(product, partial(_gated, functions, kind), gate, up)
+        note_recomputing(product, partial(_gated, functions, kind), gate, up)
         found = module.down_proj(product)
     return found
 

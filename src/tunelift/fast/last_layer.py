@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.fast.attention import AttentionReached, Rule, UnpackableError
-from tunelift.fast.layout import Layout, Past
+from tunelift.fast.packed_rows import PackedRow, Past
 from tunelift.fast.undo import Undo
 
 SHARE_AT_MOST = 0.5
@@ -48,34 +48,34 @@ def unsuited(layer: nn.Module | None) -> str | None:
 
 
 @contextmanager
-def only_at(layer: nn.Module | None, layout: Layout, places: Sequence[int] | None) -> Iterator[None]:
+def only_at(layer: nn.Module | None, packed_row: PackedRow, places: Sequence[int] | None) -> Iterator[None]:
     """Let a model's last layer compute some tokens alone, for the calls inside; the hidden states of others are zero.
 
     `places` are among the tokens of the packed row that are not computed yet; with None all are computed.
     """
-    tokens = len(layout.ids) - layout.computed
+    tokens = len(packed_row.ids) - packed_row.computed
     if layer is None or places is None or len(places) > SHARE_AT_MOST * tokens or computed_again(layer):
         yield
         return
     undo = Undo()
-    undo.put(layer, partial(_only_at, layer.forward, layout, sorted(set(places)) or [0]))
+    undo.put(layer, partial(_only_at, layer.forward, packed_row, sorted(set(places)) or [0]))
     try:
         yield
     finally:
         undo.all()
 
 
-def _only_at(forward: Callable[..., Any], layout: Layout, places: list[int], *args: Any, **inputs: Any) -> Any:
+def _only_at(forward: Callable[..., Any], packed_row: PackedRow, places: list[int], *args: Any, **inputs: Any) -> Any:
     hidden: Tensor = args[0] if args else inputs["hidden_states"]  # (1, N, D)
-    keep = layout.keep or Past(0)
+    keep = packed_row.keep or Past(0)
     at = torch.tensor(places, dtype=torch.long, device=hidden.device)
 
     def to_the_keys(value: Any) -> Any:
-        return Rule(replace(layout, keep=keep), value.allowed, stops=True) if isinstance(value, Rule) else value
+        return Rule(replace(packed_row, keep=keep), value.allowed, stops=True) if isinstance(value, Rule) else value
 
     def chosen(value: Any) -> Any:
         if isinstance(value, Rule):
-            return Rule(_behind(layout, places, keep), value.allowed)
+            return Rule(_behind(packed_row, places, keep), value.allowed)
         if isinstance(value, tuple):
             return tuple(map(chosen, value))
         each = isinstance(value, Tensor) and value.shape[:2] == hidden.shape[:2]
@@ -90,26 +90,26 @@ def _only_at(forward: Callable[..., Any], layout: Layout, places: list[int], *ar
     return (states, *others) if isinstance(found, tuple) else states
 
 
-def _behind(layout: Layout, places: Sequence[int], keep: Past) -> Layout:
-    """Return the layout with all tokens computed, and those at some places once more behind them.
+def _behind(packed_row: PackedRow, places: Sequence[int], keep: Past) -> PackedRow:
+    """Return the packed row with all tokens computed, and those at some places once more behind them.
 
     These see what they saw before, and not their second selves.
     """
     known = replace(
-        layout,
-        ids=list(layout.ids),
-        positions=list(layout.positions),
-        blocks=list(layout.blocks),
+        packed_row,
+        ids=list(packed_row.ids),
+        positions=list(packed_row.positions),
+        blocks=list(packed_row.blocks),
         keep=keep.copy(),
-        computed=len(layout.ids),
+        computed=len(packed_row.ids),
     )
-    starts = [block.start for block in layout.blocks]
-    for number, some in groupby(places, lambda place: bisect_right(starts, layout.computed + place) - 1):
-        block, own = layout.blocks[number], [layout.computed + place for place in some]
+    starts = [block.start for block in packed_row.blocks]
+    for number, some in groupby(places, lambda place: bisect_right(starts, packed_row.computed + place) - 1):
+        block, own = packed_row.blocks[number], [packed_row.computed + place for place in some]
         sees = torch.ones(len(own), block.stop - block.start + len(own), dtype=torch.bool, device="cpu")
         sees[:, -len(own) :] = False
         if block.sees is not None:
             sees[:, : -len(own)] = block.sees[[place - block.start for place in own]]
-        ids, positions = ([values[place] for place in own] for values in (layout.ids, layout.positions))
+        ids, positions = ([values[place] for place in own] for values in (packed_row.ids, packed_row.positions))
         known.add(ids, positions, (*block.before, number), sees)
     return known

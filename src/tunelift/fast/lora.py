@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunelift.fast.again import Again, again
 from tunelift.fast.frozen import Weight, as_batch, weight_of
 from tunelift.fast.low_rank import Products
+from tunelift.fast.recomputing import Recomputing, recomputing
 from tunelift.fast.undo import Undo
 
 TOGETHER = (
@@ -107,7 +107,7 @@ def _run(modules: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
     parts = [_parts(module) for module in modules]
     weights, every_a, every_b, scales = zip(*parts, strict=True)
     outputs: tuple[Tensor, ...] = _LoraLinears.apply(  # type: ignore[no-untyped-call]
-        x, again(x), weights, scales, *every_a, *every_b
+        x, recomputing(x), weights, scales, *every_a, *every_b
     )
     return outputs
 
@@ -146,7 +146,7 @@ class _LoraLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, made: Again, weights: Sequence[Weight], scales: Sequence[float], *flat: Tensor
+        ctx: Any, x: Tensor, made: Recomputing, weights: Sequence[Weight], scales: Sequence[float], *flat: Tensor
     ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         every_a, every_b = flat[: len(weights)], flat[len(weights) :]

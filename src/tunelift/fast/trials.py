@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tunelift.fast import tried
 from tunelift.fast.last_layer import last_layer, unsuited
-from tunelift.fast.layout import SHARED_AT_LEAST, pack
+from tunelift.fast.packed_rows import SHARED_AT_LEAST, pack
 from tunelift.fast.rounding import ROUNDINGS, Plain, apart, asked_plainly
 from tunelift.fast.undo import in_evaluation, stock, without_cache
 
@@ -206,9 +206,9 @@ def _packing_fails(fast: Any, rows: Rows, plain: Plain) -> str | None:
     n = _alike(rows[0])
     try:
         with in_evaluation(fast.model):
-            layout = pack(rows, [n, n, 0])
-            states = fast.packed_hidden(layout)
-            together = [states[places] for places in layout.rows]
+            packed_row = pack(rows, [n, n, 0])
+            states = fast.packed_hidden(packed_row)
+            together = [states[places] for places in packed_row.rows]
             behind = pack([row[n:] for row in rows[:2]], [0, 0], past=fast.past(rows[0][:n]))
             states = fast.packed_hidden(behind)
             after = [states[places] for places in behind.rows]
@@ -225,9 +225,9 @@ def _last_layer_fails(fast: Any, rows: Rows, plain: Plain) -> str | None:
     counts = [(len(row) - n) // 2 or 1 for row in rows[:2]] + [1]
     try:
         with in_evaluation(fast.model):
-            layout = pack(rows, [n, n, 0])
-            ends = [places[-count:] for places, count in zip(layout.rows, counts, strict=True)]
-            states = fast.packed_hidden(layout, sorted(place for end in ends for place in end))
+            packed_row = pack(rows, [n, n, 0])
+            ends = [places[-count:] for places, count in zip(packed_row.rows, counts, strict=True)]
+            states = fast.packed_hidden(packed_row, sorted(place for end in ends for place in end))
             together = [states[end] for end in ends]
             behind = pack([row[n - 2 :] for row in rows[:2]], [1, 1], past=fast.past(rows[0][: n - 2]))
             ends = [places[-count:] for places, count in zip(behind.rows, counts, strict=False)]

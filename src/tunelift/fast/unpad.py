@@ -20,10 +20,10 @@ from tunelift.fast.attention import packed, packed_inputs, registered
 from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
-from tunelift.fast.layout import Layout, pack, put_back
 from tunelift.fast.lora import fuse
+from tunelift.fast.packed_rows import PackedRow, pack, put_back
 from tunelift.fast.rounding import Plain, asked_plainly
-from tunelift.fast.targets import acts_in_layers
+from tunelift.fast.target_only import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
@@ -39,7 +39,7 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
 
     `pack` says for which products frozen weights are packed, which must not be changed by their `.data` meanwhile.
     Yields each fast path by name with "on", or "off" and the reason, for the manifest. (A causal model leaves padding
-    out by itself where its targets are known, see targets.py.)
+    out by itself where its targets are known, see target_only.py.)
     """
     undo = Undo()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
@@ -85,7 +85,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
         mine.all()
         return {"unpadded": f"off: the model does not take the rows that are tried ({error or type(error).__name__})"}
     reason = _fails(model, options, plain)
-    if reason is None and packs.layout is None:
+    if reason is None and packs.packed_row is None:
         reason = "the model's calls carry arguments that are not known here"
     if reason is not None:
         mine.all()
@@ -107,14 +107,14 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
 class _Packs:
     """The packed row of the last call; and the last layer with the end of each row that alone is read of it."""
 
-    layout: Layout | None = None
+    packed_row: PackedRow | None = None
     last: nn.Module | None = None
     end: int | None = None
 
-    def alone(self, layout: Layout) -> AbstractContextManager[None]:
+    def alone(self, packed_row: PackedRow) -> AbstractContextManager[None]:
         """Let the last layer compute what is read, for the calls inside."""
-        self.layout = layout
-        return only_at(self.last, layout, None if self.end is None else [row[self.end] for row in layout.rows])
+        self.packed_row = packed_row
+        return only_at(self.last, packed_row, None if self.end is None else [row[self.end] for row in packed_row.rows])
 
 
 def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[list[int]] | None:
@@ -141,16 +141,16 @@ def _decoder(inner: Any, forward: Any, always: bool, packs: _Packs, *args: Any, 
     rows = None if asked or caches else rows_of(ids, mask)
     if ids is None or rows is None:
         return forward(**inputs)
-    layout = pack(rows, [len(row) - 1 for row in rows])
-    with packed(inner.config, layout), packs.alone(layout):
-        output = forward(**packed_inputs(layout, ids.device))
-    output.last_hidden_state = put_back(output.last_hidden_state[0], layout, ids.shape[1])
+    packed_row = pack(rows, [len(row) - 1 for row in rows])
+    with packed(inner.config, packed_row), packs.alone(packed_row):
+        output = forward(**packed_inputs(packed_row, ids.device))
+    output.last_hidden_state = put_back(output.last_hidden_state[0], packed_row, ids.shape[1])
     return output
 
 
 def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
     """Pack between an encoder's embeddings and its layers, so that embeddings and pooler see padded batches."""
-    current: list[Layout] = []
+    current: list[PackedRow] = []
 
     def whole(forward: Any, *args: Any, **inputs: Any) -> Any:
         inputs = named(forward, args, inputs)
@@ -159,10 +159,10 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
         rows = None if asked else rows_of(ids, mask)
         if rows is None:
             return forward(**inputs)
-        layout = pack(rows, [0] * len(rows), share=False)
-        current.append(layout)
+        packed_row = pack(rows, [0] * len(rows), share=False)
+        current.append(packed_row)
         try:
-            with packed(inner.config, layout), packs.alone(layout):
+            with packed(inner.config, packed_row), packs.alone(packed_row):
                 return forward(**inputs)
         finally:
             current.pop()
@@ -172,11 +172,11 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
             return forward(*args, **inputs)
         inputs = named(forward, args, inputs)
         name, hidden = next((name, value) for name, value in inputs.items() if isinstance(value, Tensor))
-        layout, width = current[-1], hidden.shape[1]
-        flat = [i * width + place for i, row in enumerate(layout.rows) for place in range(len(row))]
+        packed_row, width = current[-1], hidden.shape[1]
+        flat = [i * width + place for i, row in enumerate(packed_row.rows) for place in range(len(row))]
         chosen = hidden.reshape(-1, hidden.shape[-1])[torch.tensor(flat, dtype=torch.long, device=hidden.device)]
         output = forward(**inputs | {name: chosen[None]})
-        output.last_hidden_state = put_back(output.last_hidden_state[0], layout, width)
+        output.last_hidden_state = put_back(output.last_hidden_state[0], packed_row, width)
         return output
 
     undo.put(inner, partial(whole, inner.forward))

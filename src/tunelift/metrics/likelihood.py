@@ -9,15 +9,14 @@ lm-evaluation-harness are such ratios too, over words, bytes or items.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tunelift.core.records import ScoreRow
 from tunelift.metrics.answer import Answer
-
-Row = Mapping[str, Any]
 
 
 def loss(answer: Answer) -> float:
@@ -43,15 +42,15 @@ class Ratio:
     takes nats per weight, of any shape.
     """
 
-    weight: Callable[[Row], float | None]
+    weight: Callable[[ScoreRow], float | None]
     value: Callable[[Any], Any]
 
-    def parts(self, row: Row) -> tuple[float, float] | None:
+    def parts(self, row: ScoreRow) -> tuple[float, float] | None:
         """Return an item's nats and weight; None where the row does not say both."""
         nats, weight = row.get("log_likelihood"), self.weight(row)
         return None if nats is None or not weight else (-nats, weight)
 
-    def of(self, rows: Sequence[Row]) -> float:
+    def of(self, rows: Sequence[ScoreRow]) -> float:
         """Return the value over rows that all say both; infinite where it is too large for a float."""
         nats, weights = zip(*filter(None, map(self.parts, rows)), strict=True)
         return float(self.value(math.fsum(nats) / math.fsum(weights)))

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.core.errors import InputError
+from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
 from tunelift.metrics import corpus, likelihood, text
 from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
 from tunelift.metrics.likelihood import Ratio
 
-Row = Mapping[str, Any]
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
 FromCounts = Callable[[Mapping[str, Floats]], Floats]
@@ -122,7 +122,7 @@ def score_answer(answer: Answer, metrics: Sequence[Metric]) -> dict[str, Any]:
     return {"metrics": values, "counts": counts} if counts else {"metrics": values}
 
 
-def aggregate(metric: Metric, rows: Iterable[Row]) -> float:
+def aggregate(metric: Metric, rows: Iterable[ScoreRow]) -> float:
     """Return the metric's value over all scored rows (of the scores.jsonl contract).
 
     It is the mean of the items' values, but for loss, perplexity and bits per byte, which weigh by tokens and bytes,

@@ -1,6 +1,6 @@
 """The one door to a model: Hub id, local folder, .gguf file or bundled name; its device and precision."""
 
-from tunelift.models.fit import natural_task, task_of
+from tunelift.models.fitting_tasks import natural_task, task_of
 from tunelift.models.loader import LoadedModel, load, load_tokenizer
 from tunelift.models.sources import ModelIdentity
 

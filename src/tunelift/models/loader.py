@@ -13,8 +13,8 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
-from tunelift.models import pieces, precision, sources, weights
-from tunelift.models.fit import fitting_tasks, read_config, was_saved_for
+from tunelift.models import precision, sources, streamed_conversion, weights
+from tunelift.models.fitting_tasks import fitting_tasks, read_config, was_saved_for
 from tunelift.models.sources import ModelIdentity
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -175,7 +175,7 @@ def _weights(
     auto = getattr(transformers, task.auto_class)
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task.has_head}
     sources.weights_of(identity, folder)
-    with _quiet(), pieces.converted_in_pieces():
+    with _quiet(), streamed_conversion.converted_in_pieces():
         try:
             model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)
         except (OSError, ImportError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.models.architectures import CONTROL, USER_DEFINED, architecture, numbers_of, special_ids
-from tunelift.models.splits import SPLITS, WHOLE_FIRST, split_name
+from tunelift.models.word_splits import SPLITS, WHOLE_FIRST, split_name
 from tunelift.untrusted.gguf import GgufFile
 
 NOTHING = {"bos_token": None, "eos_token": None, "unk_token": None, "pad_token": None}

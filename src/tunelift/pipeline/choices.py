@@ -10,7 +10,8 @@ from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.data.examples import unseen_labels
-from tunelift.data.splits import ROLES, Splits, load_splits
+from tunelift.data.roles import ROLES
+from tunelift.data.splits import Splits, load_splits
 from tunelift.data.template import Template
 from tunelift.evaluation.measures import check_measurable
 from tunelift.evaluation.plan import Plan

@@ -11,12 +11,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tunelift import __version__
 from tunelift.config.load import default_output, dump, load_config
 from tunelift.config.schema import Config
 from tunelift.core import files, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
+from tunelift.core.version import __version__
 from tunelift.data.dates import dated
 from tunelift.run_files.layout import FORMAT, RunPaths
 from tunelift.training import ranks

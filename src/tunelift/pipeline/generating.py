@@ -13,7 +13,7 @@ from tunelift.data.answers import answer_text
 from tunelift.data.render import Renderer
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding, before_stop, end_ids
-from tunelift.fast.targets import target_model
+from tunelift.fast.target_model import target_model
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import with_adapter_facts
 from tunelift.tasks import DEFAULT

@@ -13,7 +13,7 @@ Comparison = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EntryRow:
     """One entry (what was there before, tuned, difference, interval, p, verdict) and its place in comparison.json."""
 
     name: str
@@ -35,14 +35,14 @@ class Row:
         return Mark(self.name, [difference], self.entry.get("interval"), self.entry.get("verdict", "none"), self.note)
 
 
-def metric_rows(comparison: Comparison) -> list[Row]:
+def metric_rows(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned, the headline metric first."""
     name, entry = headline(comparison)
     entries = ({name: entry} if entry else {}) | dict(comparison.get("metrics") or {})
-    return [Row(_spoken(key), ("metrics", key), value) for key, value in entries.items()]
+    return [EntryRow(_spoken(key), ("metrics", key), value) for key, value in entries.items()]
 
 
-def baseline_rows(comparison: Comparison, untuned: str) -> list[Row]:
+def baseline_rows(comparison: Comparison, untuned: str) -> list[EntryRow]:
     """Return each baseline against tuned on the headline metric, the base first, which is called `untuned`.
 
     Without baselines it is empty.
@@ -51,8 +51,8 @@ def baseline_rows(comparison: Comparison, untuned: str) -> list[Row]:
     baselines = comparison.get("baselines") or {}
     if not baselines:
         return []
-    rows = [Row("base", ("metrics", name), entry, untuned)] if entry else []
-    return rows + [Row(key, ("baselines", key), value, _described(value)) for key, value in baselines.items()]
+    rows = [EntryRow("base", ("metrics", name), entry, untuned)] if entry else []
+    return rows + [EntryRow(key, ("baselines", key), value, _described(value)) for key, value in baselines.items()]
 
 
 def strongest(comparison: Comparison) -> str | None:
@@ -61,36 +61,38 @@ def strongest(comparison: Comparison) -> str | None:
     return str(chosen) if chosen else None
 
 
-def slice_rows(comparison: Comparison) -> dict[str, list[Row]]:
+def slice_rows(comparison: Comparison) -> dict[str, list[EntryRow]]:
     """Return, for each column, base against tuned on the items of each of its values."""
     return {
-        column: [Row(value, ("slices", column, value), entry, _items(entry)) for value, entry in entries.items()]
+        column: [EntryRow(value, ("slices", column, value), entry, _items(entry)) for value, entry in entries.items()]
         for column, entries in (comparison.get("slices") or {}).items()
         if entries
     }
 
 
-def forgetting_rows(comparison: Comparison) -> list[Row]:
+def forgetting_rows(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned on each set that the training was not about."""
     entries = comparison.get("forgetting") or {}
-    return [Row(key, ("forgetting", key), entry, _spoken(entry.get("metric", ""))) for key, entry in entries.items()]
+    return [
+        EntryRow(key, ("forgetting", key), entry, _spoken(entry.get("metric", ""))) for key, entry in entries.items()
+    ]
 
 
-def without_duplicates(comparison: Comparison) -> list[Row]:
+def without_duplicates(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned on the test items that repeat no training row; empty where none was left out."""
     entry = comparison.get("without_duplicates")
     name, _ = headline(comparison)
-    return [Row(_spoken(name), ("without_duplicates",), entry)] if entry else []
+    return [EntryRow(_spoken(name), ("without_duplicates",), entry)] if entry else []
 
 
-def drawn(rows: Sequence[Row]) -> Drawing | None:
+def drawn(rows: Sequence[EntryRow]) -> Drawing | None:
     """Draw the rows' differences on one axis; None where there is none."""
     marks = [row.mark for row in rows]
     shown = [mark for mark in marks if mark is not None]
     return differences(shown) if shown else None
 
 
-def baseline_values(comparison: Comparison, rows: Sequence[Row]) -> Drawing | None:
+def baseline_values(comparison: Comparison, rows: Sequence[EntryRow]) -> Drawing | None:
     """Draw every baseline's value on the test items, and the tuned model's as the line to compare with."""
     _, entry = headline(comparison)
     tuned = entry.get("tuned")

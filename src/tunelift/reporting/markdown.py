@@ -86,7 +86,7 @@ def baseline_table(run: RunContents) -> str:
 def forgetting_table(run: RunContents) -> str:
     """Return base against tuned on the sets that the training was not about; empty without any."""
     rows = evidence.forgetting_rows(run.comparison)
-    named = [evidence.Row(f"{row.name} ({row.note})", row.at, row.entry) for row in rows]
+    named = [evidence.EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows]
     return entry_table(named, "set") if rows else ""
 
 
@@ -152,7 +152,7 @@ def _flip(kind: str, item: Change) -> str:
 def _slices(run: RunContents) -> list[str]:
     parts = []
     for column, rows in evidence.slice_rows(run.comparison).items():
-        named = [evidence.Row(f"{row.name} ({row.note})", row.at, row.entry) for row in rows[:MOST_SLICES]]
+        named = [evidence.EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows[:MOST_SLICES]]
         more = f"The first {MOST_SLICES} of {len(rows)}; the others are in report.html." if rows[MOST_SLICES:] else ""
         parts += [entry_table(named, plain(column)), more]
     return parts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tunelift.reporting import wording
 from tunelift.reporting.changes import readable
-from tunelift.reporting.evidence import Row
+from tunelift.reporting.evidence import EntryRow
 
 LONGEST_CODE = 160
 
@@ -18,13 +18,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-def entry_table(rows: Sequence[Row], first: str, before: str = "base") -> str:
+def entry_table(rows: Sequence[EntryRow], first: str, before: str = "base") -> str:
     """Return before, tuned, difference, interval, p and verdict of each row."""
     head = [first, before, "tuned", "difference", "interval", "p", "verdict"]
     return table(head, [_cells(row) for row in rows], right=(1, 2, 3))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: EntryRow) -> list[str]:
     entry = row.entry
     p, adjusted = wording.p_figure(entry.get("p")), entry.get("p_adjusted")
     differs = adjusted is not None and adjusted != entry.get("p")

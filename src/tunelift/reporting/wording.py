@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from tunelift.comparison import numbers
-from tunelift.comparison.numbers import level_text
+from tunelift.wording import numbers
+from tunelift.wording.numbers import level_text
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"

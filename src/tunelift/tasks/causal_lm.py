@@ -15,7 +15,9 @@ from tunelift.data.conversations import is_learned
 from tunelift.data.examples import looks_like_labels
 from tunelift.data.render import Renderer
 from tunelift.fast.applying import other_loss
-from tunelift.fast.targets import IGNORED, TargetOnly, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.target_only import TargetOnly
+from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import rows_of
 from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs

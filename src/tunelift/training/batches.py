@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunelift.fast.layout import SHARED_AT_LEAST, common_beginning
+from tunelift.fast.packed_rows import SHARED_AT_LEAST, common_beginning
 
 Step = list[list[int]]
 """One optimiser step: micro-batches of row indices."""

@@ -19,7 +19,7 @@ from tunelift.core.records import Scores
 from tunelift.core.text_files import json_object
 from tunelift.metrics import direction
 
-Row = Mapping[str, Any]
+Logged = Mapping[str, Any]
 
 _NO_METRICS = frozenset(
     {
@@ -39,7 +39,7 @@ _NO_METRICS = frozenset(
 )
 
 
-def is_sample(row: Row) -> bool:
+def is_sample(row: Logged) -> bool:
     """Return whether a row is one that lm-evaluation-harness writes."""
     return "doc_id" in row and "arguments" in row and ("resps" in row or "filtered_resps" in row)
 
@@ -113,7 +113,7 @@ def _row(document: _Document, several: bool) -> dict[str, Any]:
     return row if found else row | {"unscored": "it has no metric with a number for each item"}
 
 
-def _metrics(row: Row, skipped: dict[str, None]) -> Iterable[tuple[str, Value]]:
+def _metrics(row: Logged, skipped: dict[str, None]) -> Iterable[tuple[str, Value]]:
     named = row.get("metrics")
     for name in named if isinstance(named, list) else row:
         value = row.get(name) if isinstance(name, str) and name not in _NO_METRICS else None
@@ -162,7 +162,7 @@ def _answer(item: Item) -> dict[str, Any]:
     return _choice(row, requests, known, target)
 
 
-def _choice(row: Row, requests: Sequence[Sequence[Any]], known: Sequence[float], target: str) -> dict[str, Any]:
+def _choice(row: Logged, requests: Sequence[Sequence[Any]], known: Sequence[float], target: str) -> dict[str, Any]:
     """Return the choice ranked first and the correct one.
 
     A target is the number of a choice or its text. Of the requests of acc_mutual_info only those behind the question
@@ -231,7 +231,7 @@ def _prompt_hash(item: Item) -> str:
     return hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
 
 
-def _directions(results: Row, task: str | None, names: Iterable[str]) -> dict[str, bool]:
+def _directions(results: Logged, task: str | None, names: Iterable[str]) -> dict[str, bool]:
     """Return {metric: whether higher is better}, from the results_*.json of the same run where it is there."""
     said = nested(nested(results, "higher_is_better"), task or "")
     known = {name: said.get(name.partition(" (")[0]) for name in names}
@@ -245,7 +245,7 @@ def _results_beside(path: Path, task: str | None) -> dict[str, Any]:
     return json_object(files.read_json(beside), str(beside)) if found else {}
 
 
-def _of_adapter(results: Row, task: str | None) -> list[str]:
+def _of_adapter(results: Logged, task: str | None) -> list[str]:
     """Warn where the harness put an adapter on the model, as its results say: `peft` among the arguments of the model.
 
     Before it does so it makes the embeddings as long as the tokenizer wherever the two differ (models/huggingface.py:

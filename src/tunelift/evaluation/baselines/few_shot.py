@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer, without_answer
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.frame import Frame
+from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
@@ -41,7 +41,7 @@ class FewShot:
 
     def __init__(self, given: Given) -> None:
         self.given = given
-        self.layout = Layout.of(given.train)
+        self.joining = Joining.of(given.train)
         most = drawn(given.train, given.shots, given.seed)
         self.shown = most[: self._most_that_fit(most)]
         number = f"{len(self.shown)} training example{'s' * (len(self.shown) != 1)} in the prompt"
@@ -52,7 +52,8 @@ class FewShot:
         """Return the scores of the base with the examples before each item; the rows hold the items' plain inputs."""
         given, plan = self.given, self.given.plan
         if measure_for(plan).generates:
-            plan = replace(plan, stop=[*plan.stop, *self.layout.stop])
+            plan = replace(plan, stop=[*plan.stop, *self.joining.stop])
+            plan = replace(plan, stop=[*plan.stop, *self.joining.stop])
         made_by = given.made_by("few-shot", self.description)
         scores = score(given.model, given.tokenizer, self._behind(self.shown, examples), plan, made_by, title)
         for row, example in zip(scores.rows, examples, strict=True):
@@ -61,7 +62,7 @@ class FewShot:
 
     def _behind(self, solved: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
         """Put the solved rows before each example."""
-        prefix = self.layout.prefix(solved)
+        prefix = self.joining.prefix(solved)
         return [_after(solved, prefix, example) for example in examples]
 
     def _most_that_fit(self, solved: Sequence[Example]) -> int:
@@ -81,14 +82,14 @@ class FewShot:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Joining:
     """How examples are joined, and the strings at which an answer ends since the next example would begin."""
 
     separator: str
     stop: tuple[str, ...]
 
     @classmethod
-    def of(cls, train: Sequence[Example]) -> Layout:
+    def of(cls, train: Sequence[Example]) -> Joining:
         """Derive them from what all training prompts begin with and from what their answers hold.
 
         A conversation ends its turns with tokens of its own.
@@ -96,7 +97,7 @@ class Layout:
         if train[0].messages is not None:
             return cls("", ())
         answers = [example.completion for example in train]
-        if line := Frame.of([example.prompt for example in train]).first_line:
+        if line := SharedWords.of([example.prompt for example in train]).first_line:
             stops = tuple(stop for stop in (BLANK_LINE + line, "\n" + line) if not _in_any(stop, answers))
             if stops:
                 return cls(BLANK_LINE, stops)

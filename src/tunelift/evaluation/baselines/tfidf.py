@@ -10,7 +10,7 @@ import numpy as np
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.baselines import labelled
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.frame import Frame
+from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.plan import Plan
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -32,7 +32,7 @@ class TfIdf:
     """Reads what differs from prompt to prompt, the template's own words left out."""
 
     def __init__(self, given: Given) -> None:
-        self.given, self.frame = given, Frame.of([example.prompt for example in given.train])
+        self.given, self.shared = given, SharedWords.of([example.prompt for example in given.train])
         self.vectorizer = _vectorizer(2 if len(given.train) >= MANY_ROWS else 1)
         self.vectorizer.fit(self._texts(given.train))
         features, labels = self._features(given.train), labelled.labels_of(given.train)
@@ -49,7 +49,7 @@ class TfIdf:
         return self.vectorizer.transform(self._texts(examples))
 
     def _texts(self, examples: Sequence[Example]) -> list[str]:
-        return [self.frame.inside(example.prompt) for example in examples]
+        return [self.shared.inside(example.prompt) for example in examples]
 
 
 def _vectorizer(min_rows: int) -> Any:

@@ -11,7 +11,8 @@ from tunelift.data.render import own_completion
 from tunelift.evaluation.likelihood import log_likelihoods
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure
 from tunelift.evaluation.rows import Found
-from tunelift.fast.targets import TargetModel, target_model
+from tunelift.fast.target_model import target_model
+from tunelift.fast.targets import TargetModel
 
 
 class Likelihood(Measure):

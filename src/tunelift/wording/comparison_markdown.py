@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelift.comparison.gates import Gate
-from tunelift.comparison.numbers import decimals, interval_text, level_text, p_figure
-
-Entry = Mapping[str, Any]
+from tunelift.wording.numbers import level_text
+from tunelift.wording.tables import Entry, cells
 
 
-def markdown(comparison: Mapping[str, Any], gates: Sequence[Gate] = ()) -> str:
+def markdown(comparison: Mapping[str, Any], gates: Sequence[object] = ()) -> str:
     """Return the headline's sentence, a table of the metrics and baselines, and the gates.
 
     `comparison` is comparison.json as `to_dict` returns it.
@@ -38,18 +36,8 @@ def _table(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _row(name: str, against: str, entry: Entry) -> list[str]:
-    interval = entry["interval"]
-    places = max(3, decimals(interval[1] - interval[0])) if interval else 3
-    return [
-        _cell(f"{name} (lower is better)" if entry["higher_is_better"] is False else name),
-        _cell(against),
-        f"{entry['base']:.{places}f}",
-        f"{entry['tuned']:.{places}f}",
-        f"{entry['difference']:+.{places}f}",
-        interval_text(*interval) if interval else "-",
-        p_figure(entry["p_adjusted"]),
-        entry["verdict"],
-    ]
+    name, *figures = cells(name, entry)
+    return [_cell(name), _cell(against), *figures]
 
 
 def _cell(value: Any) -> str:

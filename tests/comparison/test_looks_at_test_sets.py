@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from tunelift.comparison.looks import FILE, count_look, tuned_hash
-from tunelift.comparison.looks import test_hash as hash_of_items  # pytest would take its own name for a test
+from tunelift.comparison.looks_at_test_sets import FILE, count_look, tuned_hash
+from tunelift.comparison.looks_at_test_sets import (
+    test_hash as hash_of_items,  # pytest would take its own name for a test
+)
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def test_without_the_variable_it_is_the_users_state_folder(monkeypatch: pytest.M
 
 def test_two_processes_counting_at_once_lose_nothing() -> None:
     code = (
-        "import sys; from tunelift.comparison.looks import count_look\n"
+        "import sys; from tunelift.comparison.looks_at_test_sets import count_look\n"
         "found = [count_look('test', f'{sys.argv[1]}-{n % 50}') for n in range(100)]\n"
         "assert found == sorted(found) and None not in found"
     )

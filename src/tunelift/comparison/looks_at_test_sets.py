@@ -11,13 +11,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tunelift.comparison.pairing import Row
-from tunelift.core.records import as_text, content_hash
+from tunelift.core.records import ScoreRow, as_text, content_hash
 
 FILE = "looks.txt"
 
 
-def test_hash(rows: Iterable[Row]) -> str | None:
+def test_hash(rows: Iterable[ScoreRow]) -> str | None:
     """Return the hash (16 hex digits) of a test set: of its inputs and references, in any order, by any ids.
 
     None where an item's input is not known: "1" to "100" are the ids of many a test set.
@@ -28,7 +27,7 @@ def test_hash(rows: Iterable[Row]) -> str | None:
     return _short_hash("\n".join(sorted(content_hash(given, right) for given, right in contents)))
 
 
-def tuned_hash(rows: Iterable[Row]) -> str:
+def tuned_hash(rows: Iterable[ScoreRow]) -> str:
     """Return the hash (16 hex digits) of a result: of its rows' ids, metrics, counts and predictions, in any order."""
     parts = ("metrics", "counts", "prediction")
     lines = sorted(as_text([str(row["id"]), *map(row.get, parts)]) for row in rows)

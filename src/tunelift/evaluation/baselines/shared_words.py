@@ -10,14 +10,14 @@ _WORD, _WORD_AT_END, _WORD_AT_START = re.compile(r"\w"), re.compile(r"\w+\Z"), r
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SharedWords:
     """The common beginning and end of texts, in whole words."""
 
     prefix: str
     suffix: str
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Frame:
+    def of(cls, texts: Sequence[str]) -> SharedWords:
         """Find the frame of texts; texts that are all equal are framed by nothing."""
         if len(set(texts)) < 2:
             return cls("", "")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Recomputing:
     """How a tensor is made again, from tensors that are kept for the way back in any case."""
 
     make: Callable[..., Tensor]
@@ -17,15 +17,15 @@ class Again:
     version: int = 0
 
 
-def made_again(x: Tensor, make: Callable[..., Tensor], *kept: Tensor) -> None:
+def note_recomputing(x: Tensor, make: Callable[..., Tensor], *kept: Tensor) -> None:
     """Note on a tensor that make(*kept) gives its numbers once more."""
-    x.again = Again(make, kept, x._version)  # type: ignore[attr-defined]
+    x.recomputing = Recomputing(make, kept, x._version)  # type: ignore[attr-defined]
 
 
-def again(x: Tensor) -> Again:
+def recomputing(x: Tensor) -> Recomputing:
     """Return how a tensor is made again: as was noted, unless there is no note or it was written to since."""
-    found: Again | None = getattr(x, "again", None)
-    return found if found is not None and found.version == x._version else Again(_itself, (x,))
+    found: Recomputing | None = getattr(x, "recomputing", None)
+    return found if found is not None and found.version == x._version else Recomputing(_itself, (x,))
 
 
 def _itself(x: Tensor) -> Tensor:

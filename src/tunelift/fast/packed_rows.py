@@ -31,10 +31,10 @@ class Block:
 
 
 @dataclass(slots=True)
-class Layout:
+class PackedRow:
     """A packed row: ids and positions (N,), its blocks, and for each row the places of its tokens in it.
 
-    With `past` every block attends to those tokens too, whose keys and values are known already. A layout that has a
+    With `past` every block attends to those tokens too, whose keys and values are known already. One that has a
     `keep`, which takes its keys and values, may grow: once its first `computed` tokens are, only those behind them are
     computed, and may attend to blocks among the first.
     """
@@ -77,23 +77,23 @@ class Past:
 
 def pack(
     rows: Sequence[Sequence[int]], own_from: Sequence[int], share: bool = True, past: Past | None = None
-) -> Layout:
+) -> PackedRow:
     """Lay rows of token ids out; of each, only tokens before `own_from` may be shared with other rows.
 
     Targets depend on the token before them, so `own_from` is at most the place of the first one that predicts. With
     `past` the rows go on behind its tokens.
     """
-    layout = Layout(rows=[[] for _ in rows], past=past)
+    packed_row = PackedRow(rows=[[] for _ in rows], past=past)
     whole = list(range(len(rows)))
-    _pack(layout, rows, own_from, whole if share else [], (), 0)
+    _pack(packed_row, rows, own_from, whole if share else [], (), 0)
     if not share:
         for i in whole:
-            _own(layout, rows, i, (), 0)
-    return layout
+            _own(packed_row, rows, i, (), 0)
+    return packed_row
 
 
 def _pack(
-    layout: Layout,
+    packed_row: PackedRow,
     rows: Sequence[Sequence[int]],
     own_from: Sequence[int],
     group: Sequence[int],
@@ -105,20 +105,20 @@ def _pack(
         end = min(_common(rows, together, start), *(own_from[i] for i in together)) if len(together) > 1 else start
         if end - start < SHARED_AT_LEAST:
             for i in together:
-                _own(layout, rows, i, before, start)
+                _own(packed_row, rows, i, before, start)
             continue
-        positions = range(_offset(layout) + start, _offset(layout) + end)
-        shared = (*before, layout.add(rows[together[0]][start:end], positions, before))
-        _pack(layout, rows, own_from, together, shared, end)
+        positions = range(_offset(packed_row) + start, _offset(packed_row) + end)
+        shared = (*before, packed_row.add(rows[together[0]][start:end], positions, before))
+        _pack(packed_row, rows, own_from, together, shared, end)
 
 
-def _own(layout: Layout, rows: Sequence[Sequence[int]], i: int, before: tuple[int, ...], start: int) -> None:
-    positions = range(_offset(layout) + start, _offset(layout) + len(rows[i]))
-    layout.rows[i] = layout.places(*before, layout.add(rows[i][start:], positions, before))
+def _own(packed_row: PackedRow, rows: Sequence[Sequence[int]], i: int, before: tuple[int, ...], start: int) -> None:
+    positions = range(_offset(packed_row) + start, _offset(packed_row) + len(rows[i]))
+    packed_row.rows[i] = packed_row.places(*before, packed_row.add(rows[i][start:], positions, before))
 
 
-def _offset(layout: Layout) -> int:
-    return layout.past.tokens if layout.past else 0
+def _offset(packed_row: PackedRow) -> int:
+    return packed_row.past.tokens if packed_row.past else 0
 
 
 def _beginning_alike(rows: Sequence[Sequence[int]], group: Sequence[int], start: int) -> list[list[int]]:
@@ -141,9 +141,9 @@ def common_beginning(rows: Sequence[Sequence[int]]) -> int:
     return _common(rows, range(len(rows)), 0) if rows else 0
 
 
-def put_back(states: Tensor, layout: Layout, width: int) -> Tensor:
+def put_back(states: Tensor, packed_row: PackedRow, width: int) -> Tensor:
     """Return packed hidden states (N, D) as a padded batch (B, width, D), zero where there is padding."""
     nowhere = len(states)
-    places = [[*row, *[nowhere] * (width - len(row))] for row in layout.rows]
+    places = [[*row, *[nowhere] * (width - len(row))] for row in packed_row.rows]
     padded = torch.cat([states, states.new_zeros(1, states.shape[1])])
     return padded[torch.tensor(places, dtype=torch.long, device=states.device)]

@@ -7,10 +7,10 @@ import pytest
 from tunelift.comparison import compare
 from tunelift.comparison.gates import check_gates
 from tunelift.comparison.leaderboard import leaderboard
-from tunelift.comparison.markdown import markdown
-from tunelift.comparison.numbers import level_text, p_figure, p_text
 from tunelift.comparison.seeds import recipe_claim
 from tunelift.reporting import wording
+from tunelift.wording.comparison_markdown import markdown
+from tunelift.wording.numbers import level_text, p_figure, p_text
 
 
 @pytest.mark.parametrize(

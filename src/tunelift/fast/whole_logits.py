@@ -1,0 +1,62 @@
+"""The slow twin of `TargetOnly`, for models whose logits cannot be had that way: the model's own call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunelift.fast.head import at_least_float32
+from tunelift.fast.targets import PATHS, TargetModel, targets_of
+from tunelift.fast.undo import without_cache
+
+
+class WholeLogits:
+    """The model's own logits at every position: correct for anything, slow."""
+
+    name = "whole logits"
+
+    def __init__(self, model: Any, reason: str = "off") -> None:
+        self.model, self.nats = model, 0.0
+        self.fast_paths = dict.fromkeys(PATHS, reason)
+
+    def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        logits, targets = self._at_targets(inputs, labels)
+        return F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
+
+    def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits, targets = self._at_targets(inputs, labels)
+            return -F.cross_entropy(at_least_float32(logits), targets, reduction="none")
+
+    def _at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(
+            **inputs, **without_cache(self.model)
+        ).logits  # (B, V' + T, V): virtual tokens of prompt methods come first
+        logits = logits[:, logits.shape[1] - labels.shape[1] :]
+        where, targets = targets_of(labels)
+        return logits[:, :-1][where], targets
+
+
+class RowByRow:
+    """Each row by itself, for models that read padding."""
+
+    name = "row by row"
+
+    def __init__(self, view: TargetModel) -> None:
+        self.view, self.fast_paths, self.nats = view, view.fast_paths, view.nats
+
+    def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return torch.stack([self.view.loss_sum(*row) for row in _rows(inputs, labels)]).sum()
+
+    def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return torch.cat([self.view.log_likelihoods(*row) for row in _rows(inputs, labels)])
+
+
+def _rows(inputs: Mapping[str, Tensor], labels: Tensor) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Yield each row of a batch, padded on the right, without its padding."""
+    for i, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+        yield {name: value[i : i + 1, :length] for name, value in inputs.items()}, labels[i : i + 1, :length]

@@ -1,0 +1,1 @@
+"""What was found, as text, tables and Markdown: from plain values, as comparison.json has them."""
