@@ -3,6 +3,7 @@
 A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item instead, of which its value is made.
 """
 
+from tunelift.core.registry import import_all
 from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import HIGHER_IS_BETTER, plain_name
 from tunelift.metrics.registry import (
@@ -31,3 +32,5 @@ __all__ = [
     "resolve",
     "score_answer",
 ]
+
+import_all(__name__, __path__)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.metrics.answer import Answer
+from tunelift.metrics.registry import METRICS, corpus_metric
 
 Floats = NDArray[np.float64]
 Totals = Mapping[str, Floats]
@@ -122,3 +123,11 @@ def _sacrebleu_bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(effective_order=True)  # changes no count; without it, sacrebleu warns on every single item
+
+
+for _metric in (
+    corpus_metric("macro_f1", label_counts, macro_f1, "label"),
+    corpus_metric("bleu", bleu_counts, bleu, "text", package="sacrebleu"),
+    corpus_metric("chrf", chrf_counts, chrf, "text", package="sacrebleu"),
+):
+    METRICS.add(_metric.name, _metric)

@@ -1,7 +1,7 @@
 """The table of metrics: one function each, with its direction and what it needs of the model.
 
-To add a metric, write a function from `Answer` to a number and give it a line in `METRICS`. A metric of the whole data
-set takes two: from `Answer` to counts, and from summed counts to the value.
+To add a metric, write a function from `Answer` to a number in a file of this folder, and add it to `METRICS` there. A
+metric of the whole data set takes two: from `Answer` to counts, and from summed counts to the value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from tunelift.core.errors import InputError
 from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
-from tunelift.metrics import corpus, likelihood, text
 from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
-from tunelift.metrics.likelihood import Ratio
+from tunelift.metrics.ratio import OF_COUNTS, Ratio
 
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
@@ -56,36 +55,18 @@ class Metric:
     package: str | None = None
 
 
-def _of_corpus(
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def corpus_metric(
     name: str,
     counts: Callable[[Answer], Mapping[str, float]],
     from_counts: FromCounts,
-    needs: Literal["label", "text"],
+    needs: str,
     package: str | None = None,
 ) -> Metric:
+    """Return a metric of the whole data set."""
     return Metric(name, None, needs, "corpus", counts=counts, from_counts=from_counts, package=package)
-
-
-def _of_likelihood(name: str, value: Callable[[Answer], float]) -> Metric:
-    return Metric(name, value, "likelihood", higher_is_better=False, ratio=likelihood.RATIOS[name])
-
-
-METRICS: Registry[Metric] = Registry("metric")
-
-for _metric in (
-    Metric("accuracy", text.accuracy, "label", kind="binary", bounds=(0, 1)),
-    Metric("exact_match", text.exact_match, "text", kind="binary", bounds=(0, 1)),
-    Metric("numeric_match", text.numeric_match, "text", kind="binary", bounds=(0, 1)),
-    Metric("f1", text.f1, "text", bounds=(0, 1)),
-    Metric("rouge_l", text.rouge_l, "text", bounds=(0, 1), package="rouge_score"),
-    _of_corpus("macro_f1", corpus.label_counts, corpus.macro_f1, "label"),
-    _of_corpus("bleu", corpus.bleu_counts, corpus.bleu, "text", package="sacrebleu"),
-    _of_corpus("chrf", corpus.chrf_counts, corpus.chrf, "text", package="sacrebleu"),
-    _of_likelihood("loss", likelihood.loss),
-    _of_likelihood("perplexity", likelihood.perplexity),
-    _of_likelihood("bits_per_byte", likelihood.bits_per_byte),
-):
-    METRICS.add(_metric.name, _metric)
 
 
 def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
@@ -159,7 +140,7 @@ def formula(name: str) -> FromCounts | None:
 def ratio_value(name: str) -> Callable[[Any], Any] | None:
     """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
     own = METRICS.get(name).ratio if name in METRICS else None
-    return own.value if own is not None else likelihood.OF_COUNTS.get(plain_name(name))
+    return own.value if own is not None else OF_COUNTS.get(plain_name(name))
 
 
 def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from tunelift.metrics.answer import Answer
+from tunelift.metrics.registry import METRICS, Metric
 
 # A minus is a sign only where nothing stands before it that it could subtract from: 7-3 ends in 3.
 _NUMBER = re.compile(r"(?P<minus>(?<![\w.)%])-)?(?:[$€£]\s?(?P<sign>-)?)?(?P<digits>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)")
@@ -91,3 +92,13 @@ def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"])
+
+
+for _metric in (
+    Metric("accuracy", accuracy, "label", kind="binary", bounds=(0, 1)),
+    Metric("exact_match", exact_match, "text", kind="binary", bounds=(0, 1)),
+    Metric("numeric_match", numeric_match, "text", kind="binary", bounds=(0, 1)),
+    Metric("f1", f1, "text", bounds=(0, 1)),
+    Metric("rouge_l", rouge_l, "text", bounds=(0, 1), package="rouge_score"),
+):
+    METRICS.add(_metric.name, _metric)
