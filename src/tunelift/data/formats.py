@@ -17,8 +17,11 @@ TableRow = dict[str, Any]
 Numbered = list[tuple[int, TableRow]]
 Columns = Sequence[str] | None
 
-_TAGGED = ("conll", "conllu", "bio", "iob", "iob2")
-"""Endings of files of tokens and tags, one a line."""
+_TAGGED = ("conllu", "bio", "iob", "iob2")
+"""Endings that files of tokens and tags have besides .conll."""
+
+TOKENS, TAGS = "tokens", "tags"
+"""The columns of files with a token and its tag on each line."""
 
 GIVEN = "the data given"
 """How messages call rows that were passed as Python objects."""
@@ -87,8 +90,9 @@ def read_file(path: Path, columns: Columns = None, ending: str | None = None) ->
 def tagged_tokens(name: str) -> InputError:
     """Return the error for a table of tokens with their tags."""
     return InputError(
-        f"{name} holds tokens with a tag each (CoNLL): tagging tokens is no task here.",
-        fix="Write one row for each sentence, with what is to be found as text, such as "
+        f"{name} holds tokens with a tag each (CoNLL), and this task learns texts.",
+        fix="Name a task that tags tokens (--task), with a file that ends in .conll (a token and its tag on each line) "
+        "or a column of tokens beside one of tags. Or write one row for each sentence, with what is to be found as text, such as "
         '{"prompt": "Places in: I stayed on Redondo Beach.\\nAnswer:", "completion": " Redondo Beach"}.',
     )
 
@@ -180,6 +184,29 @@ def _read_txt(path: Path, columns: Columns) -> Numbered:
     return [(number, {"text": line}) for number, line in text_files.rows_of(path)]
 
 
+def _read_conll(path: Path, columns: Columns) -> Numbered:
+    """A token and its tag on each line, the first and the last of its columns; a blank line ends a sentence."""
+    sentences: Numbered = []
+    words, tags, begun, width = list[str](), list[str](), 0, 0
+    for number, line in [*text_files.lines_of(path, "\n"), (0, "")]:
+        cells = line.rstrip("\r\n").split("\t") if "\t" in line.strip() else line.split()
+        if not line.strip() or cells[0] == "-DOCSTART-":
+            sentences += [(begun, {TOKENS: words, TAGS: tags})] if words else []
+            words, tags = [], []
+            continue
+        width = width or len(cells)
+        if len(cells) < 2 or len(cells) != width:
+            raise InputError(
+                f"{path}, line {number}: {len(cells)} columns, where {max(width, 2)} are expected.",
+                fix="Write a token and its tag on each line, a tab or blanks between, and a blank line behind each "
+                "sentence.",
+            )
+        begun = begun if words else number
+        words.append(cells[0].strip())
+        tags.append(cells[-1].strip())
+    return sentences
+
+
 Reader = Callable[[Path, Columns], Numbered]
 
 FORMATS: Registry[tuple[str, bool, Reader]] = Registry("data format")
@@ -190,3 +217,4 @@ FORMATS.add("jsonl", ("line", False, _read_jsonl))
 FORMATS.add("json", ("item", False, _read_json))
 FORMATS.add("parquet", ("row", False, _read_parquet))
 FORMATS.add("txt", ("line", False, _read_txt))
+FORMATS.add("conll", ("line", False, _read_conll))

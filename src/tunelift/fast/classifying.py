@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tunelift.core.errors import InputError
@@ -27,7 +28,7 @@ _known: WeakKeyDictionary[Any, dict[tuple[int, int, int], bool]] = WeakKeyDictio
 
 
 class ClassLogits:
-    """A model's logits (B, C) for batches (B, T) that are padded on the right.
+    """A model's logits (B, C) for batches (B, T) that are padded on the right, or (B, T, C) where each token has some.
 
     Some models read padding: they mix all tokens, pool over them, or take the last one for the end. These are asked
     for each row by itself (`alone`), as are those that cannot be asked for several rows at once.
@@ -47,7 +48,8 @@ class ClassLogits:
             self._try(rows_in(inputs))
         if not self.alone:
             return self._logits(inputs)
-        return torch.cat([self._logits(row) for row in _each(inputs)])
+        found, width = [self._logits(row) for row in _each(inputs)], inputs["input_ids"].shape[1]
+        return torch.cat([F.pad(row, (0, 0, 0, width - row.shape[1])) if row.dim() == 3 else row for row in found])
 
     def _try(self, rows: Sequence[Sequence[int]]) -> None:
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -55,9 +57,7 @@ class ClassLogits:
         key = (hash(structure_of(self.model)), max(lengths), min(lengths))
         known = _known.setdefault(base, {})
         if key not in known:
-            known[key] = reads_padding(
-                self.model, lambda ids, mask: self._logits({"input_ids": ids, "attention_mask": mask}), rows
-            )
+            known[key] = reads_padding(self.model, self._of_rows, rows)
         self.alone = known[key]
         seen = [*key[1:], *self.lengths[:1], *self.lengths[-1:]]
         self.lengths = range(min(seen), max(seen) + 1)
@@ -69,6 +69,13 @@ class ClassLogits:
             for context in (torch.no_grad(), stock(), in_training(self.model), seeded(0)):
                 stack.enter_context(context)
             self(inputs)
+
+    def _of_rows(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return logits (B, C); of each token's their mean over the row, which padding must not change either."""
+        logits = self._logits({"input_ids": ids, "attention_mask": mask})
+        if logits.dim() == 2:
+            return logits
+        return (logits * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def _logits(self, inputs: Inputs) -> Tensor:
         return self.model(**inputs, **self.more).logits  # type: ignore[no-any-return]
