@@ -253,4 +253,4 @@ def test_any_bytes_are_rows_or_a_clear_error(tmp_path: Path, content: bytes, end
 
 
 def test_the_table_of_formats_is_what_the_help_says() -> None:
-    assert list(FORMATS) == ["csv", "tsv", "jsonl", "json", "parquet", "txt"]
+    assert list(FORMATS) == ["csv", "tsv", "jsonl", "json", "parquet", "txt", "conll"]

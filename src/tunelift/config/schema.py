@@ -107,7 +107,8 @@ class DataSection(Section):
 
     train: Source = Field(
         default=None,
-        description="File, folder, Hub id or bundled name (bbc-news, general-text); csv tsv jsonl json parquet txt conll.",
+        description="File, folder, Hub id or bundled name (bbc-news, general-text); "
+        "csv tsv jsonl json parquet txt conll.",
     )
     validation: Split = Field(
         default=0.1, description="A file, or a fraction taken from train; all selection happens here."
