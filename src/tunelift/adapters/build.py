@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS, REWRITES
+from tunelift.adapters.methods import METHODS, REWRITES, method_of
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
@@ -47,9 +47,9 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
         return []
     if keys.get("start_from"):
         return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
-    fields = {field.name for field in dataclasses.fields(_peft_class(method)) if field.init}
+    fields = {field.name for field in dataclasses.fields(METHODS.get(method).config_class) if field.init}
     unknown = [
-        f"adapter.{key}: peft's {METHODS.get(method).peft_class} has no such key."
+        f"adapter.{key}: peft's {METHODS.get(method).config_class.__name__} has no such key."
         + (did_you_mean(key, fields) or f" Its keys: {listed(sorted(fields), 99)}.")
         for key in sorted(extra - fields)
     ]
@@ -57,14 +57,17 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     return unknown + _foreign(values) + _wrong_values(method, values)
 
 
-def peft_config(keys: Mapping[str, Any], peft_type: str) -> Any:
-    """Return peft's own config for the adapter section's keys; raise InputError for keys or values it refuses."""
+def peft_config(keys: Mapping[str, Any], task_type: str, model: Any = None, rows: int = 0, steps: int = 0) -> Any:
+    """Return peft's own config for the adapter section's keys; raise InputError for keys or values it refuses.
+
+    Defaults of some methods are made from the base `model`, the number of training rows and that of steps.
+    """
     if problems := check_keys(keys):
         raise InputError(*problems, fix="The keys are the fields of peft's own config class.")
     method = METHODS.get(keys.get("method", "lora"))
-    values = {**method.defaults, **{key: value for key, value in keys.items() if key not in OURS}}
+    own = {key: value for key, value in keys.items() if key not in OURS}
     try:
-        return _peft_class(keys.get("method", "lora"))(**{"task_type": peft_type, **values})
+        return method.config_class(**{"task_type": task_type, **method.keys_for(model, rows, steps), **own})
     except (TypeError, ValueError) as error:
         raise InputError(f"adapter: peft refuses these settings: {error}") from error
 
@@ -115,14 +118,21 @@ def _check_comes_back(adapted: Any) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    lost = list(getattr(set_peft_model_state_dict(adapted, saved), "unexpected_keys", []))
+    lost = homeless(adapted, set_peft_model_state_dict(adapted, saved))
     if lost:
-        parts = sorted({key.partition(".lora_")[0].rpartition("layers.")[2].partition(".")[2] or key for key in lost})
+        mark = f".{getattr(adapted.base_model, 'prefix', 'adapter_')}"  # with which the method's names begin
+        parts = sorted({key.partition(mark)[0].rpartition("layers.")[2].partition(".")[2] or key for key in lost})
         raise InputError(
             f"adapter.target_modules: what peft saves of {listed(parts)} it would not find again: transformers renames "
             "these layers as if they came from an older file.",
             fix="Leave them out: adapter.target_modules names the layers to adapt.",
         )
+
+
+def homeless(adapted: Any, found: Any) -> list[str]:
+    """Return the tensors for which peft `found` no place; those of virtual tokens it names too, and has placed."""
+    virtual = ["prompt_embeddings"] if method_of(adapted.active_peft_config).virtual_tokens else []
+    return [key for key in getattr(found, "unexpected_keys", []) if key not in virtual]
 
 
 def check_targets(model: Any, config: Any) -> None:
@@ -174,7 +184,7 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with values, by the types that peft declares and by what is not supported here."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    hints = get_type_hints(_peft_class(method))
+    hints = get_type_hints(METHODS.get(method).config_class)
     problems = []
     for key, value in values.items():
         try:
@@ -188,12 +198,6 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
             "true, false, gaussian and orthogonal are allowed."
         )
     return problems
-
-
-def _peft_class(method: str) -> Any:
-    import peft
-
-    return getattr(peft, METHODS.get(method).peft_class)
 
 
 def _linear_names(model: Any) -> list[str]:

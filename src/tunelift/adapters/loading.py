@@ -11,8 +11,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import refuse_changes_of_base
-from tunelift.adapters.methods import BEGINNINGS, LORA_READ, READ
+from tunelift.adapters.build import homeless, refuse_changes_of_base
+from tunelift.adapters.methods import BEGINNINGS, LORA_READ, METHODS, READ, method_of
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -50,7 +50,7 @@ def check_fits(
     check_layers(adapted, f"The adapter {folder}")
     _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
-    notes = [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_biases(config)]
+    notes = [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_biases(adapted)]
     return [*notes, *_beside(Path(folder)), *_others(Path(folder))]
 
 
@@ -108,7 +108,7 @@ def _check_tried(config: Mapping[str, Any], folder: str | Path) -> None:
     import peft
 
     method, begin = config["peft_type"], config.get("init_lora_weights", True)
-    if method not in READ:
+    if method not in READ and all(METHODS.get(name).peft_type != method for name in METHODS):
         raise InputError(f"The adapter {folder} is of peft's {method}, which was not tried here.", fix=TRIED)
     if method != "LORA":
         return
@@ -153,12 +153,10 @@ def _placed(shapes: Any, folder: Path) -> Any:
         warnings.filterwarnings("ignore", message=".*parameter in the checkpoint to a meta parameter")  # as is meant
         adapted = PeftModel.from_pretrained(shapes, str(folder))
         found = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
-    virtual = ["prompt_embeddings"] if adapted.active_peft_config.is_prompt_learning else []
-    homeless = [key for key in found.unexpected_keys if key not in virtual]
-    if homeless:
+    if lost := homeless(adapted, found):
         raise InputError(
-            f"The adapter {folder} holds {homeless[0]}{_and_more(homeless)}, for which this model has no place as its "
-            "config says.",
+            f"The adapter {folder} holds {lost[0]}{_and_more(lost)}, for which this model has no place as its config "
+            "says.",
             fix=f"It was made on {_base(folder)}: name that model, and leave the adapter's folder as it was saved.",
         )
     _check_biases(adapted, found.missing_keys, folder)
@@ -181,7 +179,7 @@ def _check_layout(config: Mapping[str, Any], adapted: Any, folder: str | Path) -
 
 def _check_biases(adapted: Any, missing: Collection[str], folder: Path) -> None:
     """Refuse a folder that lacks biases of the base, which its config says were trained."""
-    if getattr(adapted.active_peft_config, "bias", "none") == "none":
+    if not _trains_base(adapted):
         return
     adapted.set_requires_grad("default")
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
@@ -190,6 +188,11 @@ def _check_biases(adapted: Any, missing: Collection[str], folder: Path) -> None:
             f"The adapter {folder} lacks {lacking[0]}{_and_more(lacking)}, which its config says was trained.",
             fix='peft before 0.21 lost the biases that bias="lora_only" trains: train it again with a later one.',
         )
+
+
+def _trains_base(adapted: Any) -> bool:
+    config = adapted.active_peft_config
+    return method_of(config).trains_base(config)
 
 
 def _and_more(names: Sequence[str]) -> str:
@@ -205,7 +208,7 @@ def _check_base_is_kept(model: Any, adapted: Any, folder: Path) -> None:
     from safetensors import safe_open
 
     own, places = dict(model.named_parameters()), {name for name, _ in adapted.named_parameters()}
-    biases = getattr(adapted.active_peft_config, "bias", "none") != "none"
+    biases = _trains_base(adapted)
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
         for key in sorted(places.intersection(weights.keys())):
             name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
@@ -252,8 +255,8 @@ def _in_part(config: Mapping[str, Any]) -> list[str]:
     return [f"the adapter acts from the tokens {tokens} on (aLoRA): a row without them is the base's"]
 
 
-def _biases(config: Mapping[str, Any]) -> list[str]:
-    if config.get("bias", "none") == "none":
+def _biases(adapted: Any) -> list[str]:
+    if not _trains_base(adapted):
         return []
     return ["the adapter trains biases of the base, which stay when it is switched off: the base is measured before"]
 

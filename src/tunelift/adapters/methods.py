@@ -1,23 +1,96 @@
-"""The table of PEFT methods: the name in the configuration, and peft's own config class."""
+"""The table of PEFT methods: what peft is asked to make, what training does beside, and what is true of each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.core.registry import Registry
 
+Defaults = Mapping[str, Any] | Callable[[Any, int, int], Mapping[str, Any]]
+"""Keys of peft's config, or a function that makes them of the base model, the training rows and the steps (numbers)."""
+
+
+def trains_biases(config: Any) -> bool:
+    """Tell whether an adapter of this config trains biases of the base (LoRA's `bias`, which others have too)."""
+    return bool(getattr(config, "bias", "none") != "none")
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One PEFT method. `defaults` are ours where they differ from peft's; the user's keys come first."""
+    """One PEFT method: the config's class is the one that peft has for `peft_type`.
 
-    peft_class: str
-    defaults: dict[str, Any]
+    `title` is how its name is written. `defaults` are ours where they differ from peft's; the user's keys come first.
+    `learning_rate` is taken where the user set none; None is that of the config's schema.
+
+    Training calls two hooks, with peft's model around the base: `after_step(model, step)`, from step 1 on, when the
+    parameters are moved and their gradients still there, and `further_loss(model)`, a scalar Tensor (nats) that is
+    added to the mean loss of each step.
+
+    What is true of it: `trains_base(config)` tells whether parameters of the base are trained, which switching off does
+    not bring back. `begins_as_noop`, `switches_off` (to the base, bit for bit), `merges` (into the base's weights) and
+    `stands_beside` (another adapter of its kind on the same model) say what holds. `virtual_tokens` says that tokens
+    are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero.
+    `known_failures` are checks of the battery that it fails, by name, each with the reason.
+    """
+
+    peft_type: str
+    title: str = ""
+    defaults: Defaults = field(default_factory=dict)
+    learning_rate: float | None = None
+    after_step: Callable[[Any, int], None] | None = None
+    further_loss: Callable[[Any], Any] | None = None
+    trains_base: Callable[[Any], bool] = trains_biases
+    begins_as_noop: bool = True
+    switches_off: bool = True
+    merges: bool = True
+    stands_beside: bool = True
+    virtual_tokens: bool = False
+    begins_at_random: tuple[str, ...] = ()
+    known_failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config_class(self) -> Any:
+        """Return peft's own config class, found by its type."""
+        import peft  # noqa: F401  which fills the table
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        by_type: Mapping[str, Any] = PEFT_TYPE_TO_CONFIG_MAPPING  # whose keys are texts too
+        return by_type[self.peft_type]
+
+    def keys_for(self, model: Any, rows: int, steps: int) -> Mapping[str, Any]:
+        """Return the keys of peft's config where ours differ, for a base model that is trained so long."""
+        return self.defaults(model, rows, steps) if callable(self.defaults) else self.defaults
 
 
 METHODS: Registry[Method] = Registry("PEFT method")
-METHODS.add("lora", Method("LoraConfig", {"target_modules": "all-linear"}))
+METHODS.add(
+    "lora",
+    Method(
+        "LORA",
+        title="LoRA",
+        defaults={"target_modules": "all-linear"},
+        begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
+    ),
+)
+
+
+def method_of(config: Any) -> Method:
+    """Return the row for a ready config of peft, or None; where no row has its type, what peft itself says of it.
+
+    Of several rows of one type the first is taken.
+    """
+    rows = (METHODS.get(name) for name in METHODS)
+    peft_type = getattr(config, "peft_type", "")
+    found = next((row for row in rows if row.peft_type == peft_type), None)
+    return found or Method(str(peft_type), virtual_tokens=bool(getattr(config, "is_prompt_learning", False)))
+
+
+def title_of(name: str) -> str:
+    """Return how a method's name is written; the name itself where no row has it, as in files made elsewhere."""
+    return (METHODS.get(name).title or name) if name in METHODS else name
+
 
 READ = frozenset(
     {

@@ -18,17 +18,24 @@ def linear_targets(model: Any) -> tuple[list[str], str] | None:
 
     None for a model without experts, of which peft refuses no layer: peft's own "all-linear" is right there.
     """
-    refused = _refused(model)
-    if not refused and not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
+    if not _refused(model) and not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
         return None
+    taken, left = linear_layers(model)
+    bare = sorted({kind(name) for name in [*left, *_packed_experts(model)]})
+    said = f"adapted: {', '.join(sorted({kind(name) for name in taken}))}"
+    return taken, f"{said}; left bare: {', '.join(bare)}" if bare else said
+
+
+def linear_layers(model: Any) -> tuple[list[str], list[str]]:
+    """Return the names of the linear layers that peft adapts, and of those to leave bare: routers, and what it refuses.
+
+    The head is in neither.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-    never = _renamed(model) | refused
+    never = _renamed(model) | _refused(model)
     left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in never]
-    taken = [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS]
-    bare = sorted({_kind(name) for name in [*left, *_packed_experts(model)]})
-    said = f"adapted: {', '.join(sorted({_kind(name) for name in taken}))}"
-    return taken, f"{said}; left bare: {', '.join(bare)}" if bare else said
+    return [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS], left
 
 
 def check_layers(adapted: Any, where: str) -> None:
@@ -43,7 +50,7 @@ def check_layers(adapted: Any, where: str) -> None:
         own = module.get_base_layer() if isinstance(module, BaseTunerLayer) else None
         if isinstance(own, torch.nn.Linear) and type(own).forward is not torch.nn.Linear.forward and not _maps(own):
             raise InputError(
-                f"{where}: {_kind(name)} is a {type(own).__name__}, which is more than a linear layer: peft cannot "
+                f"{where}: {kind(name)} is a {type(own).__name__}, which is more than a linear layer: peft cannot "
                 "adapt it.",
                 fix='Leave it out; "all-linear" does.',
             )
@@ -115,7 +122,7 @@ def _packed_experts(model: Any) -> Iterator[str]:
             yield name
 
 
-def _kind(name: str) -> str:
+def kind(name: str) -> str:
     """Return a layer's name without the numbers and what stands before the last of them."""
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)

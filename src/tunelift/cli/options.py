@@ -8,13 +8,17 @@ from typing import Any, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from tunelift.adapters.methods import METHODS
 from tunelift.config.keywords import Stage, places
 from tunelift.config.schema import Config, choices
 from tunelift.config.settings import SECTIONS, SHORT, members
+from tunelift.core.errors import listed
 
 FLAGS = "tunelift.flags"
 """Where the context of a command keeps what its options say, by the dotted names of keys."""
 
+KNOWN = {"method": METHODS}
+"""Options that take a name of a registry."""
 METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
 
 
@@ -66,19 +70,20 @@ def _flag(section: str, key: str, stage: Stage) -> str | None:
 def _option(name: str, section: str, field: FieldInfo, names: Sequence[str]) -> KeyOption:
     flag = name.replace("_", "-")
     if field.annotation is bool:
-        return KeyOption(f"--{flag}/--no-{flag}", _heading(section), names, default=None, help=_help(field))
-    return KeyOption(f"--{flag}", _heading(section), names, metavar=_metavar(name, field), help=_help(field))
+        return KeyOption(f"--{flag}/--no-{flag}", _heading(section), names, default=None, help=_help(name, field))
+    return KeyOption(f"--{flag}", _heading(section), names, metavar=_metavar(name, field), help=_help(name, field))
 
 
 def _heading(section: str) -> str:
     return section.capitalize() if section else "Run"
 
 
-def _help(field: FieldInfo) -> str:
+def _help(name: str, field: FieldInfo) -> str:
     default = field.default if field.default_factory is None else None
+    known = f" One of: {listed(KNOWN[name])}." if name in KNOWN else ""
     if isinstance(default, bool):
         default = "on" if default else "off"
-    text = str(field.description).replace("{choices}", " or ".join(choices(field.annotation)))
+    text = str(field.description).replace("{choices}", " or ".join(choices(field.annotation))) + known
     return f"{text}  [default: {default}]" if default not in (None, "") else text
 
 

@@ -157,7 +157,9 @@ class TrainSection(Section):
 
     epochs: float = Field(default=1, gt=0, description="Passes over the training rows; fractions are allowed.")
     steps: int | None = Field(default=None, gt=0, description="Optimiser steps, instead of epochs.")
-    learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(
+        default=2e-4, gt=0, description="Peak learning rate of AdamW; some methods have a default of their own."
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="Learning rate after the warm-up."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import is_adapted
+from tunelift.adapters.methods import METHODS, Method, method_of
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
@@ -23,6 +24,7 @@ from tunelift.pipeline.choices import (
     evaluation_plan,
     metrics_for,
     ranked_labels,
+    settled,
     splits_to_measure,
 )
 from tunelift.pipeline.folder import locked
@@ -108,6 +110,8 @@ def tune(
     labels = head_labels(model) if kind.has_head else []
     session = Session.of(model, tokenizer, kind, labels)
     put_on = adapter if ready else adapter_keys(config)
+    config = settled(config, _method(model, put_on))
+    session.will_train(splits.train, config.train)
     session.check(put_on)
     if output:
         with locked(Path(output)):
@@ -164,6 +168,13 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, config: Config, 
 def _put_on(session: Session, adapter: Any, config: Config) -> None:
     if not is_adapted(session.model):
         session.attach(adapter, config.train.seed)
+
+
+def _method(model: Any, adapter: Any) -> Method:
+    """Return the method that is trained: of the adapter that is on, or of the keys or the config of a new one."""
+    if is_adapted(model):
+        return method_of(model.active_peft_config)
+    return METHODS.get(adapter["method"]) if isinstance(adapter, Mapping) else method_of(adapter)
 
 
 def _refuse_to_write_over(paths: RunPaths) -> None:

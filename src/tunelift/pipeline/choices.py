@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunelift.adapters.methods import METHODS, Method
 from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
@@ -119,6 +120,18 @@ def check_required(required: Sequence[str], metrics: Sequence[Metric]) -> None:
             *(f'A gate is about "{name}", which is not measured.{did_you_mean(name, names)}' for name in unknown),
             fix=f"Measured are: {listed(names)}; evaluate.metrics names others.",
         )
+
+
+def settled(config: Config, method: Method | None = None) -> Config:
+    """Return the config with the learning rate of the method (the config's) where the user set none: it is written so.
+
+    Raises InputError for a method that is not known.
+    """
+    method = method or METHODS.get(config.adapter.method)
+    if method.learning_rate is None or "learning_rate" in config.train.model_fields_set:
+        return config
+    train = config.train.model_copy(update={"learning_rate": method.learning_rate})
+    return config.model_copy(update={"train": train})
 
 
 def adapter_keys(config: Config) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tunelift.adapters.methods import Method, method_of
 from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError, TuneliftError, listed
@@ -37,9 +38,6 @@ ITEMS = 8
 OTHER_WAY = 1e-3
 """Relative rounding between two ways to one loss: rows together through the fast paths, and one by one through the
 stock forward pass. In fp32 a trained adapter on 18 layers showed 1.2e-5; a token too many or too few shows 1e-2."""
-
-NONZERO_FROM_THE_START = ("lora_A", "lora_embedding_B")
-"""Sides of a LoRA that begin at random; the others begin at zero, so that the adapter begins as a no-op."""
 
 
 class ProofFailed(TuneliftError):  # noqa: N818  what it says, as the manifest does
@@ -79,7 +77,7 @@ def prove(
     """Return the proofs, each {"name", "passed", "detail"}; raise ProofFailed, which holds them all, where one fails.
 
     `before` are the base's log-likelihoods of the same examples, taken before the training; they are not looked at
-    where the adapter trains the base's biases (LoRA's `bias`).
+    where the adapter trains parameters of the base.
     """
     memory = likelihoods(session, examples, max_length)
     with session.base():
@@ -90,7 +88,7 @@ def prove(
         _disk_equals_memory(session, folder, examples, memory, max_length),
         _apart_proof("adapter acts", _apart(memory, base), 1e-7, at_most=False),
     ]
-    if not _trains_biases(session):
+    if not _trains_base(session):
         apart = _apart(base, before)
         proofs.append(_apart_proof("base unchanged by training", apart, _tolerance(session), at_most=True))
     proofs += _proofs_of_the_loss(session, examples, max_length)
@@ -110,23 +108,23 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     model = session.model
     expected = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     trained = sum(parameter.requires_grad for parameter in model.parameters())
-    prompts = model.active_peft_config.is_prompt_learning  # one tensor, computed from however many were trained
+    method = _method(session)
     problems = {
         "missing": [key for key in expected if key not in saved],
         "of another shape": [k for k, t in expected.items() if k in saved and saved[k].shape != t.shape],
         "not finite": [key for key, tensor in saved.items() if not torch.isfinite(tensor).all()],
-        "all zero": [key for key, tensor in saved.items() if _empty(key, tensor)],
+        "all zero": [key for key, tensor in saved.items() if _empty(key, tensor, method)],
     }
     found = [f"{problem}: {listed(keys, 3)}" for problem, keys in problems.items() if keys]
-    if len(saved) < trained and not prompts:
+    if len(saved) < trained and not method.virtual_tokens:  # of which one tensor is made from all that were trained
         found.append("fewer tensors than were trained")
     if not any(tensor.any() for tensor in saved.values()):
         found.append("every tensor is zero")
     return _proof(name, not found, "; ".join([f"{len(saved)} tensors for {trained} trained ones", *found]))
 
 
-def _empty(key: str, tensor: Tensor) -> bool:
-    return any(part in NONZERO_FROM_THE_START for part in key.split(".")) and not tensor.any()
+def _empty(key: str, tensor: Tensor, method: Method) -> bool:
+    return any(part in method.begins_at_random for part in key.split(".")) and not tensor.any()
 
 
 def _lineage(session: Session, folder: Path) -> dict[str, Any]:
@@ -158,8 +156,8 @@ def _disk_equals_memory(
 
 
 def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_length: int) -> list[float]:
-    """Return the log-likelihoods with the adapter read back from disk, beside the one in memory if peft allows two."""
-    if _trains_biases(session):
+    """Return the log-likelihoods with the adapter read back from disk, beside the one in memory where two can stand."""
+    if _trains_base(session) or not _method(session).stands_beside:
         weights = load_peft_weights(str(folder), device=str(session.model.device))
         set_peft_model_state_dict(session.model, weights, adapter_name=session.model.active_adapter)
         return likelihoods(session, examples, max_length)
@@ -234,9 +232,13 @@ def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> 
     return _proof("the loss is over the labels", right and apart <= tolerance, detail)
 
 
-def _trains_biases(session: Session) -> bool:
-    """Tell whether the adapter trains biases of the base, which are then no longer the base's (LoRA's `bias`)."""
-    return bool(getattr(session.model.active_peft_config, "bias", "none") != "none")
+def _method(session: Session) -> Method:
+    return method_of(session.model.active_peft_config)
+
+
+def _trains_base(session: Session) -> bool:
+    """Tell whether the adapter trains parameters of the base, which are then no longer the base's."""
+    return _method(session).trains_base(session.model.active_peft_config)
 
 
 def _apart(some: Sequence[float], others: Sequence[float]) -> float:

@@ -23,6 +23,7 @@ from tunelift.pipeline.choices import (
     evaluation_plan,
     metrics_for,
     ranked_labels,
+    settled,
     task_for,
 )
 from tunelift.pipeline.folder import RunFolder
@@ -52,7 +53,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     """
     ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
-    config = first_seed(config)
+    config = settled(first_seed(config))
     task = task_for(config)
     splits = load_splits(config.data, reading=task.reading)
     metrics = metrics_for(config.evaluate.metrics, task, splits.train)

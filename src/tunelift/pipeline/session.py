@@ -20,7 +20,7 @@ from tunelift.adapters.build import (
 from tunelift.adapters.loading import check_fits, load_adapter, shapes_of
 from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.adapters.targets import linear_targets
-from tunelift.config.schema import ModelSection
+from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
@@ -32,6 +32,7 @@ from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import TASKS, Task
+from tunelift.training.batches import steps_of
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
@@ -56,7 +57,8 @@ class Session:
     """One model: the base as it was loaded, or peft's own model around it once an adapter is on.
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
-    `conversations` says that the adapter is trained on them, and so is asked through the chat template.
+    `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
+    the rows and the steps, about, that a new adapter is made for.
     """
 
     model: Any
@@ -71,6 +73,7 @@ class Session:
     ranked: Sequence[str] = ()
     base_tokenizer: Any = None
     examined: Examined | None = None
+    training: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         self.base_tokenizer = self.tokenizer
@@ -104,6 +107,10 @@ class Session:
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
         return session
 
+    def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
+        """Know what a new adapter will be trained on: some methods make their settings of it."""
+        self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
+
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
         """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one."""
         if isinstance(keys, Mapping) and keys.get("start_from"):
@@ -128,6 +135,7 @@ class Session:
         """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
         name = self.model.active_adapter
         check_name(name)
+        kind = type(self.model.peft_config[name]).__name__
         refuse_changes_of_base(vars(self.model.peft_config[name]), "adapter")
         if not self.task.has_head:
             return
@@ -139,7 +147,7 @@ class Session:
         if bare and self.model.get_base_model() in _known:
             raise InputError(
                 f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
-                fix=f"LoraConfig(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
+                fix=f"{kind}(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
             )
         if bare:
             progress.note(f"adapter: {listed(bare)} are not saved with it, and must be in the base's files")
@@ -215,7 +223,8 @@ class Session:
     def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
         """Return the peft config for this model: its task, and the fresh modules that peft would not save by itself."""
         peft_type = self.task.peft_type
-        config = peft_config(keys, peft_type) if isinstance(keys, Mapping) else keys
+        ready = not isinstance(keys, Mapping)
+        config: Any = keys if ready else peft_config(keys, peft_type, self.model, *self.training)
         if config.task_type is None:
             config = replace(config, task_type=peft_type)
         if config.task_type != peft_type:

@@ -27,6 +27,7 @@ from tunelift.pipeline.choices import (
     evaluation_plan,
     metrics_for,
     ranked_labels,
+    settled,
     splits_to_measure,
     task_for,
     where_from,
@@ -58,6 +59,7 @@ def tune_stage(config: Config) -> Path:
         raise InputError(
             "train.seeds trains several adapters, to compare them.", fix="Use tunelift run, or train.seed."
         )
+    config = settled(config)
     task = task_for(config)
     splits = load_splits(config.data, reading=task.reading, roles=("train", "validation"))
     say_data(splits)
@@ -134,6 +136,7 @@ def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
 
 def check_training(session: Session, splits: Splits, config: Config) -> None:
     """Raise InputError for settings and rows that no training can begin with, before anything is measured."""
+    session.will_train(splits.train, config.train)
     session.check(adapter_keys(config))
     max_length = min(config.train.max_length, context_length(session.model, session.tokenizer))
     session.task.rows(splits.train, session.tokenizer, max_length, session.labels)
@@ -159,6 +162,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
     """
     some, max_length = rows_to_prove_on(splits.train), config.train.max_length
     before = likelihoods(session, some, max_length)
+    session.will_train(splits.train, config.train)
     session.attach(adapter_keys(config), config.train.seed)
     parameters = session.parameters()
     progress.note("trainable params: {trainable:,} of {total:,} ({percent:.4f}%)".format(**parameters))

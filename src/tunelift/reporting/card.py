@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tunelift.adapters.methods import title_of
 from tunelift.adapters.store import read_lineage
 from tunelift.core import files
 from tunelift.reporting import wording
@@ -38,7 +39,7 @@ def card_text(run: RunContents) -> str:
 
 def _lineage(run: RunContents) -> str:
     model = run.noted("model")
-    method = wording.method(run.noted("adapter").get("method", "lora"))
+    method = title_of(run.noted("adapter").get("method", "lora"))
     revision = f" at revision `{model['revision']}`" if model.get("revision") else ""
     base = f"`{_base_name(run)}`{revision}"
     note = f" The base: {model['note']}." if model.get("note") else ""

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tunelift.adapters.methods import title_of
 from tunelift.config import yaml_text
 from tunelift.core import files, text_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.reporting import wording
 from tunelift.run_files.layout import SCORES, RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -39,7 +39,7 @@ class RunContents:
         """Return what was tuned and how: the model and the method, the folder's name where no model is noted."""
         model = self.noted("model").get("name") or self.folder.resolve().name
         method = self.noted("adapter").get("method")
-        return f"{model}, tuned with {wording.method(method)}" if method else str(model)
+        return f"{model}, tuned with {title_of(method)}" if method else str(model)
 
     def task(self) -> Task:
         """Return the kind of work that the manifest or the config names, the first of all where neither does.

@@ -186,11 +186,6 @@ def measure(name: str) -> str:
     return name.replace("_", " ")
 
 
-def method(name: str) -> str:
-    """Return a PEFT method's name as it is written: `lora` is `LoRA`."""
-    return {"lora": "LoRA", "adalora": "AdaLoRA", "ia3": "IA3"}.get(name, name)
-
-
 def _level(comparison: Mapping[str, Any]) -> str:
     return level_text(comparison.get("level", 0.95))
 

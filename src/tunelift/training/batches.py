@@ -38,7 +38,7 @@ def plan_steps(
     within a step, so that micro-batches carry little padding and the result does not change.
     """
     count = len(rows.own)
-    total = steps if steps is not None else max(1, round(math.ceil(count / batch_size) * epochs))
+    total = steps_of(count, batch_size, epochs, steps)
     plan: list[Step] = []
     epoch = 0
     while len(plan) < total:
@@ -48,6 +48,11 @@ def plan_steps(
         plan.extend(micro_batches(batch, rows, micro_batch_tokens) for batch in batches[: total - len(plan)])
         epoch += 1
     return plan
+
+
+def steps_of(rows: int, batch_size: int, epochs: float, steps: int | None) -> int:
+    """Return how many optimiser steps so many rows make, `steps` where that is set."""
+    return steps if steps is not None else max(1, round(math.ceil(rows / batch_size) * epochs))
 
 
 def micro_batches(some: Sequence[int], rows: Sizes, budget: int) -> list[list[int]]:

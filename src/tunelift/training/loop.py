@@ -77,6 +77,7 @@ def fit(
     *,
     store: Store | None = None,
     budget: Budget | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Fit:
     """Train the model's trainable parameters, one optimiser step per element of `steps`.
 
@@ -84,9 +85,11 @@ def fit(
     the end, and `patience` looks without improvement end the training. With `store` it goes on from the state kept
     there, if there is one, exactly as if it had never ended; a signal to stop is obeyed once the step is done and
     saved (raises Stopped). Where memory runs out, `budget` is halved and the window computed again from the start.
+    `after_step` is given the step's number, from 1, when the parameters are moved and their gradients still there.
     Raises TuneliftError where no step had a finite loss, or where memory does not suffice for one row.
     """
-    loop = _Loop(model, State(model, settings.learning_rate, settings.weight_decay), listeners, store, budget)
+    state = State(model, settings.learning_rate, settings.weight_decay)
+    loop = _Loop(model, state, listeners, store, budget, after_step)
     loop.resume()
     began = time.monotonic() - loop.state.fit.seconds
     model.train()
@@ -123,6 +126,7 @@ class _Loop:
     listeners: Sequence[Listener]
     store: Store | None
     budget: Budget | None
+    after_step: Callable[[int], None] | None
 
     def resume(self) -> None:
         saved = self.store.load() if self.store is not None else None
@@ -147,6 +151,8 @@ class _Loop:
         fit.steps, fit.rows, fit.tokens = fit.steps + 1, fit.rows + done.rows, fit.tokens + done.tokens
         if done.finite:
             state.move()
+        if done.finite and self.after_step is not None:
+            self.after_step(fit.steps)
         state.clear()
         fit.seconds = time.monotonic() - began
         if not done.finite:

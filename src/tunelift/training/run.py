@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tunelift.adapters.methods import Method, method_of
 from tunelift.config.schema import TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
@@ -100,10 +102,19 @@ def train(
         loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
+        method = method_of(getattr(model, "active_peft_config", None))
+        after_step = partial(method.after_step, model) if method.after_step is not None else None
+        loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
             told = [ProgressBar(advance), *listeners]
-            done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches)
+            done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches, after_step=after_step)
     return Trained(done, report, fast_paths)
+
+
+def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:
+    """Return the loss with what the method adds to its mean, by each micro-batch's share of the targets."""
+    further = method.further_loss
+    return loss if further is None else lambda batch: loss(batch) + batch.targets * further(model)
 
 
 def _tokens_at_once(rows: Sequence[Row], task: Task, settings: TrainSection) -> float:
@@ -220,12 +231,20 @@ def _frozen(model: Any) -> list[int]:
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:
     """Return what is set in peft's configs other than its defaults, without where the base lies or which peft it is."""
-    configs = [(config.to_dict(), type(config)().to_dict()) for config in getattr(model, "peft_config", {}).values()]
+    configs = [(config.to_dict(), _unset(config)) for config in getattr(model, "peft_config", {}).values()]
     beside = ("base_model_name_or_path", "revision", "inference_mode", "peft_version")
     return [
         {key: value for key, value in config.items() if key not in beside and value != plain.get(key)}
         for config, plain in configs
     ]
+
+
+def _unset(config: Any) -> dict[str, Any]:
+    """Return what stands in a config of peft of which nothing is set; nothing where some key must be."""
+    try:
+        return dict(type(config)().to_dict())
+    except (TypeError, ValueError):
+        return {}
 
 
 def _plain(value: Any) -> Any:
