@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tunelift.adapters.methods import METHODS, Method
 from tunelift.core.cache import folder
+from tunelift.core.registry import Registry
 
 _numbers = count()
 
@@ -39,3 +41,10 @@ def new_cache(cache: Path) -> Path:
         (USERS_CACHE / kept).mkdir(parents=True, exist_ok=True)
         (cache / kept).symlink_to(USERS_CACHE / kept)
     return cache
+
+
+@pytest.fixture
+def methods(monkeypatch: pytest.MonkeyPatch) -> Registry[Method]:
+    """Return the table of PEFT methods, which forgets after the test what is added in it."""
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    return METHODS

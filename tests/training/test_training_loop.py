@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
 
 import tiny_models
+from tunelift.adapters.methods import Method
 from tunelift.config.schema import TrainSection
 from tunelift.core.errors import TuneliftError
 from tunelift.core.records import Example
+from tunelift.core.registry import Registry
 from tunelift.tasks.base import TASKS, Batch
 from tunelift.training.batches import Sizes, micro_batches, plan_steps
 from tunelift.training.loop import Settings, fit, learning_rate
@@ -180,3 +182,31 @@ def test_a_classifier_that_runs_without_padding_makes_one_micro_batch_a_step(mon
     done = train(model, tiny_models.tokenizer(), task, {"train": examples}, settings, labels=["bad", "good"])
     assert done.fast_paths["unpadded"] == "on"
     assert collated[-2:] == [8, 8]
+
+
+def losses_with_adalora(methods: Registry[Method], more: float) -> list[float]:
+    """Train with a method whose further loss is a constant; return the losses of training and validation in order."""
+    methods._entries["adalora"] = Method(
+        "ADALORA",
+        after_step=lambda model, step: model.base_model.update_and_allocate(step),
+        further_loss=lambda model: more + 0.0 * next(p for p in model.parameters() if p.requires_grad).sum(),
+    )
+    config = AdaLoraConfig(target_modules="all-linear", total_step=3, init_r=4, target_r=2, task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_models.causal("llama"), config)
+    rows = [Example(str(i), f"what is {i}", f" it is {i % 3}") for i in range(12)]
+    told: list[float] = []
+    train(
+        model, tiny_models.tokenizer(), TASKS.get("causal-lm"), {"train": rows, "validation": rows[:4]},
+        TrainSection(steps=3, batch_size=4, micro_batch_tokens=32),
+        listeners=[lambda event, **facts: told.append(facts["loss"]) if "loss" in facts else None],
+    )  # fmt: skip
+    kept = [p.count_nonzero().item() for name, p in model.named_parameters() if "lora_E" in name]
+    assert sum(kept) <= 2 * len(kept)  # pruned after a step, while gradients are there
+    return told
+
+
+def test_the_hooks_of_a_method_are_called_by_the_loop(methods: Registry[Method]) -> None:
+    """What is added to the loss of a step is not in that of validation."""
+    both = zip(losses_with_adalora(methods, 0.0), losses_with_adalora(methods, 5.0), strict=True)
+    assert [round(second - first, 3) for first, second in both] == [5.0, 5.0, 0.0, 5.0, 0.0]
