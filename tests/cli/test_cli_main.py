@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import tunelift
+from tunelift.adapters.methods import METHODS
 from tunelift.cli import failures
 from tunelift.cli.main import COMMANDS, cli
 from tunelift.config.schema import Config
@@ -88,6 +89,10 @@ def test_every_command_has_a_purpose_examples_and_help_for_each_option(name: str
     assert [option.opts for option in options if not option.help] == []
     names = [opt for option in options for opt in option.opts]
     assert len(names) == len(set(names))
+
+
+def test_help_names_every_method() -> None:
+    assert f"One of: {', '.join(METHODS)}." in CliRunner().invoke(cli, ["run", "--help"]).stdout
 
 
 def test_every_key_has_an_option_of_run() -> None:

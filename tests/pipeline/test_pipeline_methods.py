@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tunelift
-from tunelift.adapters.methods import Method
+from tunelift.adapters.methods import METHODS, Method
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
@@ -39,6 +39,16 @@ def test_a_method_from_outside_runs_compares_reloads_and_reports(
     config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"), dtype="float32")
     compared = stages.compare_adapter(config, str(out / "adapter")).to_dict()
     assert compared["metrics"]["accuracy"] == comparison["metrics"]["accuracy"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", ["tiny", "tiny_encoder"])
+def test_every_method_runs(name: str, kind: str, request: pytest.FixtureRequest) -> None:
+    keywords = request.getfixturevalue(kind)
+    assert tunelift.run(**keywords, adapter={"method": name}).to_dict()["items"] == 20
+    manifest = json.loads((Path(keywords["output"]) / "manifest.json").read_text())
+    assert manifest["adapter"]["method"] == name
+    assert manifest["adapter"]["trainable"] > 0
 
 
 def test_its_learning_rate_is_taken_where_the_user_sets_none_and_written_down(
