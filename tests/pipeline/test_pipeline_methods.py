@@ -51,6 +51,16 @@ def test_every_method_runs(name: str, kind: str, request: pytest.FixtureRequest)
     assert manifest["adapter"]["trainable"] > 0
 
 
+def test_what_goes_on_from_an_adapter_is_of_its_method(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny |= {"train": {"steps": 1}}
+    begun = stages.tune_stage(from_keywords("train", **tiny, adapter={"method": "ia3"}))
+    tiny |= {"output": str(tmp_path / "on"), "adapter": {"start_from": str(begun)}}
+    stages.tune_stage(from_keywords("train", **tiny))
+    assert json.loads((tmp_path / "on" / "manifest.json").read_text())["adapter"]["method"] == "ia3"
+    for folder in (begun.parent, tmp_path / "on"):
+        assert "learning_rate: 0.01\n" in (folder / "config.yaml").read_text()
+
+
 def test_its_learning_rate_is_taken_where_the_user_sets_none_and_written_down(
     tiny: dict[str, Any], methods: Registry[Method]
 ) -> None:

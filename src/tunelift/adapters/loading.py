@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import homeless, refuse_changes_of_base
-from tunelift.adapters.methods import BEGINNINGS, LORA_READ, METHODS, READ, method_of
+from tunelift.adapters.methods import BEGINNINGS, LORA_READ, READ, method_of, name_of
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -108,7 +108,7 @@ def _check_tried(config: Mapping[str, Any], folder: str | Path) -> None:
     import peft
 
     method, begin = config["peft_type"], config.get("init_lora_weights", True)
-    if method not in READ and all(METHODS.get(name).peft_type != method for name in METHODS):
+    if method not in READ and name_of(method) is None:
         raise InputError(f"The adapter {folder} is of peft's {method}, which was not tried here.", fix=TRIED)
     if method != "LORA":
         return

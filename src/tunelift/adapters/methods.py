@@ -121,10 +121,15 @@ def method_of(config: Any) -> Method:
 
     Of several rows of one type the first is taken.
     """
-    rows = (METHODS.get(name) for name in METHODS)
     peft_type = getattr(config, "peft_type", "")
-    found = next((row for row in rows if row.peft_type == peft_type), None)
-    return found or Method(str(peft_type), virtual_tokens=bool(getattr(config, "is_prompt_learning", False)))
+    if name := name_of(peft_type):
+        return METHODS.get(name)
+    return Method(str(peft_type), virtual_tokens=bool(getattr(config, "is_prompt_learning", False)))
+
+
+def name_of(peft_type: str) -> str | None:
+    """Return the name of the first row of peft's type, None where there is none."""
+    return next((name for name in METHODS if METHODS.get(name).peft_type == peft_type), None)
 
 
 def title_of(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import is_adapted
-from tunelift.adapters.methods import METHODS, Method, method_of
+from tunelift.adapters.methods import Method, method_of
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
@@ -170,11 +170,11 @@ def _put_on(session: Session, adapter: Any, config: Config) -> None:
         session.attach(adapter, config.train.seed)
 
 
-def _method(model: Any, adapter: Any) -> Method:
-    """Return the method that is trained: of the adapter that is on, or of the keys or the config of a new one."""
+def _method(model: Any, adapter: Any) -> Method | None:
+    """Return the method of the adapter that is on, or of a ready config; None where the keys of the config say it."""
     if is_adapted(model):
         return method_of(model.active_peft_config)
-    return METHODS.get(adapter["method"]) if isinstance(adapter, Mapping) else method_of(adapter)
+    return None if isinstance(adapter, Mapping) else method_of(adapter)
 
 
 def _refuse_to_write_over(paths: RunPaths) -> None:

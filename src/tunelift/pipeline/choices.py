@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelift.adapters.methods import METHODS, Method
+from tunelift.adapters.methods import METHODS, Method, name_of
+from tunelift.adapters.store import read_adapter_config
 from tunelift.config.schema import Config, DataSection, EvaluateSection
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
@@ -122,13 +123,25 @@ def check_required(required: Sequence[str], metrics: Sequence[Metric]) -> None:
         )
 
 
-def settled(config: Config, method: Method | None = None) -> Config:
-    """Return the config with the learning rate of the method (the config's) where the user set none: it is written so.
+def method_name(config: Config) -> str:
+    """Return the name of the method that is trained: the config's, or that of the adapter to go on from.
 
-    Raises InputError for a method that is not known.
+    Raises InputError where there is no such adapter.
     """
-    method = method or METHODS.get(config.adapter.method)
-    if method.learning_rate is None or "learning_rate" in config.train.model_fields_set:
+    if not config.adapter.start_from:
+        return config.adapter.method
+    peft_type = str(read_adapter_config(config.adapter.start_from)["peft_type"])
+    return name_of(peft_type) or peft_type.lower()
+
+
+def settled(config: Config, method: Method | None = None) -> Config:
+    """Return the config with the method's own learning rate where the user set none: it is written down so.
+
+    The method is that of the config where none is given. Raises InputError as `method_name` does.
+    """
+    if method is None and (name := method_name(config)) in METHODS:  # others are refused with the adapter's keys
+        method = METHODS.get(name)
+    if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:
         return config
     train = config.train.model_copy(update={"learning_rate": method.learning_rate})
     return config.model_copy(update={"train": train})

@@ -25,6 +25,7 @@ from tunelift.pipeline.choices import (
     adapter_keys,
     check_required,
     evaluation_plan,
+    method_name,
     metrics_for,
     ranked_labels,
     settled,
@@ -174,7 +175,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, config: Config) ->
     data = {"splits": {}, "sources": {}, **splits.report.to_dict(), "rendering": _rendering(trained.rows)}
     folder.note(
         data=data,
-        adapter={"method": config.adapter.method, **parameters, "config": keys, **(session.adapter or {})},
+        adapter={"method": method_name(config), **parameters, "config": keys, **(session.adapter or {})},
         train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()},
         fast_paths=trained.fast_paths,
     )
