@@ -252,7 +252,7 @@ def _adapted(model: Any) -> Any:
     from tunelift.adapters.build import attach, peft_config
     from tunelift.adapters.targets import linear_targets
 
-    named = linear_targets(model)
+    named = linear_targets(model, "CAUSAL_LM")
     keys = {"r": 4, "target_modules": named[0] if named else "all-linear", "init_lora_weights": False}
     return attach(model, peft_config(keys, "CAUSAL_LM"), seed=0)
 

@@ -225,7 +225,7 @@ ADAPTED = {"qwen3_moe": ATTENTION, "mixtral": ATTENTION, "qwen2_moe": ATTENTION 
 @pytest.mark.parametrize("kind", ADAPTED)
 def test_all_linear_of_a_mixture_leaves_routers_out(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**tiny_models.SIZES, **EXPERTS}))
-    assert linear_targets(tiny_models.causal("llama")) is None
+    assert linear_targets(tiny_models.causal("llama"), "CAUSAL_LM") is None
     opened = Session.of(model, tiny_models.tokenizer(), TASKS.get("causal-lm"))
     opened.attach({"method": "lora", "target_modules": "all-linear"}, seed=0)
     kinds = {

@@ -10,15 +10,19 @@ from tunelift.core.errors import InputError
 
 EXPERTS = "experts"
 ROUTERS = ("router", "gate")
+HEAD_LEFT_OUT = ("CAUSAL_LM", "SEQ_CLS")
+"""Task types of peft whose "all-linear" is without the head."""
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 
 
-def linear_targets(model: Any) -> tuple[list[str], str] | None:
+def linear_targets(model: Any, peft_type: str) -> tuple[list[str], str] | None:
     """Return the names of a model's linear layers but its head and its routers, and what is adapted and what is bare.
 
-    None for a model without experts, of which peft refuses no layer: peft's own "all-linear" is right there.
+    None where peft's own "all-linear" is right: for a task type of which it leaves out the head, on a model without
+    experts of which it refuses no layer.
     """
-    if not _refused(model) and not any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules()):
+    experts = any(name.rpartition(".")[2] == EXPERTS for name, _ in model.named_modules())
+    if peft_type in HEAD_LEFT_OUT and not experts and not _refused(model):
         return None
     taken, left = linear_layers(model)
     bare = sorted({kind(name) for name in [*left, *_packed_experts(model)]})

@@ -92,8 +92,8 @@ def tagged_tokens(name: str) -> InputError:
     return InputError(
         f"{name} holds tokens with a tag each (CoNLL), and this task learns texts.",
         fix="Name a task that tags tokens (--task), with a file that ends in .conll (a token and its tag on each line) "
-        "or a column of tokens beside one of tags. Or write one row for each sentence, with what is to be found as text, such "
-        'as {"prompt": "Places in: I stayed on Redondo Beach.\\nAnswer:", "completion": " Redondo Beach"}.',
+        "or a column of tokens beside one of tags. Or write one row for each sentence, with what is to be found as "
+        'text, such as {"prompt": "Places in: I stayed on Redondo Beach.\\nAnswer:", "completion": " Redondo Beach"}.',
     )
 
 

@@ -236,8 +236,8 @@ class Session:
         if beside and self.task.has_head:
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
-        named = linear_targets(self.model) if getattr(config, "target_modules", None) == "all-linear" else None
-        if named:
+        every = getattr(config, "target_modules", None) == "all-linear"
+        if every and (named := linear_targets(self.model, peft_type)):
             config = replace(config, target_modules=named[0])
             progress.note_once(f"adapter: {named[1]}")
         return config
