@@ -1,0 +1,63 @@
+"""Metrics of tags, one for each word of a text; prediction and reference are tags with blanks between.
+
+Both are made of counts over all items. Entities are read from tags as conlleval does (Tjong Kim Sang and De Meulder
+2003), and seqeval by default: a tag is a prefix (B, I, E, S or O) and a type, and an I that follows no tag of its type
+begins an entity all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tunelift.metrics.answer import Answer
+from tunelift.metrics.corpus import Floats, Totals
+from tunelift.metrics.registry import METRICS, corpus_metric
+
+Entity = tuple[str, int, int]
+"""Its type, and its first and last word."""
+
+
+def tag_counts(answer: Answer) -> dict[str, float]:
+    """Return how many words there are, and how many have the right tag."""
+    predicted, wanted = answer.prediction.split(), answer.reference.split()
+    return {"right": sum(a == b for a, b in zip(predicted, wanted, strict=True)), "words": len(wanted)}
+
+
+def token_accuracy(totals: Totals) -> Floats:
+    """Return the share of words with the right tag, every word counting the same."""
+    return np.asarray(totals["right"] / np.maximum(totals["words"], 1))
+
+
+def entity_counts(answer: Answer) -> dict[str, float]:
+    """Return how many entities were predicted, wanted, and found in all of type, first and last word."""
+    predicted, wanted = (set(entities(tags.split())) for tags in (answer.prediction, answer.reference))
+    return {"found": len(predicted & wanted), "predicted": len(predicted), "wanted": len(wanted)}
+
+
+def seqeval_f1(totals: Totals) -> Floats:
+    """Return the micro-averaged F1 of entities, from 0 to 1; 0 where there are none."""
+    return np.asarray(2 * totals["found"] / np.maximum(totals["predicted"] + totals["wanted"], 1))
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """Return the entities that tags mark, in order."""
+    found: list[Entity] = []
+    before, kind, begun = "O", "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, own = tag[:1], tag[1:].partition("-")[2] or tag[1:] or "_"
+        other = own != kind
+        if before != "O" and (other or before in "ES" or prefix in "BSO"):
+            found.append((kind, begun, place - 1))
+        if prefix != "O" and (other or prefix in "BS" or before in "OES"):
+            begun = place
+        before, kind = prefix, own
+    return found
+
+
+for _metric in (
+    corpus_metric("seqeval_f1", entity_counts, seqeval_f1, "tags"),
+    corpus_metric("token_accuracy", tag_counts, token_accuracy, "tags"),
+):
+    METRICS.add(_metric.name, _metric)

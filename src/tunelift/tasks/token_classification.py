@@ -1,0 +1,220 @@
+"""Token classification: a tag for each word, as of named entities and parts of speech.
+
+A text is read as its words with blanks between. A word's tag is learned and asked for at the first token that has a
+letter of it, as is usual.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from tunelift.config.schema import DataSection
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Example, Tags, Words
+from tunelift.data.columns import Reading
+from tunelift.data.formats import TAGS, TOKENS, Table, TableRow
+from tunelift.data.layouts import Layout, Parts
+from tunelift.data.refused_columns import refuse_preferences
+from tunelift.data.render import Tokens
+from tunelift.data.template import as_text
+from tunelift.fast.classifying import ClassLogits, rows_in
+from tunelift.fast.targets import IGNORED
+from tunelift.fast.undo import without_cache
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs
+
+_ENTITY = re.compile(r"[BIESLU]-.+")
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A column of words and a column of their tags, each a list in every row."""
+
+    words: str
+    tags: str
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return (self.words, self.tags)
+
+    def __call__(self, row: TableRow, where: str) -> Parts:
+        """Return the row's parts; raise InputError for lists of different lengths, and for tags with blanks."""
+        words, tags = (_texts(row.get(name), f'{where}, column "{name}"') for name in self.columns)
+        if len(words) != len(tags):
+            raise InputError(
+                f"{where}: {len(words)} words ({self.words}) and {len(tags)} tags ({self.tags}).",
+                fix="Each word has one tag.",
+            )
+        if wrong := [tag for tag in tags if len(tag.split()) != 1]:
+            raise InputError(f"{where}: {wrong[0]!r} is no tag: it is empty, or has blanks.")
+        words_alone = [" ".join(word.split()) for word in words]
+        kept = [(word, tag) for word, tag in zip(words_alone, tags, strict=True) if word]
+        given, wanted = Words(tuple(word for word, _ in kept)), Tags(tuple(tag for _, tag in kept))
+        return Parts(str(given), str(wanted), given, wanted, None if kept else "no words")
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    if not isinstance(value, list | tuple):
+        raise InputError(
+            f"{where}: a list is expected, one text for each word, not {type(value).__name__}.",
+            fix="Write the words and their tags as lists (json, jsonl, parquet), or a token and its tag on each line "
+            "of a .conll file.",
+        )
+    return [as_text(part, where) for part in value]
+
+
+def _choose(table: Table, section: DataSection) -> Layout:
+    """Take the columns that data.text and data.label name, or those with the usual names."""
+    if section.prompt is not None or section.completion is not None:
+        raise InputError(
+            "data.prompt and data.completion make texts, and this task tags words.",
+            fix="Name the columns of words and tags with data.text and data.label.",
+        )
+    tags = [TAGS, "ner_tags", *(name for name in table.columns if name.endswith("tags")), "labels"]
+    usual = {"text": [TOKENS, "words"], "label": tags}
+    named = {key: getattr(section, key) or _first(names, table) for key, names in usual.items()}
+    missing = [f"data.{key}" for key, name in named.items() if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{table.name} has the columns {listed(table.columns)}: {listed(missing)} must name that of words or tags.",
+            fix="Such as --text tokens --label ner_tags.",
+        )
+    return Tagged(str(named["text"]), str(named["label"]))
+
+
+def _first(names: Sequence[str], table: Table) -> str | None:
+    return next((name for name in names if name in table.columns), None)
+
+
+def words_to_tokens(example: Example, tokenizer: Any, max_length: int) -> tuple[Tokens, list[int | None]]:
+    """Return a text's tokens, cut to `max_length`, and for each word the place of its first token, None without one.
+
+    Raises InputError for a tokenizer that does not say where in the text its tokens lie.
+    """
+    assert isinstance(example.given, Words)
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"{type(tokenizer).__name__} does not say where in a text its tokens lie, so words have none of their own.",
+            fix="Take a model with a tokenizer.json.",
+        )
+    words = example.given.words
+    starts = [0, *accumulate(len(word) + 1 for word in words)][: len(words)]
+    owner = {start + n: i for i, start in enumerate(starts) for n in range(len(words[i]))}
+    how = {"return_offsets_mapping": True, "verbose": False}
+    whole = tokenizer(example.prompt, **how)
+    cut = whole
+    if len(whole["input_ids"]) > max_length:
+        cut = tokenizer(example.prompt, truncation=True, max_length=max_length, **how)
+    firsts: dict[int, int] = {}
+    for place, (start, end) in enumerate(cut["offset_mapping"]):
+        word = next((owner[at] for at in range(start, end) if at in owner), None)
+        if word is not None:
+            firsts.setdefault(word, place)
+    ids, read = list(cut["input_ids"]), set(firsts.values())
+    tokens = Tokens(ids, [place in read for place in range(len(ids))], len(whole["input_ids"]))
+    return tokens, [firsts.get(word) for word in range(len(words))]
+
+
+class TokenClassification(Task):
+    name = "token-classification"
+    auto_class = "AutoModelForTokenClassification"
+    mapping = "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES"
+    peft_type = "TOKEN_CLS"
+    pipeline_tag = "token-classification"
+    reading = Reading(_choose, refuse=(refuse_preferences,))
+    measures = ("tags",)
+
+    def metrics(self, examples: Sequence[Example]) -> list[str]:
+        entities = any(_ENTITY.fullmatch(tag) for tag in self.labels_in(examples))
+        return [*["seqeval_f1"] * entities, "token_accuracy", "loss"]
+
+    def labels_in(self, examples: Iterable[Example]) -> set[str]:
+        return {tag for example in examples for tag in _tags(example)}
+
+    def rows(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
+    ) -> tuple[list[Row], RowReport]:
+        index = {label: i for i, label in enumerate(labels)}
+        if unknown := sorted(self.labels_in(examples) - index.keys()):
+            raise InputError(
+                f"The data has tags that the model's head has not: {listed(unknown)}.",
+                fix=f"The head knows {listed(labels)}. Name every tag with data.labels.",
+            )
+        rows, report = [], RowReport(rows=len(examples))
+        for example in examples:
+            tokens, firsts = words_to_tokens(example, tokenizer, max_length)
+            own = [IGNORED] * len(tokens.ids)
+            for place, tag in zip(firsts, _tags(example), strict=True):
+                if place is not None:
+                    own[place] = index[tag]
+            if not any(tokens.in_loss):
+                report.dropped += 1
+                continue
+            rows.append(Row(tokens.ids, own))
+            report.truncated += tokens.truncated
+            report.tokens += len(tokens.ids)
+            report.tokens_in_loss += sum(tokens.in_loss)
+        if not rows:
+            raise InputError("No row is left to train on: no word has a token.", fix="Look at them: tunelift data")
+        report.reasons = {"no word has a token": report.dropped} if report.dropped else {}
+        return rows, report
+
+    def shown(
+        self, examples: Sequence[Example], tokenizer: Any, max_length: int, most: int
+    ) -> tuple[list[str], list[Shown]]:
+        some = [(words_to_tokens(example, tokenizer, max_length)[0], example.completion) for example in examples[:most]]
+        return [], [(tokens, f" -> {tags}") for tokens, tags in some]
+
+    def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+        inputs = pad_inputs(rows, pad_id, device)
+        labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
+        for i, row in enumerate(rows):
+            labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
+        targets, tokens = int((labels != IGNORED).sum()), sum(len(row.ids) for row in rows)
+        return Batch(inputs, labels.to(device), len(rows), tokens, targets)
+
+    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
+        logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
+        if some is not None:
+            logits.check_training(some.inputs)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            where = batch.labels != IGNORED
+            return F.cross_entropy(logits(batch.inputs)[where].float(), batch.labels[where], reduction="sum")
+
+        return loss, {}
+
+    def plain_loss(self, row: Learned, model: Any) -> float:
+        logits = model(**row.batch.inputs, **without_cache(model)).logits[0]
+        where = row.batch.labels[0] != IGNORED
+        likely = logits[where].double().log_softmax(dim=-1)
+        return -float(likely.gather(1, row.batch.labels[0][where][:, None]).sum())
+
+    def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
+        """Compare the classes with the tags, and the tokens from each counted one to the next with its word."""
+        assert isinstance(row.example.given, Words)
+        ids, counted, words = row.ids, row.counted, row.example.given.words
+        tags = [labels[int(row.batch.labels[0][at])] for at in counted]
+        if row.truncated or len(counted) < len(words):  # the cut may go through a word, and some words have no token
+            return tags == list(_tags(row.example))[: len(tags)] or len(counted) < len(words)
+        ends = [*counted[1:], len(ids)]
+        said = [_letters(tokenizer, ids[at:end]) for at, end in zip(counted, ends, strict=True)]
+        alone = [_letters(tokenizer, tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words]
+        return tags == list(_tags(row.example)) and said == alone
+
+
+def _tags(example: Example) -> tuple[str, ...]:
+    return example.wanted.tags if isinstance(example.wanted, Tags) else ()
+
+
+def _letters(tokenizer: Any, ids: Sequence[int]) -> str:
+    return "".join(tokenizer.decode(list(ids), skip_special_tokens=True).split())
+
+
+TASKS.add(TokenClassification.name, TokenClassification())
