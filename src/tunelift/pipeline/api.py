@@ -42,17 +42,20 @@ def load(
     name: str,
     *,
     adapter: str | Path | None = None,
-    task: str = DEFAULT.name,
+    task: str | None = None,
     labels: Sequence[str] | None = None,
     **settings: Any,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, transformers' own classes; with `adapter`, peft's own model around it.
 
     `name` is a Hub id, a folder, a .gguf file or a bundled name; `settings` are revision, dtype and device. `labels`
-    name the classes of a classification head. Raises InputError for a model or an adapter that cannot be loaded.
+    name the classes of a classification head. `task` is the adapter's where it is not given, or "causal-lm". Raises
+    InputError for a model or an adapter that cannot be loaded.
     """
-    labels = labels or (adapter_facts(adapter)["labels"] if adapter else [])
-    session = Session.open(ModelSection(name=name, **settings), TASKS.get(task), labels, ordered=bool(adapter))
+    facts = adapter_facts(adapter) if adapter else {}
+    kind = TASKS.get(task or facts.get("task") or DEFAULT.name)
+    labels = labels or facts.get("labels", [])
+    session = Session.open(ModelSection(name=name, **settings), kind, labels, ordered=bool(adapter))
     if adapter:
         session.load_adapter(adapter)
     return session.model, session.tokenizer
