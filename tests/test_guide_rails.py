@@ -331,3 +331,26 @@ def test_light_parts_import_nothing_heavy(what: str) -> None:
     code = f"{LIGHT[what]}\nimport sys; print(*sorted(set(sys.modules) & {HEAVY[what]!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_no_file_outside_tasks_names_a_task() -> None:
+    """A text that is a task's name is compared with one sooner or later; prose, in which it is a part, is free."""
+    from tunelift.tasks import TASKS
+
+    found = []
+    for file in FILES:
+        if file.relative_to(SOURCE).parts[0] != "tasks":
+            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            found += [f"{name_of(file)}:{n.lineno}" for n in nodes if isinstance(n, ast.Constant) and n.value in TASKS]
+    assert found == []
+
+
+def test_a_task_a_measure_and_a_file_have_one_name() -> None:
+    """The command line lists tasks by their files, which it does not import."""
+    from tunelift.evaluation.measures import MEASURES
+    from tunelift.tasks import TASKS
+
+    for room, names in (("tasks", TASKS), ("evaluation/measures", MEASURES)):
+        stems = {file.stem.replace("_", "-") for file in (SOURCE / room).glob("*.py")} - {"--init--", "base"}
+        assert stems == set(names)
+    assert all(name in MEASURES for task in map(TASKS.get, TASKS) for name in task.measures)
