@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import provenance
+from tunelift.core import machine, provenance
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "peers"
@@ -133,9 +133,9 @@ def spread(results: Sequence[Result], figure: str) -> float:
 
 def facts(peers: str | None = None) -> Result:
     """Return what the figures were measured on and with: processor, flags, cores, threads, versions."""
-    machine = {k: v for k, v in provenance.machine().items() if k in ("platform", "processor", "flags", "cores")}
-    threads = os.environ.get("OMP_NUM_THREADS") or str(machine["cores"])
-    made = {"machine": machine, "threads": threads, "versions": provenance.versions(), "caps": _caps()}
+    here = {k: v for k, v in machine.described().items() if k in ("platform", "processor", "flags", "cores")}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(here["cores"])
+    made = {"machine": here, "threads": threads, "versions": provenance.versions(), "caps": _caps()}
     made["commit"] = provenance.git_commit(HERE)
     if peers:
         names = [line.partition("==")[0] for line in (SCRIPTS / "requirements.txt").read_text().splitlines()[1:]]
@@ -151,8 +151,8 @@ def _caps() -> dict[str, str]:
 
 
 def print_facts(made: Result) -> None:
-    machine = made["machine"]
-    print(f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['flags'])}, {made['threads']} threads")
+    here = made["machine"]
+    print(f"{here['processor']}, {here['cores']} cores, {' '.join(here['flags'])}, {made['threads']} threads")
     for title in ("versions", "peers", "caps"):
         if made.get(title):
             print(f"{title}: " + ", ".join(f"{name} {value}" for name, value in made[title].items()))

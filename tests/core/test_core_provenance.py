@@ -15,14 +15,6 @@ def test_versions_name_what_has_a_part_in_the_numbers() -> None:
     assert {"torch", "transformers", "peft"} <= found.keys()
 
 
-def test_the_machine_has_cores_and_memory() -> None:
-    machine = provenance.machine()
-    assert machine["cores"] >= 1
-    assert machine["memory_bytes"] > 2**28
-    assert machine["processor"]
-    assert set(machine["flags"]) <= set(provenance.CPU_FLAGS)
-
-
 def test_peak_memory_is_in_bytes_and_grows() -> None:
     code = (
         "from tunelift.core.provenance import peak_bytes\n"

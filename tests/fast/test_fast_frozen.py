@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tiny_models
-from tunelift.core import memory
+from tunelift.core import machine
 from tunelift.fast import frozen
 from tunelift.fast.frozen import Ways, Weight, frozen_products
 from tunelift.fast.undo import Undo
@@ -117,13 +117,13 @@ def test_weights_that_were_changed_are_not_taken_from_a_copy() -> None:
 @here
 def test_copies_that_take_too_much_memory_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(8, 4)).requires_grad_(False)
-    monkeypatch.setattr(memory, "usable_bytes", lambda: 8 * model[0].weight.nbytes)
+    monkeypatch.setattr(machine, "usable_bytes", lambda: 8 * model[0].weight.nbytes)
     undo = Undo()
     assert frozen_products(model, undo, "forward") == "on: 1 layers, 1 of them packed (forward)"
     undo.all()
     assert frozen_products(model, undo, "both") == "on: 1 layers"
     undo.all()
-    monkeypatch.setattr(memory, "usable_bytes", lambda: None)
+    monkeypatch.setattr(machine, "usable_bytes", lambda: None)
     assert frozen_products(model, undo, "forward") == "on: 1 layers"
     undo.all()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tunelift.cli.command import KeyCommand
-from tunelift.core import provenance
+from tunelift.core import machine, provenance
 from tunelift.core.errors import InputError
 from tunelift.run_files.layout import RunPaths, is_adapter
 
@@ -101,11 +101,11 @@ def _versions() -> Facts:
 
 
 def _machine() -> Facts:
-    machine = provenance.machine()
-    memory, flags = machine["memory_bytes"], machine["flags"]
+    known = machine.described()
+    memory, flags = known["memory_bytes"], known["flags"]
     return [
-        ("platform", str(machine["platform"])),
-        ("processor", f"{machine['processor']}, {machine['cores']} cores, {' '.join(flags)}"),
+        ("platform", str(known["platform"])),
+        ("processor", f"{known['processor']}, {known['cores']} cores, {' '.join(flags)}"),
         ("memory", f"{memory / 2**30:.1f} GiB" if isinstance(memory, int) else "unknown"),
     ]
 
@@ -137,8 +137,8 @@ def _kernels(dtype: torch.dtype) -> str:
 def _gpus() -> str:
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    absent = [name for name, found in there.items() if not found]
+    there = machine.devices()
+    absent = [name for name, count in there.items() if not count]
     found = [torch.cuda.get_device_name()] if there["cuda"] else []
     found += ["mps"] if there["mps"] else []
     return "; ".join([*found, f"no {' and no '.join(absent)}: not tested on this machine"] if absent else found)

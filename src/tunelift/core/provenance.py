@@ -1,22 +1,15 @@
-"""How a result was made: versions, machine, commit, command line, memory."""
+"""How a result was made: versions, commit, command line, memory."""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-from tunelift.core import memory
 
 PACKAGES = ("tunelift", "torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "scipy")
-CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""What decides which precision is fast on an x86 processor, as Linux names it."""
 
 
 def versions() -> dict[str, str]:
@@ -28,27 +21,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-@functools.cache
-def machine() -> dict[str, Any]:
-    """Return platform, processor, its flags of CPU_FLAGS, usable cores and memory (bytes); None where unknown."""
-    facts = _first_processor()
-    flags = set(facts.get("flags", "").split())
-    return {
-        "platform": platform.platform(),
-        "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "flags": [flag for flag in CPU_FLAGS if flag in flags],
-        "cores": cores(),
-        "memory_bytes": memory.usable_bytes(),
-    }
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def git_commit(folder: str | Path = ".") -> str | None:
@@ -94,16 +66,6 @@ def _posix_peak_bytes() -> int | None:
         return None
     peak = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others kilobytes
-
-
-def _first_processor() -> dict[str, str]:
-    """Return the facts of the first processor in /proc/cpuinfo, or none where there is no such file."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.core import cache
+from tunelift.core import cache, machine
 
 VERSION = 4
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
@@ -122,7 +122,7 @@ def context_of(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Ma
         "config": hash_of([config, getattr(model.config, "_attn_implementation", None)]),
         "tokenizer": _tokenizer_hash(tokenizer),
         "dtype": str(next(model.parameters()).dtype),
-        "device": [model.device.type, torch.backends.cpu.get_cpu_capability()],
+        "device": [model.device.type, machine.vectors()],
         "libraries": [torch.__version__, transformers.__version__],
         "how": dict(how),
     }

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tunelift.core import cache
+from tunelift.core import cache, machine
 
 SOURCES = [Path(__file__).with_name(name) for name in ("passes.c", "attention.c", "low_rank.c")]
 HEADERS = [Path(__file__).with_name(name) for name in ("elements.h", "products.h")]
@@ -126,14 +126,6 @@ def _key(flags: tuple[str, ...]) -> str:
         *(file.read_bytes() for file in (*HEADERS, *SOURCES)),
         " ".join(flags).encode(),
         platform.machine().encode(),
-        _processor(),
+        machine.instructions().encode(),
     ]
     return hashlib.sha256(b"\0".join(about)).hexdigest()[:16]
-
-
-def _processor() -> bytes:
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    return b"\n".join(dict.fromkeys(line for line in lines if line.startswith((b"model name", b"flags", b"Features"))))

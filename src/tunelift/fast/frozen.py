@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunelift.core import memory
+from tunelift.core import machine
 from tunelift.fast.undo import Undo
 
 Ways = Literal["none", "forward", "both"]
@@ -94,7 +94,7 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     weights = {id(layer): Weight(layer) for layer in layers}
     packed = [weights[id(layer)] for layer in layers if layer is not head]  # a head is the largest, and often tied
     copies = {"none": 0, "forward": 1, "both": 2}[ways]
-    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * (memory.usable_bytes() or 0)
+    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * (machine.usable_bytes() or 0)
     if copies and fits:
         for weight in packed:
             weight.pack(ways)

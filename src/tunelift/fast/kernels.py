@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunelift.core import machine
 from tunelift.fast.compiling import UncompiledError, compiled
 
 SWITCH = "TUNELIFT_KERNELS"
@@ -194,7 +195,7 @@ def library(dtype: torch.dtype) -> Any:
 def _library(dtype: torch.dtype) -> Any:
     """Return the functions, or why there are none, which is not asked twice."""
     # Where torch was told to do without AVX512 (ATEN_CPU_CAPABILITY), to see what another machine does.
-    lowered = ("-mno-avx512f",) if torch.backends.cpu.get_cpu_capability() == "AVX2" else ()
+    lowered = ("-mno-avx512f",) if machine.vectors() == "AVX2" else ()
     try:
         functions: Any = compiled((*lowered, *TYPES[dtype]), sanitized=os.environ.get(SWITCH) == "sanitize")
         for name, types in ARGUMENTS.items():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunelift.core import cache, files
+from tunelift.core import cache, files, machine
 from tunelift.fast.frozen import of_adapters
 
 LARGE = 50_000_000
@@ -37,8 +37,8 @@ def key_of(model: nn.Module, structure: Sequence[Any]) -> str | None:
     if any(kind.__module__.partition(".")[0] not in KNOWN_CODE for kind in kinds):
         return None
     versions = [torch.__version__, transformers.__version__, peft.__version__, _own_code()]
-    machine = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), str(next(model.parameters()).device)]
-    told = json.dumps([*structure, _sums(model), versions, machine], default=_name)
+    computed = [machine.vectors(), torch.get_num_threads(), str(next(model.parameters()).device)]
+    told = json.dumps([*structure, _sums(model), versions, computed], default=_name)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 

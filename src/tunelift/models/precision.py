@@ -6,15 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunelift.core import cache, files
+from tunelift.core import cache, files, machine
 from tunelift.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Precision:
 def _device(name: str) -> torch.device:
     import torch
 
-    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    here = machine.devices()
     try:
         device = torch.device(next(kind for kind, count in here.items() if count) if name == "auto" else name)
     except RuntimeError as error:
@@ -147,20 +145,12 @@ def _machine() -> list[Any]:
     caps = [os.environ.get(name) for name in CAPS]
     return [
         PROBE,
-        _cpu_model(),
-        torch.backends.cpu.get_cpu_capability(),
+        machine.processor(),
+        machine.vectors(),
         torch.get_num_threads(),
         torch.__version__,
         *caps,
     ]
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def probe() -> dict[str, float]:

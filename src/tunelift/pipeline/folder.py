@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from tunelift.config.load import default_output, dump, load_config
 from tunelift.config.schema import Config
-from tunelift.core import files, provenance
+from tunelift.core import files, machine, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
@@ -107,7 +107,7 @@ class RunFolder:
             command=provenance.command_line(),
             started=_now(),
             versions=provenance.versions(),
-            machine=provenance.machine(),
+            machine=machine.described(),
             commit=provenance.git_commit(),
             seeds={"data": self.config.data.seed, "train": self.config.train.seed},
             **facts,

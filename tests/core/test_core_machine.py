@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from tunelift.core import memory
+from tunelift.core import machine
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 UNLIMITED_V1 = 9223372036854771712
@@ -25,6 +26,26 @@ def system(root: Path, group: str, mounts: str, limits: dict[str, object]) -> Pa
     return root
 
 
+def test_the_machine_has_cores_and_memory() -> None:
+    known = machine.described()
+    assert known["cores"] >= 1
+    assert known["memory_bytes"] > 2**28
+    assert known["processor"]
+    assert set(known["flags"]) <= set(machine.CPU_FLAGS)
+
+
+def test_the_first_processor_is_named_and_every_kind_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = ["model name\t: Fast 1\nflags\t\t: sse avx2", "model name\t: Small 1\nflags\t\t: sse"]
+    file = tmp_path / "cpuinfo"
+    file.write_text("\n\n".join(f"processor\t: {i}\n{kinds[i // 2]}" for i in range(4)) + "\n\n", encoding="ascii")
+    monkeypatch.setattr(machine, "CPUINFO", file)
+    assert machine.processor() == "Fast 1"
+    assert machine.instructions() == "\n".join(kinds)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
+    assert machine.processor() == (platform.processor() or platform.machine())
+    assert machine.instructions() == platform.processor()
+
+
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
@@ -39,13 +60,13 @@ def system(root: Path, group: str, mounts: str, limits: dict[str, object]) -> Pa
     ],
 )
 def test_the_smallest_limit_along_the_groups_own_path(limits: dict[str, object], expected: int, tmp_path: Path) -> None:
-    assert memory.usable_bytes(system(tmp_path, "0::/a/b", V2, limits)) == expected
+    assert machine.usable_bytes(system(tmp_path, "0::/a/b", V2, limits)) == expected
 
 
 @pytest.mark.parametrize("group", ["0::/", "0::/../elsewhere", "0::/docker/abc", ""])
 def test_a_container_that_sees_its_own_part_alone(group: str, tmp_path: Path) -> None:
     mounts = V2.replace(" / /sys", " /docker/abc /sys")
-    assert memory.usable_bytes(system(tmp_path, group, mounts, {"memory.max": 5000})) == 5000
+    assert machine.usable_bytes(system(tmp_path, group, mounts, {"memory.max": 5000})) == 5000
 
 
 def test_version_1_and_both_at_once(tmp_path: Path) -> None:
@@ -53,23 +74,23 @@ def test_version_1_and_both_at_once(tmp_path: Path) -> None:
     name = "memory.limit_in_bytes"
     limits: dict[str, object] = {f"memory/a/b/{name}": UNLIMITED_V1, f"memory/a/{name}": 7000}
     both = f"{V1}\n{V2.replace('/sys/fs/cgroup', '/sys/fs/cgroup/unified')}"
-    assert memory.usable_bytes(system(tmp_path, group, both, limits)) == 7000
-    assert memory.usable_bytes(system(tmp_path, group, both, limits | {"unified/c/memory.max": 6000})) == 6000
-    assert memory.usable_bytes(system(tmp_path, group, V1.replace("rw,memory", "rw,cpu"), limits)) == MACHINE
+    assert machine.usable_bytes(system(tmp_path, group, both, limits)) == 7000
+    assert machine.usable_bytes(system(tmp_path, group, both, limits | {"unified/c/memory.max": 6000})) == 6000
+    assert machine.usable_bytes(system(tmp_path, group, V1.replace("rw,memory", "rw,cpu"), limits)) == MACHINE
 
 
 def test_a_mount_with_a_space_in_its_name(tmp_path: Path) -> None:
     mounts = V2.replace("/sys/fs/cgroup", "/sys/fs/cgroup/own\\040one")
-    assert memory.usable_bytes(system(tmp_path, "0::/", mounts, {"own one/memory.max": 4000})) == 4000
+    assert machine.usable_bytes(system(tmp_path, "0::/", mounts, {"own one/memory.max": 4000})) == 4000
 
 
 @pytest.mark.parametrize("mounts", ["", "- cgroup2", "30 20 0:26 / - cgroup2", "30 20 0:26 / /sys/fs/cgroup rw - "])
 def test_what_cannot_be_read_is_no_limit(mounts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.usable_bytes(tmp_path) == MACHINE  # no /proc at all
+    assert machine.usable_bytes(tmp_path) == MACHINE  # no /proc at all
     root = system(tmp_path, "nonsense", mounts, {"memory.max": 5000})
-    assert memory.usable_bytes(root) == MACHINE
+    assert machine.usable_bytes(root) == MACHINE
     for page, pages in ((4096, -1), (0, 0)):  # -1: not known
         monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": page, "SC_PHYS_PAGES": pages}.__getitem__)
-        assert memory.usable_bytes(root) is None
+        assert machine.usable_bytes(root) is None
     monkeypatch.delattr(os, "sysconf")  # Windows
-    assert memory.usable_bytes(root) is None
+    assert machine.usable_bytes(root) is None

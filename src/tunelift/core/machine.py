@@ -1,11 +1,22 @@
-"""How much memory this process may use: the machine's, or less where its container or another control group says so."""
+"""The machine as this process has it: processor, cores, devices, and the memory it may use.
+
+That memory is the machine's, or less where a container or another control group says so.
+"""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+"""What decides which precision is fast on an x86 processor, as Linux names it."""
 
 LIMITS = {"cgroup2": ("memory.max", "memory.high"), "cgroup": ("memory.limit_in_bytes",)}
 """The files of a control group that hold a limit (bytes), by the kind of file system that shows the group.
@@ -15,6 +26,51 @@ slowed until others' memory is taken back: copies beyond it cost more than they 
 """
 
 
+@functools.cache
+def described() -> dict[str, Any]:
+    """Return platform, processor, its flags of CPU_FLAGS, usable cores and memory (bytes); None where unknown."""
+    flags = _first_processor().get("flags", "").split()
+    return {
+        "platform": platform.platform(),
+        "processor": processor(),
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": cores(),
+        "memory_bytes": usable_bytes(),
+    }
+
+
+def processor() -> str:
+    """Return the name of the first processor, by its maker or else by the platform."""
+    return _first_processor().get("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """Return names and flags of every kind of processor here, on which depends what is compiled for this machine."""
+    lines = [line for line in _lines(CPUINFO) if line.startswith(("model name", "flags", "Features"))]
+    return "\n".join(dict.fromkeys(lines)) or platform.processor()
+
+
+def vectors() -> str:
+    """Return the widest instructions that torch computes with on this processor, such as "AVX2" or "AVX512"."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def devices() -> dict[str, int]:
+    """Return how many devices of each kind torch finds here, the fastest kind first."""
+    import torch
+
+    return {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+
+
 def usable_bytes(root: Path = Path("/")) -> int | None:
     """Return the bytes of memory that this process may use: the smallest of the machine's and its groups' limits.
 
@@ -22,6 +78,12 @@ def usable_bytes(root: Path = Path("/")) -> int | None:
     """
     known = [_of_machine(), *_of_groups(root)]
     return min((count for count in known if count is not None), default=None)
+
+
+def _first_processor() -> dict[str, str]:
+    """Return the facts of the first processor in /proc/cpuinfo, or none where there is no such file."""
+    pairs = (line.partition(":") for line in itertools.takewhile(str.strip, _lines(CPUINFO)))
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _of_machine() -> int | None:
