@@ -32,8 +32,9 @@ from tunelift.fast.target_model import target_model
 from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo
 from tunelift.fast.whole_logits import WholeLogits
+from tunelift.model_facts.anatomy import pad_id
 from tunelift.pipeline.session import Session
-from tunelift.tasks.base import TASKS, Batch, Row, pad_id
+from tunelift.tasks.base import TASKS, Batch, Row
 from tunelift.training.batches import micro_batches, sizes
 
 STEPS = {"sst2": 5, "sst2-8shot": 3, "gsm8k": 2}

@@ -25,7 +25,7 @@ STEPS = [
     {"models"},
     {"tasks"},
     {"fast", "data", "comparison"},
-    {"metrics"},
+    {"metrics", "model_facts"},
     {"untrusted"},
     {"config"},
     {"wording"},

@@ -18,8 +18,9 @@ from tunelift.evaluation.baselines.linear_probe import LinearProbe, mean_hidden_
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.fast.classifying import ClassLogits
 from tunelift.fast.unpad import sped_up
+from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.session import Session
-from tunelift.tasks.base import TASKS, Row, context_length
+from tunelift.tasks.base import TASKS, Row
 
 LABELS = [0, 2, 1]
 READ_PADDING = ["canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"]

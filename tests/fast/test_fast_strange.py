@@ -31,9 +31,9 @@ from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.undo import Undo
 from tunelift.fast.unpad import sped_up
 from tunelift.fast.whole_logits import WholeLogits
+from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
-from tunelift.tasks.base import context_length
 
 IDS = torch.arange(3, 19)[None]
 GATED = {

@@ -15,8 +15,9 @@ from tunelift.evaluation.measures import MEASURES
 from tunelift.evaluation.measures.head import Head
 from tunelift.evaluation.rows import Found
 from tunelift.metrics import METRICS, Metric
+from tunelift.model_facts.anatomy import pad_id
 from tunelift.tasks import TASKS
-from tunelift.tasks.base import Batch, Row, pad_id, pad_inputs
+from tunelift.tasks.base import Batch, Row, pad_inputs
 from tunelift.tasks.sequence_classification import SequenceClassification
 
 

@@ -15,6 +15,7 @@ import click
 from tunelift.cli.command import KeyCommand
 from tunelift.core import machine, provenance
 from tunelift.core.errors import InputError
+from tunelift.model_facts.parameters import dtype_name
 from tunelift.run_files.layout import RunPaths, is_adapter
 
 if TYPE_CHECKING:
@@ -114,10 +115,9 @@ def _device() -> Facts:
     from tunelift.models.precision import choose
 
     chosen = choose()
-    dtype = str(chosen.dtype).removeprefix("torch.")
     return [
         ("device", str(chosen.device)),
-        ("dtype", f"{dtype}: {chosen.reason}"),
+        ("dtype", f"{dtype_name(chosen.dtype)}: {chosen.reason}"),
         ("kernels", _kernels(chosen.dtype)),
         ("GPUs", _gpus()),
     ]

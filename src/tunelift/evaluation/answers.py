@@ -16,6 +16,7 @@ from torch import Tensor
 from tunelift.core.progress import Advance, note_once
 from tunelift.evaluation.generation import Continuation, Decoding, Ending, Rows, continue_greedily
 from tunelift.fast.undo import in_evaluation, without_cache
+from tunelift.model_facts.parameters import device_of, is_wide
 
 Generate = Callable[[Sequence[Sequence[int]], Decoding, int, Advance], list[Continuation]]
 """(prompts, decoding, rows at once, advance) to the answers."""
@@ -38,7 +39,7 @@ def greedy(model: Any, tokenizer: Any, nats: float, prompts: Sequence[Sequence[i
     pairs = [[longest, longest[: len(longest) // 3]]] if len(longest) > len(LONG) else []
     try:
         with in_evaluation(model):
-            enough = all if next(model.parameters()).dtype.itemsize >= 4 else any
+            enough = all if is_wide(model) else any
             right = enough(_is_own(model, pair, nats) for pair in [*pairs, [list(LONG), SHORT]])
             reason = None if right else "answers in batches are not those of each prompt alone"
     except Exception as error:  # whatever a model's cache cannot do, the model does without
@@ -71,7 +72,7 @@ def _is_own(model: Any, prompts: Sequence[Sequence[int]], nats: float) -> bool:
 @torch.no_grad()
 def _plain(model: Any, ids: Sequence[int]) -> Tensor:
     """Return the logits (T, V) of one row by itself, those of virtual tokens before it left out."""
-    row = torch.tensor([list(ids)], dtype=torch.long, device=next(model.parameters()).device)
+    row = torch.tensor([list(ids)], dtype=torch.long, device=device_of(model))
     logits: Tensor = model(input_ids=row, attention_mask=torch.ones_like(row), **without_cache(model)).logits
     return logits[0, -len(ids) :].float()
 

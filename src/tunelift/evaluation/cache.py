@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tunelift.core import cache, machine
+from tunelift.model_facts.parameters import bit_sums, compute_dtype
 
 VERSION = 4
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
@@ -121,7 +122,7 @@ def context_of(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Ma
         "memory": _in_memory(model),
         "config": hash_of([config, getattr(model.config, "_attn_implementation", None)]),
         "tokenizer": _tokenizer_hash(tokenizer),
-        "dtype": str(next(model.parameters()).dtype),
+        "dtype": str(compute_dtype(model)),
         "device": [model.device.type, machine.vectors()],
         "libraries": [torch.__version__, transformers.__version__],
         "how": dict(how),
@@ -135,15 +136,8 @@ def hash_of(value: Any) -> str:
 
 
 def _in_memory(model: Any) -> str:
-    """Return a hash of sums over the bits of every parameter, and of which adapters are off: 50 ms for a gigabyte."""
-    import numpy as np
-    import torch
-
-    sums = []
-    for parameter in model.parameters():
-        raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        whole = len(raw) // 8 * 8
-        sums.append([int(raw[:whole].view(np.int64).sum()), int(raw[whole:].sum()), list(parameter.shape)])
+    """Return a hash of sums over the bits of every parameter, and of which adapters are off."""
+    sums = [[*bit_sums(parameter), list(parameter.shape)] for parameter in model.parameters()]
     return hash_of([sums, [bool(getattr(module, "disable_adapters", False)) for module in model.modules()]])
 
 

@@ -39,7 +39,8 @@ from tunelift.evaluation.generation import Decoding, end_ids, texts_of
 from tunelift.fast.target_model import target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
-from tunelift.tasks.base import context_length
+from tunelift.model_facts.anatomy import context_length
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.untrusted.task_files import read_tasks
 from tunelift.untrusted.templates import bounded
 
@@ -103,7 +104,7 @@ def score_task(
         if metric in scores.info["metrics"]:
             scores.info["metrics"][metric]["higher_is_better"] = higher
     version = {"task": task.name, "task_version": found["versions"].get(task.name), "lm_eval": lm_eval.__version__}
-    scores.info["made_with"] |= version | {"dtype": str(model.dtype).removeprefix("torch."), **made_with}
+    scores.info["made_with"] |= version | {"dtype": dtype_name(compute_dtype(model)), **made_with}
     return scores
 
 

@@ -17,6 +17,7 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, begun, metric_entry, slices_of
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.run_files.layout import FORMAT
 
 
@@ -55,7 +56,7 @@ def score(
         **({"cut": cut} if measure.generates else {}),
         "from_cache": before,
         "metrics": {m.name: metric_entry(m, rows) for m in plan.metrics},
-        "made_with": {**_made_with(measure), "dtype": _dtype(model), **made_with},
+        "made_with": {**_made_with(measure), "dtype": dtype_name(compute_dtype(model)), **made_with},
     }
     return Scores(rows, info)
 
@@ -111,7 +112,3 @@ def _check_any_fits(measure: Measure) -> None:
             f"Every item is longer than the model's context of {measure.context} tokens (the longest has {longest}).",
             fix="Shorten the prompts or take a model with a longer context.",
         )
-
-
-def _dtype(model: Any) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")

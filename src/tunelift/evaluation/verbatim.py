@@ -14,7 +14,7 @@ from tunelift.data.render import Renderer
 from tunelift.evaluation.ranking import continuations
 from tunelift.fast.target_model import target_model
 from tunelift.fast.undo import in_evaluation
-from tunelift.tasks.base import context_length
+from tunelift.model_facts.anatomy import context_length
 
 SHORTEST_PREFIX = 20
 """Tokens that must come before: from fewer, nobody could know which text it is."""

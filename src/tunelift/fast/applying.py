@@ -24,6 +24,8 @@ from tunelift.fast.targets import IGNORED, TargetModel
 from tunelift.fast.trials import some_ids
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 from tunelift.fast.unpad import rows_of, unpad
+from tunelift.model_facts.anatomy import base_of
+from tunelift.model_facts.parameters import device_of, is_wide
 
 ALONE = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "num_items_in_batch"}
 """Arguments of a training call that is computed at its targets only."""
@@ -40,7 +42,7 @@ def apply(model: Any) -> dict[str, str]:
     """
     restore(model)
     undo = Undo()
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     keep_freed_memory()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
     states["frozen_products"] = frozen_products(model, undo, "none")  # the user may change the weights
@@ -68,7 +70,7 @@ def apply(model: Any) -> dict[str, str]:
 
 def restore(model: Any) -> None:
     """Undo `apply`; parameters were never touched. A model without it is left as it is."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     undo = _applied.pop(base, None)
     if undo is not None:
         undo.all()
@@ -123,7 +125,7 @@ def _moved(batch: Tensor, by: Tensor) -> Tensor:
 @torch.no_grad()
 def other_loss(model: Any, view: TargetModel) -> str | None:
     """Return why a model's own loss over labels is not the one over next tokens that is computed here, or None."""
-    ids = torch.tensor([some_ids(model, 0, 64)], dtype=torch.long, device=next(model.parameters()).device)
+    ids = torch.tensor([some_ids(model, 0, 64)], dtype=torch.long, device=device_of(model))
     inputs, more = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, without_cache(model)
     try:
         with in_evaluation(model):
@@ -133,14 +135,14 @@ def other_loss(model: Any, view: TargetModel) -> str | None:
             )
     except Exception as error:  # whatever a model makes of labels, it is left to it
         return f"the model takes no labels as they are ({error or type(error).__name__})"
-    allowed = 1e-4 if next(model.parameters()).dtype.itemsize >= 4 else 1e-2
+    allowed = 1e-4 if is_wide(model) else 1e-2
     return None if abs(own - ours) <= allowed * max(1.0, abs(own)) else "the model's own loss is another"
 
 
 @torch.no_grad()
 def _pads_anywhere(model: Any) -> bool:
     """Tell whether padding on the left changes nothing: positions are relative, or counted from the first token."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     ids = torch.arange(1, 9, dtype=torch.long, device=device)[None]
     padded = torch.cat([torch.zeros_like(ids), ids], dim=1)
     mask = torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)

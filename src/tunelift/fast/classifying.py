@@ -16,6 +16,8 @@ from tunelift.core.randomness import seeded
 from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
 from tunelift.fast.trials import structure_of
 from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
+from tunelift.model_facts.anatomy import base_of, pad_id
+from tunelift.model_facts.parameters import device_of
 
 LEAST = 1e-5
 """How far right logits may be apart in float32, however little the model's own rounding is seen."""
@@ -52,7 +54,7 @@ class ClassLogits:
         return torch.cat([F.pad(row, (0, 0, 0, width - row.shape[1])) if row.dim() == 3 else row for row in found])
 
     def _try(self, rows: Sequence[Sequence[int]]) -> None:
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base = base_of(self.model)
         lengths = [*map(len, rows)]
         key = (hash(structure_of(self.model)), max(lengths), min(lengths))
         known = _known.setdefault(base, {})
@@ -89,7 +91,7 @@ def _its_own_failures(model: Any, rows: Sequence[Sequence[int]], when: str) -> I
     except (torch.OutOfMemoryError, MemoryError, InputError):
         raise
     except Exception as error:  # whatever it is, stock would fail there too
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_of(model)
         lengths = sorted(map(len, rows))
         raise InputError(
             f"{type(base).__name__} itself fails {when}, on rows of {lengths[0]} to {lengths[-1]} tokens: "
@@ -119,8 +121,8 @@ def reads_padding(model: Any, ask: Ask, rows: Sequence[Sequence[int]]) -> bool:
     longest, shortest = max(rows, key=len), min(rows, key=len)
     with _its_own_failures(model, [longest, shortest], "when it is asked"):
         plain = asked_plainly(model, lambda ids: ask(ids, torch.ones_like(ids)), [longest, shortest])
-    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
-    width, device = len(longest), next(model.parameters()).device
+    pad = pad_id(model)
+    width, device = len(longest), device_of(model)
     ids = _padded([longest, shortest], pad, width, device)
     mask = _padded([[1] * width, [1] * len(shortest)], 0, width, device)
     try:

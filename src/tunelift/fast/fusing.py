@@ -20,6 +20,7 @@ from tunelift.fast import kernels
 from tunelift.fast.compiling import UncompiledError
 from tunelift.fast.recomputing import note_recomputing
 from tunelift.fast.undo import Undo, in_evaluation
+from tunelift.model_facts.parameters import compute_dtype, device_of
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (F.silu, partial(F.gelu, approximate="tanh"))
 """In the order of the kernels' enum."""
@@ -31,13 +32,12 @@ ROTARY = "apply_rotary_pos_emb"
 
 def fuse_passes(model: nn.Module, undo: Undo) -> str:
     """Fuse norms, gates and rotary positions until undone; return "on: what" or "off: reason" for the manifest."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None:
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
         return "off: the model has no parameters that are numbers with a point"
-    if weight.device.type != "cpu":
+    if device_of(model).type != "cpu":
         return "off: they are for the CPU"
     try:
-        kernels.library(weight.dtype)
+        kernels.library(compute_dtype(model))
     except UncompiledError as error:
         return f"off: {error}"
     with in_evaluation(model):
@@ -93,7 +93,7 @@ def _as_gate(module: Any) -> int | None:
     gate, up, down, activation = cast("list[Any]", parts)
     x = _some_numbers(3, 64)
     kind = next((i for i, one in enumerate(ACTIVATIONS) if _gives(partial(activation, x), one(x))), None)
-    x = _some_numbers(3, gate.in_features).to(next(p for p in module.parameters() if p.is_floating_point()).dtype)
+    x = _some_numbers(3, gate.in_features).to(compute_dtype(module))
     whole = kind is not None and _gives(partial(module, x), down(activation(gate(x)) * up(x)))
     return kind if whole else None
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from tunelift.fast.attention import AttentionReached, Rule, UnpackableError
 from tunelift.fast.packed_rows import PackedRow, Past
 from tunelift.fast.undo import Undo
+from tunelift.model_facts.anatomy import layers
+from tunelift.model_facts.parameters import compute_dtype
 
 SHARE_AT_MOST = 0.5
 """Above this share of the tokens, what is left out is no more than what is computed twice: queries, keys and values."""
@@ -28,9 +30,8 @@ SHARE_AT_MOST = 0.5
 
 def last_layer(decoder: nn.Module) -> nn.Module | None:
     """Return the last layer of a decoder or an encoder, None where its layers are no list of their own."""
-    count = getattr(getattr(decoder, "config", None), "num_hidden_layers", None)
-    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    return lists[0][-1] if len(lists) == 1 else None
+    found = layers(decoder)
+    return None if found is None else found[-1]
 
 
 def computed_again(layer: nn.Module | None) -> bool:
@@ -42,7 +43,7 @@ def unsuited(layer: nn.Module | None) -> str | None:
     """Return why a last layer is not to be tried on some tokens alone, or None."""
     if layer is None:
         return "its layers are not found"
-    if next(layer.parameters()).dtype == torch.float64:
+    if compute_dtype(layer) == torch.float64:
         return "norms compute in float32 and would round once more"
     return "gradient checkpointing computes layers again" if computed_again(layer) else None
 

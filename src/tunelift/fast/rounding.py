@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.fast.undo import in_evaluation, stock
+from tunelift.model_facts.parameters import device_of, is_half
 
 ROUNDINGS = 1.5
 """A fast way may be so many times as far from exact as the plain one, over all rows together."""
@@ -60,11 +61,11 @@ def asked_plainly(model: Any, ask: Callable[[Tensor], Tensor], rows: Sequence[Se
 
     `ask` returns (T, ...).
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     ids = [torch.tensor([list(row)], dtype=torch.long, device=device) for row in rows]
     with stock(), in_evaluation(model):
         own = [ask(row) for row in ids]
-        if own[0].dtype in WIDE and not any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        if own[0].dtype in WIDE and not any(map(is_half, model.parameters())):
             return Plain(own, None, IN_FLOAT32)
         try:
             with in_float32(model):
@@ -101,7 +102,7 @@ def _widen(module: nn.Module, kept: list[tuple[dict[str, Any], dict[str, Any]]])
     for numbers in (vars(module)["_parameters"], vars(module)["_buffers"]):
         kept.append((numbers, dict(numbers)))
         for name, value in numbers.items():
-            if value is not None and value.dtype in (torch.float16, torch.bfloat16):
+            if value is not None and is_half(value):
                 wide = value.detach().float()
                 numbers[name] = nn.Parameter(wide, requires_grad=False) if isinstance(value, nn.Parameter) else wide
 

@@ -21,6 +21,8 @@ from tunelift.fast.packed_rows import PackedRow, Past, pack, put_back
 from tunelift.fast.targets import PATHS, targets_of
 from tunelift.fast.trials import Found
 from tunelift.fast.undo import in_evaluation
+from tunelift.model_facts.anatomy import base_of
+from tunelift.model_facts.parameters import device_of
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What configs call the soft cap of the logits: Gemma, RecurrentGemma, xLSTM."""
@@ -36,7 +38,7 @@ class TargetOnly:
     name = "target-only head"
 
     def __init__(self, model: Any) -> None:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = base_of(model)
         if not acts_in_layers(model):
             raise UnsupportedError("the adapter does some of its work around the model's call")
         if getattr(base.config, "is_encoder_decoder", False):
@@ -129,7 +131,7 @@ class TargetOnly:
 
         `at` names places of the packed row; of other tokens the states may be anything then.
         """
-        inputs = packed_inputs(packed_row, next(self.decoder.parameters()).device)
+        inputs = packed_inputs(packed_row, device_of(self.decoder))
         places = None if at is None else [place - packed_row.computed for place in at]
         with packed(self.decoder.config, packed_row), only_at(self.last, packed_row, places):
             states: Tensor = self.decoder(**inputs).last_hidden_state[0]

@@ -19,6 +19,8 @@ from tunelift.fast.last_layer import last_layer, unsuited
 from tunelift.fast.packed_rows import SHARED_AT_LEAST, pack
 from tunelift.fast.rounding import ROUNDINGS, Plain, apart, asked_plainly
 from tunelift.fast.undo import in_evaluation, stock, without_cache
+from tunelift.model_facts.anatomy import base_of, own_pad_id, positions, vocabulary
+from tunelift.model_facts.parameters import device_of, is_wide, stored_dtypes
 
 LONGEST = 512
 """Tokens of the longest row that is tried: passes over it in float32 are to take seconds."""
@@ -31,9 +33,6 @@ ONE_PRODUCT = {True: 1e-4, False: 1e-2}
 
 TELLING = 128
 """Tokens of a row from which on what its rounding comes to is not chance."""
-
-POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-"""What configs call the number of positions."""
 
 NATS = {True: 1e-3, False: 0.2}
 """How far two right scores of a token may be apart where rounding is not measured, by whether numbers are wide."""
@@ -61,7 +60,7 @@ _known: WeakKeyDictionary[Any, dict[int, Found]] = WeakKeyDictionary()
 
 def found(model: Any, fast: Any, rows: Rows = ()) -> Found:
     """Return which paths of `fast`, a TargetOnly or None, give the model's own numbers; `rows` are some of the data."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     structure, three = structure_of(model), _three(model, rows)
     known, key = _known.setdefault(base, {}), hash(structure)
     if key not in known or known[key].length < len(three[0]):
@@ -84,7 +83,7 @@ def structure_of(model: Any) -> tuple[Any, ...]:
         )
         for m in model.modules()
     ]
-    dtypes = {str(p.dtype) for p in model.parameters()}
+    dtypes = map(str, stored_dtypes(model))
     adapters = [
         sorted((key, str(sorted(value) if isinstance(value, set) else value)) for key, value in one.to_dict().items())
         for one in getattr(model, "peft_config", {}).values()
@@ -106,14 +105,10 @@ def _three(model: Any, rows: Rows) -> list[list[int]]:
 
 def some_ids(model: Any, start: int, stop: int) -> list[int]:
     """Return ids for places of a row that a model has positions for, none of which means padding."""
-    config = model.config.get_text_config()
-    places = min([stop, *(value - 2 for name in POSITIONS if (value := getattr(config, name, None) or 0) > 0)])
-    ids = [
-        i
-        for i in range(3, min(1000, getattr(config, "vocab_size", 1000)))
-        if i != getattr(config, "pad_token_id", None)
-    ]
-    first = getattr(config, "bos_token_id", None)
+    most, pad = positions(model), own_pad_id(model)
+    places = stop if most is None else min(stop, most - 2)
+    ids = [i for i in range(3, min(1000, vocabulary(model) or 1000)) if i != pad]
+    first = getattr(model.config.get_text_config(), "bos_token_id", None)
     begin = [first] if start == 0 and isinstance(first, int) else []
     return [*begin, *(ids[(7 * place + place**2 // 5) % len(ids)] for place in range(start + len(begin), places))]
 
@@ -135,7 +130,7 @@ def _tried(model: Any, fast: Any, rows: Rows) -> Found:
 
 
 def _usual(model: Any) -> float:
-    return NATS[next(model.parameters()).dtype.itemsize >= 4]
+    return NATS[is_wide(model)]
 
 
 def _said(reason: str | None) -> str:
@@ -152,7 +147,7 @@ def _head_fails(fast: Any, row: Sequence[int]) -> str | None:
             ours = fast.logits(fast.hidden(inputs)).float()
         except Exception as error:  # whatever a decoder cannot do by itself, the model does
             return f"the decoder cannot be asked by itself ({error or type(error).__name__})"
-    allowed = ONE_PRODUCT[next(fast.model.parameters()).dtype.itemsize >= 4]
+    allowed = ONE_PRODUCT[is_wide(fast.model)]
     return (
         None if own.shape == ours.shape and apart(ours, own) <= allowed else "the head's logits are not the model's own"
     )
@@ -242,7 +237,7 @@ def _last_layer_fails(fast: Any, rows: Rows, plain: Plain) -> str | None:
 
 def _reads_padding(model: Any, rows: Rows) -> bool:
     """Tell whether padding behind a row changes what the model says of it."""
-    width, device, more = max(map(len, rows)), next(model.parameters()).device, without_cache(model)
+    width, device, more = max(map(len, rows)), device_of(model), without_cache(model)
 
     def logits(ids: Tensor) -> Tensor:
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), **more).logits[0, -ids.shape[1] :]  # type: ignore[no-any-return]
@@ -256,5 +251,5 @@ def _reads_padding(model: Any, rows: Rows) -> bool:
 
 
 def _inputs(model: Any, row: Sequence[int]) -> dict[str, Tensor]:
-    ids = torch.tensor([list(row)], dtype=torch.long, device=next(model.parameters()).device)
+    ids = torch.tensor([list(row)], dtype=torch.long, device=device_of(model))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

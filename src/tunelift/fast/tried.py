@@ -15,6 +15,7 @@ from torch import nn
 
 from tunelift.core import cache, files, machine
 from tunelift.fast.frozen import of_adapters
+from tunelift.model_facts.parameters import bit_sums, device_of
 
 LARGE = 50_000_000
 """Parameters from which on a model's trials are kept."""
@@ -37,7 +38,7 @@ def key_of(model: nn.Module, structure: Sequence[Any]) -> str | None:
     if any(kind.__module__.partition(".")[0] not in KNOWN_CODE for kind in kinds):
         return None
     versions = [torch.__version__, transformers.__version__, peft.__version__, _own_code()]
-    computed = [machine.vectors(), torch.get_num_threads(), str(next(model.parameters()).device)]
+    computed = [machine.vectors(), torch.get_num_threads(), str(device_of(model))]
     told = json.dumps([*structure, _sums(model), versions, computed], default=_name)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
@@ -69,19 +70,19 @@ def _name(kind: Any) -> str:
 
 @once
 def _own_code() -> str:
-    """Return a hash of the files here, since what they do differently has to be tried again."""
-    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".c", ".h"))
+    """Return a hash of the files here and of the facts they ask: what they do differently has to be tried again."""
+    here = Path(__file__).parent
+    files = [path for folder in (here, here.parent / "model_facts") for path in folder.iterdir()]
+    sources = sorted(path for path in files if path.suffix in (".py", ".c", ".h"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 @torch.no_grad()
 def _sums(model: nn.Module) -> list[int]:
-    """Return sums over the bits of the base's parameters: 50 ms for a gigabyte."""
+    """Return sums over the bits of the base's parameters."""
     added = of_adapters(model)
     sums = []
     for module in model.modules():
         for parameter in () if id(module) in added else module.parameters(recurse=False):
-            raw = parameter.detach().contiguous().flatten().view(torch.uint8)
-            whole = raw.numel() // 8 * 8
-            sums.append(int(raw[:whole].view(torch.int64).sum()) + int(raw[whole:].sum()))
+            sums.append(sum(bit_sums(parameter)))
     return sums

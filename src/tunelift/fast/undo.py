@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+from tunelift.model_facts.anatomy import base_of
+
 _ABSENT = object()
 _numbers = count()
 _all: WeakValueDictionary[int, Undo] = WeakValueDictionary()
@@ -118,7 +120,7 @@ def without_cache(model: Any) -> dict[str, bool]:
 
     Some take it with all else that they hand on to their decoder.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     takes = signature(base.forward).parameters
     hands_on = any(one.kind is Parameter.VAR_KEYWORD for one in takes.values()) and hasattr(base.config, "use_cache")
     return {"use_cache": False} if "use_cache" in takes or hands_on else {}

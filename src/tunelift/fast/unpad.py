@@ -25,6 +25,8 @@ from tunelift.fast.packed_rows import PackedRow, pack, put_back
 from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.target_only import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
+from tunelift.model_facts.anatomy import base_of, pad_id
+from tunelift.model_facts.parameters import device_of
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
 """Arguments of a call that can be packed; others that are not None go to the model's own forward."""
@@ -44,7 +46,7 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
     undo = Undo()
     states = {"fused_lora": fuse(model, undo), "fused_passes": fuse_passes(model, undo)}
     states["frozen_products"] = frozen_products(model, undo, pack)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     inner = getattr(base, base.base_model_prefix, base)
     registry = getattr(inner, "_supports_attention_backend", False)  # others ask for their attention by name
     if registry and computed_again(
@@ -68,7 +70,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     `alone` nobody reads the hidden states but the model's own head: of what it does not read, the last layer computes
     nothing.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     inner = getattr(base, base.base_model_prefix, None)
     if inner is None or not acts_in_layers(model):
         return {"unpadded": "off: no inner model that takes rows as they are"}
@@ -186,8 +188,8 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
 @torch.no_grad()
 def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
     """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
-    device = next(model.parameters()).device
-    pad = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    device = device_of(model)
+    pad = pad_id(model)
     width = max(map(len, ROWS))
     number = partial(torch.tensor, dtype=torch.long, device=device)
     ids = number([[*row, *[pad] * (width - len(row))] for row in ROWS])

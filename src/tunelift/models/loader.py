@@ -13,6 +13,7 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
+from tunelift.model_facts.anatomy import own_pad_id
 from tunelift.models import precision, sources, streamed_conversion, weights
 from tunelift.models.fitting_tasks import fitting_tasks, read_config, was_saved_for
 from tunelift.models.sources import ModelIdentity
@@ -238,7 +239,7 @@ def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> An
 
 def check_padding(model: Any) -> None:
     """Raise InputError for a classifier whose config names no padding token."""
-    if getattr(model.config.get_text_config(), "pad_token_id", None) is None:
+    if own_pad_id(model) is None:
         raise InputError(
             "The model's config has no pad_token_id, without which a classifier takes no rows of several lengths.",
             fix="model.config.pad_token_id = tokenizer.pad_token_id, or that of the end token",
@@ -248,5 +249,5 @@ def check_padding(model: Any) -> None:
 def _name_padding(model: Any, tokenizer: Any) -> None:
     """Give the config a padding token: decoders find a row's last real token by it, and refuse batches without one."""
     config = model.config.get_text_config()
-    if getattr(config, "pad_token_id", None) is None:
+    if own_pad_id(model) is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

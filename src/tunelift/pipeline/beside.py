@@ -21,12 +21,12 @@ from tunelift.evaluation.baselines import BASELINES, Baseline, Given, suitable
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import slices_of
 from tunelift.evaluation.verbatim import continues_verbatim
+from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import is_scored, validation_of
 from tunelift.tasks import Task
-from tunelift.tasks.base import context_length
 
 if TYPE_CHECKING:
     from tunelift.evaluation.harness import Task as HarnessTask

@@ -14,10 +14,10 @@ from tunelift.data.render import Renderer
 from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.fast.target_model import target_model
+from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import with_adapter_facts
 from tunelift.tasks import DEFAULT
-from tunelift.tasks.base import context_length
 
 
 def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:

@@ -27,9 +27,11 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import NOT_A_NUMBER
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
+from tunelift.model_facts.anatomy import context_length, pad_id
+from tunelift.model_facts.parameters import is_wide
 from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
-from tunelift.tasks.base import Learned, Row, context_length, pad_id
+from tunelift.tasks.base import Learned, Row
 from tunelift.tasks.causal_lm import stops
 
 ITEMS = 8
@@ -225,7 +227,7 @@ def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> 
             batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
             taken = float(task.loss(model)[0](batch))
     # Where half precision rounds logits, each label's loss is off by about as much however small it is.
-    least = 1.0 if session.model.dtype.itemsize >= 4 else batch.targets
+    least = 1.0 if is_wide(session.model) else batch.targets
     apart, tolerance = abs(taken - plain) / max(least, abs(plain)), max(OTHER_WAY, _tolerance(session))
     detail = f"{taken:.6g} nats over {batch.targets} labels, by the stock forward pass {plain:.6g}"
     right = batch.targets == sum(row.targets for row in learned)
@@ -249,7 +251,7 @@ def _apart(some: Sequence[float], others: Sequence[float]) -> float:
 
 def _tolerance(session: Session) -> float:
     """Relative noise of a score: of fp32, or of half precision, in which another batch may round otherwise."""
-    return 1e-5 if session.model.dtype.itemsize >= 4 else 1e-2
+    return 1e-5 if is_wide(session.model) else 1e-2
 
 
 def _apart_proof(name: str, apart: float, tolerance: float, *, at_most: bool) -> dict[str, Any]:

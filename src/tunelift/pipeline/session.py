@@ -26,6 +26,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
+from tunelift.model_facts.parameters import dtype_name, samples
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
@@ -88,10 +89,10 @@ class Session:
         """
         head = list(labels) or None if task.has_head else None
         loaded = load_model(section, task=task, labels=head, ordered=ordered, seed=seed)
-        _known[loaded.model] = (loaded.identity, loaded.fresh, _samples(loaded.model))
+        _known[loaded.model] = (loaded.identity, loaded.fresh, samples(loaded.model))
         identity = loaded.identity
         about = f" ({identity.note})" if identity.note else ""
-        dtype = str(loaded.dtype).removeprefix("torch.")
+        dtype = dtype_name(loaded.dtype)
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
         labels = head_labels(loaded.model) if head else labels
         return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
@@ -293,9 +294,9 @@ def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:
     """Return what a model in memory is, and its fresh modules; one that was changed has no hash of a file any more."""
     if base not in _known:
         return _stock_identity(base), ()
-    identity, fresh, samples = _known[base]
-    now = _samples(base)
-    if any(now.get(key) != some for key, some in samples.items()):
+    identity, fresh, some = _known[base]
+    now = samples(base)
+    if any(now.get(key) != numbers for key, numbers in some.items()):
         progress.note(f"{identity.name} was changed since it was loaded, as by merging an adapter: it has no hash")
         identity = replace(identity, name=f"{identity.name}, changed", weights_sha256=None)
     return identity, fresh
@@ -309,12 +310,6 @@ def _may_be_new(base: Any) -> tuple[str, ...]:
     owners = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
     body = f"{base.base_model_prefix}."
     return tuple(sorted(name for name in owners if not f"{name}.".startswith(body) or "pooler" in name.split(".")))
-
-
-def _samples(model: Any) -> dict[int, str]:
-    """Return some numbers of each parameter, written out, by the parameter's id."""
-    flat = {id(parameter): parameter.detach().flatten() for parameter in model.parameters()}
-    return {key: str(values[:: max(len(values) // 64, 1)][:65].tolist()) for key, values in flat.items()}
 
 
 def _stock_identity(base: Any) -> ModelIdentity:

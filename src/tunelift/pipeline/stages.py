@@ -20,6 +20,8 @@ from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric
+from tunelift.model_facts.anatomy import context_length
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.pipeline.beside import forgetting_sets, measure_forgetting
 from tunelift.pipeline.choices import (
     adapter_keys,
@@ -39,7 +41,6 @@ from tunelift.pipeline.session import Session, adapter_facts
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.run_files.layout import CARD, SCORES, RunPaths, is_scored
 from tunelift.tasks import Task
-from tunelift.tasks.base import context_length
 from tunelift.training import ranks
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
@@ -221,7 +222,7 @@ def opened(folder: RunFolder, task: Task, labels: Sequence[str], ranked: Sequenc
     session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
     session.ranked = () if task.has_head else ranked
     if ranks.first():
-        ranks.of_first(_dtype(session))
+        ranks.of_first(dtype_name(compute_dtype(session.model)))
     return session
 
 
@@ -303,13 +304,9 @@ def model_facts(session: Session) -> dict[str, Any]:
             "weights_sha256": identity.weights_sha256, "note": identity.note,
         },
         "task": session.task.name,
-        "dtype": _dtype(session),
+        "dtype": dtype_name(compute_dtype(session.model)),
         "dtype_reason": session.dtype_reason,
     }  # fmt: skip
-
-
-def _dtype(session: Session) -> str:
-    return str(session.model.dtype).removeprefix("torch.")
 
 
 def class_names(task: Task, labels: Sequence[str]) -> Sequence[str]:

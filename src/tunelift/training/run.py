@@ -24,7 +24,9 @@ from tunelift.core.records import Example
 from tunelift.fast.frozen import FEW_TOKENS
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
-from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task, context_length, pad_id
+from tunelift.model_facts.anatomy import context_length, pad_id
+from tunelift.model_facts.parameters import sum_of_own_width, trained
+from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
 from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space
@@ -47,9 +49,6 @@ class Trained:
         losses = figures.pop("losses")
         return figures | {"first_loss": losses[0], "last_loss": losses[-1]}
 
-
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""The integers of so many bytes."""
 
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
@@ -212,21 +211,15 @@ def _store(
     folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str]
 ) -> Checkpoints:
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
-    trained = [(name, list(p.shape), str(p.dtype)) for name, p in model.named_parameters() if p.requires_grad]
+    frozen = [sum_of_own_width(p) for p in model.parameters() if not p.requires_grad]
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens"}),  # these change nothing but last digits
-        [trained, _frozen(model), _adapter_settings(model)],
+        [trained(model), frozen, _adapter_settings(model)],
         [(list(row.ids), row.labels) for row in rows],
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
     check_space(folder, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
     return Checkpoints(folder, settings.save_every, made_for, fast_paths)
-
-
-def _frozen(model: Any) -> list[int]:
-    """Return the sum over the bits of each parameter that is not trained: a gigabyte takes half a second."""
-    frozen = [p.detach() for p in model.parameters() if not p.requires_grad]
-    return [int(p.view(INTEGERS[p.element_size()]).sum(dtype=torch.int64)) for p in frozen]
 
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from tunelift.model_facts.parameters import stored_dtypes
+
 FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24
 STEPS_TO_DOUBLE = 2000
 
@@ -46,8 +48,7 @@ class LossScale:
 
 def _computes_in_float16(model: nn.Module) -> bool:
     """Tell whether float16 has a part in the gradient: in the weights, frozen or not, or by the caller's autocast."""
-    parameters = [*model.parameters()]
-    kinds = {p.device.type for p in parameters}
-    return any(p.dtype == torch.float16 for p in parameters) or any(
+    kinds = {p.device.type for p in model.parameters()}
+    return torch.float16 in stored_dtypes(model) or any(
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16 for kind in kinds
     )

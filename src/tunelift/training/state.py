@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tunelift.model_facts.parameters import is_half
 from tunelift.training import ranks
 from tunelift.training.scale import LossScale
 
@@ -41,7 +42,7 @@ class State:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         # A step is often less than what a half-precision number of that size can tell: those are moved in fp32.
-        halves = {name: p for name, p in self.parameters.items() if p.dtype in (torch.bfloat16, torch.float16)}
+        halves = {name: p for name, p in self.parameters.items() if is_half(p)}
         self.exact = {name: p.detach().float() for name, p in halves.items()}
         self.moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
         fused = all(p.device.type in ("cpu", "cuda") for p in self.moved)  # one pass over each

@@ -14,7 +14,7 @@ from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
-from tunelift.tasks.base import context_length
+from tunelift.model_facts.anatomy import context_length
 
 BLANK_LINE = "\n\n"
 MARK = "\n\n###\n\n"

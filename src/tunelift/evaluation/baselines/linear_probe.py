@@ -25,7 +25,7 @@ from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
-from tunelift.tasks.base import context_length, pad_id
+from tunelift.model_facts.anatomy import context_length, pad_id
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000

@@ -14,7 +14,7 @@ from tunelift.core.registry import Registry
 from tunelift.data.render import Renderer
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered
-from tunelift.tasks.base import context_length
+from tunelift.model_facts.anatomy import context_length
 
 Compute = Callable[[Sequence[int], progress.Advance], dict[int, Found]]
 """Computes the items of these indices."""

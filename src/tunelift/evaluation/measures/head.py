@@ -9,7 +9,7 @@ from tunelift.core import progress
 from tunelift.evaluation.heads import label_log_probabilities
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
 from tunelift.evaluation.rows import Found, labelled
-from tunelift.tasks.base import pad_id
+from tunelift.model_facts.anatomy import pad_id
 
 
 class Head(Measure):

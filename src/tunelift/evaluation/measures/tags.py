@@ -14,7 +14,7 @@ from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
 from tunelift.evaluation.rows import TOO_LONG, Found, answered
 from tunelift.fast.classifying import ClassLogits
-from tunelift.tasks.base import pad_id
+from tunelift.model_facts.anatomy import pad_id
 from tunelift.tasks.token_classification import words_to_tokens
 
 NO_TOKEN = "a word of it has no token"
