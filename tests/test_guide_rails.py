@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ EXCEPTIONS = {
 
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+SCOPES = (*FUNCTIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 
 
 def name_of(file: Path) -> str:
@@ -197,6 +199,141 @@ def test_fast_makes_no_tensor_of_the_default_dtype() -> None:
     assert nameless == []
 
 
+PARAMETERS = SOURCE / "model_facts" / "parameters.py"
+DRAWS = {"parameters", "named_parameters"}
+HANDS_ON = {"next", "iter", "list", "tuple", "set", "dict", "sorted", "reversed", "enumerate", "zip", "filter"}
+"""What gives back some of what it is given."""
+CONTAINER = {"values", "items", "get", "pop", "detach"}
+"""Methods that do, of a container of parameters or of a parameter."""
+MODELS = {"model", "base_model", "base", "adapted", "decoder", "encoder", "get_base_model", "base_of"}
+"""How models are called here, or what returns them."""
+SECTIONS_OF_CONFIG = {"config.model", "settings.model"}
+"""What is called so and is no model."""
+
+
+def is_drawn(node: ast.AST | None, names: Set[str]) -> bool:
+    """Tell whether an expression gives a model's parameters or some of them; `names` are those that hold such."""
+    parts: Sequence[ast.AST] = []
+    match node:
+        case ast.Name() | ast.Attribute() if ast.unparse(node) in names:
+            return True
+        case ast.Call(func=ast.Attribute(attr=attr, value=owner)):
+            return attr in DRAWS or (attr in CONTAINER and is_drawn(owner, names))
+        case ast.Call(func=ast.Name(id=name), args=parts) if name not in HANDS_ON:
+            parts = []
+        case ast.Attribute(attr="data", value=part) | ast.Subscript(value=part):
+            parts = [part]
+        case ast.Starred(value=part) | ast.NamedExpr(value=part):
+            parts = [part]
+        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts) | ast.BoolOp(values=parts):
+            pass
+        case ast.IfExp(body=body, orelse=orelse):
+            parts = [body, orelse]
+        case ast.ListComp(elt=part) | ast.SetComp(elt=part) | ast.GeneratorExp(elt=part) | ast.DictComp(value=part):
+            return is_drawn(part, names | bound_in(node, names))
+    return any(is_drawn(part, names) for part in parts)
+
+
+def of_scope(scope: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a function or a comprehension that are in none within it."""
+    for node in ast.iter_child_nodes(scope):
+        yield node
+        if not isinstance(node, SCOPES):
+            yield from of_scope(node)
+
+
+def bound_in(scope: ast.AST, names: Set[str]) -> set[str]:
+    """Return the names, dotted ones too, that a scope binds to parameters by assignments and loops."""
+    found = set[str]()
+    for node in [*of_scope(scope)] * 2:  # a loop may bind at its end what is read at its beginning
+        value = getattr(node, "iter" if isinstance(node, (ast.For, ast.comprehension)) else "value", None)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if is_drawn(value, names | found):
+            parts = [part for target in targets if target for part in ast.walk(target)]
+            found |= {ast.unparse(part) for part in parts if isinstance(part, (ast.Name, ast.Attribute))}
+    return found
+
+
+def dtypes_asked(scope: ast.AST, names: Set[str] = frozenset()) -> Iterator[str]:
+    """Yield where `.dtype` is asked of a model's parameter, or of a model, as "line:expression".
+
+    A parameter is what `parameters()` or `named_parameters()` of anything give, by way of next, list, a subscript, a
+    loop, a comprehension, an assignment, .data or .detach(), within one function and those in it. A model is what is
+    called as in MODELS, at the end of a dotted name too. Not seen are a parameter reached by its own name
+    (`layer.weight`, which kernels compute with), by an argument, in another method, or by `_parameters`.
+    """
+    names = names | bound_in(scope, names)
+    for node in of_scope(scope):
+        if isinstance(node, SCOPES):
+            yield from dtypes_asked(node, names)
+        elif isinstance(node, ast.Attribute) and node.attr == "dtype":
+            called = ast.unparse(node.value.func if isinstance(node.value, ast.Call) else node.value)
+            is_model = called.rpartition(".")[2] in MODELS and called not in SECTIONS_OF_CONFIG
+            if is_model or is_drawn(node.value, names):
+                yield f"{node.lineno}:{ast.unparse(node)}"
+
+
+def test_no_other_file_asks_a_models_parameter_for_its_dtype() -> None:
+    files = [file for file in FILES if file != PARAMETERS]
+    asked = {name_of(file): [*dtypes_asked(ast.parse(file.read_text(encoding="utf-8")))] for file in files}
+    assert {name: places for name, places in asked.items() if places} == {}
+    assert [*dtypes_asked(ast.parse(PARAMETERS.read_text(encoding="utf-8")))]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            "next(m.parameters()).dtype.itemsize",
+            "next(iter(self.net.parameters())).dtype",
+            "[*m.parameters()][0].dtype",
+        ),
+        *("next(p for p in m.parameters() if p.is_floating_point()).dtype", "{str(p.dtype) for p in m.parameters()}"),
+        *("[q.dtype for n, q in m.named_parameters()]", "dict(m.named_parameters())['a'].data.dtype"),
+        *("session.model.dtype", "self.model.dtype.itemsize", "model.get_base_model().dtype", "base_of(x).dtype"),
+        "def f(m):\n some = [*m.parameters()]\n return any(p.dtype == 1 for p in some)",
+        "def f(m):\n for _, p in m.named_parameters():\n  if p.dtype: pass",
+        "def f(m):\n if (w := next(m.parameters())).device: return w.dtype",
+        "def f(s, m):\n s.p = {n: p for n, p in m.named_parameters()}\n return [p.dtype for p in s.p.values()]",
+        "def f(m):\n p, q = m.parameters()\n return q.dtype",
+    ],
+)
+def test_a_dtype_asked_of_a_parameter_is_seen(code: str) -> None:
+    assert [*dtypes_asked(ast.parse(code))]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(
+            "x.dtype",
+            "layer.weight.dtype",
+            "config.model.dtype",
+            "loaded.dtype",
+            "model(x).logits.dtype",
+            "compute_dtype(model)",
+        ),
+        "def f(m):\n n = sum(p.numel() for p in m.parameters())\n p = g(n)\n return p.dtype",
+        "def f(m):\n w = next(m.parameters())\ndef g(w):\n return w.dtype",
+        "def f(m):\n device = next(m.parameters()).device\n return torch.ones(3, device=device).dtype",
+    ],
+)
+def test_other_dtypes_are_free(code: str) -> None:
+    assert [*dtypes_asked(ast.parse(code))] == []
+
+
+MACHINE = SOURCE / "core" / "machine.py"
+ASKS_THE_MACHINE = re.compile(
+    r"/proc/cpuinfo|/proc/meminfo|get_cpu_capability|sched_getaffinity|cpu_count|SC_PHYS_PAGES|platform\.processor|cgroup"
+)
+
+
+def test_no_other_file_asks_what_the_machine_has() -> None:
+    asked = {name_of(file): ASKS_THE_MACHINE.findall(file.read_text(encoding="utf-8")) for file in FILES}
+    assert asked.pop(name_of(MACHINE))
+    assert {name: found for name, found in asked.items() if found} == {}
+
+
 LAYOUT = SOURCE / "run_files" / "layout.py"
 PATH_CALLS = {"Path", "PurePath", "joinpath", "with_name", "glob", "rglob"}
 
@@ -308,6 +445,7 @@ LIGHT = {
     "help": "from tunelift.cli.main import cli\ntry: cli.main(['--help'])\nexcept SystemExit as e: assert e.code == 0",
     "import": "import tunelift; dir(tunelift); tunelift.InputError",
     "config": "import tunelift.config.load",
+    "core": "import tunelift.core.machine, tunelift.core.provenance",
     "comparison": "import tunelift.comparison",
     "metrics": "import tunelift.metrics",
     "run_files": "import tunelift.run_files.layout",
@@ -318,6 +456,7 @@ HEAVY = {
     "help": {"torch", "transformers", "peft", "pydantic", "numpy", "scipy", "rich"},
     "import": {"torch", "transformers", "peft", "pydantic", "numpy"},
     "config": {"torch", "transformers", "peft", "numpy"},
+    "core": {"torch", "transformers", "peft", "pydantic", "numpy"},
     "comparison": {"torch", "transformers", "peft", "pydantic", "pandas", "scipy.stats"},
     "metrics": {"torch", "transformers", "peft"},
     "run_files": {"torch", "transformers", "peft", "pydantic", "numpy", "yaml"},
