@@ -53,7 +53,6 @@ class FewShot:
         given, plan = self.given, self.given.plan
         if measure_for(plan).generates:
             plan = replace(plan, stop=[*plan.stop, *self.joining.stop])
-            plan = replace(plan, stop=[*plan.stop, *self.joining.stop])
         made_by = given.made_by("few-shot", self.description)
         scores = score(given.model, given.tokenizer, self._behind(self.shown, examples), plan, made_by, title)
         for row, example in zip(scores.rows, examples, strict=True):
