@@ -169,13 +169,13 @@ class Session:
         Raises InputError where it does not fit the model in every tensor. The tuned side is then asked as it was
         trained, with the tokenizer and the chat template beside the adapter. Returns what was said.
         """
+        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         made_for = read_adapter_config(folder).get("task_type")
         if made_for is not None and made_for != self.task.peft_type:
             raise InputError(
                 f"The adapter {folder} was made for {made_for}, and the task is {self.task.name}.",
                 fix="Leave the task out: it is then the adapter's.",
             )
-        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
         self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
         for note in self.examined.notes:
