@@ -47,14 +47,13 @@ PROMPTS = Method(
 
 def test_somebody_elses_row_is_held_to_the_battery_in_one_call(methods: Registry[Method], tmp_path: Path) -> None:
     methods.add("prompts", PROMPTS)
-    hold("prompts", tmp_path)
+    assert hold("prompts", tmp_path) == []
 
 
 def test_what_a_record_says_wrongly_is_named(methods: Registry[Method], tmp_path: Path) -> None:
     wrong = replace(METHODS.get("lora"), merges=False, begins_as_noop=False, known_failures={"trains": "of old age"})
     methods._entries["lora"] = wrong
-    with pytest.raises(AssertionError) as caught:
-        hold("lora", tmp_path)
+    found = "; ".join(hold("lora", tmp_path))
     for named in ("merges (decoder) fails", "begins_as_noop (encoder) fails", "trains (decoder) passes, and is said"):
-        assert named in str(caught.value)
-    assert str(caught.value).count("; ") == 5
+        assert named in found
+    assert found.count("; ") == 5

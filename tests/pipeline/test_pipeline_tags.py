@@ -90,6 +90,12 @@ def test_a_word_is_read_at_its_first_token(tokenizer: Any) -> None:
     assert TASK.says_the_answer(row, tokenizer, LABELS)
     row.batch.labels[0, firsts[0]] = 0
     assert not TASK.says_the_answer(row, tokenizer, LABELS)
+    for length in range(firsts[1] + 1, len(tokens.ids)):  # a row that was cut, its tags right and then moved
+        (cut,), report = TASK.rows([given], tokenizer, length, LABELS)
+        row = Learned(given, TASK.collate([cut], 0, torch.device("cpu")), truncated=report.truncated > 0)
+        assert TASK.says_the_answer(row, tokenizer, LABELS)
+        row.batch.labels.copy_(row.batch.labels.roll(1, dims=1))
+        assert not TASK.says_the_answer(row, tokenizer, LABELS)
     with pytest.raises(InputError, match="tags that the model's head has not: B-animal"):
         TASK.rows([given], tokenizer, 1000, ["O"])
 

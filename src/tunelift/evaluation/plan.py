@@ -28,8 +28,3 @@ class Plan:
     max_length: int = 1024
     slices: Sequence[str] = ()
     cache: bool = False
-
-    @property
-    def needs(self) -> set[str]:
-        """What the metrics need to be known of an item."""
-        return {metric.needs for metric in self.metrics}

@@ -15,7 +15,7 @@ from tunelift.data.examples import unseen_labels
 from tunelift.data.roles import ROLES
 from tunelift.data.splits import Splits, load_splits
 from tunelift.data.template import Template
-from tunelift.evaluation.measures import check_measurable
+from tunelift.evaluation.measures import measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
 from tunelift.models import natural_task
@@ -30,7 +30,7 @@ def task_for(config: Config) -> Task:
 def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Example]) -> list[Metric]:
     """Return the metrics named, or those that suit the task and the rows; raise InputError for what it cannot give."""
     metrics = resolve(list(named or task.metrics(examples)))
-    check_measurable(task, metrics)
+    measure_of(task, metrics)  # says which it cannot give
     return metrics
 
 

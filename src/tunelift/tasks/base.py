@@ -172,6 +172,14 @@ class Task(ABC):
 TASKS: Registry[Task] = Registry("task")
 
 
+def pad_labels(rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the labels of rows that have one for each token, (B, T), IGNORED at the padding."""
+    labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
+    for i, row in enumerate(rows):
+        labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
+    return labels
+
+
 def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, each (B, T), padded on the right."""
     width = max(len(row.ids) for row in rows)

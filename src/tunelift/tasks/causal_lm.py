@@ -20,7 +20,7 @@ from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import rows_of
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs, pad_labels
 
 
 class CausalLM(Task):
@@ -72,9 +72,7 @@ class CausalLM(Task):
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         inputs = pad_inputs(rows, pad_id, device)
-        labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
-        for i, row in enumerate(rows):
-            labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
+        labels = pad_labels(rows, inputs)
         # The first token of a row is predicted by nothing, so it is never a target.
         targets = int((labels[:, 1:] != IGNORED).sum())
         return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), targets)

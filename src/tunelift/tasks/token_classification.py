@@ -27,7 +27,7 @@ from tunelift.data.template import as_text
 from tunelift.fast.classifying import ClassLogits, rows_in
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs, pad_labels
 
 _ENTITY = re.compile(r"[BIESLU]-.+")
 
@@ -173,9 +173,7 @@ class TokenClassification(Task):
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         inputs = pad_inputs(rows, pad_id, device)
-        labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
-        for i, row in enumerate(rows):
-            labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
+        labels = pad_labels(rows, inputs)
         targets, tokens = int((labels != IGNORED).sum()), sum(len(row.ids) for row in rows)
         return Batch(inputs, labels.to(device), len(rows), tokens, targets)
 
@@ -200,13 +198,14 @@ class TokenClassification(Task):
         """Compare the classes with the tags, and the tokens from each counted one to the next with its word."""
         assert isinstance(row.example.given, Words)
         ids, counted, words = row.ids, row.counted, row.example.given.words
+        _, firsts = words_to_tokens(row.example, tokenizer, len(ids))
+        read = [i for i, place in enumerate(firsts) if place is not None]  # others are cut off, or have no token
         tags = [labels[int(row.batch.labels[0][at])] for at in counted]
-        if row.truncated or len(counted) < len(words):  # the cut may go through a word, and some words have no token
-            return tags == list(_tags(row.example))[: len(tags)] or len(counted) < len(words)
-        ends = [*counted[1:], len(ids)]
-        said = [_letters(tokenizer, ids[at:end]) for at, end in zip(counted, ends, strict=True)]
-        alone = [_letters(tokenizer, tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words]
-        return tags == list(_tags(row.example)) and said == alone
+        if tags != [_tags(row.example)[i] for i in read]:
+            return False
+        said = [_letters(tokenizer, ids[at:end]) for at, end in zip(counted, [*counted[1:], len(ids)], strict=True)]
+        alone = [_letters(tokenizer, tokenizer(words[i], add_special_tokens=False)["input_ids"]) for i in read]
+        return said[:-1] == alone[:-1] and (row.truncated or said == alone)  # the cut may go through a word
 
 
 def _tags(example: Example) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tunelift.core import progress
@@ -27,7 +27,7 @@ class Measure(ABC):
     `prepared` was called.
     """
 
-    gives: ClassVar[Collection[str]]
+    gives: ClassVar[frozenset[str]]
     """What of metrics' needs it satisfies."""
     at_once: ClassVar[int] = 256
     """Items computed before they are written to the cache: an evaluation that is cut off loses no more than these."""
