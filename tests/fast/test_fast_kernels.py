@@ -402,7 +402,7 @@ def test_a_processor_that_torch_is_told_to_take_for_less_is_less(
     assert b"zmm" not in subprocess.run(["objdump", "-d", made], capture_output=True, check=True).stdout
 
 
-def test_they_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_can_be_forbidden(compiler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.SWITCH, "0")
     assert fusing.fuse_passes(tiny_models.causal("llama"), Undo()) == "off: TUNELIFT_KERNELS is 0"
     assert kernels.of(torch.zeros(1)) is None

@@ -132,7 +132,7 @@ def _norm(
     """Run fused; a norm that is given more, as a gate, is called as it is."""
     weight = module.weight
     functions = kernels.of(x, weight) if x.dim() and x.shape[-1:] == weight.shape else None
-    more = any(value is not None for value in (*args, *options.values()))
+    more = (args or options) and any(value is not None for value in (*args, *options.values()))
     if more or functions is None or (weight.requires_grad and torch.is_grad_enabled()):
         return plain(x, *args, **options)
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -101,6 +102,7 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""
 
+_own = threading.local()
 _forbidden: ContextVar[bool] = ContextVar("whether the slow twins run in the calls inside", default=False)
 
 
@@ -121,57 +123,65 @@ class UnsafeCallError(RuntimeError):
 def of(*tensors: Tensor) -> Any:
     """Return the compiled functions for tensors like these, or None where it is to be computed as torch has it."""
     dtype = tensors[0].dtype
-    if dtype not in TYPES or _forbidden.get() or not all(_readable(x, dtype) for x in tensors):
+    if dtype not in TYPES or _forbidden.get():
         return None
-    try:
-        return library(dtype)
-    except UncompiledError:
-        return None
+    for x in tensors:
+        if _place(x, dtype) is None:
+            return None
+    found = _library(dtype)
+    return None if isinstance(found, str) else found
 
 
 _BYTES = {dtype: dtype.itemsize for dtype in (*TYPES, torch.bool)}
+_STRIDED = torch.strided
 
 
-def _readable(x: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether the memory at a tensor's address holds its numbers, as C lays such numbers out."""
-    return (
-        x.dtype is dtype
-        and x.is_cpu
-        and x.layout is torch.strided
-        and not x.is_neg()
-        and not x.data_ptr() % _BYTES[dtype]
-    )
+def _place(x: Tensor, dtype: torch.dtype) -> int | None:
+    """Return where a tensor begins, if the memory there holds its numbers as C lays such numbers out."""
+    if x.dtype is not dtype or not x.is_cpu or x.layout is not _STRIDED or x.is_neg():
+        return None
+    place = x.data_ptr()
+    return None if place % _BYTES[dtype] else place
 
 
 def call(functions: Any, name: str, *arguments: Any) -> None:
     """Call a function with tensors, as the addresses of their first elements, and numbers, on torch's threads.
 
-    Whatever C relies on is looked at before: dtypes, places, and how far each tensor's memory goes.
+    Whatever C relies on is looked at before: dtypes, places, and how far each tensor's memory goes. There are a
+    thousand calls in a step, so that a look is no more than it must be.
     """
-    kinds, threads = TENSORS[name], torch.get_num_threads()
-    tensors, numbers = arguments[: len(kinds)], arguments[len(kinds) :]
-    extents, dtypes = TOUCHED[name](*numbers, threads), functions.dtypes
+    dtypes, threads = functions.dtypes[name], torch.get_num_threads()
+    numbers = arguments[len(dtypes) :]
     addresses = [
-        None if x is None and kind is B else address(x, dtypes[kind], extent)
-        for x, kind, extent in zip(tensors, kinds, extents, strict=True)
+        address(x, dtype, extent) if x is not None or dtype is not torch.bool else None
+        for x, dtype, extent in zip(arguments[: len(dtypes)], dtypes, TOUCHED[name](*numbers, threads), strict=True)
     ]
     getattr(functions, name)(*addresses, *numbers, threads)
 
 
 def address(x: Tensor, dtype: torch.dtype, extent: Extent) -> int:
     """Return where a tensor begins, once it is sure that C may touch so much of it; raise UnsafeCallError."""
-    if not _readable(x, dtype) or not _reaches(x, dtype, extent):
-        raise UnsafeCallError(f"C would touch {extent} elements ({dtype}) of {x.shape}, {x.layout}, {x.dtype}")
-    return x.data_ptr()
+    place = _place(x, dtype)
+    if place is not None:
+        if isinstance(extent, int):
+            reaches = x.numel() >= extent and x.is_contiguous()
+        else:
+            last = 0
+            for count, stride in extent:
+                last += (count - 1) * stride
+            end = x.untyped_storage().nbytes() // dtype.itemsize - x.storage_offset()
+            reaches = last < end or not all(count for count, _ in extent)
+        if reaches:
+            return place
+    raise UnsafeCallError(f"C would touch {extent} elements ({dtype}) of {x.shape}, {x.layout}, {x.dtype}")
 
 
-def _reaches(x: Tensor, dtype: torch.dtype, extent: Extent) -> bool:
-    if isinstance(extent, int):
-        return x.is_contiguous() and x.numel() >= extent
-    if not all(count for count, _ in extent):
-        return True
-    last = sum((count - 1) * stride for count, stride in extent)
-    return last < x.untyped_storage().nbytes() // dtype.itemsize - x.storage_offset()
+def work_space(count: int) -> Tensor:
+    """Return at least so many floats for a call to work with: the same ones for every call of a thread."""
+    kept: Tensor | None = getattr(_own, "space", None)
+    if kept is None or kept.numel() < count:
+        kept = _own.space = torch.empty(count, dtype=torch.float32, device="cpu")
+    return kept
 
 
 def seed() -> int:
@@ -181,8 +191,6 @@ def seed() -> int:
 
 def library(dtype: torch.dtype) -> Any:
     """Return the compiled functions for a dtype, from the cache where they are in it; raise UncompiledError."""
-    if os.environ.get(SWITCH) == "0":
-        raise UncompiledError(f"{SWITCH} is 0")
     if dtype not in TYPES:
         raise UncompiledError("they are for float32 and bfloat16 on a CPU")
     found = _library(dtype)
@@ -194,6 +202,8 @@ def library(dtype: torch.dtype) -> Any:
 @functools.cache
 def _library(dtype: torch.dtype) -> Any:
     """Return the functions, or why there are none, which is not asked twice."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
     # Where torch was told to do without AVX512 (ATEN_CPU_CAPABILITY), to see what another machine does.
     lowered = ("-mno-avx512f",) if machine.vectors() == "AVX2" else ()
     try:
@@ -203,5 +213,6 @@ def _library(dtype: torch.dtype) -> Any:
             getattr(functions, name).restype = RETURNS.get(name)
     except (UncompiledError, AttributeError) as error:
         return str(error)
-    functions.dtypes = {E: dtype, S: torch.float32, B: torch.bool}
+    kinds = {E: dtype, S: torch.float32, B: torch.bool}
+    functions.dtypes = {name: tuple(kinds[kind] for kind in TENSORS[name]) for name in ARGUMENTS}
     return functions

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,39 +72,32 @@ def _fusable(module: Any) -> bool:
     return frozen and plain and not module.lora_variant
 
 
-def _plain(module: Any, x: Tensor) -> bool:
-    """Tell whether this call is plain LoRA with one adapter."""
+Parts = tuple[Weight, Tensor, Tensor, float]
+"""The frozen weight, A, B and scale of a layer's active adapter."""
+
+
+def _parts(module: Any, x: Tensor) -> Parts | None:
+    """Return what this call is computed from, if it is plain LoRA with one adapter."""
     active = module.active_adapters
     if module.disable_adapters or module.merged or len(active) != 1 or active[0] not in module.lora_A:
-        return False
-    dropout = module.lora_dropout[active[0]]
+        return None
+    (name,), base = active, module.base_layer
+    dropout, a, b = module.lora_dropout[name], module.lora_A[name].weight, module.lora_B[name].weight
     drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
-    low = module.lora_A[active[0]].weight.dtype
     # On a bfloat16 base the adapter, kept in fp32, is computed in bfloat16 as under autocast, and its gradient with it.
-    computed = x.dtype == low or (x.dtype, low) == (torch.bfloat16, torch.float32)
-    return not drops and computed and module.base_layer.weight.dtype == x.dtype and not _autocast(x)
-
-
-def _autocast(x: Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
-
-
-def _parts(module: Any) -> tuple[Weight, Tensor, Tensor, float]:
-    """Return the frozen weight, A, B and scale of a layer's active adapter."""
-    name = module.active_adapters[0]
-    a, b = module.lora_A[name].weight, module.lora_B[name].weight
-    return weight_of(module.base_layer), a, b, module.scaling[name]
+    computed = x.dtype == a.dtype or (x.dtype, a.dtype) == (torch.bfloat16, torch.float32)
+    if drops or not computed or base.weight.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        return None
+    return weight_of(base), a, b, module.scaling[name]
 
 
 def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Run fused where this call is plain LoRA, else as peft does."""
-    if args or kwargs or not _plain(module, x):
-        return plain(x, *args, **kwargs)
-    return _run([module], x)[0]
+    parts = None if args or kwargs else _parts(module, x)
+    return plain(x, *args, **kwargs) if parts is None else _run([parts], x)[0]
 
 
-def _run(modules: Sequence[Any], x: Tensor) -> tuple[Tensor, ...]:
-    parts = [_parts(module) for module in modules]
+def _run(parts: Sequence[Parts], x: Tensor) -> tuple[Tensor, ...]:
     weights, every_a, every_b, scales = zip(*parts, strict=True)
     outputs: tuple[Tensor, ...] = _LoraLinears.apply(  # type: ignore[no-untyped-call]
         x, recomputing(x), weights, scales, *every_a, *every_b
@@ -133,9 +126,10 @@ class _Together:
             self.modules = [one for one in self.modules if id(one) not in self.ready]
             self.ready, self.input = {}, None
         together = module is self.modules[0] and len(self.modules) > 1
-        if not together or args or kwargs or not all(_plain(one, x) for one in self.modules):
+        parts = [_parts(one, x) for one in self.modules] if together and not (args or kwargs) else [None]
+        if None in parts:
             return _forward(module, plain, x, *args, **kwargs)
-        first, *others = _run(self.modules, x)
+        first, *others = _run(cast("list[Parts]", parts), x)
         self.input, self.version = x, x._version
         self.ready = {id(one): found for one, found in zip(self.modules[1:], others, strict=True)}
         return first
@@ -150,10 +144,10 @@ class _LoraLinears(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         every_a, every_b = flat[: len(weights)], flat[len(weights) :]
-        ranks = [len(a) for a in every_a]
-        products = Products.fitting(rows, [len(weight.plain) for weight in weights], ranks)
+        ranks = [a.shape[0] for a in every_a]
+        products = Products.fitting(rows, [weight.plain.shape[0] for weight in weights], ranks)
         a = torch.cat(every_a) if len(every_a) > 1 else every_a[0]
-        low = rows.new_empty(len(rows), len(a))  # (N, all r)
+        low = rows.new_empty(rows.shape[0], a.shape[0])  # (N, all r)
         products.into(low, 0, rows, a)
         outputs, firsts = [], [0, *accumulate(ranks)]
         for weight, b, first, scale in zip(weights, every_b, firsts, scales, strict=False):
@@ -185,7 +179,7 @@ class _LoraLinears(torch.autograd.Function):
                 dx = weight.back(dy, dx)
             # Transposed, since with few columns the other way round is far slower in some libraries.
             every_db[i] = products.gradient(low, part, dy, scale, b.dtype).t()
-        da = products.gradient(dlow, slice(0, len(a)), rows, 1.0, a.dtype)  # (all r, I)
+        da = products.gradient(dlow, slice(0, a.shape[0]), rows, 1.0, a.dtype)  # (all r, I)
         for i, (first, stop) in enumerate(pairwise(ctx.firsts)):
             every_da[i] = None if every_db[i] is None else da[first:stop]
         if dx is not None:

@@ -8,7 +8,7 @@
 #include <omp.h>
 
 #define STRIP 48
-#define BLOCK 256 /* columns at once of a strip: 48 KiB of sums */
+#define BLOCK 64 /* columns at once of a strip, whose sums stay in the nearest cache */
 #define NARROW 64 /* columns at once where the sum runs over all rows */
 
 /* Whether elements lie in memory as units do. */
@@ -23,11 +23,11 @@ void low_rank_in(const element *x, const float *m, element *low, float *panel, i
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for
-        for (int64_t p = 0; p < deep; p++)
-            for (int64_t j = 0; j < wide; j++) {
-                const float *from = m + (j < rank ? j : 0) * m_row + p * DEPTH * m_column;
-                packs[p * wide + j] = j < rank ? packed(from[0], from[(DEPTH - 1) * m_column]) : packed(0, 0);
-            }
+        for (int64_t p = 0; p < deep; p++) {
+            const float *from = m + p * DEPTH * m_column;
+            pack(packs + p * wide, from, from + (DEPTH - 1) * m_column, m_row, rank);
+            for (int64_t j = rank; j < wide; j++) packs[p * wide + j] = packed(0, 0);
+        }
         float sums[STRIP * 64];
 #pragma omp for
         for (int64_t start = 0; start < rows; start += STRIP) {
@@ -52,11 +52,13 @@ void low_rank_out(const element *low, const float *m, element *y, float *panel, 
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for
-        for (int64_t k = 0; k < size; k++)
+        for (int64_t column = 0; column < size; column += NARROW) {
+            int64_t some = size - column < NARROW ? size - column : NARROW;
             for (int64_t p = 0; p < deep; p++) {
-                const float *from = m + p * DEPTH * m_row + k * m_column;
-                packs[p * size + k] = packed(from[0], from[(DEPTH - 1) * m_row]);
+                const float *from = m + p * DEPTH * m_row + column * m_column;
+                pack(packs + p * size + column, from, from + (DEPTH - 1) * m_row, m_column, some);
             }
+        }
         float sums[STRIP * BLOCK];
 #pragma omp for
         for (int64_t start = 0; start < rows; start += STRIP) {
@@ -95,6 +97,7 @@ void low_rank_weights(const element *low, const element *x, float *found, float 
             unit *to = pack + p * some;
             if (p * DEPTH + DEPTH <= rows)
 #if DEPTH == 2
+#pragma omp simd
                 for (int64_t k = 0; k < some; k++) to[k] = (unit)from[k] | (unit)second[k] << 16;
 #else
                 for (int64_t k = 0; k < some; k++) to[k] = load(from[k]), (void)second;

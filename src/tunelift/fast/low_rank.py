@@ -40,8 +40,8 @@ class Products:
             low[:, first : first + len(m)] = (x @ m.to(x.dtype).t()).mul_(scale)
             return
         m = _thin(m, x, low, first)
-        work = torch.empty(x.shape[1] * (len(m) + STEP), dtype=torch.float32, device="cpu")
-        sizes = (*x.shape, len(m), *m.stride(), low.shape[1], first, scale)
+        work = kernels.work_space(x.shape[1] * (m.shape[0] + STEP))
+        sizes = (*x.shape, m.shape[0], *m.stride(), low.shape[1], first, scale)
         kernels.call(self.functions, "low_rank_in", x, m, low, work, *sizes)
 
     def out_of(self, low: Tensor, first: int, m: Tensor, y: Tensor, scale: float = 1.0) -> None:
@@ -50,8 +50,8 @@ class Products:
             y.addmm_(low[:, first : first + len(m)], m.to(y.dtype), alpha=scale)
             return
         m = _thin(m, y, low, first)
-        sizes = (*y.shape, len(m), *m.stride(), low.shape[1], first, scale)
-        work = torch.empty(m.numel(), dtype=torch.float32, device="cpu")
+        sizes = (*y.shape, m.shape[0], *m.stride(), low.shape[1], first, scale)
+        work = kernels.work_space(m.numel())
         kernels.call(self.functions, "low_rank_out", low, m, y, work, *sizes)
 
     def gradient(self, low: Tensor, part: slice, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
@@ -62,7 +62,7 @@ class Products:
         _check(rank, x, low, part.start)
         found = torch.empty(rank, x.shape[1], dtype=torch.float32, device="cpu")
         width = rank + torch.get_num_threads() * kernels.NARROW
-        work = torch.empty((len(x) + 1) * width, dtype=torch.float32, device="cpu")
+        work = kernels.work_space((x.shape[0] + 1) * width)
         sizes = (*x.shape, rank, low.shape[1], part.start, scale)
         kernels.call(self.functions, "low_rank_weights", low, x, found, work, *sizes)
         return found.to(dtype)
@@ -72,11 +72,12 @@ def _thin(m: Tensor, x: Tensor, low: Tensor, first: int) -> Tensor:
     """Return m (rank, size) in float, once it fits to x (N, size) and to columns of low from `first`."""
     if m.dim() != 2 or m.shape[1] != x.shape[1]:
         raise kernels.UnsafeCallError(f"an adapter's {tuple(m.shape)} does not fit to rows of {x.shape[1]}")
-    _check(len(m), x, low, first)
-    return m.float()
+    _check(m.shape[0], x, low, first)
+    return m if m.dtype is torch.float32 else m.float()
 
 
 def _check(rank: int, x: Tensor, low: Tensor, first: int) -> None:
-    columns = 0 <= first <= first + rank <= low.shape[1]
-    if not columns or len(low) != len(x) or x.shape[1] % STEP or any(n % 2 for n in (rank, first, low.shape[1])):
+    (rows, columns), (count, size) = low.shape, x.shape
+    fits = 0 <= first <= first + rank <= columns and rows == count
+    if not fits or size % STEP or rank % 2 or first % 2 or columns % 2:
         raise kernels.UnsafeCallError(f"{rank} columns from {first} of {tuple(low.shape)} beside {tuple(x.shape)}")

@@ -94,4 +94,15 @@ static inline unit packed(float first, float second) {
 #endif
 }
 
+/* to[i] = one unit of first[i * step] and second[i * step]. */
+static inline void pack(unit *to, const float *first, const float *second, int64_t step, int64_t count) {
+    if (step == 1) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) to[i] = packed(first[i], second[i]);
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) to[i] = packed(first[i * step], second[i * step]);
+    }
+}
+
 static inline int64_t padded_to(int64_t count, int64_t step) { return (count + step - 1) / step * step; }
