@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 import torch
 
+from tunelift.core import machine
 from tunelift.core.errors import InputError
 from tunelift.fast import allocator
 from tunelift.models import precision
@@ -34,12 +36,22 @@ def test_a_cpu_runs_in_bfloat16_only_where_both_products_gain(
 def test_the_measurement_is_made_once_per_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(precision, "probe", lambda: calls.append(1) or {"forward": 0.5})
+    monkeypatch.setattr(machine, "is_free", lambda: True)
     first = precision.choose("cpu")
     assert precision.choose("cpu") == first
     assert len(calls) == 1
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     precision.choose("cpu")
     assert len(calls) == 2
+
+
+def test_what_a_busy_machine_measured_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = iter([{"forward": 0.5}, {"forward": 2.4, "gradient": 1.7}])
+    monkeypatch.setattr(precision, "probe", lambda: next(gains))
+    monkeypatch.setattr(os, "getloadavg", lambda: (machine.cores() + 1.0, 0.0, 0.0))
+    assert precision.choose("cpu").dtype == torch.float32
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 9.0, 9.0))
+    assert precision.choose("cpu").dtype == precision.choose("cpu").dtype == torch.bfloat16
 
 
 def test_the_probe_measures_and_is_quick() -> None:

@@ -181,6 +181,11 @@ class TrainSection(Section):
     patience: int | None = Field(
         default=None, gt=0, description="Stop after so many looks at validation without improvement."
     )
+    products: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        default="auto",
+        description="Precision of products with frozen weights; auto takes int8 where it is faster and, on the first "
+        "rows, learns the same. Nothing is measured in int8.",
+    )
     save_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
     seed: int = Field(default=0, description="Seed of the adapter, of dropout and of the order of rows.")
     seeds: Seeds = Field(

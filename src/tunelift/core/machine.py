@@ -64,6 +64,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def is_free() -> bool:
+    """Tell whether the cores were enough for the work of the last minute; True where that is not known."""
+    try:
+        return os.getloadavg()[0] <= cores()
+    except (AttributeError, OSError):
+        return True
+
+
 def devices() -> dict[str, int]:
     """Return how many devices of each kind torch finds here, the fastest kind first."""
     import torch

@@ -187,6 +187,6 @@ def _call(name: str, about: _PlanStruct, asked: Sequence[Tensor], rows: Sequence
     work = torch.empty(space, dtype=torch.float32, device="cpu")
     strided = [tuple(zip(x.shape, x.stride(), strict=True)) for x in asked]
     extents = [*strided, *(x.numel() for x in rows)]
-    each = zip([*asked, *rows, work], functions.dtypes[name], [*extents, space], strict=True)
-    addresses = [kernels.address(x, dtype, extent) for x, dtype, extent in each]
+    each = zip([*asked, *rows, work], functions.kinds[name], [*extents, space], strict=True)
+    addresses = [kernels.address(x, dtype, extent) for x, (dtype, _), extent in each]
     getattr(functions, name)(ctypes.byref(about), *addresses, threads)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.core import machine
+from tunelift.fast.int8 import Int8Weight
 from tunelift.fast.undo import Undo
 
 Ways = Literal["none", "forward", "both"]
@@ -38,9 +39,14 @@ class Weight:
         self.version = self.plain._version
         self.packed: Tensor | None = None
         self.turned: Tensor | None = None
+        self.eight: Int8Weight | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"packed": None, "turned": None}  # torch cannot copy those, nor write them
+        return vars(self) | {
+            "packed": None,
+            "turned": None,
+            "eight": None,
+        }  # torch cannot copy or write them
 
     def pack(self, ways: Ways) -> None:
         """Make the copies, of the weight's size each."""
@@ -50,6 +56,8 @@ class Weight:
 
     def of(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b (N, O), x (N, I)."""
+        if self.eight is not None:
+            return self.eight.of(x)
         weight = self.plain if self.packed is None else self.packed
         if weight is self.plain and not _by_onednn(x):
             return F.linear(x, weight, self.bias)
@@ -57,6 +65,8 @@ class Weight:
 
     def back(self, dy: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return dy W (N, I), dy (N, O); added to `onto`, which may be lost."""
+        if self.eight is not None:
+            return self.eight.back(dy, onto)
         if self.turned is None and not _by_onednn(dy):
             return dy @ self.plain if onto is None else onto.addmm_(dy, self.plain)
         weight = self.plain.t() if self.turned is None else self.turned
@@ -90,19 +100,29 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
         return "off: the model has no frozen linear layers"
     if not _works(layers[0].weight):
         return "off: they are for float32 and bfloat16 on an x86 CPU"
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    weights = {id(layer): Weight(layer) for layer in layers}
-    packed = [weights[id(layer)] for layer in layers if layer is not head]  # a head is the largest, and often tied
-    copies = {"none": 0, "forward": 1, "both": 2}[ways]
-    fits = copies * sum(weight.plain.nbytes for weight in packed) <= SHARE_OF_MEMORY * (machine.usable_bytes() or 0)
-    if copies and fits:
-        for weight in packed:
-            weight.pack(ways)
     for layer in layers:
-        undo.put_name(vars(layer), "frozen", weights[id(layer)])
+        undo.put_name(vars(layer), "frozen", Weight(layer))
         if "forward" not in vars(layer):
             undo.put(layer, partial(_forward, layer, layer.forward))
-    return f"on: {len(layers)} layers" + (f", {len(packed)} of them packed ({ways})" if copies and fits else "")
+    return f"on: {len(layers)} layers{pack(model, ways)}"
+
+
+def pack(model: Any, ways: Ways) -> str:
+    """Pack the frozen weights where that fits in memory; return what was done, to be put behind the manifest's "on"."""
+    weights, copies = frozen_weights(model).values(), {"none": 0, "forward": 1, "both": 2}[ways]
+    fits = copies * sum(weight.plain.nbytes for weight in weights) <= SHARE_OF_MEMORY * (machine.usable_bytes() or 0)
+    if not copies or not fits:
+        return ""
+    for weight in weights:
+        weight.pack(ways)
+    return f", {len(weights)} of them packed ({ways})"
+
+
+def frozen_weights(model: Any) -> dict[str, Weight]:
+    """Return the weights of which products are computed here, by layer, without the head's: the largest, often tied."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = {name: vars(module).get("frozen") for name, module in model.named_modules() if module is not head}
+    return {name: weight for name, weight in found.items() if isinstance(weight, Weight)}
 
 
 def of_adapters(model: nn.Module) -> set[int]:

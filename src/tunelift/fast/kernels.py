@@ -37,6 +37,26 @@ class B(ctypes.c_void_p):
     """Truth values; may be NULL."""
 
 
+class O(ctypes.c_void_p):  # noqa: E742 (as the letters below)
+    """Numbers in single precision; may be NULL."""
+
+
+class U8(ctypes.c_void_p):
+    """Bytes."""
+
+
+class I8(ctypes.c_void_p):
+    """Whole numbers of eight bits."""
+
+
+class I32(ctypes.c_void_p):
+    """Whole numbers of 32 bits."""
+
+
+KINDS = {S: torch.float32, O: torch.float32, B: torch.bool, U8: torch.uint8, I8: torch.int8, I32: torch.int32}
+OPTIONAL = (O, B)
+
+
 P, N, F, D, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int  # noqa: E741 (the letters of ctypes' codes)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rms_norm": (E, E, E, S, N, N, F, F, I),
@@ -53,13 +73,16 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "low_rank_in": (E, S, E, S, N, N, N, N, N, N, N, F, I),
     "low_rank_out": (E, S, E, S, N, N, N, N, N, N, N, F, I),
     "low_rank_weights": (E, E, S, S, N, N, N, N, N, F, I),
+    "int8_lanes": (),
+    "int8_rows": (E, O, U8, S, N, N, N, I),
+    "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, I, I),
 }
-TENSORS = {name: tuple(kind for kind in kinds if kind in (E, S, B)) for name, kinds in ARGUMENTS.items()}
+TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
 """The kinds of a function's tensors, which come first (in attention behind the plan)."""
 
-RETURNS = {"attention_space": N, "low_rank_runs": I}
+RETURNS = {"attention_space": N, "low_rank_runs": I, "int8_lanes": I}
 
-LANES_AT_MOST, NARROW = 16, 64  # products.h, low_rank.c
+LANES_AT_MOST, NARROW = 16, 64  # products.h and int8.c, low_rank.c
 
 Extent = int | tuple[tuple[int, int], ...]
 """What C touches of a tensor: so many elements in a row, or (count, stride) by each index."""
@@ -99,6 +122,11 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         rank * size,
         (rows + 1) * (rank + threads * NARROW),
     ),
+    "int8_rows": lambda rows, size, deep, *_: (rows * size, size, rows * deep, rows),
+    "int8_product": lambda rows, out, deep, *_: (
+        *(rows * deep, rows, -(-out // LANES_AT_MOST) * LANES_AT_MOST * deep, -(-out // LANES_AT_MOST) * LANES_AT_MOST),
+        *(out, out, rows * out),
+    ),
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""
 
@@ -132,7 +160,7 @@ def of(*tensors: Tensor) -> Any:
     return None if isinstance(found, str) else found
 
 
-_BYTES = {dtype: dtype.itemsize for dtype in (*TYPES, torch.bool)}
+_BYTES = {dtype: dtype.itemsize for dtype in (*TYPES, *KINDS.values())}
 _STRIDED = torch.strided
 
 
@@ -150,11 +178,13 @@ def call(functions: Any, name: str, *arguments: Any) -> None:
     Whatever C relies on is looked at before: dtypes, places, and how far each tensor's memory goes. There are a
     thousand calls in a step, so that a look is no more than it must be.
     """
-    dtypes, threads = functions.dtypes[name], torch.get_num_threads()
-    numbers = arguments[len(dtypes) :]
+    kinds, threads = functions.kinds[name], torch.get_num_threads()
+    numbers = arguments[len(kinds) :]
     addresses = [
-        address(x, dtype, extent) if x is not None or dtype is not torch.bool else None
-        for x, dtype, extent in zip(arguments[: len(dtypes)], dtypes, TOUCHED[name](*numbers, threads), strict=True)
+        None if optional and x is None else address(x, dtype, extent)
+        for x, (dtype, optional), extent in zip(
+            arguments[: len(kinds)], kinds, TOUCHED[name](*numbers, threads), strict=True
+        )
     ]
     getattr(functions, name)(*addresses, *numbers, threads)
 
@@ -213,6 +243,6 @@ def _library(dtype: torch.dtype) -> Any:
             getattr(functions, name).restype = RETURNS.get(name)
     except (UncompiledError, AttributeError) as error:
         return str(error)
-    kinds = {E: dtype, S: torch.float32, B: torch.bool}
-    functions.dtypes = {name: tuple(kinds[kind] for kind in TENSORS[name]) for name in ARGUMENTS}
+    dtypes = KINDS | {E: dtype}
+    functions.kinds = {name: tuple((dtypes[kind], kind in OPTIONAL) for kind in TENSORS[name]) for name in ARGUMENTS}
     return functions

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelift.core import cache, files, machine
 from tunelift.core.errors import InputError
+from tunelift.core.timing import shortest
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 ENOUGH = 1.3
 """bfloat16 must be so much faster than float32, in both directions, before a CPU runs in it."""
 
-PROBE = 2
+PROBE = 3
 """Raised when something else is measured."""
 
 ROWS, INPUTS, OUTPUTS = 256, 640, 2048
-REPEATS = 5
-PRODUCT_SECONDS = 0.1
-"""No more repeats of one product begin after so long."""
 
 CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Environment variables that forbid instructions, and so change what is fast."""
@@ -133,8 +130,9 @@ def _measured() -> dict[str, float]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return {name: float(gain) for name, gain in json.loads(known.read_text(encoding="utf-8"))["gains"].items()}
     gains = probe()
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
-        files.write_json(known, {"machine": _machine(), "gains": gains})
+    if machine.is_free():  # what was measured beside other work is no fact of this machine: the next run measures again
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
+            files.write_json(known, {"machine": _machine(), "gains": gains})
     return gains
 
 
@@ -168,22 +166,8 @@ def probe() -> dict[str, float]:
     }
     gains: dict[str, float] = {}
     for name, product in products.items():
-        gains[name] = round(_seconds(product(torch.float32)) / _seconds(product(torch.bfloat16)), 3)
+        single, half = shortest(product(torch.float32), product(torch.bfloat16))
+        gains[name] = round(single / half, 3)
         if gains[name] < ENOUGH:
             break
     return gains
-
-
-def _seconds(product: Callable[[], Any]) -> float:
-    """Return the shortest time of a few runs, after one that warms up."""
-    product()
-    best = float("inf")
-    begun = time.perf_counter()
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        product()
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now - begun > PRODUCT_SECONDS:
-            break
-    return best

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ class Checkpoints:
 
     def _newest_first(self) -> Iterator[Path]:
         return iter(sorted(self.folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True))
+
+
+def choices_in(folder: Path | None) -> dict[str, str]:
+    """Return the fast paths of the newest checkpoint in a folder; nothing where there is none that says."""
+    for path in sorted(folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True) if folder else ():
+        with suppress(OSError, ValueError, KeyError):
+            return dict(json.loads((path / CHECKPOINT_STATE).read_text(encoding="utf-8"))["choices"])
+    return {}
 
 
 def check_space(folder: Path, trained: int, others: Mapping[str, int] | None = None) -> None:

@@ -21,15 +21,16 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.randomness import seeded
 from tunelift.core.records import Example
-from tunelift.fast.frozen import FEW_TOKENS
+from tunelift.fast import int8_trial
+from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
-from tunelift.model_facts.parameters import sum_of_own_width, trained
+from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
 from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
 from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
-from tunelift.training.checkpoint import Checkpoints, check_space
+from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import ProgressBar
 from tunelift.training.loop import Fit, Listener, Settings, fit
 from tunelift.training.step import is_out_of_memory
@@ -79,9 +80,17 @@ def train(
     rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    with sped_up(model, "both" if _tokens_at_once(rows, task, settings) <= FEW_TOKENS else "none") as layers:
-        loss, fast_paths = task.loss(model, task.collate(_some(rows, task), pad, model.device))
-        fast_paths |= layers
+    refuse_products(model, settings)
+    with sped_up(model) as layers:
+        ways: Ways = "both" if (tokens := _tokens_at_once(rows, task, settings)) <= FEW_TOKENS else "none"
+        products = _products(model, settings, tokens, layers, choices_in(checkpoints))
+        packed = "" if products == "on" else pack(model, ways)
+        batch = task.collate(_some(rows, task), pad, model.device)
+        loss, fast_paths = task.loss(model, batch)
+        if products == "on":
+            products = int8_trial.take(model, partial(loss, batch))
+            packed = pack(model, ways) if products.startswith("off") else ""
+        fast_paths |= layers | {"frozen_products": layers["frozen_products"] + packed, "int8_products": products}
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
 
@@ -108,6 +117,31 @@ def train(
             told = [ProgressBar(advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches, after_step=after_step)
     return Trained(done, report, fast_paths)
+
+
+def refuse_products(model: Any, settings: TrainSection) -> None:
+    """Raise InputError where frozen products cannot be computed as was asked."""
+    asked, dtype = settings.products, dtype_name(compute_dtype(model))
+    reason = int8_trial.refused(model) if asked == "int8" else None
+    if asked not in ("auto", "int8", dtype):
+        reason = f"the model runs in {dtype}"
+    if reason is not None:
+        raise InputError(f"train.products is {asked}, and {reason}.", fix="Leave it out: auto takes what suits.")
+
+
+def _products(
+    model: Any, settings: TrainSection, tokens: float, layers: Mapping[str, str], before: Mapping[str, str]
+) -> str:
+    """Return "on" where products in int8 are to be tried, over about so many tokens at once, else why not.
+
+    What a training that goes on had chosen is not measured again.
+    """
+    chosen = "on"
+    if not layers["frozen_products"].startswith("on") or settings.products not in ("auto", "int8"):
+        chosen = "no: there are none, or it was not asked for"
+    elif settings.products == "auto":
+        chosen = before.get("int8_products") or int8_trial.worth(model, max(1, round(tokens)))
+    return ranks.of_first("on" if chosen.startswith("on") else chosen)
 
 
 def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:
@@ -213,7 +247,7 @@ def _store(
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
     frozen = [sum_of_own_width(p) for p in model.parameters() if not p.requires_grad]
     facts = [
-        settings.model_dump(exclude={"save_every", "micro_batch_tokens"}),  # these change nothing but last digits
+        settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), frozen, _adapter_settings(model)],
         [(list(row.ids), row.labels) for row in rows],
     ]

@@ -1,0 +1,143 @@
+/* Products with a frozen weight in eight bits: y (rows, out) = s_row * s_out * sum(q_row q_out), summed in 32 bits.
+
+   Rows are brought to 8 bits one by one, by their own largest number, so that a row's result depends on no other. They
+   are kept as 128 + q, which is what processors multiply with signed weights; the weights' sums take the 128 back. A
+   row that holds no finite numbers gives none. Processors without such products run the same sums slowly
+   (int8_lanes is 0 there). */
+
+#include "elements.h"
+
+#define ZERO 128
+#define LARGEST 127.0f
+#define SMALLEST 1e-30f /* rows of no larger number are taken for zeros: 127 over it would be infinite */
+
+#if defined(__AVX512VNNI__) && defined(__AVX512F__)
+#include <immintrin.h>
+#define LANES 16
+#define WIDE 4
+#define NATIVE 1
+#elif defined(__AVXVNNI__)
+#include <immintrin.h>
+#define LANES 8
+#define WIDE 2
+#define NATIVE 1
+#else
+#define LANES 8
+#define WIDE 2
+#define NATIVE 0
+#endif
+#define HIGH 6
+
+typedef int32_t sums __attribute__((vector_size(4 * LANES), aligned(4)));
+
+/* How many outputs lie beside each other in a packed weight; its sign says that this processor has no such products. */
+int int8_lanes(void) { return NATIVE ? LANES : -LANES; }
+
+static inline sums added(sums to, const uint8_t *four, const int8_t *weights) {
+#if NATIVE
+    int32_t all;
+    memcpy(&all, four, sizeof all);
+#if LANES == 16
+    return (sums)_mm512_dpbusd_epi32((__m512i)to, _mm512_set1_epi32(all), _mm512_loadu_si512(weights));
+#else
+    return (sums)_mm256_dpbusd_avx_epi32((__m256i)to, _mm256_set1_epi32(all),
+                                         _mm256_loadu_si256((const __m256i *)weights));
+#endif
+#else
+    for (int o = 0; o < LANES; o++)
+        for (int d = 0; d < 4; d++) to[o] += (int32_t)four[d] * weights[4 * o + d];
+    return to;
+#endif
+}
+
+/* q (rows, deep) = 128 + x / scale in integers, scale (rows,) = largest / 127; x (rows, size) is multiplied by `by`
+   (size,) first, if that is given. What is beyond size, up to deep, a multiple of 4, is zero. */
+void int8_rows(const element *x, const float *by, uint8_t *q, float *scale, int64_t rows, int64_t size, int64_t deep,
+               int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        const element *from = x + row * size;
+        uint8_t *to = q + row * deep;
+        int32_t bits = 0; /* of the largest number without its sign, which order as the numbers do */
+#pragma omp simd reduction(max : bits)
+        for (int64_t i = 0; i < size; i++) {
+            float value = by ? load(from[i]) * by[i] : load(from[i]);
+            int32_t own;
+            memcpy(&own, &value, sizeof own);
+            own &= 0x7FFFFFFF;
+            bits = own > bits ? own : bits;
+        }
+        float largest;
+        memcpy(&largest, &bits, sizeof largest);
+        int usual = bits < 0x7F800000 && largest > SMALLEST;
+        scale[row] = bits < 0x7F800000 ? (usual ? largest / LARGEST : 0.0f) : NAN;
+        float turned = usual ? LARGEST / largest : 0.0f;
+        if (!usual) {
+            memset(to, ZERO, deep);
+            continue;
+        }
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) {
+            float value = by ? load(from[i]) * by[i] : load(from[i]);
+            to[i] = (uint8_t)((int32_t)rintf(value * turned) + ZERO);
+        }
+        for (int64_t i = size; i < deep; i++) to[i] = ZERO;
+    }
+}
+
+static inline __attribute__((always_inline)) void int8_block(int vecs, int64_t rows, int64_t deep, const uint8_t *q,
+                                                             const int8_t *packed, int32_t *found) {
+    sums all[HIGH][WIDE];
+    const uint8_t *from[HIGH]; /* rows beyond the last are the last once more */
+    for (int i = 0; i < HIGH; i++) {
+        from[i] = q + (i < rows ? i : rows - 1) * deep;
+        for (int v = 0; v < vecs; v++) all[i][v] = (sums){0};
+    }
+    for (int64_t d = 0; d < deep; d += 4) {
+#pragma GCC unroll 6
+        for (int i = 0; i < HIGH; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++)
+                all[i][v] = added(all[i][v], from[i] + d, packed + (v * deep + d) * LANES);
+    }
+    for (int i = 0; i < HIGH; i++)
+        for (int v = 0; v < vecs; v++) *(sums *)(found + (i * WIDE + v) * LANES) = all[i][v];
+}
+
+/* y (rows, out) = or += what is described above, + bias. packed is (out / LANES, deep / 4, LANES, 4), zero where there
+   is no output; weight_sums (out padded to LANES,) its sums over deep; by (out,) and bias (out,) may be NULL. */
+void int8_product(const uint8_t *q, const float *scale, const int8_t *packed, const int32_t *weight_sums,
+                  const float *by, const float *bias, element *y, int64_t rows, int64_t out, int64_t deep, int add,
+                  int threads) {
+    const int64_t panel = WIDE * LANES, panels = (out + panel - 1) / panel;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t p = 0; p < panels; p++) {
+        int64_t first = p * panel, some = out - first < panel ? out - first : panel;
+        int vecs = (int)((some + LANES - 1) / LANES);
+        int32_t found[HIGH * WIDE * LANES];
+        for (int64_t row = 0; row < rows; row += HIGH) {
+            int64_t here = rows - row < HIGH ? rows - row : HIGH;
+#define BLOCK(vecs) int8_block(vecs, here, deep, q + row * deep, packed + first * deep, found)
+            switch (vecs) {
+            case 1: BLOCK(1); break;
+            case 2: BLOCK(2); break;
+#if WIDE == 4
+            case 3: BLOCK(3); break;
+            case 4: BLOCK(4); break;
+#endif
+            }
+#undef BLOCK
+            for (int64_t i = 0; i < here; i++) {
+                element *to = y + (row + i) * out + first;
+                float own = scale[row + i];
+#pragma omp simd
+                for (int64_t o = 0; o < some; o++) {
+                    int32_t sum = found[i * WIDE * LANES + o] - ZERO * weight_sums[first + o];
+                    float value = (float)sum * (by ? own * by[first + o] : own);
+                    value = bias ? value + bias[first + o] : value;
+                    to[o] = store(add ? load(to[o]) + value : value);
+                }
+            }
+        }
+    }
+}
