@@ -27,8 +27,9 @@ from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.records import Example
 from tunelift.data.splits import load_splits
+from tunelift.pipeline.choices import adapter_facts
 from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
-from tunelift.pipeline.session import Session, adapter_facts
+from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import TASKS, Task
 from tunelift.training.run import train

@@ -102,6 +102,47 @@ def test_functions_take_at_most_6_positional_parameters() -> None:
     assert {name: n for name, n in counts.items() if n > 6} == {}
 
 
+TAKES_ALL_SETTINGS = {
+    "a command, which hands each part its section": {
+        *("pipeline/run.py:run", "pipeline/api.py:run", "pipeline/generating.py:generate_stage"),
+        *("pipeline/stages.py:tune_stage", "pipeline/stages.py:evaluate_stage", "pipeline/stages.py:compare_adapter"),
+        "pipeline/stages.py:_to_measure",
+    },
+    "fills in one section by what another says": {
+        *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
+    },
+    "a check of what was given, wherever it stands": {"cli/command.py:_missing", "cli/command.py:adapter_problems"},
+    "a run's folder, which is named after the whole, holds it, and is refused to another": {
+        *("config/load.py:default_output", "config/load.py:dump"),
+        *("pipeline/folder.py:__init__", "pipeline/folder.py:open", "pipeline/folder.py:_refuse_another_run"),
+    },
+}
+"""The functions that take a whole Config, by the reason why. Every other one takes the sections that it needs."""
+
+
+def takes_all_settings(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    names = [part for part in ast.walk(function.args) if isinstance(part, (ast.Name, ast.Attribute))]
+    return any(ast.unparse(name).rpartition(".")[2] == "Config" for name in names)
+
+
+def test_few_functions_take_the_whole_config() -> None:
+    known = set[str]().union(*TAKES_ALL_SETTINGS.values())
+    assert {name for name, node in functions() if takes_all_settings(node)} == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seen"),
+    [
+        *(("a: Config", True), ("*, a: str | Config | None = None", True), ("*a: schema.Config", True)),
+        *(("a: LoraConfig, config: TrainSection", False), ("config", False)),
+    ],
+)
+def test_a_whole_config_is_seen(arguments: str, seen: bool) -> None:
+    function = ast.parse(f"def f({arguments}) -> Config: pass").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    assert takes_all_settings(function) == seen
+
+
 def test_the_depth_of_blocks_is_counted() -> None:
     code = "def f():\n for a in b:\n  if a:\n   while a:\n    with a: pass\n  elif b: pass\n  elif c: pass\n"
     assert depth(ast.parse(code).body[0]) == 4

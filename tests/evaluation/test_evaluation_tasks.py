@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from tunelift.config.keywords import from_keywords
+from tunelift.config.schema import EvaluateSection
 from tunelift.core.errors import InputError
-from tunelift.pipeline import beside
+from tunelift.pipeline import forgetting
 from tunelift.tasks import TASKS
 
-CONFIG = from_keywords("train", model="tiny", evaluate={"tasks": ["arc_easy"], "forgetting": []})
+SETTINGS = EvaluateSection(tasks=["arc_easy"], forgetting=[])
 
 
 def test_without_the_package_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "find_spec", lambda _: None)
+    monkeypatch.setattr(forgetting, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs lm-evaluation-harness(.|\n)*tunelift\[harness\]"):
-        beside.forgetting_sets(CONFIG, TASKS.get("causal-lm"))
+        forgetting.forgetting_sets(SETTINGS, TASKS.get("causal-lm"))
 
 
 def test_a_classification_head_answers_no_task() -> None:
     with pytest.raises(InputError, match=r"evaluate\.tasks measures language models"):
-        beside.forgetting_sets(CONFIG, TASKS.get("sequence-classification"))
+        forgetting.forgetting_sets(SETTINGS, TASKS.get("sequence-classification"))
 
 
 def test_without_tasks_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "find_spec", None)
-    assert (
-        beside.forgetting_sets(
-            from_keywords("train", model="tiny", evaluate={"forgetting": []}), TASKS.get("causal-lm")
-        )
-        == {}
-    )
+    monkeypatch.setattr(forgetting, "find_spec", None)
+    assert forgetting.forgetting_sets(EvaluateSection(forgetting=[]), TASKS.get("causal-lm")) == {}

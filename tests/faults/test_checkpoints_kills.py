@@ -21,7 +21,7 @@ from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
 from tunelift.evaluation.measures import Measure
 from tunelift.pipeline.folder import RunFolder
-from tunelift.pipeline.stages import opened
+from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
 from tunelift.training import loop
 
@@ -204,6 +204,6 @@ def test_the_precision_is_taken_from_the_folder_and_not_measured_again(
     with folder.begun(dtype="bfloat16", dtype_reason="measured long ago"):
         (folder.path / "base").mkdir()
     monkeypatch.setattr("tunelift.models.precision.probe", lambda: pytest.fail("it was measured again"))
-    session = opened(RunFolder.open(config, "run"), TASKS.get("causal-lm"), [])
+    session = Session.of_run(RunFolder.open(config, "run"), TASKS.get("causal-lm"), [])
     assert str(session.model.dtype) == "torch.bfloat16"
     assert session.dtype_reason == "measured long ago"

@@ -16,7 +16,7 @@ from tunelift.adapters.store import read_lineage
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import TuneliftError
 from tunelift.data.render import Renderer
-from tunelift.pipeline import generating, stages
+from tunelift.pipeline import generating, stages, tuning
 from tunelift.tasks.causal_lm import CausalLM
 
 DATED = "Today is {{ strftime_now('%Y') }}. " + CHAT
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_another_day_has_the_date_of_its_beginning(
 
     monkeypatch.setattr(CausalLM, "rows", noted)
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "prove", failing)
+        patch.setattr(tuning, "prove", failing)
         with pytest.raises(TuneliftError, match="midnight"):
             stages.tune_stage(from_keywords("train", **chatty))
     began = manifest(chatty)["date"]

@@ -25,7 +25,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
 from tunelift.data.splits import load_splits
 from tunelift.evaluation.measures import likelihood
-from tunelift.pipeline import stages
+from tunelift.pipeline import stages, tuning
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Learned
@@ -116,7 +116,7 @@ def changed(change: Change) -> Callable[[Path], None]:
 
 def after_training(monkeypatch: pytest.MonkeyPatch, breaking: Callable[[Any], None]) -> None:
     """Do something to the model as soon as it is trained."""
-    train = stages.train
+    train = tuning.train
 
     def broken(model: Any, *args: Any, **kwargs: Any) -> Any:
         done = train(model, *args, **kwargs)
@@ -124,7 +124,7 @@ def after_training(monkeypatch: pytest.MonkeyPatch, breaking: Callable[[Any], No
             breaking(model)
         return done
 
-    monkeypatch.setattr(stages, "train", broken)
+    monkeypatch.setattr(tuning, "train", broken)
 
 
 def zero_side_b(model: Any) -> None:
@@ -191,8 +191,8 @@ def test_a_base_changed_by_a_tune_in_memory_is_seen(
     if adapted:  # its adapter acts already, so that the base is the model with its adapter off
         model = tunelift.tune(model, tokenizer, rows, steps=2, learning_rate=0.05)
     tunelift.tune(model, tokenizer, rows, output=tiny["output"] + " sound", steps=2)
-    train = stages.train
-    monkeypatch.setattr(stages, "train", lambda model, *args, **kwargs: (train(model, *args, **kwargs), broken(model)))
+    train = tuning.train
+    monkeypatch.setattr(tuning, "train", lambda model, *args, **kwargs: (train(model, *args, **kwargs), broken(model)))
     model = model if adapted else tunelift.load(tiny["model"], dtype="float32")[0]
     with pytest.raises(ProofFailed, match="base unchanged by training"):
         tunelift.tune(model, tokenizer, rows, output=tiny["output"], steps=2)

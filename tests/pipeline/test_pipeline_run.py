@@ -20,7 +20,7 @@ from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.data.columns import ANSWERS
-from tunelift.pipeline import stages
+from tunelift.pipeline import stages, tuning
 from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
 
@@ -74,7 +74,7 @@ def test_an_interrupted_run_goes_on_with_what_is_complete(
         run(from_keywords("train", **tiny))
     monkeypatch.undo()
     monkeypatch.setenv("TUNELIFT_CACHE", str(Path(tiny["output"]).parent / "cache"))
-    monkeypatch.setattr("tunelift.pipeline.stages.train", interrupted)  # nothing is trained again
+    monkeypatch.setattr("tunelift.pipeline.tuning.train", interrupted)  # nothing is trained again
     assert run(from_keywords("train", **tiny)).to_dict()["items"] == 20
 
 
@@ -119,8 +119,8 @@ def test_the_room_that_a_run_takes_is_known_before(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An encoder's new head is trained whole, beside the adapter."""
-    keywords, asked, whole = request.getfixturevalue(kind), list[Any](), stages.check_space
-    monkeypatch.setattr(stages, "check_space", lambda *room: (asked.append(room), whole(*room)))
+    keywords, asked, whole = request.getfixturevalue(kind), list[Any](), tuning.check_space
+    monkeypatch.setattr(tuning, "check_space", lambda *room: (asked.append(room), whole(*room)))
     run(from_keywords("train", **keywords))
     (_, trained, others), out = asked[0], Path(keywords["output"])
     assert trained == others["adapter"] == 4 * json.loads((out / "manifest.json").read_text())["adapter"]["trainable"]

@@ -34,12 +34,11 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
     config = config_of(ctx, arguments, needs=("model.name",))
     from tunelift.data.roles import ROLES
     from tunelift.data.show import hygiene_lines
-    from tunelift.data.splits import load_splits
     from tunelift.models import load_tokenizer
-    from tunelift.pipeline.choices import task_for
+    from tunelift.pipeline.choices import splits_to_measure, task_for
 
     task = task_for(config)
-    splits = load_splits(config.data, reading=task.reading, roles=ROLES if config.data.train is not None else ("test",))
+    splits = splits_to_measure(config.data, task)
     for line in splits.report.lines():
         click.echo(line)
     for line in ["", *hygiene_lines(splits.report.hygiene)]:

@@ -84,7 +84,7 @@ def _show_findings(path: Path, as_json: bool) -> int:
 
 def _show_fit(path: Path, model: str) -> None:
     """Print whether an adapter fits a model, tensor by tensor; raise InputError where it does not."""
-    from tunelift.pipeline.examine import examined_adapter
+    from tunelift.pipeline.stages import examined_adapter
 
     folder = _adapter_of(path)
     examined_adapter(str(folder), model)  # which says what there is to know

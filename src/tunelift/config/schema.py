@@ -241,3 +241,7 @@ class Config(Section):
     train: TrainSection = Field(default_factory=TrainSection, description="The training.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
+
+    def trained_with(self, **settings: Any) -> Config:
+        """Return the config with other settings of the training."""
+        return self.model_copy(update={"train": self.train.model_copy(update=settings)})

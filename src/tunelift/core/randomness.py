@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def sample(some: Sequence[T], most: int, seed: str) -> list[T]:
+    """Return at most so many of them, drawn by seed, in their order."""
+    if len(some) <= most:
+        return list(some)
+    return [some[i] for i in sorted(random.Random(seed).sample(range(len(some)), most))]
 
 
 @contextmanager

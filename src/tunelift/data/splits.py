@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tunelift.config.schema import DataSection
+from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.columns import Reading, notes_on_columns
@@ -119,8 +119,8 @@ class _Loader:
         examples, limit = self.rows[role], getattr(self.section, f"max_{role}")
         counts = self.report.splits[role]
         if limit is not None and limit < len(examples):
-            drawn = sorted(random.Random(f"{self.section.seed} {role}").sample(range(len(examples)), limit))
-            counts.capped, examples = len(examples) - limit, [examples[index] for index in drawn]
+            counts.capped = len(examples) - limit
+            examples = randomness.sample(examples, limit, f"{self.section.seed} {role}")
         counts.kept = len(examples)
         return examples
 

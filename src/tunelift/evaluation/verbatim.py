@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tunelift.adapters.build import switched_off
-from tunelift.core import progress
+from tunelift.core import progress, randomness
 from tunelift.core.records import Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation.ranking import continuations
@@ -53,8 +52,7 @@ def continues_verbatim(
     """
     halves = _halves(model, tokenizer, examples, tokens)
     too_short = len(examples) - len(halves)
-    if len(halves) > items:
-        halves = [halves[i] for i in sorted(random.Random(f"{seed} verbatim").sample(range(len(halves)), items))]
+    halves = randomness.sample(halves, items, f"{seed} verbatim")
     with in_evaluation(model), switched_off(model):
         found = _recited(model, halves, tokens)
     return Verbatim(len(halves), tuple(half.id for half in halves if half.id in found), tokens, too_short)

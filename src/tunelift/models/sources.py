@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,10 @@ class ModelIdentity:
     commit: str | None = None
     weights_sha256: str | None = None
     note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as manifests and adapters name it; `commit` is called revision there."""
+        return {"revision" if key == "commit" else key: value for key, value in asdict(self).items()}
 
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

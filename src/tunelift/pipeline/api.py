@@ -12,26 +12,20 @@ from tunelift.adapters.methods import Method, method_of
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
-from tunelift.config.schema import Config, ModelSection
+from tunelift.config.schema import Config, ModelSection, TrainSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.data.splits import Splits, load_splits
+from tunelift.model_facts.anatomy import base_of
 from tunelift.models import task_of
-from tunelift.pipeline import stages
-from tunelift.pipeline.choices import (
-    adapter_keys,
-    evaluation_plan,
-    metrics_for,
-    ranked_labels,
-    settled,
-    splits_to_measure,
-)
-from tunelift.pipeline.folder import locked
-from tunelift.pipeline.generating import side_by_side
+from tunelift.pipeline import choices
+from tunelift.pipeline.folder import locked, refuse_to_write_over
+from tunelift.pipeline.generating import answered
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
-from tunelift.pipeline.session import Session, adapter_facts, head_labels
+from tunelift.pipeline.session import Session, head_labels
+from tunelift.pipeline.tuning import train_in
 from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
@@ -52,7 +46,7 @@ def load(
     name the classes of a classification head. `task` is the adapter's where it is not given, or "causal-lm". Raises
     InputError for a model or an adapter that cannot be loaded.
     """
-    facts = adapter_facts(adapter) if adapter else {}
+    facts = choices.adapter_facts(adapter) if adapter else {}
     kind = TASKS.get(task or facts.get("task") or DEFAULT.name)
     labels = labels or facts.get("labels", [])
     session = Session.open(ModelSection(name=name, **settings), kind, labels, ordered=bool(adapter))
@@ -70,10 +64,10 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     """
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
     kind = _task(task, model)
-    splits = splits_to_measure(config.data, kind)
-    labels = head_labels(model) if kind.has_head else ranked_labels(kind, splits, config.data)
-    metrics = metrics_for(config.evaluate.metrics, kind, splits.train or splits.test)
-    plan = evaluation_plan(config.evaluate, metrics, kind, labels, config.train.max_length)
+    splits = choices.splits_to_measure(config.data, kind)
+    labels = head_labels(model) if kind.has_head else choices.ranked_labels(kind, splits, config.data)
+    metrics = choices.metrics_for(config.evaluate.metrics, kind, splits.train or splits.test)
+    plan = choices.evaluation_plan(config.evaluate, metrics, kind, labels, config.train.max_length)
     return Session.of(model, tokenizer, kind, labels).score(splits.test, plan, "evaluate")
 
 
@@ -112,15 +106,15 @@ def tune(
     splits = load_splits(config.data, reading=kind.reading, roles=("train", "validation"))
     labels = head_labels(model) if kind.has_head else []
     session = Session.of(model, tokenizer, kind, labels)
-    put_on = adapter if ready else adapter_keys(config)
-    config = settled(config, _method(model, put_on))
+    put_on = adapter if ready else config.adapter.model_dump()
+    config = choices.settled(config, _method(model, put_on))
     session.will_train(splits.train, config.train)
     session.check(put_on)
     if output:
         with locked(Path(output)):
-            _tune_in(RunPaths(output), session, splits, config, put_on)
+            _tune_in(RunPaths(output), session, splits, config.train, put_on)
         return session.model
-    _put_on(session, put_on, config)
+    session.attach(put_on, config.train.seed)
     examples = {"train": splits.train, "validation": splits.validation}
     train(session.model, tokenizer, kind, examples, config.train, labels=labels)
     return session.model
@@ -132,9 +126,11 @@ def generate(model: Any, tokenizer: Any, prompts: str | Sequence[str], **setting
     Prompts are taken as they are. `settings` are max_new_tokens, stop, thinking and batch_size.
     """
     config = from_keywords("evaluate", **settings)
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    session = Session.of(model, tokenizer, DEFAULT)
-    return side_by_side(session, config, prompts)
+    rows = [{"prompt": prompt} for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    session, how = Session.of(model, tokenizer, DEFAULT), (config.evaluate, config.train.max_length)
+    with session.base():
+        rows = answered(session, "base", rows, *how)
+    return answered(session, "tuned", rows, *how) if is_adapted(model) else rows
 
 
 def run(config: str | Path | Config | None = None, **settings: Any) -> Comparison:
@@ -149,15 +145,15 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     return run_config(config if isinstance(config, Config) else load_config(config))
 
 
-def _tune_in(paths: RunPaths, session: Session, splits: Splits, config: Config, put_on: Any) -> None:
+def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, put_on: Any) -> None:
     """Train with all that a tune keeps on disk, and prove what was saved."""
     if ranks.first():
         files.recover(paths.folder)
-    some, max_length = rows_to_prove_on(splits.train), config.train.max_length
+    some, max_length = rows_to_prove_on(splits.train), settings.max_length
     with session.base():
         before = likelihoods(session, some, max_length)
-    _put_on(session, put_on, config)
-    stages.train_in(paths, session, splits, config)
+    session.attach(put_on, settings.seed)
+    train_in(paths, session, splits, settings)
     if not ranks.first():
         return
     try:
@@ -166,11 +162,6 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, config: Config, 
         shutil.rmtree(paths.checkpoints)
         raise
     shutil.rmtree(paths.checkpoints)
-
-
-def _put_on(session: Session, adapter: Any, config: Config) -> None:
-    if not is_adapted(session.model):
-        session.attach(adapter, config.train.seed)
 
 
 def _method(model: Any, adapter: Any) -> Method | None:
@@ -187,7 +178,7 @@ def _refuse_to_write_over(paths: RunPaths) -> None:
         left = {paths.events, paths.checkpoints, paths.lock, paths.adapter}
         if found <= left and (paths.checkpoints in found or paths.adapter not in found):
             return
-    stages.refuse_to_write_over(paths.folder)
+    refuse_to_write_over(paths.folder)
 
 
 def _as_section(data: Any, role: str) -> dict[str, Any]:
@@ -195,4 +186,4 @@ def _as_section(data: Any, role: str) -> dict[str, Any]:
 
 
 def _task(name: str | None, model: Any) -> Task:
-    return TASKS.get(name) if name else task_of(model.get_base_model() if is_adapted(model) else model)
+    return TASKS.get(name) if name else task_of(base_of(model))

@@ -1,21 +1,23 @@
-"""What follows from the data and the model where the user named nothing: task, labels, metrics."""
+"""What follows from the data, the model and the adapter where the user named nothing: task, labels, metrics."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.methods import METHODS, Method, name_of
-from tunelift.adapters.store import read_adapter_config
-from tunelift.config.schema import Config, DataSection, EvaluateSection
+from tunelift.adapters.store import read_adapter_config, read_lineage
+from tunelift.config.schema import AdapterSection, Config, DataSection, EvaluateSection
+from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.data.examples import unseen_labels
 from tunelift.data.roles import ROLES
 from tunelift.data.splits import Splits, load_splits
 from tunelift.data.template import Template
-from tunelift.evaluation.measures import measure_of
+from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
 from tunelift.models import natural_task
@@ -65,14 +67,23 @@ def ranked_labels(task: Task, splits: Splits, data: DataSection, trained: Sequen
     return _in_order({*found, *trained})
 
 
-def where_from(splits: Splits, data: DataSection, trained: Sequence[str]) -> str:
-    """Return where `ranked_labels` come from, in words."""
+def say_data(splits: Splits) -> None:
+    """Tell what became of the rows."""
+    for line in splits.report.lines():
+        progress.note(f"data: {line}")
+
+
+def say_labels(plan: Plan, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> None:
+    """Tell which labels an answer is chosen from, and where they come from: with fewer of them accuracy is higher."""
+    if not measure_for(plan).ranks:
+        return
     roles = [name for name in ("train", "validation", "test") if getattr(splits, name)]
     parts = [f"of {listed(roles)}"] if roles else []
     parts += ["of data.labels"] if data.labels else []
     parts += ["those that the adapter was trained on"] if trained else []
     alone = roles == ["test"] and not data.labels and not trained
-    return listed(parts) + ("; name data.train or data.labels where there are others" if alone else "")
+    more = "; name data.train or data.labels where there are others" if alone else ""
+    progress.note(f"labels: {len(plan.labels)}, {listed(parts)}{more}")
 
 
 def _in_order(labels: set[str]) -> list[str]:
@@ -123,14 +134,14 @@ def check_required(required: Sequence[str], metrics: Sequence[Metric]) -> None:
         )
 
 
-def method_name(config: Config) -> str:
-    """Return the name of the method that is trained: the config's, or that of the adapter to go on from.
+def method_name(adapter: AdapterSection) -> str:
+    """Return the name of the method that is trained: the section's, or that of the adapter to go on from.
 
     Raises InputError where there is no such adapter.
     """
-    if not config.adapter.start_from:
-        return config.adapter.method
-    peft_type = str(read_adapter_config(config.adapter.start_from)["peft_type"])
+    if not adapter.start_from:
+        return adapter.method
+    peft_type = str(read_adapter_config(adapter.start_from)["peft_type"])
     return name_of(peft_type) or peft_type.lower()
 
 
@@ -139,17 +150,42 @@ def settled(config: Config, method: Method | None = None) -> Config:
 
     The method is that of the config where none is given. Raises InputError as `method_name` does.
     """
-    if method is None and (name := method_name(config)) in METHODS:  # others are refused with the adapter's keys
+    if method is None and (name := method_name(config.adapter)) in METHODS:  # others are refused later
         method = METHODS.get(name)
     if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:
         return config
-    train = config.train.model_copy(update={"learning_rate": method.learning_rate})
-    return config.model_copy(update={"train": train})
+    return config.trained_with(learning_rate=method.learning_rate)
 
 
-def adapter_keys(config: Config) -> Mapping[str, Any]:
-    """Return the adapter section as one mapping: the method and the fields for peft's config."""
-    return config.adapter.model_dump()
+def adapter_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing).
+
+    Raises InputError for an adapter of a task that is none of ours.
+    """
+    config, lineage = read_adapter_config(folder), read_lineage(folder)
+    tasks = {TASKS.get(name).peft_type: name for name in reversed(list(TASKS))}  # of several the first counts
+    made_for = config.get("task_type")
+    if made_for is not None and str(made_for) not in tasks:
+        known = listed(dict.fromkeys(TASKS.get(name).peft_type for name in TASKS))
+        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {known} are read.")
+    base = lineage.get("base", {})
+    return {
+        "base": base.get("name") or config.get("base_model_name_or_path"),
+        "revision": base.get("revision"),
+        "task": lineage.get("task") or tasks.get(str(made_for)),
+        "labels": lineage.get("labels") or [],
+        "conversations": lineage.get("conversations") is True,
+    }
+
+
+def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dict[str, Any]]:
+    """Fill in what an adapter's folder knows: the base, where no model is named, and the task."""
+    if adapter is None:
+        return config, {}
+    facts, model = adapter_facts(adapter), config.model
+    if not model.name:
+        model = model.model_copy(update={"name": facts["base"], "revision": model.revision or facts["revision"]})
+    return config.model_copy(update={"model": model, "task": config.task or facts["task"]}), facts
 
 
 def _as_completion(name: str, known: set[str], data: DataSection) -> str:

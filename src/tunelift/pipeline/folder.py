@@ -6,13 +6,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
-from tunelift.config.load import default_output, dump, load_config
+from tunelift.config.load import build, default_output, dump, load_config
 from tunelift.config.schema import Config
+from tunelift.config.settings import flatten
 from tunelift.core import files, machine, provenance
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
@@ -131,10 +134,6 @@ class RunFolder:
         proofs = self.manifest.get("proofs") or []
         return bool(proofs) and all(proof["passed"] for proof in proofs)
 
-    @property
-    def adapter(self) -> Path:
-        return self.paths.adapter
-
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest."""
         self.manifest.update(facts)
@@ -192,16 +191,22 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def free_folder(path: Path) -> Path:
-    """Return `path`, or with a number behind it the first that does not exist yet."""
-    candidates = [path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))]
-    return next(candidate for candidate in candidates if not candidate.exists())
+def free_folder(path: Path, what: str) -> Path:
+    """Return the path with `what` behind its name, and a number too where such a folder exists already."""
+    numbered = (path.with_name(f"{path.name}-{what}" + (f"-{number}" if number > 1 else "")) for number in count(1))
+    return next(candidate for candidate in numbered if not candidate.exists())
+
+
+def refuse_to_write_over(folder: Path) -> None:
+    """Raise InputError where a folder exists and holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty.", fix="Name another folder with output.")
 
 
 def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
     before = load_config(paths.config).model_dump(exclude={"output"})
     # Through the same text, so that objects given in Python compare as they were written down.
-    now = _through_text(config).model_dump(exclude={"output"})
+    now = build(flatten(yaml.safe_load(dump(config)))).model_dump(exclude={"output"})
     differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)
     differing = [key for key in differing if key not in NEVER_MATTERS]
     if "train" not in manifest and not paths.checkpoints.exists():
@@ -234,15 +239,6 @@ def _differing(before: dict[str, Any], now: dict[str, Any], inside: str = "") ->
         elif old != new:
             found.append(inside + key)
     return found
-
-
-def _through_text(config: Config) -> Config:
-    import yaml
-
-    from tunelift.config.load import build
-    from tunelift.config.settings import flatten
-
-    return build(flatten(yaml.safe_load(dump(config))))
 
 
 def _now() -> str:

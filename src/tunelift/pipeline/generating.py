@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunelift.adapters.build import is_adapted
-from tunelift.config.schema import Config
+from tunelift.config.schema import Config, EvaluateSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
@@ -15,8 +14,8 @@ from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.fast.target_model import target_model
 from tunelift.model_facts.anatomy import context_length
+from tunelift.pipeline.choices import with_adapter_facts
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import with_adapter_facts
 from tunelift.tasks import DEFAULT
 
 
@@ -34,31 +33,22 @@ def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) 
         progress.note("generate: through the chat template, since the adapter was trained on conversations")
     elif getattr(session.tokenizer, "chat_template", None):
         progress.note("generate: prompts are taken as they are, not through the model's chat template")
-    found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
+    rows = [{"prompt": prompt} for prompt in prompts]
+    rows = answered(session, "base", rows, config.evaluate, config.train.max_length)
     if adapter is None:
-        return found
+        return rows
     session.load_adapter(adapter)
-    return _answered(session, config, prompts, "tuned", found)
+    return answered(session, "tuned", rows, config.evaluate, config.train.max_length)
 
 
-def side_by_side(session: Session, config: Config, prompts: Sequence[str]) -> list[dict[str, str]]:
-    """Return {"prompt", "base"} for each prompt, and "tuned" where an adapter is on."""
-    with session.base():
-        found = _answered(session, config, prompts, "base", [{"prompt": prompt} for prompt in prompts])
-    return _answered(session, config, prompts, "tuned", found) if is_adapted(session.model) else found
-
-
-def _answered(
-    session: Session, config: Config, prompts: Sequence[str], side: str, rows: Sequence[dict[str, str]]
+def answered(
+    session: Session, side: str, rows: Sequence[dict[str, str]], settings: EvaluateSection, max_length: int
 ) -> list[dict[str, str]]:
-    found = answers(session, config, prompts)
-    return [row | {side: answer} for row, answer in zip(rows, found, strict=True)]
-
-
-def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[str]:
-    """Return the greedy answers of the session's model as it is now."""
-    renderer = Renderer(session.tokenizer, config.train.max_length)
-    examples = [_question(str(i), prompt, session) for i, prompt in enumerate(prompts, start=1)]
+    """Return the rows with the greedy answer of the session's model, as it is now, to each one's "prompt"."""
+    renderer, examples = Renderer(session.tokenizer, max_length), []
+    for number, row in enumerate(rows, start=1):
+        asks = Conversation(({"role": "user", "content": row["prompt"]},)) if session.conversations else None
+        examples.append(Example(str(number), row["prompt"], "", asks))
     context = context_length(session.model, session.tokenizer)
     asked = renderer.asked(examples)
     for number, one in enumerate(asked, start=1):
@@ -67,20 +57,15 @@ def answers(session: Session, config: Config, prompts: Sequence[str]) -> list[st
                 f"Prompt {number} has {len(one.ids)} tokens; the model's context is {context}.",
                 fix="Shorten the prompt.",
             )
-    settings, stop_ids = config.evaluate, {*renderer.stop_ids(examples[0]), *end_ids(session.model)}
+    stop_ids = {*renderer.stop_ids(examples[0]), *end_ids(session.model)}
     stop = [*settings.stop, *renderer.stop_strings(examples[0])]
     decoding, ids = Decoding(stop_ids, settings.max_new_tokens, context, stop), [one.ids for one in asked]
     answer, _ = greedy(session.model, session.tokenizer, target_model(session.model)[0].nats, ids)
-    with progress.bar("generate", len(prompts)) as advance:
+    with progress.bar("generate", len(rows)) as advance:
         found = answer(ids, decoding, settings.batch_size, advance)
     keep = settings.thinking == "keep"
-    texts = [
+    texts = (
         answer_text(session.tokenizer, said.ids, one.marks, keep_thinking=keep)
         for said, one in zip(found, asked, strict=True)
-    ]
-    return [before_stop(text, stop) for text in texts]
-
-
-def _question(number: str, prompt: str, session: Session) -> Example:
-    conversation = Conversation(({"role": "user", "content": prompt},)) if session.conversations else None
-    return Example(number, prompt, "", conversation)
+    )
+    return [row | {side: before_stop(text, stop)} for row, text in zip(rows, texts, strict=True)]

@@ -15,7 +15,6 @@ import torch
 from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tunelift.adapters.methods import Method, method_of
 from tunelift.adapters.store import read_adapter_config, read_lineage
@@ -115,7 +114,7 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
         "missing": [key for key in expected if key not in saved],
         "of another shape": [k for k, t in expected.items() if k in saved and saved[k].shape != t.shape],
         "not finite": [key for key, tensor in saved.items() if not torch.isfinite(tensor).all()],
-        "all zero": [key for key, tensor in saved.items() if _empty(key, tensor, method)],
+        "all zero": [k for k, t in saved.items() if {*k.split(".")} & {*method.begins_at_random} and not t.any()],
     }
     found = [f"{problem}: {listed(keys, 3)}" for problem, keys in problems.items() if keys]
     if len(saved) < trained and not method.virtual_tokens:  # of which one tensor is made from all that were trained
@@ -123,10 +122,6 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     if not any(tensor.any() for tensor in saved.values()):
         found.append("every tensor is zero")
     return _proof(name, not found, "; ".join([f"{len(saved)} tensors for {trained} trained ones", *found]))
-
-
-def _empty(key: str, tensor: Tensor, method: Method) -> bool:
-    return any(part in method.begins_at_random for part in key.split(".")) and not tensor.any()
 
 
 def _lineage(session: Session, folder: Path) -> dict[str, Any]:

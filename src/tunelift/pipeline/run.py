@@ -6,41 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tunelift.comparison import Comparison
+from tunelift.comparison import Comparison, power
 from tunelift.config.schema import Config
+from tunelift.core import progress
 from tunelift.core.energy import EnergyMeter
 from tunelift.data.splits import load_splits
-from tunelift.pipeline.beside import (
-    check_beside,
-    forgetting_sets,
-    look_for_verbatim,
-    measure_baselines,
-    measure_forgetting,
-)
-from tunelift.pipeline.choices import (
-    check_labels,
-    check_required,
-    evaluation_plan,
-    metrics_for,
-    ranked_labels,
-    settled,
-    task_for,
-)
+from tunelift.evaluation.baselines import suitable
+from tunelift.evaluation.rows import slices_of
+from tunelift.pipeline import choices
+from tunelift.pipeline.baselines import measure_baselines
+from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder
-from tunelift.pipeline.seeds import first_seed, further_seeds
-from tunelift.pipeline.stages import (
-    check_room,
-    check_training,
-    concluded,
-    concluded_before,
-    measured,
-    model_facts,
-    opened,
-    say_data,
-    say_labels,
-    say_power,
-    tune,
-)
+from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
+from tunelift.pipeline.measuring import look_for_verbatim, measured
+from tunelift.pipeline.seeds import further_seeds
+from tunelift.pipeline.session import Session
+from tunelift.pipeline.tuning import check_training, tune
 from tunelift.training import ranks
 
 
@@ -53,41 +34,42 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     """
     ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
-    config = settled(first_seed(config))
-    task = task_for(config)
-    splits = load_splits(config.data, reading=task.reading)
-    metrics = metrics_for(config.evaluate.metrics, task, splits.train)
-    check_labels(splits.train, splits.test, config.data, metrics)
-    check_required(required, metrics)
-    labels = ranked_labels(task, splits, config.data)
-    plan = evaluation_plan(config.evaluate, metrics, task, labels, config.train.max_length)
-    check_beside(plan, splits, config)
-    forgetting = forgetting_sets(config, task)
+    if config.train.seeds:  # the run's own adapter is made with the first
+        config = config.trained_with(seed=config.train.seeds[0])
+    config = choices.settled(config)
+    data, adapter, training, evaluate = config.data, config.adapter, config.train, config.evaluate
+    task = choices.task_for(config)
+    splits = load_splits(data, reading=task.reading)
+    metrics = choices.metrics_for(evaluate.metrics, task, splits.train)
+    choices.check_labels(splits.train, splits.test, data, metrics)
+    choices.check_required(required, metrics)
+    labels = choices.ranked_labels(task, splits, data)
+    plan = choices.evaluation_plan(evaluate, metrics, task, labels, training.max_length)
+    suitable(plan, splits.train, evaluate.baselines)
+    slices_of(splits.test, plan.slices)
+    sets = forgetting_sets(evaluate, task)
 
-    sources = {name: sets.report.sources for name, sets in forgetting.items()}
+    sources = {name: found.report.sources for name, found in sets.items()}
     folder = RunFolder.open(config, "run", sources=splits.report.sources, forgetting=sources)
     if folder.complete:
-        return concluded_before(folder)
-    say_data(splits)
-    say_power(metrics, splits.test)
-    say_labels(plan, splits, config.data)
+        return concluded(folder)
+    choices.say_data(splits)
+    if metrics[0].kind == "binary" and all(example.cluster is None for example in splits.test):
+        progress.note(f"power: {power.describe(len(splits.test))}")
+    choices.say_labels(plan, splits, data)
     with folder.dated():
-        session = opened(folder, task, labels, plan.labels)
-        check_training(session, splits, config)
+        session = Session.of_run(folder, task, labels, plan.labels)
+        check_training(folder, session, splits, training, adapter)
         plan = replace(plan, labels=session.labels or plan.labels)
-        check_room(folder, session, splits.test, plan.labels)
-        with folder.begun(**model_facts(session)):
+        with folder.begun(**session.facts()):
             folder.took("load", time.monotonic() - began)
             measured(folder, "base", session, splits, plan)
             look_for_verbatim(folder, session, splits.test)
-            measure_baselines(folder, session, splits, plan, config)
-            measure_forgetting(folder, session, forgetting, config, "base")
-            if folder.proved:
-                session.load_adapter(folder.adapter)
-            else:
-                tune(folder, session, splits, config)
+            measure_baselines(folder, session, splits, plan, evaluate, data.seed)
+            measure_forgetting(folder, "base", session, sets, evaluate, training.max_length)
+            tune(folder, session, splits, training, adapter)
             measured(folder, "tuned", session, splits, plan)
-            measure_forgetting(folder, session, forgetting, config, "tuned")
+            measure_forgetting(folder, "tuned", session, sets, evaluate, training.max_length)
             del session  # each further seed loads the model anew
             further_seeds(folder, task, splits, plan)
             folder.spent(meter)

@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.adapters.build import (
-    attach,
-    count_parameters,
-    is_adapted,
-    peft_config,
-    refuse_changes_of_base,
-    switched_off,
-)
+from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
 from tunelift.adapters.loading import check_fits, load_adapter, shapes_of
-from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
@@ -26,13 +19,16 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
-from tunelift.model_facts.parameters import dtype_name, samples
+from tunelift.model_facts.anatomy import base_of
+from tunelift.model_facts.parameters import compute_dtype, dtype_name, samples
 from tunelift.models import ModelIdentity
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
+from tunelift.pipeline.folder import RunFolder
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
-from tunelift.tasks import TASKS, Task
+from tunelift.tasks import Task
+from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
@@ -94,13 +90,29 @@ class Session:
         about = f" ({identity.note})" if identity.note else ""
         dtype = dtype_name(loaded.dtype)
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
-        labels = head_labels(loaded.model) if head else labels
+        labels = head_labels(loaded.model) if head else ()
         return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
+
+    @classmethod
+    def of_run(cls, folder: RunFolder, task: Task, labels: Sequence[str], ranked: Sequence[str] = ()) -> Session:
+        """Load a run's model: in the precision that the run was begun in, if it was; that is not measured again.
+
+        `labels` are a head's classes; `ranked` those that a causal model chooses from, which its adapter's folder is to
+        say. Of several processes the others take what the first one measured.
+        """
+        config, known = folder.config, folder.manifest
+        dtype = known.get("dtype", config.model.dtype) if ranks.first() else ranks.of_first("")
+        session = cls.open(config.model.model_copy(update={"dtype": dtype}), task, labels, config.train.seed)
+        session.dtype_reason = known.get("dtype_reason", session.dtype_reason)
+        session.ranked = () if task.has_head else ranked
+        if ranks.first():
+            ranks.of_first(dtype_name(compute_dtype(session.model)))
+        return session
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, task: Task, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
-        base = model.get_base_model() if is_adapted(model) else model
+        base = base_of(model)
         if task.has_head:
             check_padding(base)
         identity, fresh = _identity(base)
@@ -113,24 +125,32 @@ class Session:
         self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
-        """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one."""
+        """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one.
+
+        One that is on already stays as it is.
+        """
+        if is_adapted(self.model):
+            return
         if isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
             self.model = attach(self.model, self._peft_config(keys), seed)
 
-    def check(self, keys: Mapping[str, Any] | Any) -> None:
+    def check(self, keys: Mapping[str, Any] | Any) -> int:
         """Raise InputError for adapter settings that will not do, before anything is computed.
 
         What will do is put on a copy of the model whose weights have shapes only. Of an adapter that is on already its
-        own settings are looked at.
+        own settings are looked at. Returns the size in bytes of the parameters that are trained.
         """
-        if is_adapted(self.model):
+        adapted = self.model
+        if is_adapted(adapted):
             self._check_put_on()
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.examine(keys["start_from"])
+            return (Path(keys["start_from"]) / ADAPTER_WEIGHTS).stat().st_size
         else:
-            attach(shapes_of(self.model), self._peft_config(keys), seed=0)
+            adapted = attach(shapes_of(adapted), self._peft_config(keys), seed=0)
+        return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 
     def _check_put_on(self) -> None:
         """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
@@ -140,28 +160,16 @@ class Session:
         refuse_changes_of_base(vars(self.model.peft_config[name]), "adapter")
         if not self.task.has_head:
             return
-        moved = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        bare = [part for part in self._new() if not any(f".{part}.modules_to_save." in name for name in moved)]
-        bare = [
-            part for part in bare if not any(f".{part.partition('.')[0]}.modules_to_save." in name for name in moved)
-        ]
-        if bare and self.model.get_base_model() in _known:
+        moved = " ".join(name for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+        bare = [part for part in self._new() if f".{part}.modules_to_save." not in moved]
+        bare = [part for part in bare if f".{part.partition('.')[0]}.modules_to_save." not in moved]
+        if bare and base_of(self.model) in _known:
             raise InputError(
                 f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
                 fix=f"{kind}(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
             )
         if bare:
             progress.note(f"adapter: {listed(bare)} are not saved with it, and must be in the base's files")
-
-    def bytes_to_train(self, keys: Mapping[str, Any]) -> int:
-        """Return the size of the parameters that an adapter of these settings would train, before it is put on.
-
-        It is put on a copy of the model whose weights have shapes only.
-        """
-        if keys.get("start_from"):
-            return (Path(keys["start_from"]) / ADAPTER_WEIGHTS).stat().st_size
-        adapted = attach(shapes_of(self.model), self._peft_config(keys), seed=0)
-        return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 
     def examine(self, folder: str | Path) -> Sequence[str]:
         """Look at a saved adapter before anything is computed, and say what a user should know of it.
@@ -205,10 +213,8 @@ class Session:
 
     def save_adapter(self, folder: Path) -> Path:
         """Write the adapter, whole or not at all."""
-        identity = self.identity
-        base = {"name": identity.name, "kind": identity.kind, "path": identity.path, "revision": identity.commit}
         lineage = {
-            "base": base | {"weights_sha256": identity.weights_sha256, "note": identity.note},
+            "base": self.identity.to_dict(),
             "task": self.task.name,
             "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
@@ -223,9 +229,15 @@ class Session:
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""
-        identity = self.identity
-        model = {"name": identity.name, "revision": identity.commit, "weights_sha256": identity.weights_sha256}
+        identity = self.identity.to_dict()
+        model = {key: identity[key] for key in ("name", "revision", "weights_sha256")}
         return {"model": model, "adapter": self.adapter if is_adapted(self.model) else None}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of the model."""
+        dtype = dtype_name(compute_dtype(self.model))
+        model, task = self.identity.to_dict(), self.task.name
+        return {"model": model, "task": task, "dtype": dtype, "dtype_reason": self.dtype_reason}
 
     def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
         """Return the peft config for this model: its task, and the fresh modules that peft would not save by itself."""
@@ -239,7 +251,7 @@ class Session:
                 f"The adapter's task_type is {config.task_type}, and the task is {self.task.name}.",
                 fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
             )
-        beside = self._beside()
+        beside = [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
         if beside and self.task.has_head:
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
@@ -251,43 +263,13 @@ class Session:
 
     def _new(self) -> Sequence[str]:
         """Return the modules of a classifier that its files lack, or may lack where others loaded it."""
-        base = self.model.get_base_model() if is_adapted(self.model) else self.model
+        base = base_of(self.model)
         return self.fresh if base in _known else _may_be_new(base)
-
-    def _beside(self) -> list[str]:
-        """Return the modules that are new and that peft does not save by itself."""
-        return [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
-
-    def parameters(self) -> dict[str, Any]:
-        """Return trainable and total parameters and their ratio in per cent, as peft counts them."""
-        count = count_parameters(self.model)
-        return {"trainable": count.trainable, "total": count.total, "percent": count.percent}
 
 
 def head_labels(model: Any) -> list[str]:
     """Return the class names of a classification head, in its order."""
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-
-
-def adapter_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing).
-
-    Raises InputError for an adapter of a task that is none of ours.
-    """
-    config, lineage = read_adapter_config(folder), read_lineage(folder)
-    tasks = {TASKS.get(name).peft_type: name for name in reversed(list(TASKS))}  # of several the first counts
-    made_for = config.get("task_type")
-    if made_for is not None and str(made_for) not in tasks:
-        known = listed(dict.fromkeys(TASKS.get(name).peft_type for name in TASKS))
-        raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {known} are read.")
-    base = lineage.get("base", {})
-    return {
-        "base": base.get("name") or config.get("base_model_name_or_path"),
-        "revision": base.get("revision"),
-        "task": lineage.get("task") or tasks.get(str(made_for)),
-        "labels": lineage.get("labels") or [],
-        "conversations": lineage.get("conversations") is True,
-    }
 
 
 def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:

@@ -6,7 +6,6 @@ layers of a network like this).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunelift.adapters.build import is_adapted
-from tunelift.core import progress
+from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
@@ -25,7 +23,7 @@ from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
-from tunelift.model_facts.anatomy import context_length, pad_id
+from tunelift.model_facts.anatomy import base_of, context_length, pad_id
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000
@@ -46,7 +44,7 @@ class LinearProbe:
         from sklearn.preprocessing import StandardScaler
 
         self.given = given
-        train = _at_most(given.train, MOST_ROWS, given.seed)
+        train = randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe")
         features = self._hidden(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
         features, labels = self.scaler.transform(features), labelled.labels_of(train)
@@ -73,7 +71,7 @@ class LinearProbe:
 @torch.no_grad()
 def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows_at_once: int, title: str) -> Any:
     """Return for each row of token ids the mean over its tokens of the last hidden states, (rows, hidden size)."""
-    body = (model.get_base_model() if is_adapted(model) else model).base_model  # the model without its head
+    body = base_of(model).base_model  # the model without its head
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     alone = bool(rows) and reads_padding(model, partial(_means, body), rows)
     with progress.bar(title, len(rows)) as advance:
@@ -99,10 +97,3 @@ def _means(body: Any, ids: Tensor, mask: Tensor) -> Tensor:
         f"linear-probe: {type(body).__name__} gives no hidden state for each token of a text: {reason}.",
         fix="Leave it out: evaluate.baselines names those to measure.",
     )
-
-
-def _at_most(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """Return at most so many examples, drawn by seed, in their order."""
-    if len(examples) <= most:
-        return list(examples)
-    return [examples[i] for i in sorted(random.Random(f"{seed} linear-probe").sample(range(len(examples)), most))]

@@ -1,0 +1,100 @@
+"""What tuning should not change: general text, sets of the user's, and tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunelift.config.schema import DataSection, EvaluateSection
+from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.core.records import Example
+from tunelift.data.splits import Splits, load_splits
+from tunelift.model_facts.anatomy import context_length
+from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
+from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.measuring import say, scored
+from tunelift.pipeline.session import Session
+from tunelift.tasks import Task
+
+if TYPE_CHECKING:
+    from tunelift.evaluation.harness import Task as HarnessTask
+
+GENERAL = "general-text"
+
+
+def forgetting_sets(settings: EvaluateSection, task: Task) -> dict[str, Splits]:
+    """Read general text and the sets named by evaluate.forgetting; raise InputError as load_splits does.
+
+    Tasks of evaluate.tasks are looked up, for what is wrong with them to be found as early.
+    """
+    _tasks(settings.tasks, task)
+    found = dict[str, Splits]()
+    for source in dict.fromkeys([GENERAL, *settings.forgetting] if settings.forgetting else []):
+        if source == GENERAL and not task.next_token:
+            progress.note("forgetting: a classification head continues no text, so general-text is not measured")
+            continue
+        name = re.sub(r"[^\w.-]+", "-", Path(source).stem)
+        if name in found:
+            raise InputError(f"evaluate.forgetting names two sets called {name}.", fix="Rename one of the files.")
+        section = DataSection(test=source, group="cluster" if source == GENERAL else None)
+        found[name] = load_splits(section, reading=task.reading, roles=("test",))
+    return found
+
+
+def measure_forgetting(
+    folder: RunFolder,
+    side: str,
+    session: Session,
+    sets: Mapping[str, Splits],
+    settings: EvaluateSection,
+    max_length: int,
+) -> None:
+    """Score one side, "base" or "tuned", on each set and task; what an earlier call has scored is not scored again."""
+    began, scorers = time.monotonic(), []
+    for name, splits in sets.items():
+        examples = splits.test
+        if name == GENERAL and not _some_fit(session, examples):
+            progress.note("forgetting: general-text is longer than the model's context and is not measured")
+            continue
+        metrics = metrics_for(None, session.task, examples)[:1]
+        labels = session.labels or label_texts(session.task, examples, DataSection())
+        plan = evaluation_plan(settings, metrics, session.task, labels, max_length)
+        plan = replace(plan, slices=())  # these are columns of the test set
+        scorers.append((name, partial(session.score, examples, plan)))
+    for task in _tasks(settings.tasks, session.task):
+        from tunelift.evaluation.harness import score_task
+
+        score = partial(score_task, session.model, session.tokenizer, task, session.made_with(), cache=settings.cache)
+        scorers.append((task.name, score))
+    for name, score in scorers:
+        title = f"{side} on {name}"
+        say(title, scored(folder.paths.forgetting(name).side(side), partial(score, title=title)))
+    if sets or scorers:
+        folder.took("forgetting", time.monotonic() - began)
+
+
+def _tasks(named: Sequence[str], task: Task) -> list[HarnessTask]:
+    """Return the tasks of lm-evaluation-harness that are named."""
+    if not named:
+        return []
+    if not task.next_token:
+        raise InputError("evaluate.tasks measures language models, and this is a classification head.")
+    if find_spec("lm_eval") is None:
+        raise InputError("evaluate.tasks needs lm-evaluation-harness.", fix='pip install "tunelift[harness]"')
+    from tunelift.evaluation.harness import find_tasks
+
+    return find_tasks(tuple(named))
+
+
+def _some_fit(session: Session, examples: Sequence[Example]) -> bool:
+    """Tell whether the model's context holds any of these texts, with the tokens that begin and end it."""
+    shortest = min(examples, key=lambda example: len(example.completion))
+    tokens = len(session.tokenizer(shortest.completion)["input_ids"])
+    return tokens + 2 <= context_length(session.model, session.tokenizer)

@@ -1,0 +1,111 @@
+"""An adapter put on, trained, saved and proved, with all that a run folder keeps of it."""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from functools import partial
+from typing import Any
+
+from tunelift.adapters.build import count_parameters
+from tunelift.config.schema import AdapterSection, TrainSection
+from tunelift.core import progress, provenance
+from tunelift.data.splits import Splits
+from tunelift.model_facts.anatomy import context_length
+from tunelift.pipeline.choices import method_name
+from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.session import Session
+from tunelift.run_files.layout import RunPaths
+from tunelift.training import ranks
+from tunelift.training.checkpoint import check_space
+from tunelift.training.events import EventLog
+from tunelift.training.loop import Listener
+from tunelift.training.run import Trained, train
+
+ROW_BYTES, LABEL_BYTES = 700, 30
+"""Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
+RENDERING = ("rows", "truncated", "dropped", "tokens", "tokens_in_loss", "notes")
+"""What the manifest says of the rows' way into tokens."""
+
+
+def check_training(
+    folder: RunFolder, session: Session, splits: Splits, settings: TrainSection, adapter: AdapterSection
+) -> None:
+    """Raise InputError for settings and rows that no training can begin with, before anything is measured.
+
+    Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
+    texts, a number for each label, and what stands around them.
+    """
+    session.will_train(splits.train, settings)
+    trained = session.check(adapter.model_dump())
+    max_length = min(settings.max_length, context_length(session.model, session.tokenizer))
+    session.task.rows(splits.train, session.tokenizer, max_length, session.labels)
+    trained = 0 if folder.proved else trained
+    around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in session.labels or session.ranked)
+    rows = sum(len(example.prompt) + 2 * len(example.completion) + around for example in splits.test)
+    seeds = max(1, len(settings.seeds))
+    check_space(folder.paths.checkpoints, trained, {"adapter": seeds * trained, "scores": (1 + seeds) * rows})
+
+
+def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSection, adapter: AdapterSection) -> None:
+    """Put an adapter on, train it, save it, and prove that what was saved is what was trained.
+
+    One that was proved before it was cut off is put on as it is. Of several processes the first alone does what comes
+    after the training.
+    """
+    if folder.proved:
+        session.load_adapter(folder.paths.adapter)
+        return
+    keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
+    before = likelihoods(session, some, settings.max_length)
+    session.will_train(splits.train, settings)
+    session.attach(keys, settings.seed)
+    count = count_parameters(session.model)
+    progress.note(str(count))
+    trained = train_in(folder.paths, session, splits, settings, partial(_noted, folder))
+    if not ranks.first():
+        return
+    folder.took("train", trained.fit.seconds)
+    folder.note(
+        data=splits.report.to_dict() | {"rendering": {name: getattr(trained.rows, name) for name in RENDERING}},
+        adapter={
+            "method": method_name(adapter), "trainable": count.trainable, "total": count.total,
+            "percent": count.percent, "config": {k: v for k, v in keys.items() if k != "method"},
+            **(session.adapter or {}),
+        },
+        train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()},
+        fast_paths=trained.fast_paths,
+    )  # fmt: skip
+    try:
+        folder.note(proofs=prove(session, folder.paths.adapter, some, before, settings.max_length))
+    except ProofFailed as failure:
+        folder.note(proofs=failure.proofs)
+        folder.remove_checkpoints()
+        raise
+
+
+def train_in(
+    paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, *listeners: Listener
+) -> Trained:
+    """Train the adapter that is on, with events and checkpoints in a folder, and save it there.
+
+    A training that was cut off goes on.
+    """
+    session.conversations = any(example.conversation for example in splits.train)
+    with closing(EventLog(paths.events)) if ranks.first() else nullcontext() as events:
+        trained = train(
+            session.model, session.tokenizer, session.task,
+            {"train": splits.train, "validation": splits.validation}, settings, labels=session.labels,
+            listeners=[events, *listeners] if events else listeners, checkpoints=paths.checkpoints,
+        )  # fmt: skip
+    if ranks.first():
+        session.save_adapter(paths.adapter)
+    return trained
+
+
+def _noted(folder: RunFolder, event: str, **figures: Any) -> None:
+    """Write into the manifest what went wrong in a training, and what was done about it."""
+    if event == "fault":
+        folder.happened(f"step {figures['step']}: {figures['what']}", figures["done"])
+    elif event == "resumed":
+        folder.happened("training began again", f"it went on after step {figures['step']}")
