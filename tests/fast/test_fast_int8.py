@@ -14,43 +14,56 @@ from tunelift.fast import int8, kernels
 from tunelift.fast.int8 import Int8Weight
 
 
-def rows_in_eight_bits(x: Tensor, by: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return whole numbers (N, D) and scales (N,) of rows, the kernel's float32 steps one after the other."""
+def rows_in_eight_bits(x: Tensor, by: Tensor | None, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole numbers (N, D) and scales (N, groups) of rows, the kernel's float32 steps one after the other."""
     values = x.float().numpy() if by is None else x.float().numpy() * by.numpy()
+    parts = [values[:, first : first + group] for first in range(0, values.shape[1], group)]
     with np.errstate(all="ignore"):
-        largest = np.abs(values).max(axis=1, initial=0)
+        largest = np.stack([np.abs(part).max(axis=1, initial=0) for part in parts], axis=1)
         usual = np.isfinite(largest) & (largest > np.float32(1e-30))
         turned = np.where(usual, np.float32(127) / largest, np.float32(0))
         scale = np.where(np.isfinite(largest), np.where(usual, largest / np.float32(127), 0), np.nan)
-        whole = np.where(usual[:, None], np.rint(values * turned[:, None]), 0)
-    return whole.astype(np.int64), scale.astype(np.float32)
+        whole = [np.where(usual[:, [g]], np.rint(part * turned[:, [g]]), 0) for g, part in enumerate(parts)]
+    return np.concatenate(whole, axis=1).astype(np.int64), scale.astype(np.float32)
 
 
-def twin(x: Tensor, weight: Tensor, by: Tensor | None, scales: Tensor | None, bias: Tensor | None) -> np.ndarray:
-    """Return what the kernel computes from whole numbers `weight` (O, D), in float64 behind the sums."""
-    whole, own = rows_in_eight_bits(x, by)
-    found = (whole @ weight.numpy().astype(np.int64).T) * own[:, None].astype(np.float64)
-    found = found if scales is None else found * scales.numpy()
-    return found if bias is None else found + bias.numpy()
+def twin(x: Tensor, weight: Tensor, by: Tensor | None, group: int, bias: Tensor | None = None) -> np.ndarray:
+    """Return what the kernel computes for a weight (O, D), each group's sum in whole numbers, the rest in float64."""
+    group = min(group, x.shape[1])
+    whole, own = rows_in_eight_bits(x, by, group)
+    total = np.zeros((len(x), len(weight)))
+    for g, first in enumerate(range(0, x.shape[1], group)):
+        numbers, scales = weight[:, first : first + group], torch.ones(len(weight))
+        if weight.is_floating_point():
+            numbers, scales = int8.in_eight_bits(numbers)
+        sums = whole[:, first : first + group] @ numbers.numpy().astype(np.int64).T
+        total += sums * own[:, [g]].astype(np.float64) * scales.numpy().astype(np.float64)
+    return total if bias is None else total + bias.float().numpy()
 
 
 @compiled
 @both_types
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 80), st.integers(1, 90), st.integers(0, 3), st.booleans())
+@given(
+    st.tuples(st.integers(1, 20), st.integers(1, 300), st.integers(1, 90)),
+    st.integers(0, 3),
+    st.booleans(),
+    st.booleans(),
+)
 def test_sums_are_those_of_whole_numbers(
-    dtype: torch.dtype, rows: int, size: int, out: int, seed: int, biased: bool
+    dtype: torch.dtype, sizes: tuple[int, int, int], seed: int, biased: bool, shifted: bool
 ) -> None:
+    rows, size, out = sizes
     x, weight = numbers(rows, size, seed=seed).to(dtype), numbers(out, size, seed=seed + 1).to(dtype)
     bias = numbers(out, seed=seed + 2).to(dtype) if biased else None
-    whole, scales = int8.in_eight_bits(weight)
-    eight = Int8Weight(weight, bias)
-    expected = twin(x, whole, None, scales, None if bias is None else bias.float())
-    close(eight.of(x), expected, dtype)
-    dy = numbers(rows, out, seed=seed + 3).to(dtype)
-    close(eight.back(dy), twin(dy, whole.t(), scales, None, None), dtype)
-    onto = numbers(rows, size, seed=seed + 4).to(dtype)
-    close(eight.back(dy, onto.clone()), onto.double().numpy() + twin(dy, whole.t(), scales, None, None), dtype)
+    eight = Int8Weight(weight, bias, x.float().abs().amax(dim=0) if shifted else None)
+    wide = weight.float() if eight.by is None else weight.float() / eight.by
+    close(eight.of(x), twin(x, wide, eight.by, int8.GROUP, bias), dtype)
+    whole, scales = int8.in_eight_bits(weight.float())
+    dy, onto = numbers(rows, out, seed=seed + 3).to(dtype), numbers(rows, size, seed=seed + 4).to(dtype)
+    expected = twin(dy, whole.t(), scales, int8.DEEPEST)
+    close(eight.back(dy), expected, dtype)
+    close(eight.back(dy, onto.clone()), onto.double().numpy() + expected, dtype)
 
 
 def close(found: Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
@@ -62,31 +75,32 @@ def close(found: Tensor, expected: np.ndarray, dtype: torch.dtype) -> None:
 
 
 @compiled
-def test_whole_numbers_are_exact_bit_for_bit() -> None:
-    """With scales of powers of two nothing is rounded behind the sums."""
+@pytest.mark.parametrize("group", [int8.DEEPEST, 128, 4])
+def test_whole_numbers_are_exact_bit_for_bit(group: int) -> None:
+    """With scales of one nothing is rounded behind the sums."""
     own = torch.Generator().manual_seed(0)
     x = torch.randint(-127, 128, (7, 133), generator=own).float()
-    x[:, 0] = 127  # a row's scale is 1
+    x[:, ::4] = 127
     weight = torch.randint(-127, 128, (37, 133), generator=own, dtype=torch.int64)
-    packed = int8.packed(weight.to(torch.int8))
+    packed = int8.packed(weight.to(torch.int8), group)
     assert torch.equal(int8.product(x, packed, None).long(), x.long() @ weight.t())
 
 
 @compiled
 @both_types
-def test_the_kernel_brings_rows_to_the_twins_numbers(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("group", [52, 20])
+def test_the_kernel_brings_rows_to_the_twins_numbers(dtype: torch.dtype, group: int) -> None:
     x = numbers(6, 50).to(dtype)
     x[1] = 0
     x[2] *= 1e-38
     x[3, 7] = 1e4
     x[4, 3], x[5, 9] = torch.inf, torch.nan
-    by = numbers(50, seed=3).abs()
-    for scale in (None, by):
-        q, row_scales = torch.empty(6, 52, dtype=torch.uint8), torch.empty(6)
-        kernels.call(kernels.library(dtype), "int8_rows", x, scale, q, row_scales, 6, 50, 52)
-        whole, own = rows_in_eight_bits(x, scale)
+    for by in (None, numbers(50, seed=3).abs()):
+        q, scales = torch.empty(6, 52, dtype=torch.uint8), torch.empty(6, -(-52 // group))
+        kernels.call(kernels.library(dtype), "int8_rows", x, by, q, scales, 6, 50, 52, group)
+        whole, own = rows_in_eight_bits(x, by, group)
         assert np.array_equal(q[:, :50].long().numpy() - 128, whole)
-        assert np.array_equal(row_scales.numpy(), own, equal_nan=True)
+        assert np.array_equal(scales.numpy(), own, equal_nan=True)
         assert (q[:, 50:] == 128).all()
 
 

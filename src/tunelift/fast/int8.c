@@ -1,9 +1,10 @@
-/* Products with a frozen weight in eight bits: y (rows, out) = s_row * s_out * sum(q_row q_out), summed in 32 bits.
+/* Products with a frozen weight in eight bits: y (rows, out) is the sum over groups of columns of
+   s_row,group * s_out,group * sum(q_row q_out), the inner sums in 32 bits.
 
-   Rows are brought to 8 bits one by one, by their own largest number, so that a row's result depends on no other. They
-   are kept as 128 + q, which is what processors multiply with signed weights; the weights' sums take the 128 back. A
-   row that holds no finite numbers gives none. Processors without such products run the same sums slowly
-   (int8_lanes is 0 there). */
+   Each group of a row is brought to 8 bits by its own largest number, so that a row's result depends on no other. Rows
+   are kept as 128 + q, which is what processors multiply with signed weights; the sums begin with what takes the 128
+   back. A group that holds no finite numbers gives none. Processors without such products run the same sums slowly
+   (int8_lanes is negative there). */
 
 #include "elements.h"
 
@@ -29,6 +30,7 @@
 #define HIGH 6
 
 typedef int32_t sums __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float floats __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* How many outputs lie beside each other in a packed weight; its sign says that this processor has no such products. */
 int int8_lanes(void) { return NATIVE ? LANES : -LANES; }
@@ -50,74 +52,96 @@ static inline sums added(sums to, const uint8_t *four, const int8_t *weights) {
 #endif
 }
 
-/* q (rows, deep) = 128 + x / scale in integers, scale (rows,) = largest / 127; x (rows, size) is multiplied by `by`
-   (size,) first, if that is given. What is beyond size, up to deep, a multiple of 4, is zero. */
+/* q (rows, deep) = 128 + x / scale in integers, scale (rows, groups) = largest / 127 of each `group` columns; x (rows,
+   size) is multiplied by `by` (size,) first, if that is given. What is beyond size, up to deep, a multiple of 4, is
+   zero. */
 void int8_rows(const element *x, const float *by, uint8_t *q, float *scale, int64_t rows, int64_t size, int64_t deep,
-               int threads) {
+               int64_t group, int threads) {
+    int64_t groups = (deep + group - 1) / group;
 #pragma omp parallel for num_threads(threads)
-    for (int64_t row = 0; row < rows; row++) {
-        const element *from = x + row * size;
-        uint8_t *to = q + row * deep;
-        int32_t bits = 0; /* of the largest number without its sign, which order as the numbers do */
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t first = g * group, stop = first + group < size ? first + group : size;
+            const element *from = x + row * size;
+            uint8_t *to = q + row * deep;
+            int32_t bits = 0; /* of the largest number without its sign, which order as the numbers do */
 #pragma omp simd reduction(max : bits)
-        for (int64_t i = 0; i < size; i++) {
-            float value = by ? load(from[i]) * by[i] : load(from[i]);
-            int32_t own;
-            memcpy(&own, &value, sizeof own);
-            own &= 0x7FFFFFFF;
-            bits = own > bits ? own : bits;
-        }
-        float largest;
-        memcpy(&largest, &bits, sizeof largest);
-        int usual = bits < 0x7F800000 && largest > SMALLEST;
-        scale[row] = bits < 0x7F800000 ? (usual ? largest / LARGEST : 0.0f) : NAN;
-        float turned = usual ? LARGEST / largest : 0.0f;
-        if (!usual) {
-            memset(to, ZERO, deep);
-            continue;
-        }
+            for (int64_t i = first; i < stop; i++) {
+                float value = by ? load(from[i]) * by[i] : load(from[i]);
+                int32_t own;
+                memcpy(&own, &value, sizeof own);
+                own &= 0x7FFFFFFF;
+                bits = own > bits ? own : bits;
+            }
+            float largest;
+            memcpy(&largest, &bits, sizeof largest);
+            int usual = bits < 0x7F800000 && largest > SMALLEST;
+            scale[row * groups + g] = bits < 0x7F800000 ? (usual ? largest / LARGEST : 0.0f) : NAN;
+            float turned = usual ? LARGEST / largest : 0.0f;
+            if (usual) {
 #pragma omp simd
-        for (int64_t i = 0; i < size; i++) {
-            float value = by ? load(from[i]) * by[i] : load(from[i]);
-            to[i] = (uint8_t)((int32_t)rintf(value * turned) + ZERO);
+                for (int64_t i = first; i < stop; i++) {
+                    float value = by ? load(from[i]) * by[i] : load(from[i]);
+                    to[i] = (uint8_t)((int32_t)rintf(value * turned) + ZERO);
+                }
+            } else if (first < stop)
+                memset(to + first, ZERO, stop - first);
+            for (int64_t i = stop; i < first + group && i < deep; i++) to[i] = ZERO;
         }
-        for (int64_t i = size; i < deep; i++) to[i] = ZERO;
-    }
 }
 
-static inline __attribute__((always_inline)) void int8_block(int vecs, int64_t rows, int64_t deep, const uint8_t *q,
-                                                             const int8_t *packed, int32_t *found) {
-    sums all[HIGH][WIDE];
+/* found (rows, WIDE * LANES) = the scaled sums of a few rows and outputs; scales (groups, out padded) may be NULL. */
+static inline __attribute__((always_inline)) void int8_block(int vecs, int64_t rows, int64_t deep, int64_t group,
+                                                             const uint8_t *q, const float *own, const int8_t *packed,
+                                                             const int32_t *begins, const float *scales, int64_t padded,
+                                                             float *found) {
+    int64_t groups = (deep + group - 1) / group;
     const uint8_t *from[HIGH]; /* rows beyond the last are the last once more */
+    const float *of_row[HIGH];
     for (int i = 0; i < HIGH; i++) {
         from[i] = q + (i < rows ? i : rows - 1) * deep;
-        for (int v = 0; v < vecs; v++) all[i][v] = (sums){0};
+        of_row[i] = own + (i < rows ? i : rows - 1) * groups;
     }
-    for (int64_t d = 0; d < deep; d += 4) {
-#pragma GCC unroll 6
+    for (int64_t g = 0; g < groups; g++) {
+        sums all[HIGH][WIDE];
         for (int i = 0; i < HIGH; i++)
+            for (int v = 0; v < vecs; v++) all[i][v] = *(const sums *)(begins + g * padded + v * LANES);
+        int64_t stop = (g + 1) * group < deep ? (g + 1) * group : deep;
+        for (int64_t d = g * group; d < stop; d += 4) {
+#pragma GCC unroll 6
+            for (int i = 0; i < HIGH; i++)
 #pragma GCC unroll 4
-            for (int v = 0; v < vecs; v++)
-                all[i][v] = added(all[i][v], from[i] + d, packed + (v * deep + d) * LANES);
+                for (int v = 0; v < vecs; v++)
+                    all[i][v] = added(all[i][v], from[i] + d, packed + (v * deep + d) * LANES);
+        }
+        for (int i = 0; i < HIGH; i++)
+            for (int v = 0; v < vecs; v++) {
+                floats *to = (floats *)(found + (i * WIDE + v) * LANES);
+                floats value = __builtin_convertvector(all[i][v], floats) * of_row[i][g];
+                if (scales) value *= *(const floats *)(scales + g * padded + v * LANES);
+                *to = g ? *to + value : value;
+            }
     }
-    for (int i = 0; i < HIGH; i++)
-        for (int v = 0; v < vecs; v++) *(sums *)(found + (i * WIDE + v) * LANES) = all[i][v];
 }
 
-/* y (rows, out) = or += what is described above, + bias. packed is (out / LANES, deep / 4, LANES, 4), zero where there
-   is no output; weight_sums (out padded to LANES,) its sums over deep; by (out,) and bias (out,) may be NULL. */
-void int8_product(const uint8_t *q, const float *scale, const int8_t *packed, const int32_t *weight_sums,
-                  const float *by, const float *bias, element *y, int64_t rows, int64_t out, int64_t deep, int add,
+/* y (rows, out) = or += what is described above, + bias (out,), which may be NULL. packed is (out / LANES, deep / 4,
+   LANES, 4), zero where there is no output; begins and scales are (groups, out padded to 16), begins -128 times the
+   sums of packed over a group. */
+void int8_product(const uint8_t *q, const float *own, const int8_t *packed, const int32_t *begins, const float *scales,
+                  const float *bias, element *y, int64_t rows, int64_t out, int64_t deep, int64_t group, int add,
                   int threads) {
-    const int64_t panel = WIDE * LANES, panels = (out + panel - 1) / panel;
+    const int64_t panel = WIDE * LANES, panels = (out + panel - 1) / panel, padded = (out + 15) / 16 * 16;
+    const int64_t groups = (deep + group - 1) / group;
 #pragma omp parallel for num_threads(threads)
     for (int64_t p = 0; p < panels; p++) {
         int64_t first = p * panel, some = out - first < panel ? out - first : panel;
         int vecs = (int)((some + LANES - 1) / LANES);
-        int32_t found[HIGH * WIDE * LANES];
+        float found[HIGH * WIDE * LANES];
         for (int64_t row = 0; row < rows; row += HIGH) {
             int64_t here = rows - row < HIGH ? rows - row : HIGH;
-#define BLOCK(vecs) int8_block(vecs, here, deep, q + row * deep, packed + first * deep, found)
+#define BLOCK(vecs)                                                                                                   \
+    int8_block(vecs, here, deep, group, q + row * deep, own + row * groups, packed + first * deep, begins + first,    \
+               scales ? scales + first : 0, padded, found)
             switch (vecs) {
             case 1: BLOCK(1); break;
             case 2: BLOCK(2); break;
@@ -129,11 +153,9 @@ void int8_product(const uint8_t *q, const float *scale, const int8_t *packed, co
 #undef BLOCK
             for (int64_t i = 0; i < here; i++) {
                 element *to = y + (row + i) * out + first;
-                float own = scale[row + i];
 #pragma omp simd
                 for (int64_t o = 0; o < some; o++) {
-                    int32_t sum = found[i * WIDE * LANES + o] - ZERO * weight_sums[first + o];
-                    float value = (float)sum * (by ? own * by[first + o] : own);
+                    float value = found[i * WIDE * LANES + o];
                     value = bias ? value + bias[first + o] : value;
                     to[o] = store(add ? load(to[o]) + value : value);
                 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,10 @@ def worth(model: Any, tokens: int) -> str:
     plain.plain = largest
     plain.pack("both")
     own = torch.Generator().manual_seed(0)
-    x, dy = (torch.randn(tokens, size, generator=own).to(largest.dtype) for size in reversed(largest.shape))
+    x, dy = (
+        torch.randn(tokens, size, generator=own, dtype=torch.float32).to(largest.dtype)
+        for size in reversed(largest.shape)
+    )
     wide, narrow = shortest(*(lambda one=one: (one.of(x), one.back(dy)) for one in (plain, eight)))
     return "on" if wide >= FASTER * narrow else f"no: products in int8 reach {wide / narrow:.1f} times the speed here"
 
@@ -75,9 +79,10 @@ def take(model: Any, loss: Callable[[], Tensor]) -> str:
     if 2 * sum(weight.plain.numel() for weight in weights.values()) > SHARE_OF_MEMORY * (machine.usable_bytes() or 0):
         return "off: there is no memory for the weights in eight bits"
     with in_evaluation(model), _moved(model):
-        plain = _asked(model, loss)
+        with _looked_at(weights.values()) as largest:
+            plain = _asked(model, loss)
         for weight in weights.values():
-            weight.eight = int8.Int8Weight(weight.plain, weight.bias)
+            weight.eight = int8.Int8Weight(weight.plain, weight.bias, largest.get(id(weight)))
         for _ in range(ROUNDS):
             reason, failing = _apart(plain, _asked(model, loss))
             layers = [name for name in weights if any(tensor.startswith(f"{_of_adapter(name)}.") for tensor in failing)]
@@ -92,6 +97,27 @@ def take(model: Any, loss: Callable[[], Tensor]) -> str:
         return f"off: {reason or 'no layer learns the same in eight bits'}"
     count = f"on: {len(weights) - len(wide)} layers"
     return f"{count}; wide, as their gradients would differ: {', '.join(wide)}" if wide else count
+
+
+@contextmanager
+def _looked_at(weights: Iterable[Weight]) -> Iterator[dict[int, Tensor]]:
+    """Note for a while how large the activations are that each weight is asked for, by column (I,)."""
+    largest = dict[int, Tensor]()
+
+    def asked(weight: Weight, x: Tensor) -> Tensor:
+        here = x.detach().abs().amax(dim=0).float() if len(x) else x.new_zeros(x.shape[1], dtype=torch.float32)
+        before = largest.get(id(weight))
+        largest[id(weight)] = here if before is None else torch.maximum(before, here)
+        return Weight.of(weight, x)
+
+    weights = list(weights)
+    for weight in weights:
+        weight.of = partial(asked, weight)  # type: ignore[method-assign]
+    try:
+        yield largest
+    finally:
+        for weight in weights:
+            del weight.of
 
 
 def _of_adapter(name: str) -> str:
@@ -137,7 +163,7 @@ def _moved(model: Any) -> Iterator[None]:
     try:
         with torch.no_grad():
             for p in zeros:
-                p.copy_(torch.randn(p.shape, generator=own).mul_(DRAWN))
+                p.copy_(torch.randn(p.shape, generator=own, dtype=torch.float32).mul_(DRAWN))
         yield
     finally:
         with torch.no_grad():

@@ -74,15 +74,15 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "low_rank_out": (E, S, E, S, N, N, N, N, N, N, N, F, I),
     "low_rank_weights": (E, E, S, S, N, N, N, N, N, F, I),
     "int8_lanes": (),
-    "int8_rows": (E, O, U8, S, N, N, N, I),
-    "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, I, I),
+    "int8_rows": (E, O, U8, S, N, N, N, N, I),
+    "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, N, I, I),
 }
 TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
 """The kinds of a function's tensors, which come first (in attention behind the plan)."""
 
 RETURNS = {"attention_space": N, "low_rank_runs": I, "int8_lanes": I}
 
-LANES_AT_MOST, NARROW = 16, 64  # products.h and int8.c, low_rank.c
+LANES_AT_MOST, NARROW = 16, 64  # products.h, low_rank.c
 
 Extent = int | tuple[tuple[int, int], ...]
 """What C touches of a tensor: so many elements in a row, or (count, stride) by each index."""
@@ -91,6 +91,10 @@ Extent = int | tuple[tuple[int, int], ...]
 def _low_rank(rows: int, size: int, rank: int, *steps: Any) -> tuple[Extent, Extent]:
     m_row, m_column, ranks, *_ = steps
     return ((rank, m_row), (size, m_column)), rows * ranks
+
+
+def _int8(rows: int, out: int, padded: int, deep: int, groups: int) -> tuple[Extent, ...]:
+    return rows * deep, rows * groups, padded * deep, groups * padded, groups * padded, out, rows * out
 
 
 TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
@@ -122,11 +126,8 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         rank * size,
         (rows + 1) * (rank + threads * NARROW),
     ),
-    "int8_rows": lambda rows, size, deep, *_: (rows * size, size, rows * deep, rows),
-    "int8_product": lambda rows, out, deep, *_: (
-        *(rows * deep, rows, -(-out // LANES_AT_MOST) * LANES_AT_MOST * deep, -(-out // LANES_AT_MOST) * LANES_AT_MOST),
-        *(out, out, rows * out),
-    ),
+    "int8_rows": lambda rows, size, deep, group, *_: (rows * size, size, rows * deep, rows * -(-deep // group)),
+    "int8_product": lambda rows, out, deep, group, *_: _int8(rows, out, -(-out // 16) * 16, deep, -(-deep // group)),
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""
 

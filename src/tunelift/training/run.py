@@ -82,15 +82,10 @@ def train(
     pad = pad_id(model, tokenizer)
     refuse_products(model, settings)
     with sped_up(model) as layers:
-        ways: Ways = "both" if (tokens := _tokens_at_once(rows, task, settings)) <= FEW_TOKENS else "none"
-        products = _products(model, settings, tokens, layers, choices_in(checkpoints))
-        packed = "" if products == "on" else pack(model, ways)
         batch = task.collate(_some(rows, task), pad, model.device)
-        loss, fast_paths = task.loss(model, batch)
-        if products == "on":
-            products = int8_trial.take(model, partial(loss, batch))
-            packed = pack(model, ways) if products.startswith("off") else ""
-        fast_paths |= layers | {"frozen_products": layers["frozen_products"] + packed, "int8_products": products}
+        tokens = _tokens_at_once(rows, task, settings)
+        loss, fast_paths = _loss(model, task, batch, _products(model, settings, tokens, layers, checkpoints), tokens)
+        fast_paths |= layers | {"frozen_products": layers["frozen_products"] + fast_paths["frozen_products"]}
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
 
@@ -130,7 +125,7 @@ def refuse_products(model: Any, settings: TrainSection) -> None:
 
 
 def _products(
-    model: Any, settings: TrainSection, tokens: float, layers: Mapping[str, str], before: Mapping[str, str]
+    model: Any, settings: TrainSection, tokens: float, layers: Mapping[str, str], checkpoints: Path | None
 ) -> str:
     """Return "on" where products in int8 are to be tried, over about so many tokens at once, else why not.
 
@@ -140,8 +135,21 @@ def _products(
     if not layers["frozen_products"].startswith("on") or settings.products not in ("auto", "int8"):
         chosen = "no: there are none, or it was not asked for"
     elif settings.products == "auto":
-        chosen = before.get("int8_products") or int8_trial.worth(model, max(1, round(tokens)))
+        before = choices_in(checkpoints).get("int8_products")
+        chosen = before or int8_trial.worth(model, max(1, round(tokens)))
     return ranks.of_first("on" if chosen.startswith("on") else chosen)
+
+
+def _loss(model: Any, task: Task, batch: Batch, products: str, tokens: float) -> tuple[Loss, dict[str, str]]:
+    """Return the loss, and its fast paths with what became of frozen products: in int8 if `products` is "on" and a
+    trial on the batch agrees, else with packed weights."""
+    ways: Ways = "both" if tokens <= FEW_TOKENS else "none"
+    packed = "" if products == "on" else pack(model, ways)
+    loss, fast_paths = task.loss(model, batch)
+    if products == "on":
+        products = int8_trial.take(model, partial(loss, batch))
+        packed = pack(model, ways) if products.startswith("off") else ""
+    return loss, fast_paths | {"frozen_products": packed, "int8_products": products}
 
 
 def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:
