@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from tunelift.comparison.draws import Floats
 from tunelift.comparison.effect import Effect
 from tunelift.comparison.measured import Measured
 from tunelift.comparison.paired_tests import paired_effect, ratio_effect
@@ -54,7 +53,8 @@ def _effect(measured: Measured, level: float) -> Effect:
 def _bounded(measured: Measured, bounds: tuple[float, float], level: float) -> Effect:
     fills = []
     for share in FILLS:
-        favoured = _spread_out(len(measured.pairs), share)
+        # A mask of this share of the places, evenly spread.
+        favoured = np.diff(np.floor(np.arange(len(measured.pairs) + 1) * share + 1e-9)) > 0
         base, tuned = measured.base.copy(), measured.tuned.copy()
         for side, ends in ((base, bounds[::-1]), (tuned, bounds)):
             side[~np.isfinite(side)] = np.where(favoured, ends[1], ends[0])[~np.isfinite(side)]
@@ -78,7 +78,7 @@ def _signs(measured: Measured, level: float) -> Effect:
         unknown=distinct(measured.over(unknown).pairs)[1],
         test=f"sign test: {both.test}",
         interval=None,
-        leaning=0.0 if both.interval is None else _side(*both.interval),
+        leaning=0.0 if both.interval is None else float((both.interval[0] > 0) - (both.interval[1] < 0)),
         rose=int(rose.sum()),
         fell=int(fell.sum()),
         missing=f"{_share(measured)} by a finite value, and a mean over these would leave the others out",
@@ -95,16 +95,6 @@ def _for_all(fills: Sequence[Effect]) -> Effect:
     agree = len({effect.sign for effect in fills}) == 1
     p = max(effect.p or 0.0 for effect in fills) if agree else 1.0
     return Effect(first.difference, first.test, (low, high), p, clusters=first.clusters)
-
-
-def _side(low: float, high: float) -> float:
-    return 1.0 if low > 0 else -1.0 if high < 0 else 0.0
-
-
-def _spread_out(count: int, share: float) -> Floats:
-    """Return a mask of this share of the places, evenly spread."""
-    numbers = np.arange(count + 1) * share
-    return np.asarray(np.diff(np.floor(numbers + 1e-9)) > 0)
 
 
 def _share(measured: Measured) -> str:

@@ -17,7 +17,7 @@ from tunelift.comparison.pairing import Pair
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import Verdict
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import ScoreRow, as_text
+from tunelift.core.records import as_text
 
 MOST_VALUES = 20
 """Further values of a column, the rarest, are one slice together."""
@@ -71,18 +71,14 @@ def _named(pairs: Sequence[Pair]) -> list[str]:
 
 def _value_of(item: Pair, column: str) -> str:
     """Return an item's value as text, empty where neither side has one."""
-    known = {value for row in (item.base, item.tuned) if (value := _text(_cell(row, column), column))}
+    named = ((row, row.get("slices") or {}) for row in (item.base, item.tuned))
+    known = {_text(own[column] if column in own else row.get(column), column) for row, own in named} - {""}
     if len(known) > 1:
         raise InputError(
             f'"{column}" of the item "{item.id}" differs between base and tuned: {listed(sorted(known))}.',
             fix="Slices are by what belongs to the item, not to a model's answer.",
         )
     return known.pop() if known else ""
-
-
-def _cell(row: ScoreRow, column: str) -> Any:
-    named = row.get("slices") or {}
-    return named[column] if column in named else row.get(column)
 
 
 def _text(value: Any, column: str) -> str:
@@ -128,7 +124,7 @@ def _numbers(values: Sequence[str]) -> dict[int, float] | None:
 
 
 def _by_value(values: Sequence[str]) -> Mapping[str, list[int]]:
-    counts = Counter(value for value in values if value)
+    counts = Counter(filter(None, values))
     common = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_VALUES]
     cut: dict[str, list[int]] = {value: [] for value in common}
     others = [index for index, value in enumerate(values) if value and value not in cut]

@@ -161,6 +161,11 @@ def content_hash(text: str, reference: str) -> str:
     return hashlib.sha256(both.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def content_of(row: ScoreRow) -> tuple[str, str]:
+    """Return what identifies an item whatever its id: input and reference as text."""
+    return as_text(row["input"]), as_text(row["reference"])
+
+
 def as_text(value: Any) -> str:
     """Return text as it is and anything else as JSON, in which the order of keys makes no difference."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -93,8 +93,9 @@ def _directions(metrics: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 def _own_figures(run: Mapping[str, Any]) -> dict[str, float]:
     found = {}
     for entry in objects(run.get("metricsScores")):
-        scores = entry.get("scores") if isinstance(entry.get("scores"), list) else []
-        known = [value for score in scores if (value := number(score)) is not None]
+        scores = entry.get("scores")
+        values = [number(score) for score in scores] if isinstance(scores, list) else []
+        known = [value for value in values if value is not None]
         if known:
             found[text(entry.get("metric"))] = sum(known) / len(known)
     return found

@@ -114,7 +114,7 @@ def _labels(run: _Run) -> dict[_Context, str]:
     contexts = list(dict.fromkeys(context for metrics in run.found.values() for context in metrics))
     if len({context[1:] for context in contexts}) < 2:
         return {context: context[0] for context in contexts}
-    labels = {}
+    labels: dict[_Context, str] = {}
     for name, split, part, perturbation in contexts:
         parts = ", ".join(filter(None, (split, part, run.called(perturbation))))
         labels[name, split, part, perturbation] = f"{name} ({parts})" if parts else name

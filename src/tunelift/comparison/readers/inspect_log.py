@@ -104,8 +104,9 @@ def _row(item: Item, skipped: dict[str, None], graded: dict[str, bool]) -> tuple
 def _input(sample: Sample) -> str:
     """Return the input as text, messages as `role: text`, and the choices, which belong to the question."""
     parts = [_messages(sample.get("input"), sample)]
-    choices = sample.get("choices") if isinstance(sample.get("choices"), list) else []
-    parts += [f"{chr(ord('A') + index % 26)}) {text(choice)}" for index, choice in enumerate(choices)]
+    choices = sample.get("choices")
+    for index, choice in enumerate(choices if isinstance(choices, list) else []):
+        parts.append(f"{chr(ord('A') + index % 26)}) {text(choice)}")
     return "\n".join(parts)
 
 
