@@ -108,9 +108,14 @@ def read_json(path: Path) -> Any:
     return text_files.json_value(text_files.text_of(path), str(path), mend=True)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; return an empty one where there is no such file."""
+    return text_files.json_object(read_json(path), str(path)) if path.is_file() else {}
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest.json of a run; raise InputError where a part of it is not what a run writes there."""
-    manifest = text_files.json_object(read_json(path), str(path))
+    manifest = read_object(path)
     parts = {name: manifest[name] for name in MANIFEST_PARTS if manifest.get(name) is not None}
     wrong = [name for name, part in parts.items() if not isinstance(part, MANIFEST_PARTS[name])]
     if not wrong:

@@ -146,8 +146,7 @@ class Scores:
         rows = [row for _, row in files.read_jsonl(file)]
         if not rows:
             raise InputError(f"{file} holds no rows.", fix="A scores file has one JSON object per item.")
-        beside = file.with_name(METRICS)
-        return cls(rows, files.read_json(beside) if beside.is_file() else {})
+        return cls(rows, files.read_object(file.with_name(METRICS)))
 
 
 def _with_finite_value(entry: Mapping[str, Any]) -> dict[str, Any]:

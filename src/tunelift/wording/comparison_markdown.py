@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelift.wording.numbers import level_text
-from tunelift.wording.tables import Entry, cells
+from tunelift.wording.numbers import Entry, cells, level_text
 
 
 def markdown(comparison: Mapping[str, Any], gates: Sequence[object] = ()) -> str:

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunelift.wording.numbers import interval_text, level_text, p_text
-from tunelift.wording.tables import Entry, aligned, cells, values
+from tunelift.wording.numbers import Entry, aligned, cells, interval_text, level_text, p_text, values
 
 Found = Mapping[str, Any]
 """A comparison, as comparison.json has it."""

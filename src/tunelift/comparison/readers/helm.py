@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.of_tools import beside, held_against
+from tunelift.comparison.readers.of_tools import held_against
 from tunelift.comparison.readers.values import Item, identifier, items_of, nested, number, objects, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
@@ -162,7 +162,7 @@ def _rows_beside(path: Path, inside: str | None = None) -> list[dict[str, Any]]:
     """Return the rows of a file, or of what is `inside` it; none where there is no such file."""
     if not path.is_file():
         return []
-    rows = beside(path).get(inside) if inside else files.read_json(path)
+    rows = files.read_object(path).get(inside) if inside else files.read_json(path)
     return [item.row for item in items_of(rows, str(path), "item")]
 
 
@@ -181,7 +181,7 @@ def _question(instance: Mapping[str, Any]) -> dict[str, str]:
 
 def _directions(schema: Path) -> dict[str, bool]:
     known = dict.fromkeys(_HIGHER, True) | dict.fromkeys(_LOWER, False)
-    for metric in objects(beside(schema).get("metrics")):
+    for metric in objects(files.read_object(schema).get("metrics")):
         if isinstance(metric.get("lower_is_better"), bool):
             known[text(metric.get("name"))] = not metric["lower_is_better"]
     return known
@@ -189,7 +189,7 @@ def _directions(schema: Path) -> dict[str, bool]:
 
 def _made_with(spec: Path) -> dict[str, Any]:
     """Return the scenario, the model, and how it was asked, of the run_spec.json beside."""
-    told = beside(spec)
+    told = files.read_object(spec)
     if not told:
         return {}
     adapter = nested(told, "adapter_spec")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.files_of import task_of
-from tunelift.comparison.readers.of_tools import beside, held_against, told_apart
+from tunelift.comparison.readers.of_tools import held_against, told_apart
 from tunelift.comparison.readers.values import Item, nested, number, objects, scores_of, text
+from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 
@@ -147,7 +148,7 @@ def _results_beside(path: Path) -> Mapping[str, Any]:
     details = next((parent for parent in run.parents if parent.name == "details"), None)
     if details and not results.is_file():
         results = details.with_name("results") / run.parent.relative_to(details) / results.name
-    return beside(results)
+    return files.read_object(results)
 
 
 def _directions(config: Mapping[str, Any]) -> dict[str, bool]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.files_of import task_of
-from tunelift.comparison.readers.of_tools import beside
 from tunelift.comparison.readers.values import Item, identifier, nested, number, scores_of, text
+from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.metrics import direction
@@ -234,7 +234,7 @@ def _directions(results: Logged, task: str | None, names: Iterable[str]) -> dict
 
 def _results_beside(path: Path, task: str | None) -> dict[str, Any]:
     results = path.with_name(path.name.replace(f"samples_{task}_", "results_", 1)).with_suffix(".json")
-    return beside(results) if task and results != path else {}
+    return files.read_object(results) if task and results != path else {}
 
 
 def _of_adapter(results: Logged, task: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What readers of tools' files share: files beside, ids that stand for several items, and the tools' own figures."""
+"""What readers of tools' files share: ids that stand for several items, and the figures that tools give themselves."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.readers.values import number
-from tunelift.core import files
 from tunelift.core.records import Scores, content_hash
-from tunelift.core.text_files import json_object
-
-
-def beside(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file that may lie beside the results, an empty one where it does not."""
-    return json_object(files.read_json(path), str(path)) if path.is_file() else {}
 
 
 def told_apart(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.of_tools import beside, held_against, told_apart
+from tunelift.comparison.readers.of_tools import held_against, told_apart
 from tunelift.comparison.readers.values import Item, items_of, nested, number, scores_of, text
+from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores
 
@@ -102,7 +103,7 @@ def _prompts(path: Path, count: int) -> list[str]:
     model = path.absolute().parent
     if model.parent.name != "results":
         return []
-    found = beside(model.parent.with_name("predictions") / model.name / path.name)
+    found = files.read_object(model.parent.with_name("predictions") / model.name / path.name)
     if len(found) != count or any(str(place) not in found for place in range(count)):
         return []
     return [text(nested(found, str(place)).get("origin_prompt")) for place in range(count)]

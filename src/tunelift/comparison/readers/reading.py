@@ -19,10 +19,9 @@ from tunelift.comparison.readers import (
     table,
 )
 from tunelift.comparison.readers.files_of import only_file
-from tunelift.comparison.readers.of_tools import beside
 from tunelift.comparison.readers.refused import refuse, refuse_header, refuse_rows
 from tunelift.comparison.readers.values import Item, check_row, identifier, items_of, text
-from tunelift.core import parquet_files
+from tunelift.core import files, parquet_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
@@ -141,7 +140,7 @@ def _ours(path: Path, items: Iterable[Item]) -> Scores:
 
 def read_info(path: Path) -> dict[str, Any]:
     """Read a metrics.json, {} where there is none; InputError where a part has another shape than tunelift writes."""
-    info = beside(path)
+    info = files.read_object(path)
     problems = _wrong_kinds(info, {"metrics": dict, "made_with": dict, "notes": list, "items": int})
     if not problems:
         problems = _wrong_kinds(info.get("made_with") or {}, {"baseline": dict, "seed": int, "fast_paths": dict})
