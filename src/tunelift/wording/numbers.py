@@ -40,12 +40,15 @@ def level_text(level: float) -> str:
     return f"{round(100 * level, 10):.12g}%"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equally many cells as lines, their columns under each other."""
+def aligned(rows: Sequence[Sequence[str]], sides: str = "<") -> str:
+    """Return rows of equally many cells as lines, their columns under each other.
+
+    `sides` says where the cells of each column stand, as format does ("<" or ">"); the last goes on for the rest.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    forms = [f"{side}{width}" for side, width in zip(sides.ljust(len(widths), sides[-1]), widths, strict=True)]
+    lines = ("  ".join(f"{cell:{form}}" for cell, form in zip(row, forms, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def cells(name: str, entry: Entry) -> list[str]:
