@@ -75,7 +75,7 @@ Metrics = Annotated[list[Any], BeforeValidator(_listed)]
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
-def setting(default: Any, description: str, **limits: float) -> Any:
+def setting(default: Any, description: str, **limits: Any) -> Any:
     """Declare a key of a section: its default, one sentence, and limits as pydantic names them (gt, ge, lt, le)."""
     return Field(default, description=description, **limits)
 
