@@ -149,7 +149,7 @@ def _shown(comparison: Comparison, gates: Sequence[Gate], options: dict[str, Any
     if options["as_json"]:
         return json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False)
     if options["as_markdown"]:
-        from tunelift.wording.comparison_markdown import markdown
+        from tunelift.wording.comparison_text import markdown
 
         return markdown(comparison.to_dict(), gates)
     return str(comparison)

@@ -66,7 +66,9 @@ def command(ctx: click.Context, path: Path | None, model: str | None, as_json: b
     if as_json or model:
         raise click.UsageError("--json and --model go with a folder or a file.", ctx)
     facts = [*provenance.versions().items(), *_machine(), *_device(), ("cache", _cache())]
-    facts += [(what, _installed(package)) for package, what in PACKAGES.items()]
+    for package, what in PACKAGES.items():
+        there = importlib.util.find_spec(package)
+        facts.append((what, "installed" if there else f"not installed ({package.replace('_', '-')})"))
     facts.append(("Hugging Face Hub", _hub()))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
@@ -143,10 +145,6 @@ def _cache() -> str:
     folder = cache.folder()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     return f"{folder} ({shutil.disk_usage(there).free / 2**30:.1f} GiB free)"
-
-
-def _installed(package: str) -> str:
-    return "installed" if importlib.util.find_spec(package) else f"not installed ({package.replace('_', '-')})"
 
 
 def _hub() -> str:

@@ -72,7 +72,6 @@ def side_options(command: Command) -> Command:
 
 
 def _roles(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str]:
-    """Return the roles and their columns; UsageError for what is no ROLE=NAME."""
     parts = [part.partition("=") for part in (value or "").split(",") if part.strip()]
     if wrong := [role for role, equals, _ in parts if not equals]:
         raise click.UsageError(f"--columns takes ROLE=NAME, such as id=qid,input=question; {wrong[0]!r} has no =.", ctx)

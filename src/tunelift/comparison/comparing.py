@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tunelift.comparison.effects import judged, judged_together
 from tunelift.comparison.flips import find_flips
-from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.pairing import Pair, Side, Source, pair, read_side

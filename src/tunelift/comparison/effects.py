@@ -1,4 +1,4 @@
-"""The effect on one metric by the test that fits, for all that scores which are missing could have been.
+"""The effect on one metric by the test that fits, for all that missing scores could have been, and what it is judged.
 
 An item that only one side has a score for must not vanish: a model that fails on the hard half would look better. Where
 the values have bounds, interval and p hold for every value within them. Where they have none, a mean says nothing; an
@@ -8,19 +8,46 @@ is missing counts both ways.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from tunelift.comparison.effect import Effect
 from tunelift.comparison.measured import Measured
-from tunelift.comparison.paired_tests import paired_effect, ratio_effect
+from tunelift.comparison.paired_tests import holm, paired_effect, ratio_effect
 from tunelift.comparison.pairing import clusters_of, distinct
+from tunelift.comparison.results import MetricResult
+from tunelift.comparison.verdict import Scale, further_verdict, headline_verdict
 
 FILLS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the missing scores that are taken at the end that favours tuned, the others at the other end: through them
 the mean moves one way, and its spread may be largest between."""
+
+
+def judged(measured: Measured, level: float, margin: float | None = None) -> MetricResult:
+    """Return one metric's result, judged by its interval: for the one question that was asked."""
+    effect, higher = effect_of(measured, level), measured.higher_is_better
+    verdict = headline_verdict(effect, measured.items, Scale(measured.name, higher), level, margin)
+    return MetricResult(measured.name, measured.items, higher, *measured.aggregates, effect, effect.p, verdict)
+
+
+def judged_together(measured: Mapping[str, Measured], level: float, what: str) -> dict[str, MetricResult]:
+    """Return the results of several questions beside the first, judged by p after Holm's correction over them.
+
+    `what` names them in the reasons, such as "slices".
+    """
+    effects = {name: effect_of(values, level) for name, values in measured.items()}
+    known = {name: effect.p for name, effect in effects.items() if effect.p is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    results = {}
+    for name, values in measured.items():
+        p, higher = adjusted.get(name), values.higher_is_better
+        verdict = further_verdict(
+            effects[name], p, Scale(values.name, higher), level, f"{len(adjusted)} {what}" if len(adjusted) > 1 else ""
+        )
+        results[name] = MetricResult(values.name, values.items, higher, *values.aggregates, effects[name], p, verdict)
+    return results
 
 
 def effect_of(measured: Measured, level: float) -> Effect:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from tunelift.comparison.judging import judged_together
+from tunelift.comparison.effects import judged_together
 from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, distinct, join, pair, read_side
@@ -137,13 +137,18 @@ def leaderboard(
         raise InputError("The sides have no metric that all of them have.", fix="Evaluate all with the same metrics.")
     name = chosen(metric, dict.fromkeys(names, True))
     against = {key: measure(name, first, sides[key], pairs, said) for key, pairs in joined.items()}
-    _check(name, against)
+    example, test = next(iter(against.values())), test_hash(first.rows.values())
+    if example.higher_is_better is None:
+        raise InputError(f"Nothing can be ranked by {name}: {unknown_direction(name)}.")
+    if empty := [key for key, measured in against.items() if not measured.items]:
+        raise InputError(
+            f"No item has a finite {name} for both base and {listed(empty)}.", fix="Choose another metric."
+        )
     results = judged_together(against, level, "candidates")
     duels = _duels(name, sides, {item.id for item in next(iter(joined.values()))}, level, said)
-    example, test = next(iter(against.values())), test_hash(first.rows.values())
     return Leaderboard(
         metric=name,
-        higher_is_better=bool(example.higher_is_better),
+        higher_is_better=example.higher_is_better,
         items=distinct(example.pairs)[1],
         level=level,
         base=example.aggregates[0],
@@ -182,16 +187,6 @@ def _made_differently(sides: Sequence[Side]) -> list[str]:
         if base.get(key) is None and len(known) > 1:
             problems.append(f"{key} differs between the tuned models: {listed(sorted(known), 3)}.")
     return problems
-
-
-def _check(metric: str, against: Mapping[str, Measured]) -> None:
-    """Refuse a metric without a direction, by which nothing can be ranked, and a side without any value of it."""
-    if next(iter(against.values())).higher_is_better is None:
-        raise InputError(f"Nothing can be ranked by {metric}: {unknown_direction(metric)}.")
-    if empty := [name for name, measured in against.items() if not measured.items]:
-        raise InputError(
-            f"No item has a finite {metric} for both base and {listed(empty)}.", fix="Choose another metric."
-        )
 
 
 def _duels(metric: str, sides: Mapping[str, Side], ids: Collection[str], level: float, said: Directions) -> list[Duel]:

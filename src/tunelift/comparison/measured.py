@@ -226,7 +226,13 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
     measured = Measured(
         name, higher_is_better, kept, _table(one, names), _table(other, names), left_out, value, of_ratio
     )
-    _check_formula(measured)
+    try:
+        _ = measured.aggregates if measured.both.any() else None
+    except KeyError as error:
+        raise InputError(
+            f"The counts of {name} lack {error.args[0]!r}, in every row.",
+            fix="Rows of another tool must give the counts under tunelift's own names.",
+        ) from error
     return measured
 
 
@@ -248,18 +254,6 @@ def _table(rows: Sequence[Mapping[str, float] | None], names: Sequence[str]) -> 
         for name, count in (row or {}).items():
             table[number, columns[name]] = count
     return table
-
-
-def _check_formula(measured: Measured) -> None:
-    if not measured.both.any():
-        return
-    try:
-        _ = measured.aggregates
-    except KeyError as error:
-        raise InputError(
-            f"The counts of {measured.name} lack {error.args[0]!r}, in every row.",
-            fix="Rows of another tool must give the counts under tunelift's own names.",
-        ) from error
 
 
 def _counts(row: ScoreRow) -> Mapping[str, Mapping[str, float]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.comparing import compare_sides
-from tunelift.comparison.judging import judged, judged_together
+from tunelift.comparison.effects import judged, judged_together
 from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.pairing import Side, pair, read_side
 from tunelift.comparison.readers import read_info

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.comparison.effect import Effect
-from tunelift.comparison.judging import judged_together
+from tunelift.comparison.effects import judged_together
 from tunelift.comparison.measured import Measured
 from tunelift.comparison.pairing import Pair
 from tunelift.comparison.results import MetricResult
@@ -59,7 +59,12 @@ def _columns(pairs: Sequence[Pair], asked: Sequence[str]) -> dict[str, list[str]
         if any(values):
             found[column] = values
         elif column in asked:
-            raise _no_such_column(column, pairs)
+            plain = [key for key, value in pairs[0].base.items() if isinstance(value, str | int | float)]
+            known = [*_named(pairs), *plain]
+            raise InputError(
+                f'No row has a value of "{column}" to slice by.{did_you_mean(column, known)}',
+                fix=f"Rows have: {listed(known)}.",
+            )
     return found
 
 
@@ -92,15 +97,6 @@ def _text(value: Any, column: str) -> str:
             fix='Text, numbers and booleans can; write such a value below the rows\' "slices".',
         )
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
-
-
-def _no_such_column(column: str, pairs: Sequence[Pair]) -> InputError:
-    plain = [key for key, value in pairs[0].base.items() if isinstance(value, str | int | float)]
-    known = [*_named(pairs), *plain]
-    return InputError(
-        f'No row has a value of "{column}" to slice by.{did_you_mean(column, known)}',
-        fix=f"Rows have: {listed(known)}.",
-    )
 
 
 def _slices(values: Sequence[str]) -> Iterator[tuple[str, Indices]]:

@@ -109,11 +109,8 @@ def _validated(tree: dict[str, Any], origins: Mapping[str, str], problems: list[
 
 def _without(tree: dict[str, Any], wrong: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     tree = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for location in wrong:
-        if len(location) == 1:
-            tree.pop(location[0], None)
-        else:
-            tree[location[0]].pop(location[1], None)
+    for *section, key in wrong:
+        (tree[section[0]] if section else tree).pop(key, None)
     return tree
 
 

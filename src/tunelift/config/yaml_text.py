@@ -36,7 +36,13 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _refuse_keys_given_twice(node)
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # refused later: no setting has such a name
+                continue
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise _refused(key, f'the key "{key.value:.80}" is there twice, first in line {seen[key.value]}')
+            seen[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -151,16 +157,6 @@ def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[in
 
 def _refused(node: yaml.Node, problem: str) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-def _refuse_keys_given_twice(node: yaml.MappingNode) -> None:
-    seen: dict[str, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):  # refused later: no setting has such a name
-            continue
-        if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-            raise _refused(key, f'the key "{key.value:.80}" is there twice, first in line {seen[key.value]}')
-        seen[key.value] = key.start_mark.line + 1
 
 
 def _lines(root: yaml.Node | None) -> dict[tuple[str, ...], int]:

@@ -129,7 +129,11 @@ class Scores:
         """
         folder = Path(folder)
         files.write_text(folder / SCORES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
-        metrics = {name: _with_finite_value(entry) for name, entry in (self.info.get("metrics") or {}).items()}
+        metrics = {}
+        for name, entry in (self.info.get("metrics") or {}).items():
+            value = entry.get("value")
+            lost = isinstance(value, float) and not math.isfinite(value)
+            metrics[name] = {**entry, "value": None} if lost else entry
         files.write_json(folder / METRICS, self.info | ({"metrics": metrics} if metrics else {}))
         return folder
 
@@ -147,11 +151,6 @@ class Scores:
         if not rows:
             raise InputError(f"{file} holds no rows.", fix="A scores file has one JSON object per item.")
         return cls(rows, files.read_object(file.with_name(METRICS)))
-
-
-def _with_finite_value(entry: Mapping[str, Any]) -> dict[str, Any]:
-    value = entry.get("value")
-    return dict(entry) | ({"value": None} if isinstance(value, float) and not math.isfinite(value) else {})
 
 
 def content_hash(text: str, reference: str) -> str:

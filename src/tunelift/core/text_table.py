@@ -62,7 +62,12 @@ def delimiter_of(path: Path, columns: int | None = None) -> str:
 
     Delimiters inside quotes do not count. Text with a semicolon in its first record alone is one column.
     """
-    lines = _first_lines(path)
+    lines, characters = [], 0
+    for _, line in text_files.lines_of(path):
+        lines.append(line)
+        characters += len(line)
+        if characters > _CHARACTERS or len(lines) > _RECORDS * 10:
+            break
     fits: dict[str, tuple[int, int]] = {}
     for delimiter in DELIMITERS:
         counts = _field_counts(lines, delimiter)
@@ -93,16 +98,6 @@ def _check_names(where: str, header: Sequence[str]) -> None:
             f'{where}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
             fix="Give each column its own name in the first line; data without a header is named by data.columns.",
         )
-
-
-def _first_lines(path: Path) -> list[str]:
-    lines, characters = [], 0
-    for _, line in text_files.lines_of(path):
-        lines.append(line)
-        characters += len(line)
-        if characters > _CHARACTERS or len(lines) > _RECORDS * 10:
-            break
-    return lines
 
 
 def _field_counts(lines: Sequence[str], delimiter: str) -> list[int]:

@@ -50,18 +50,13 @@ def _lineage(run: RunContents) -> str:
     model = run.noted("model")
     method = title_of(run.noted("adapter").get("method", "lora"))
     revision = f" at revision `{model['revision']}`" if model.get("revision") else ""
-    base = f"`{_base_name(run)}`{revision}"
+    known = str(model.get("name") or "its base model")
+    base = f"`{Path(known).name if model.get('kind') in ('folder', 'gguf') else known}`{revision}"
     note = f" The base: {model['note']}." if model.get("note") else ""
     original = base_model(run) if model.get("kind") == "bundled" else None
     holds = f" It is `{original}`; on that model's own weights the figures can differ." if original else ""
     weights = f" Its weights have SHA-256 `{model['weights_sha256']}`." if model.get("weights_sha256") else ""
     return f"A {method} adapter for {base}.{note}{holds}{weights}"
-
-
-def _base_name(run: RunContents) -> str:
-    model = run.noted("model")
-    name = str(model.get("name") or "its base model")
-    return Path(name).name if model.get("kind") in ("folder", "gguf") else name
 
 
 def _evidence(run: RunContents) -> list[str]:
@@ -152,8 +147,10 @@ def front_matter(run: RunContents) -> dict[str, Any]:
     """
     base = base_model(run)
     datasets = [name for name in {dataset(run, "train"): None, dataset(run, "test"): None} if name]
+    tags = [str(run.noted("adapter").get("method", "lora")), "tunelift"]
+    tags += [f"base_model:adapter:{base}"] if base else []
     front: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
-    front |= {"library_name": "peft", "pipeline_tag": pipeline_tag(run), "tags": _tags(run, base)}
+    front |= {"library_name": "peft", "pipeline_tag": run.task().pipeline_tag, "tags": tags}
     front |= {"datasets": datasets} if datasets else {}
     results = _results(run)
     return front | ({"model-index": [{"name": name(run), "results": results}]} if results else {})
@@ -170,11 +167,6 @@ def base_model(run: RunContents) -> str | None:
 def name(run: RunContents) -> str:
     """Return what the adapter is called: its run folder's name."""
     return run.folder.resolve().name
-
-
-def pipeline_tag(run: RunContents) -> str:
-    """Return the Hub's name of the task."""
-    return run.task().pipeline_tag
 
 
 def source(run: RunContents, role: str) -> str | None:
@@ -195,11 +187,6 @@ def dataset(run: RunContents, role: str) -> str | None:
     return found["name"]
 
 
-def _tags(run: RunContents, base: str | None) -> list[str]:
-    method = str(run.noted("adapter").get("method", "lora"))
-    return [method, "tunelift", *([f"base_model:adapter:{base}"] if base else [])]
-
-
 def _results(run: RunContents) -> list[dict[str, Any]]:
     """Return the results on the test items, and beside them those on each set that may have been forgotten."""
     names = (find(run, role) for role in ("test", "train") for find in (dataset, source))
@@ -215,7 +202,7 @@ def _results(run: RunContents) -> list[dict[str, Any]]:
 
 def _result(run: RunContents, tested: str, values: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "task": {"type": pipeline_tag(run)},
+        "task": {"type": run.task().pipeline_tag},
         "dataset": {"type": tested, "name": tested, "split": "test"},
         "metrics": values,
     }

@@ -74,6 +74,7 @@ def _environment(run: RunContents) -> Environment:
 def _context(run: RunContents) -> dict[str, Any]:
     lost, gained = changes(run)
     name, entry = wording.headline(run.comparison)
+    reason, seconds = wording.reason(run.comparison), run.noted("seconds")
     script = (HERE / "report.js").read_text(encoding="utf-8")
     return {
         "run": run,
@@ -86,19 +87,6 @@ def _context(run: RunContents) -> dict[str, Any]:
         "gained": gained,
         "left_out": left_out(run),
         "cut_answers": cut_answers(run),
-        **_verdict(run),
-        **_evidence(run),
-        **_data(run),
-        **_training(run),
-        "style": (HERE / "report.css").read_text(encoding="utf-8"),
-        "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-
-
-def _verdict(run: RunContents) -> dict[str, Any]:
-    reason = wording.reason(run.comparison)
-    return {
         "sentence": wording.verdict_sentence(run.comparison),
         "verdict": wording.verdict_word(run.comparison),
         "against_base": wording.base_sentence(run.comparison),
@@ -106,6 +94,17 @@ def _verdict(run: RunContents) -> dict[str, Any]:
         "over_seeds": wording.recipe_sentence(run.comparison),
         "claim": wording.claim(run.comparison),
         "reason": f"{reason}." if reason else "",
+        **_evidence(run),
+        **_data(run),
+        "curve": _curve(run),
+        "model": run.noted("model"),
+        "adapter": run.noted("adapter"),
+        "trained": run.noted("train"),
+        "stages": hygiene.stages(seconds),
+        "total_seconds": seconds.get("total"),
+        "style": (HERE / "report.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -161,18 +160,6 @@ SPLIT_COLUMNS = {
     "capped": "Over the limit",
     "kept": "Kept",
 }
-
-
-def _training(run: RunContents) -> dict[str, Any]:
-    seconds = run.noted("seconds")
-    return {
-        "curve": _curve(run),
-        "model": run.noted("model"),
-        "adapter": run.noted("adapter"),
-        "trained": run.noted("train"),
-        "stages": hygiene.stages(seconds),
-        "total_seconds": seconds.get("total"),
-    }
 
 
 def _curve(run: RunContents) -> dict[str, Any]:

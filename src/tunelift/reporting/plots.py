@@ -94,31 +94,24 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], side: str) -> str:
     filled = [entry for entry in bins if entry.get("items")]
 
     def draw(figure: Figure) -> None:
-        upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
-        _shares(upper, filled)
-        _items(lower, filled)
+        from matplotlib.ticker import MaxNLocator
+
+        shares, items = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+        stated = [entry["confidence"] for entry in filled]
+        plain_axes(shares, "", "share right")
+        shares.plot([0, 1], [0, 1], color=INK, linewidth=1, dashes=(3, 3))
+        for entry in filled:
+            if entry.get("interval"):
+                shares.plot([entry["confidence"]] * 2, entry["interval"], color=VALIDATION, linewidth=1.6)
+        shares.plot(stated, [entry["accuracy"] for entry in filled], "o", color=VALIDATION)
+        shares.set(xlim=(0, 1), ylim=(0, 1))
+        shares.tick_params(labelbottom=False)
+        plain_axes(items, "stated probability of the answer", "items")
+        items.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+        items.bar(stated, [entry["items"] for entry in filled], width=0.035, color=TRAIN)
+        items.set_ylim(0, None)
 
     return drawn(f"reliability-{side}", f"Reliability diagram, {side} model", (3.3, 3.7), draw)
-
-
-def _shares(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
-    plain_axes(axes, "", "share right")
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, dashes=(3, 3))
-    for entry in bins:
-        if entry.get("interval"):
-            axes.plot([entry["confidence"]] * 2, entry["interval"], color=VALIDATION, linewidth=1.6)
-    axes.plot([entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins], "o", color=VALIDATION)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.tick_params(labelbottom=False)
-
-
-def _items(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    plain_axes(axes, "stated probability of the answer", "items")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
-    axes.bar([entry["confidence"] for entry in bins], [entry["items"] for entry in bins], width=0.035, color=TRAIN)
-    axes.set_ylim(0, None)
 
 
 def drawn(key: str, label: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:

@@ -60,7 +60,12 @@ def read_details(path: Path, items: Iterable[Item]) -> Scores:
             raise InputError(f"{item.where}: details as lighteval wrote them before 0.11.", fix=_NEWER)
         first = first or item.row
         _merge(merged, _row(item.row) | _measured(nested(item.row, "metric"), skipped))
-    rows = [_finished(row) for same in merged.values() for row in same]
+    rows = [row for same in merged.values() for row in same]
+    for row in rows:
+        if not row["counts"]:
+            del row["counts"]
+            if not row["metrics"]:
+                row["unscored"] = "it has no metric with a number of its own"
     notes = [f"{name} is made from all documents together and has no number for each." for name in skipped]
     results, task = _results_beside(path), task_of(path) or ""
     known = _directions(nested(nested(results, "config_tasks"), task))
@@ -129,13 +134,6 @@ def _sums(name: str, value: Mapping[str, Any]) -> dict[str, float] | None:
     if name not in _OF_SUMS or likelihood is None or not math.isfinite(likelihood) or not weight or weight < 0:
         return None
     return {"nats": -likelihood, "weight": weight}
-
-
-def _finished(row: dict[str, Any]) -> dict[str, Any]:
-    if row["counts"]:
-        return row
-    del row["counts"]
-    return row if row["metrics"] else row | {"unscored": "it has no metric with a number of its own"}
 
 
 def _results_beside(path: Path) -> Mapping[str, Any]:

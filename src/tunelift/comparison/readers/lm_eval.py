@@ -94,7 +94,10 @@ def _document(item: Item, documents: dict[str, _Document]) -> tuple[_Document, s
     document = documents.get(doc)
     if document is None:
         row = {"id": doc, "input": text(item.row.get("doc")), **_answer(item)}
-        document = documents[doc] = _Document(row, _prompt_hash(item))
+        known = item.row.get("prompt_hash")
+        if not isinstance(known, str):
+            known = hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
+        document = documents[doc] = _Document(row, known)
     if name in document.metrics:
         raise InputError(
             f'{item.where}: the item {doc} stands there for the second time with the filter "{name}".',
@@ -215,13 +218,6 @@ def _log_likelihood(response: Any) -> float | None:
     """Return the log-likelihood of `["-0.5", "False"]`, of `[["-0.5", "False"]]` or of `"-0.5"`."""
     value = _innermost(response)
     return number(value) if isinstance(response, list) or isinstance(value, int | float | str) else None
-
-
-def _prompt_hash(item: Item) -> str:
-    known = item.row.get("prompt_hash")
-    if isinstance(known, str):
-        return known
-    return hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
 
 
 def _directions(results: Logged, task: str | None, names: Iterable[str]) -> dict[str, bool]:

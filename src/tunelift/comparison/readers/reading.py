@@ -111,14 +111,11 @@ def _rows(path: Path, items: Iterator[Item], columns: Columns) -> Scores:
     if read is not None:
         return read(path, items)
     refuse_rows(path, first.row)
-    if path.name == SCORES or _is_ours(first.row):
+    named = all(first.row.get(key) is not None for key in ("id", "input", "reference"))
+    scored = isinstance(first.row.get("metrics"), dict) or "unscored" in first.row or "counts" in first.row
+    if path.name == SCORES or (named and scored):
         return _ours(path, items)
     return table.read_items(path, list(items), columns)
-
-
-def _is_ours(row: Mapping[str, Any]) -> bool:
-    named = all(row.get(key) is not None for key in ("id", "input", "reference"))
-    return named and (isinstance(row.get("metrics"), dict) or "unscored" in row or "counts" in row)
 
 
 def _ours(path: Path, items: Iterable[Item]) -> Scores:
