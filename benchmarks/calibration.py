@@ -450,7 +450,7 @@ def speed() -> None:
     draws = np.random.default_rng(0)
     base, tuned = draws.random(200_000), draws.random(200_000)
     start = time.perf_counter()
-    graded_effect(base, tuned, LEVEL)
+    graded_effect(base, tuned, None, LEVEL)
     print(f"graded effect, 200,000 items, 10,000 resamples: {time.perf_counter() - start:.1f} s")
     counts = [draws.integers(0, 9, (200_000, 10)).astype(float) for _ in range(2)]
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import pytest
 from tunelift.comparison import Comparison, compare
 from tunelift.comparison.gates import check_gates, gate_metric
 from tunelift.core.errors import InputError
-from tunelift.wording.comparison_markdown import markdown
+from tunelift.wording.comparison_text import markdown
 
 ITEMS = 400
 

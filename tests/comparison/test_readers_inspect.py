@@ -199,7 +199,7 @@ def test_a_container_that_is_refused_is_closed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(zip_members, "LARGEST", 1)
     with pytest.raises(InputError, match="at most 1 are read"), opened:
         pass
-    assert opened.archive.fp is None
+    assert opened.fp is None
 
 
 def test_any_flipped_byte_of_a_container_is_read_or_refused(tmp_path: Path) -> None:

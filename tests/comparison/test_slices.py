@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunelift.comparison.judging import judged_together
+from tunelift.comparison.effects import judged_together
 from tunelift.comparison.measured import Measured, measure
 from tunelift.comparison.pairing import pair, read_side
 from tunelift.comparison.slices import FEWEST_ITEMS, slice_results

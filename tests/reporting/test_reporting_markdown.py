@@ -14,8 +14,7 @@ from reporting_run_folder import classification_run, full_run, generation_run
 
 from tunelift.core import files
 from tunelift.reporting import wording, write_markdown
-from tunelift.reporting.markdown import MOST_FLIPS
-from tunelift.reporting.markdown_text import code, fenced, plain
+from tunelift.reporting.markdown import MOST_FLIPS, code, fenced, plain
 
 ENTRY_COLUMNS = 7
 ESCAPED = "\N{BROKEN BAR}"

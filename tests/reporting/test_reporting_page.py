@@ -16,7 +16,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.reporting import write_report
 from tunelift.reporting.changes import MOST_SHOWN
-from tunelift.reporting.figures import FORMS
+from tunelift.reporting.page import FORMS
 from tunelift.reporting.wording import verdict_sentence
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}

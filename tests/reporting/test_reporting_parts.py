@@ -14,11 +14,10 @@ from tunelift.core.records import Scores
 from tunelift.reporting import wording
 from tunelift.reporting.axis import Mark, differences, values
 from tunelift.reporting.changes import BRIEF_CHARACTERS, MOST_SHOWN, TEXT_BYTES, changes, cut_answers, left_out
-from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thinned
 from tunelift.reporting.difference import difference, excerpt
-from tunelift.reporting.figures import Figures, pointer
 from tunelift.reporting.hygiene import label_bars, stages, used_columns
-from tunelift.reporting.reliability import reliability_diagram
+from tunelift.reporting.page import Figures, pointer
+from tunelift.reporting.plots import loss_curve, loss_points, power_curve, reliability_diagram, thinned
 from tunelift.reporting.run_contents import RunContents
 from tunelift.reporting.wording import DASH, MINUS
 

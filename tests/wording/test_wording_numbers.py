@@ -9,7 +9,7 @@ from tunelift.comparison.gates import check_gates
 from tunelift.comparison.leaderboard import leaderboard
 from tunelift.comparison.seeds import recipe_claim
 from tunelift.reporting import wording
-from tunelift.wording.comparison_markdown import markdown
+from tunelift.wording.comparison_text import markdown
 from tunelift.wording.numbers import level_text, p_figure, p_text
 
 

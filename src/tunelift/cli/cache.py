@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from tunelift.cli.command import KeyCommand
-from tunelift.cli.output import table
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.wording.numbers import aligned
 
 SCORES, MODELS, ALL = "scores", "models", "all"
 
@@ -80,7 +80,7 @@ def command(clear: str | None, as_json: bool) -> None:
         total = ("total", "", "", f"{sum(entry.size_bytes for entry in shown) / 2**20:.1f} MiB", "")
         rows = [*(entry.cells() for entry in shown), total]
         click.echo(f"{folder()}{'' if clear is None else ': removed'}")
-        click.echo(table(("name", "kind", "items", "size", "last used"), rows))
+        click.echo(aligned([("name", "kind", "items", "size", "last used"), *rows], "<>"))
 
 
 def _scores() -> list[CacheEntry]:

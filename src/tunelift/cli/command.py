@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +100,7 @@ def config_of(
 
     file, overrides = _split(ctx, arguments)
     given = {**ctx.meta.get(FLAGS, {}), **(flags or {})}
-    return load_config(file, overrides, given, [lambda config: _missing(config, needs), *checks])
+    return load_config(file, overrides, given, [partial(_missing, needs=needs), *checks])
 
 
 def adapter_problems(config: Config) -> list[str]:
@@ -120,12 +122,7 @@ def _split(ctx: click.Context, arguments: Sequence[str]) -> tuple[str | None, li
 
 
 def _missing(config: Config, needs: Sequence[str]) -> list[str]:
-    problems = []
-    for name in needs:
-        section, key = name.split(".")
-        if getattr(getattr(config, section), key) in (None, ""):
-            problems.append(f"{name}: {NEEDED[name]}.")
-    return problems
+    return [f"{name}: {NEEDED[name]}." for name in needs if attrgetter(name)(config) in (None, "")]
 
 
 def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:

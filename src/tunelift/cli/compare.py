@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tunelift.cli.command import MEASURING, KeyCommand, config_of
-from tunelift.cli.gates import check_margin, close, gate_options
-from tunelift.cli.sides import side_options
+from tunelift.cli.shared import check_margin, close, gate_options, side_options
 from tunelift.core import files
 from tunelift.core.errors import listed
 from tunelift.run_files.layout import RunPaths
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from tunelift.comparison.gates import Gate
 
 KEYS = ("task", "model", "data", "train.max_length", *MEASURING, "evaluate.forgetting", "evaluate.tasks")
-
-
 MEANING = ("higher_better", "lower_better", "columns")
 
 
@@ -111,7 +108,8 @@ def _of_run(
     ctx: click.Context, folder: str, slices: Sequence[str], meaning: dict[str, Any], settings: dict[str, Any]
 ) -> Comparison:
     if any(meaning.values()):
-        raise click.UsageError(f"{listed(_flags(meaning))} goes with two files: a run says what its metrics are.", ctx)
+        flags = listed(_flag(name) for name, value in meaning.items() if value)
+        raise click.UsageError(f"{flags} goes with two files: a run says what its metrics are.", ctx)
     if slices:
         run = RunPaths(folder)
         raise click.UsageError(
@@ -124,24 +122,23 @@ def _of_run(
     return compare_run(folder, **settings)
 
 
-def _flags(given: dict[str, Any]) -> list[str]:
-    return [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _with_adapter(ctx: click.Context, arguments: tuple[str, ...], adapter: str, options: dict[str, Any]) -> Comparison:
     for name in ("metric", "level", *MEANING):
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            flag = f"--{name.replace('_', '-')}"
+            flag = _flag(name)
             raise click.UsageError(
                 f"{flag} belongs to the comparison of what was measured: give it to "
                 f"`tunelift compare RUN_FOLDER {flag} ...` afterwards, or to a comparison of two files.",
                 ctx,
             )
-    given = {"output": options["output"], "evaluate.margin": options["margin"]}
-    given |= {"evaluate.slices": list(options["slices"]) or None}
-    config = config_of(
-        ctx, arguments, needs=("data.test",), flags={key: value for key, value in given.items() if value is not None}
-    )
+    slices = list(options["slices"]) or None
+    given = {"output": options["output"], "evaluate.margin": options["margin"], "evaluate.slices": slices}
+    flags = {key: value for key, value in given.items() if value is not None}
+    config = config_of(ctx, arguments, needs=("data.test",), flags=flags)
     check_margin(ctx, options["require_no_worse"], config.evaluate.margin)
     from tunelift.pipeline.stages import compare_adapter
 
@@ -152,7 +149,7 @@ def _shown(comparison: Comparison, gates: Sequence[Gate], options: dict[str, Any
     if options["as_json"]:
         return json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False)
     if options["as_markdown"]:
-        from tunelift.wording.comparison_markdown import markdown
+        from tunelift.wording.comparison_text import markdown
 
         return markdown(comparison.to_dict(), gates)
     return str(comparison)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tunelift.cli.command import KeyCommand, config_arguments, config_of
-from tunelift.cli.output import on_terminal
 
 if TYPE_CHECKING:
     from tunelift.data.render import Tokens
@@ -58,7 +58,7 @@ def _show_row(tokens: Tokens, label: str, tokenizer: Any) -> None:
     from tunelift.data.show import plain, show
 
     click.echo()
-    if on_terminal():
+    if sys.stdout.isatty():
         from rich.console import Console
 
         Console(highlight=False).print(show(tokens, tokenizer).append(label))

@@ -57,11 +57,19 @@ def command(ctx: click.Context, path: Path | None, model: str | None, as_json: b
     if path is not None:
         code = _show_findings(path, as_json)
         if model:
-            _show_fit(path, model)
+            from tunelift.pipeline.stages import examined_adapter
+
+            folder = _adapter_of(path)
+            examined_adapter(str(folder), model)  # which says what there is to know, or raises InputError
+            click.echo(f"Every tensor of {folder} has its place in {model}.")
         ctx.exit(code)
     if as_json or model:
         raise click.UsageError("--json and --model go with a folder or a file.", ctx)
-    facts = [*_versions(), *_machine(), *_device(), *_cache(), *_packages(), ("Hugging Face Hub", _hub())]
+    facts = [*provenance.versions().items(), *_machine(), *_device(), ("cache", _cache())]
+    for package, what in PACKAGES.items():
+        there = importlib.util.find_spec(package)
+        facts.append((what, "installed" if there else f"not installed ({package.replace('_', '-')})"))
+    facts.append(("Hugging Face Hub", _hub()))
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         click.echo(f"{name.ljust(width)}  {value}")
@@ -75,30 +83,17 @@ def _show_findings(path: Path, as_json: bool) -> int:
     safe = all(finding.verdict != "refused" for finding in findings)
     if as_json:
         click.echo(json.dumps({"loadable": safe, "files": [asdict(finding) for finding in findings]}, indent=2))
-        return 0 if safe else InputError.exit_code
-    for finding in findings:
-        click.echo(f"{finding.verdict.ljust(7)}  {finding.why or finding.file}")
-    click.echo("Safe to load." if safe else f"Refused. {next(f.fix for f in findings if f.verdict == 'refused')}")
+    else:
+        for finding in findings:
+            click.echo(f"{finding.verdict.ljust(7)}  {finding.why or finding.file}")
+        click.echo("Safe to load." if safe else f"Refused. {next(f.fix for f in findings if f.verdict == 'refused')}")
     return 0 if safe else InputError.exit_code
-
-
-def _show_fit(path: Path, model: str) -> None:
-    """Print whether an adapter fits a model, tensor by tensor; raise InputError where it does not."""
-    from tunelift.pipeline.stages import examined_adapter
-
-    folder = _adapter_of(path)
-    examined_adapter(str(folder), model)  # which says what there is to know
-    click.echo(f"Every tensor of {folder} has its place in {model}.")
 
 
 def _adapter_of(path: Path) -> Path:
     """Return the adapter's folder where `path` is a run's, and `path` where it is not."""
     adapter = RunPaths(path).adapter
     return adapter if is_adapter(adapter) else path
-
-
-def _versions() -> Facts:
-    return list(provenance.versions().items())
 
 
 def _machine() -> Facts:
@@ -144,20 +139,12 @@ def _gpus() -> str:
     return "; ".join([*found, f"no {' and no '.join(absent)}: not tested on this machine"] if absent else found)
 
 
-def _cache() -> Facts:
+def _cache() -> str:
     from tunelift.core import cache
 
     folder = cache.folder()
     there = next(place for place in (folder, *folder.parents) if place.exists())
-    return [("cache", f"{folder} ({shutil.disk_usage(there).free / 2**30:.1f} GiB free)")]
-
-
-def _packages() -> Facts:
-    return [(what, _installed(package)) for package, what in PACKAGES.items()]
-
-
-def _installed(package: str) -> str:
-    return "installed" if importlib.util.find_spec(package) else f"not installed ({package.replace('_', '-')})"
+    return f"{folder} ({shutil.disk_usage(there).free / 2**30:.1f} GiB free)"
 
 
 def _hub() -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from tunelift.cli.command import MEASURING, KeyCommand, config_arguments, config_of
-from tunelift.cli.output import table
-from tunelift.core.records import Scores
+from tunelift.wording.numbers import aligned
 
 KEYS = ("task", "output", "model", "data", "train.max_length", *MEASURING)
 
@@ -27,13 +26,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None)
     config = config_of(ctx, arguments, needs=() if adapter else ("model.name",))
     from tunelift.pipeline.stages import evaluate_stage
 
-    click.echo(_metrics(evaluate_stage(config, adapter)))
-
-
-def _metrics(scores: Scores) -> str:
-    entries = scores.info.get("metrics", {}).items()
-    rows = [
-        (name, f"{entry['value']:.4g}", str(entry["items"]), "higher" if entry["higher_is_better"] else "lower")
-        for name, entry in entries
-    ]
-    return table(("metric", "value", "items", "better"), rows)
+    rows = [("metric", "value", "items", "better")]
+    for name, entry in evaluate_stage(config, adapter).info.get("metrics", {}).items():
+        better = "higher" if entry["higher_is_better"] else "lower"
+        rows.append((name, f"{entry['value']:.4g}", str(entry["items"]), better))
+    click.echo(aligned(rows, "<>"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from tunelift.cli.command import KeyCommand, config_of
-from tunelift.cli.output import on_terminal
 from tunelift.run_files.layout import RunPaths
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def command(
       tunelift generate --adapter my-adapter --file prompts.txt
       echo "Once upon a time" | tunelift generate --model gpt2 --file -
     """
-    asked = [prompt.replace("\\n", "\n") for prompt in [*prompts, *_lines(file)]]
+    lines = [line.rstrip("\r") for line in file.read().split("\n") if line.strip()] if file else []
+    asked = [prompt.replace("\\n", "\n") for prompt in [*prompts, *lines]]
     if not asked:
         raise click.UsageError("Give --prompt TEXT or --file FILE.", ctx)
     config, adapter = _model(ctx, arguments, adapter)
@@ -60,22 +61,12 @@ def _model(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) 
     return config_of(ctx, (str(RunPaths(arguments[0]).config), *arguments[1:])), adapter or found
 
 
-def _lines(file: IO[str] | None) -> list[str]:
-    return [line.rstrip("\r") for line in file.read().split("\n") if line.strip()] if file else []
-
-
 def _show(answers: Sequence[dict[str, str]]) -> None:
     sides = [side for side in ("base", "tuned") if any(side in answer for answer in answers)]
-    if on_terminal():
-        _show_table(answers, sides)
+    if not sys.stdout.isatty():
+        for answer in answers:
+            click.echo("".join(f"{name}: {answer[name]}\n" for name in ("prompt", *sides)))
         return
-    for answer in answers:
-        for name in ("prompt", *sides):
-            click.echo(f"{name}: {answer[name]}")
-        click.echo()
-
-
-def _show_table(answers: Sequence[dict[str, str]], sides: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tunelift.cli.command import KeyCommand
-from tunelift.cli.sides import side_options
+from tunelift.cli.shared import side_options
 from tunelift.core.errors import listed
 from tunelift.run_files.layout import SCORES, TUNED, RunPaths
-
-if TYPE_CHECKING:
-    from tunelift.comparison.leaderboard import Leaderboard
 
 
 @click.command("leaderboard", cls=KeyCommand)
@@ -42,13 +39,15 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **opti
     from tunelift.comparison.leaderboard import leaderboard
 
     board = leaderboard(base, dict(zip(_names(ctx, tuned), tuned, strict=True)), **options)
-    click.echo(_shown(board, as_json))
+    click.echo(json.dumps(board.to_dict(), indent=2, ensure_ascii=False) if as_json else str(board))
 
 
 def _sides(ctx: click.Context, paths: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     """Return the base and the tuned sides: the base of the first run folder, or the first path."""
-    of_runs = bool(paths) and _is_run(paths[0])
-    base, tuned = (RunPaths(paths[0]).base, paths) if of_runs else (paths[0] if paths else Path(), paths[1:])
+    base, tuned = (paths[0] if paths else Path()), paths[1:]
+    run = RunPaths(base)
+    if run.base.is_dir() and run.tuned.is_dir() and not (base / SCORES).exists():
+        base, tuned = run.base, paths
     if len(tuned) < 2:
         raise click.UsageError(
             "Give a base and at least two tuned models, or at least two run folders. For one tuned model there is "
@@ -56,11 +55,6 @@ def _sides(ctx: click.Context, paths: Sequence[Path]) -> tuple[Path, Sequence[Pa
             ctx,
         )
     return base, tuned
-
-
-def _is_run(path: Path) -> bool:
-    run = RunPaths(path)
-    return run.base.is_dir() and run.tuned.is_dir() and not (path / SCORES).exists()
 
 
 def _names(ctx: click.Context, paths: Sequence[Path]) -> list[str]:
@@ -82,7 +76,3 @@ def _named_parts(path: Path) -> tuple[str, ...]:
     if path.is_file():
         path = path.parent if path.name == SCORES else path.with_suffix("")
     return (path.parent if path.name == TUNED else path).parts
-
-
-def _shown(board: Leaderboard, as_json: bool) -> str:
-    return json.dumps(board.to_dict(), indent=2, ensure_ascii=False) if as_json else str(board)

@@ -43,8 +43,14 @@ def key_options(keys: Sequence[str], stage: Stage) -> list[click.Option]:
     options: dict[str, click.Option] = {}
     for section, key, field in _fields(keys):
         name = _flag(section, key, stage)
-        if name is not None and name not in options:
-            options[name] = _option(name, section, field, places(name, stage))
+        if name is None or name in options:
+            continue
+        flag, heading, said = name.replace("_", "-"), section.capitalize() or "Run", _help(name, field)
+        names = places(name, stage)
+        if field.annotation is bool:
+            options[name] = KeyOption(f"--{flag}/--no-{flag}", heading, names, default=None, help=said)
+        else:
+            options[name] = KeyOption(f"--{flag}", heading, names, metavar=_metavar(name, field), help=said)
     return list(options.values())
 
 
@@ -65,17 +71,6 @@ def _flag(section: str, key: str, stage: Stage) -> str | None:
         own = "test" if stage == "evaluate" else "train"
         return "data" if key == own else ("test" if stage == "train" else None)
     return "model" if (section, key) == ("model", SHORT["model"]) else key
-
-
-def _option(name: str, section: str, field: FieldInfo, names: Sequence[str]) -> KeyOption:
-    flag = name.replace("_", "-")
-    if field.annotation is bool:
-        return KeyOption(f"--{flag}/--no-{flag}", _heading(section), names, default=None, help=_help(name, field))
-    return KeyOption(f"--{flag}", _heading(section), names, metavar=_metavar(name, field), help=_help(name, field))
-
-
-def _heading(section: str) -> str:
-    return section.capitalize() if section else "Run"
 
 
 def _help(name: str, field: FieldInfo) -> str:

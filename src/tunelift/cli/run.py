@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
-from tunelift.cli.gates import check_margin, close, gate_options
+from tunelift.cli.shared import check_margin, close, gate_options
 from tunelift.run_files.layout import RunPaths
 
 KEYS = ("task", "output", "model", "data", "adapter", "train", "evaluate")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tunelift.comparison.effects import judged, judged_together
 from tunelift.comparison.flips import find_flips
-from tunelift.comparison.judging import judged, judged_together
 from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
-from tunelift.comparison.notes import notes_on
-from tunelift.comparison.pairing import Side, Source, pair, read_side
+from tunelift.comparison.pairing import Pair, Side, Source, pair, read_side
 from tunelift.comparison.probabilities import probability_calibration
 from tunelift.comparison.readers import matched
 from tunelift.comparison.results import Comparison, MetricResult
@@ -74,17 +74,25 @@ def compare_sides(
     if not measured[headline].items:
         raise InputError(_nowhere(measured[headline]), fix="Choose another metric.")
     empty = [name for name in names if not measured[name].items]
+    results = {headline: judged(measured[headline], level, margin)}
+    further = {name: measured[name] for name in names if name not in (headline, *empty)}
+    results |= judged_together(further, level, "further metrics")
+    notes = [str(note) for side in (one, other) for note in side.info.get("notes") or []]
+    notes += [f"{name} is there on one side only and is not compared." for name in alone]
+    notes += [_nowhere(measured[name]) for name in empty]
+    scoring = (one.info.get("made_with") or {}).get("label_scoring")
+    labels = scoring.get("labels") if isinstance(scoring, Mapping) else None  # how many each item was ranked by
     return Comparison(
         headline=headline,
-        metrics=_judge({name: measured[name] for name in names if name not in empty}, headline, level, margin),
+        metrics={name: results[name] for name in names if name not in empty},
         level=level,
         margin=margin,
         left_out=[*left_out, *measured[headline].left_out],
         flips=find_flips(measured[headline]),
-        notes=notes_on(one, other, measured[headline], alone, [_nowhere(measured[name]) for name in empty]),
+        notes=list(dict.fromkeys([*notes, *_notes_on(one, other, measured[headline])])),
         slices=slice_results(measured[headline], level, slices),
         without_duplicates=_without_duplicates(measured[headline], level, margin),
-        calibration=probability_calibration(pairs, level, _labels(one)),
+        calibration=probability_calibration(pairs, level, labels),
         looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
 
@@ -94,15 +102,6 @@ def _nowhere(measured: Measured) -> str:
     return f"No item has {measured.name} on both sides: {measured.left_out[0].reason}."
 
 
-def _judge(measured: dict[str, Measured], headline: str, level: float, margin: float | None) -> dict[str, MetricResult]:
-    """Test every metric; the headline by its interval, the others by Holm's p over the others."""
-    further = judged_together(
-        {name: values for name, values in measured.items() if name != headline}, level, "further metrics"
-    )
-    first = judged(measured[headline], level, margin)
-    return {name: first if name == headline else further[name] for name in measured}
-
-
 def _without_duplicates(headline: Measured, level: float, margin: float | None) -> MetricResult | None:
     """Return the headline over the test items that no training row repeats, where there are others."""
     repeats = np.array([any(row.get("duplicate_of") for row in (item.base, item.tuned)) for item in headline.pairs])
@@ -110,10 +109,34 @@ def _without_duplicates(headline: Measured, level: float, margin: float | None) 
     return None if not repeats.any() or not kept.items else judged(kept, level, margin)
 
 
-def _labels(side: Side) -> int | None:
-    """How many labels each item was ranked by, where that is known."""
-    scoring = (side.info.get("made_with") or {}).get("label_scoring")
-    return scoring.get("labels") if isinstance(scoring, Mapping) else None
+def _notes_on(base: Side, tuned: Side, headline: Measured) -> Iterator[str]:
+    """Say what a reader should know besides: of items that tell less than they seem to, and of how they were made."""
+    yield from _sameness(headline.pairs)
+    rows, items = len(headline.over(headline.both).pairs), headline.items
+    if rows > items:
+        yield (
+            f"{rows} rows are {items} items: rows of equal input and reference are averaged first, since they tell "
+            "no more than one."
+        )
+    made: list[Any] = [side.info.get("made_with") or {} for side in (base, tuned)]
+    dtypes = [one.get("dtype") for one in made]
+    if None not in dtypes and dtypes[0] != dtypes[1]:
+        yield f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding."
+    paths = [one.get("fast_paths") or {} for one in made]
+    apart = [name for name in paths[0] if name in paths[1] and paths[0][name] != paths[1][name]]
+    if apart:
+        ways = "; ".join(f"{name}: {paths[0][name]} for base, {paths[1][name]} for tuned" for name in apart)
+        yield f"base and tuned were computed in different ways ({ways}): part of the difference may be rounding."
+
+
+def _sameness(pairs: Sequence[Pair]) -> Iterator[str]:
+    """Say that both sides are one result, or gave the same answers: then there is nothing to find."""
+    if all(pair.base == pair.tuned for pair in pairs):
+        yield "base and tuned are the same results, row by row: was one file given twice?"
+        return
+    answers = [(pair.base.get("prediction"), pair.tuned.get("prediction")) for pair in pairs]
+    if all(one and one == other for one, other in answers):
+        yield "base and tuned gave the same answer to every item; only their likelihoods or scores differ."
 
 
 def _check_settings(margin: float | None, level: float) -> None:

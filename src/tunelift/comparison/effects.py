@@ -1,4 +1,4 @@
-"""The effect on one metric by the test that fits, for all that scores which are missing could have been.
+"""The effect on one metric by the test that fits, for all that missing scores could have been, and what it is judged.
 
 An item that only one side has a score for must not vanish: a model that fails on the hard half would look better. Where
 the values have bounds, interval and p hold for every value within them. Where they have none, a mean says nothing; an
@@ -8,20 +8,46 @@ is missing counts both ways.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tunelift.comparison.draws import Floats
 from tunelift.comparison.effect import Effect
 from tunelift.comparison.measured import Measured
-from tunelift.comparison.paired_tests import paired_effect, ratio_effect
+from tunelift.comparison.paired_tests import holm, paired_effect, ratio_effect
 from tunelift.comparison.pairing import clusters_of, distinct
+from tunelift.comparison.results import MetricResult
+from tunelift.comparison.verdict import Scale, further_verdict, headline_verdict
 
 FILLS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the missing scores that are taken at the end that favours tuned, the others at the other end: through them
 the mean moves one way, and its spread may be largest between."""
+
+
+def judged(measured: Measured, level: float, margin: float | None = None) -> MetricResult:
+    """Return one metric's result, judged by its interval: for the one question that was asked."""
+    effect, higher = effect_of(measured, level), measured.higher_is_better
+    verdict = headline_verdict(effect, measured.items, Scale(measured.name, higher), level, margin)
+    return MetricResult(measured.name, measured.items, higher, *measured.aggregates, effect, effect.p, verdict)
+
+
+def judged_together(measured: Mapping[str, Measured], level: float, what: str) -> dict[str, MetricResult]:
+    """Return the results of several questions beside the first, judged by p after Holm's correction over them.
+
+    `what` names them in the reasons, such as "slices".
+    """
+    effects = {name: effect_of(values, level) for name, values in measured.items()}
+    known = {name: effect.p for name, effect in effects.items() if effect.p is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    results = {}
+    for name, values in measured.items():
+        p, higher = adjusted.get(name), values.higher_is_better
+        verdict = further_verdict(
+            effects[name], p, Scale(values.name, higher), level, f"{len(adjusted)} {what}" if len(adjusted) > 1 else ""
+        )
+        results[name] = MetricResult(values.name, values.items, higher, *values.aggregates, effects[name], p, verdict)
+    return results
 
 
 def effect_of(measured: Measured, level: float) -> Effect:
@@ -54,7 +80,8 @@ def _effect(measured: Measured, level: float) -> Effect:
 def _bounded(measured: Measured, bounds: tuple[float, float], level: float) -> Effect:
     fills = []
     for share in FILLS:
-        favoured = _spread_out(len(measured.pairs), share)
+        # A mask of this share of the places, evenly spread.
+        favoured = np.diff(np.floor(np.arange(len(measured.pairs) + 1) * share + 1e-9)) > 0
         base, tuned = measured.base.copy(), measured.tuned.copy()
         for side, ends in ((base, bounds[::-1]), (tuned, bounds)):
             side[~np.isfinite(side)] = np.where(favoured, ends[1], ends[0])[~np.isfinite(side)]
@@ -78,7 +105,7 @@ def _signs(measured: Measured, level: float) -> Effect:
         unknown=distinct(measured.over(unknown).pairs)[1],
         test=f"sign test: {both.test}",
         interval=None,
-        leaning=0.0 if both.interval is None else _side(*both.interval),
+        leaning=0.0 if both.interval is None else float((both.interval[0] > 0) - (both.interval[1] < 0)),
         rose=int(rose.sum()),
         fell=int(fell.sum()),
         missing=f"{_share(measured)} by a finite value, and a mean over these would leave the others out",
@@ -95,16 +122,6 @@ def _for_all(fills: Sequence[Effect]) -> Effect:
     agree = len({effect.sign for effect in fills}) == 1
     p = max(effect.p or 0.0 for effect in fills) if agree else 1.0
     return Effect(first.difference, first.test, (low, high), p, clusters=first.clusters)
-
-
-def _side(low: float, high: float) -> float:
-    return 1.0 if low > 0 else -1.0 if high < 0 else 0.0
-
-
-def _spread_out(count: int, share: float) -> Floats:
-    """Return a mask of this share of the places, evenly spread."""
-    numbers = np.arange(count + 1) * share
-    return np.asarray(np.diff(np.floor(numbers + 1e-9)) > 0)
 
 
 def _share(measured: Measured) -> str:

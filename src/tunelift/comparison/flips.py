@@ -31,23 +31,20 @@ def find_flips(measured: Measured) -> list[Flip]:
     ranked: list[tuple[float, Flip]] = []
     for item, change, gain in zip(measured.pairs, changes.tolist(), gains.tolist(), strict=True):
         if change != 0:
-            ranked.append((_likelihood_gain(item) if binary else gain, _flip(item, change, gain)))
+            flip = {
+                "id": item.id,
+                "input": item.base["input"],
+                "reference": item.base["reference"],
+                "base": item.base.get("prediction"),
+                "tuned": item.tuned.get("prediction"),
+                "direction": "gained" if gain > 0 else "lost",
+                "change": change,
+            }
+            ranked.append((_likelihood_gain(item) if binary else gain, flip))
     ranked.sort(key=lambda entry: entry[0])
     lost = [flip for _, flip in ranked if flip["direction"] == "lost"]
     gained = [flip for _, flip in ranked if flip["direction"] == "gained"]
     return [*lost, *gained] if binary else [*lost[:MOST_GRADED], *gained[-MOST_GRADED:]]
-
-
-def _flip(item: Pair, change: float, gain: float) -> Flip:
-    return {
-        "id": item.id,
-        "input": item.base["input"],
-        "reference": item.base["reference"],
-        "base": item.base.get("prediction"),
-        "tuned": item.tuned.get("prediction"),
-        "direction": "gained" if gain > 0 else "lost",
-        "change": change,
-    }
 
 
 def _likelihood_gain(item: Pair) -> float:

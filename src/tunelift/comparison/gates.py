@@ -39,46 +39,32 @@ def check_gates(comparison: Comparison, better: Sequence[str], no_worse: Sequenc
     """
     if not better and not no_worse:
         return []
-    _check_names(comparison, [*better, *no_worse])
-    _check_directions(comparison, [*better, *no_worse])
+    metrics, names = comparison.metrics, dict.fromkeys([*better, *no_worse])
+    if unknown := [name for name in names if name not in metrics]:
+        raise InputError(
+            *(f'A gate is about "{name}", which was not compared.{did_you_mean(name, metrics)}' for name in unknown),
+            fix=f"Compared are: {listed(metrics)}.",
+        )
+    # Without a direction a gate would pass on either half.
+    if unknown := [name for name in names if metrics[name].higher_is_better is None]:
+        raise InputError(*(f"A gate on {name} cannot be checked: {unknown_direction(name)}." for name in unknown))
     if no_worse and comparison.margin is None:
         raise InputError(
             f"No worse on {listed(no_worse)} was required, but no margin was set.",
             fix="Set the difference that is too small to matter, in the metric's units.",
         )
-    metrics = comparison.metrics
-    return [
-        *(_better(name, metrics[name]) for name in dict.fromkeys(better)),
-        *(_no_worse(name, metrics[name], comparison) for name in dict.fromkeys(no_worse)),
-    ]
+    gates = []
+    for name in dict.fromkeys(better):
+        verdict = metrics[name].verdict
+        found = f"the verdict is {verdict.word}: {verdict.reason}"
+        gates.append(Gate("better", name, verdict.word == "better", found))
+    return gates + [_no_worse(name, metrics[name], comparison) for name in dict.fromkeys(no_worse)]
 
 
 def gate_metric(metric: str | None, better: Sequence[str], no_worse: Sequence[str]) -> str | None:
     """Return the headline's metric: `metric` where that is given, or the one that all gates are about."""
     names = {*better, *no_worse}
     return names.pop() if metric is None and len(names) == 1 else metric
-
-
-def _check_names(comparison: Comparison, names: Sequence[str]) -> None:
-    known = list(comparison.metrics)
-    unknown = [name for name in dict.fromkeys(names) if name not in known]
-    if unknown:
-        raise InputError(
-            *(f'A gate is about "{name}", which was not compared.{did_you_mean(name, known)}' for name in unknown),
-            fix=f"Compared are: {listed(known)}.",
-        )
-
-
-def _check_directions(comparison: Comparison, names: Sequence[str]) -> None:
-    """Refuse a gate on a metric of which nobody says whether higher is better: it would pass on either half."""
-    unknown = [name for name in dict.fromkeys(names) if comparison.metrics[name].higher_is_better is None]
-    if unknown:
-        raise InputError(*(f"A gate on {name} cannot be checked: {unknown_direction(name)}." for name in unknown))
-
-
-def _better(name: str, result: MetricResult) -> Gate:
-    verdict = result.verdict
-    return Gate("better", name, verdict.word == "better", f"the verdict is {verdict.word}: {verdict.reason}")
 
 
 def _no_worse(name: str, result: MetricResult, comparison: Comparison) -> Gate:

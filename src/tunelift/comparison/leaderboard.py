@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from tunelift.comparison.judging import judged_together
+from tunelift.comparison.effects import judged_together
 from tunelift.comparison.looks_at_test_sets import count_look, test_hash, tuned_hash
 from tunelift.comparison.measured import Directions, Measured, chosen, common_metrics, directions, measure
 from tunelift.comparison.pairing import MUST_AGREE, LeftOut, Pair, Side, Source, distinct, join, pair, read_side
@@ -131,22 +131,31 @@ def leaderboard(
     sides = {name: read_side(source, name, columns) for name, source in tuned.items()}
     joined, left_out = _joined(first, sides)
     said = directions(higher_better, lower_better)
-    name = chosen(metric, dict.fromkeys(_metrics_of_all(first, sides, joined), True))
+    common = [common_metrics(first, side, joined[key])[0] for key, side in sides.items()]
+    names = [name for name in common[0] if all(name in other for other in common)]
+    if not names:
+        raise InputError("The sides have no metric that all of them have.", fix="Evaluate all with the same metrics.")
+    name = chosen(metric, dict.fromkeys(names, True))
     against = {key: measure(name, first, sides[key], pairs, said) for key, pairs in joined.items()}
-    _check(name, against)
+    example, test = next(iter(against.values())), test_hash(first.rows.values())
+    if example.higher_is_better is None:
+        raise InputError(f"Nothing can be ranked by {name}: {unknown_direction(name)}.")
+    if empty := [key for key, measured in against.items() if not measured.items]:
+        raise InputError(
+            f"No item has a finite {name} for both base and {listed(empty)}.", fix="Choose another metric."
+        )
     results = judged_together(against, level, "candidates")
     duels = _duels(name, sides, {item.id for item in next(iter(joined.values()))}, level, said)
-    example = next(iter(against.values()))
     return Leaderboard(
         metric=name,
-        higher_is_better=bool(example.higher_is_better),
+        higher_is_better=example.higher_is_better,
         items=distinct(example.pairs)[1],
         level=level,
         base=example.aggregates[0],
         candidates=_ranked(results, duels),
         duels=duels,
         left_out=left_out,
-        looks=_count_looks(first, sides.values()),
+        looks=[count_look(test, tuned_hash(side.rows.values())) for side in sides.values()][-1],
         notes=_notes(first, sides, against),
     )
 
@@ -180,24 +189,6 @@ def _made_differently(sides: Sequence[Side]) -> list[str]:
     return problems
 
 
-def _metrics_of_all(base: Side, sides: Mapping[str, Side], joined: Mapping[str, Sequence[Pair]]) -> list[str]:
-    common = [common_metrics(base, side, joined[name])[0] for name, side in sides.items()]
-    names = [name for name in common[0] if all(name in other for other in common)]
-    if not names:
-        raise InputError("The sides have no metric that all of them have.", fix="Evaluate all with the same metrics.")
-    return names
-
-
-def _check(metric: str, against: Mapping[str, Measured]) -> None:
-    """Refuse a metric without a direction, by which nothing can be ranked, and a side without any value of it."""
-    if next(iter(against.values())).higher_is_better is None:
-        raise InputError(f"Nothing can be ranked by {metric}: {unknown_direction(metric)}.")
-    if empty := [name for name, measured in against.items() if not measured.items]:
-        raise InputError(
-            f"No item has a finite {metric} for both base and {listed(empty)}.", fix="Choose another metric."
-        )
-
-
 def _duels(metric: str, sides: Mapping[str, Side], ids: Collection[str], level: float, said: Directions) -> list[Duel]:
     """Compare every two candidates, in the order of their names: that they are given in then changes nothing."""
     names = list(combinations(sorted(sides), 2))
@@ -216,24 +207,17 @@ def _ranked(results: Mapping[str, MetricResult], duels: Sequence[Duel]) -> list[
     ranks = {name: 1 + lost[name] for name in results}
     sizes = Counter(ranks.values())
     candidates = [Candidate(name, ranks[name], sizes[ranks[name]] > 1, result) for name, result in results.items()]
-    return sorted(candidates, key=lambda one: (one.rank, _badness(one.result), one.name))
-
-
-def _badness(result: MetricResult) -> float:
-    return -result.tuned if result.higher_is_better else result.tuned
-
-
-def _count_looks(base: Side, sides: Iterable[Side]) -> int | None:
-    """Count each candidate as a look at this test set; return the number after the last."""
-    test = test_hash(base.rows.values())
-    return [count_look(test, tuned_hash(side.rows.values())) for side in sides][-1]
+    up = -1 if next(iter(results.values())).higher_is_better else 1
+    return sorted(candidates, key=lambda one: (one.rank, up * one.result.tuned, one.name))
 
 
 def _notes(base: Side, sides: Mapping[str, Side], against: Mapping[str, Measured]) -> list[str]:
     model = _model(base)
-    foreign = [name for name, side in sides.items() if model and _model(side) not in (None, model)]
-    notes = [f"{name} was tuned from another model than this base: tuning alone did not make its difference."
-             for name in foreign]  # fmt: skip
+    notes = [
+        f"{name} was tuned from another model than this base: tuning alone did not make its difference."
+        for name, side in sides.items()
+        if model and _model(side) not in (None, model)
+    ]
     for name, measured in against.items():
         if measured.one_sided:
             share = f"{measured.items} of {measured.items + measured.one_sided} items"

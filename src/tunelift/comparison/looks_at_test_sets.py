@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tunelift.core.records import ScoreRow, as_text, content_hash
+from tunelift.core.records import ScoreRow, as_text, content_hash, content_of
 
 FILE = "looks.txt"
 
@@ -21,7 +21,7 @@ def test_hash(rows: Iterable[ScoreRow]) -> str | None:
 
     None where an item's input is not known: "1" to "100" are the ids of many a test set.
     """
-    contents = [(as_text(row["input"]), as_text(row["reference"])) for row in rows]
+    contents = [content_of(row) for row in rows]
     if not all(given for given, _ in contents):
         return None
     return _short_hash("\n".join(sorted(content_hash(given, right) for given, right in contents)))
@@ -46,29 +46,23 @@ def count_look(test: str | None, tuned: str) -> int | None:
     try:
         path = _folder() / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        seen = _results_on(test, _read(path))
-        if tuned not in seen:
+        if tuned not in _results_on(test, path):
             _append(path, f"{test} {tuned}")
-            seen = _results_on(test, _read(path))
+        seen = _results_on(test, path)
     except OSError:
         return None
     return len(seen)
 
 
 def _folder() -> Path:
-    if named := os.environ.get("TUNELIFT_STATE"):
-        return Path(named)
     import platformdirs
 
-    return platformdirs.user_state_path("tunelift")
+    return Path(os.environ.get("TUNELIFT_STATE") or platformdirs.user_state_path("tunelift"))
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _results_on(test: str, text: str) -> set[str]:
+def _results_on(test: str, path: Path) -> set[str]:
     """Return the results noted for a test set; a line that is not two words is skipped."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     pairs = (line.split() for line in text.splitlines())
     return {words[1] for words in pairs if len(words) == 2 and words[0] == test}
 

@@ -95,10 +95,10 @@ class Measured:
         member, count = distinct(self.pairs)
         if count == len(self.pairs):
             return self.base, self.tuned
-        size = np.bincount(member, minlength=count).astype(float)
         sums = np.zeros((2, count, *self.base.shape[1:]))
         np.add.at(sums[0], member, self.base)
         np.add.at(sums[1], member, self.tuned)
+        size = np.bincount(member).astype(float)
         means = sums / (size if self.value is None else size[:, None])
         return means[0], means[1]
 
@@ -198,8 +198,9 @@ def _as_ratio(measured: Measured) -> Measured:
         if not np.allclose(ratio.value(table[:, 0] / table[:, 1]), values, rtol=1e-3, atol=1e-6):
             return measured
         tables.append(table)
-    value = partial(_of_ratio, ratio.value)
-    return replace(measured, base=tables[0], tuned=tables[1], value=value, of_ratio=ratio.value)
+    return replace(
+        measured, base=tables[0], tuned=tables[1], value=partial(_of_ratio, ratio.value), of_ratio=ratio.value
+    )
 
 
 def _of_ratio(of_ratio: Callable[[Any], Any], totals: Floats) -> Floats:
@@ -209,7 +210,6 @@ def _of_ratio(of_ratio: Callable[[Any], Any], totals: Floats) -> Floats:
 
 def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pair]) -> Measured:
     from_counts, of_ratio = formula(name), ratio_value(name)
-    value: Callable[[Floats], Floats]
     if from_counts is None and of_ratio is None:
         reason = f"{name} is given by counts, and tunelift has no formula for it"
         empty = np.empty((0,))
@@ -220,27 +220,31 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
     numbers = np.flatnonzero(has[0] | has[1]).tolist()
     kept = [pairs[number] for number in numbers]
     one, other = ([side[number] for number in numbers] for side in there)
-    names = dict.fromkeys(count for row in [*one, *other] for count in row or ())
-    if of_ratio is not None:
-        names = dict.fromkeys(("nats", "weight", *names))
-        value = partial(_of_ratio, of_ratio)
-    elif from_counts is not None:
-        value = partial(_from_totals, from_counts, list(names))
-    tables = _table(one, names), _table(other, names)
-    measured = Measured(name, higher_is_better, kept, tables[0], tables[1], left_out, value, of_ratio)
-    _check_formula(measured)
+    first = () if of_ratio is None else ("nats", "weight")
+    names = list(dict.fromkeys([*first, *(count for row in [*one, *other] for count in row or ())]))
+    value = partial(_from_totals, from_counts, names) if of_ratio is None else partial(_of_ratio, of_ratio)
+    measured = Measured(
+        name, higher_is_better, kept, _table(one, names), _table(other, names), left_out, value, of_ratio
+    )
+    try:
+        _ = measured.aggregates if measured.both.any() else None
+    except KeyError as error:
+        raise InputError(
+            f"The counts of {name} lack {error.args[0]!r}, in every row.",
+            fix="Rows of another tool must give the counts under tunelift's own names.",
+        ) from error
     return measured
 
 
-def _from_totals(from_counts: Callable[[Mapping[str, Floats]], Floats], names: Sequence[str], totals: Floats) -> Floats:
-    return from_counts(dict(zip(names, totals.T, strict=True)))
+def _from_totals(from_counts: Any, names: Sequence[str], totals: Floats) -> Floats:
+    return np.asarray(from_counts(dict(zip(names, totals.T, strict=True))))
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[list[ScoreRow], list[ScoreRow]]:
     return [item.base for item in pairs], [item.tuned for item in pairs]
 
 
-def _table(rows: Sequence[Mapping[str, float] | None], names: Mapping[str, None]) -> Floats:
+def _table(rows: Sequence[Mapping[str, float] | None], names: Sequence[str]) -> Floats:
     """Return counts of shape (rows, names): 0 for a count that a row does not name, no number for a row without any."""
     columns = {count: number for number, count in enumerate(names)}
     table = np.zeros((len(rows), len(columns)))
@@ -250,18 +254,6 @@ def _table(rows: Sequence[Mapping[str, float] | None], names: Mapping[str, None]
         for name, count in (row or {}).items():
             table[number, columns[name]] = count
     return table
-
-
-def _check_formula(measured: Measured) -> None:
-    if not measured.both.any():
-        return
-    try:
-        _ = measured.aggregates
-    except KeyError as error:
-        raise InputError(
-            f"The counts of {measured.name} lack {error.args[0]!r}, in every row.",
-            fix="Rows of another tool must give the counts under tunelift's own names.",
-        ) from error
 
 
 def _counts(row: ScoreRow) -> Mapping[str, Mapping[str, float]]:
@@ -284,7 +276,7 @@ def _checked_counts(row: ScoreRow, name: str) -> Mapping[str, float] | None:
 
 
 def _names(side: Side, rows: Sequence[ScoreRow]) -> list[str]:
-    declared = (side.info.get("metrics") or {}) if side.info else {}
+    declared = side.info.get("metrics") or {}
     present = dict.fromkeys(name for row in rows for name in [*(row.get("metrics") or {}), *_counts(row)])
     return [*(name for name in declared if name in present), *(name for name in present if name not in declared)]
 
@@ -302,12 +294,8 @@ def _value(row: ScoreRow, name: str) -> float:
 
 
 def _direction(name: str, base: Side, tuned: Side) -> bool | None:
-    known = _declared(name, base, tuned)
+    said = [(side.info.get("metrics") or {}).get(name, {}).get("higher_is_better") for side in (base, tuned)]
+    known = {bool(value) for value in said if value is not None}
     if len(known) > 1:
         raise InputError(f'base and tuned disagree on whether a higher {name} is better, in their "metrics.json".')
     return known.pop() if known else direction(name)
-
-
-def _declared(name: str, base: Side, tuned: Side) -> set[bool]:
-    said = [(side.info.get("metrics") or {}).get(name, {}).get("higher_is_better") for side in (base, tuned)]
-    return {bool(value) for value in said if value is not None}

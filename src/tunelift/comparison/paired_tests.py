@@ -19,19 +19,6 @@ from tunelift.comparison.effect import Effect, members, too_few
 from tunelift.comparison.means import bootstrap_extent, mean_of, swap_p, t_extent, wider
 from tunelift.comparison.unconditional import test_name, unconditional_interval, unconditional_p
 
-__all__ = [
-    "Effect",
-    "Floats",
-    "binary_effect",
-    "clustered_effect",
-    "discordant",
-    "graded_effect",
-    "holm",
-    "is_binary",
-    "mcnemar",
-    "paired_effect",
-]
-
 
 def paired_effect(base: Floats, tuned: Floats, clusters: Sequence[Any] | None, level: float) -> Effect:
     """Return the effect by the test that fits: over clusters, exact for values that are all 0 or 1, or graded.
@@ -39,11 +26,9 @@ def paired_effect(base: Floats, tuned: Floats, clusters: Sequence[Any] | None, l
     `base` and `tuned` are of shape (items,), with at least one item; `clusters` names each item's cluster, or is None
     where items are independent.
     """
-    if clusters is not None:
-        return clustered_effect(base, tuned, clusters, level)
-    if is_binary(base) and is_binary(tuned):
+    if clusters is None and is_binary(base) and is_binary(tuned):
         return binary_effect(base, tuned, level)
-    return graded_effect(base, tuned, level)
+    return graded_effect(base, tuned, clusters, level)
 
 
 def is_binary(values: Floats) -> bool:
@@ -53,7 +38,7 @@ def is_binary(values: Floats) -> bool:
 
 def binary_effect(base: Floats, tuned: Floats, level: float) -> Effect:
     """The unconditional exact test and the interval that agrees with it, for values that are 0 or 1."""
-    rose, fell = discordant(base, tuned)
+    rose, fell = int(np.sum(tuned > base)), int(np.sum(tuned < base))
     return Effect(
         difference=(rose - fell) / len(base),
         test=test_name(len(base)),
@@ -65,11 +50,6 @@ def binary_effect(base: Floats, tuned: Floats, level: float) -> Effect:
     )
 
 
-def discordant(base: Floats, tuned: Floats) -> tuple[int, int]:
-    """Return how many items rose from 0 to 1 and how many fell from 1 to 0."""
-    return int(np.sum(tuned > base)), int(np.sum(tuned < base))
-
-
 def mcnemar(rose: int, fell: int) -> float:
     """Return the two-sided conditional exact p of McNemar's test: given how many items changed, the smaller count is
     binomial with probability 1/2 where neither side is better.
@@ -77,32 +57,19 @@ def mcnemar(rose: int, fell: int) -> float:
     return 1.0 if rose == fell else min(1.0, 2 * float(special.bdtr(min(rose, fell), rose + fell, 0.5)))
 
 
-def graded_effect(base: Floats, tuned: Floats, level: float) -> Effect:
+def graded_effect(base: Floats, tuned: Floats, clusters: Sequence[Any] | None, level: float) -> Effect:
     """Paired t and studentised bootstrap, of whose intervals the farther ends count.
 
     Each has nulls that it rejects too often, t where differences are skewed and the bootstrap where they have heavy
-    tails or are mostly 0; both at once hardly any (docs/evidence.md). Interval and p are missing for fewer than 8
-    items, and where every item differs by the same.
+    tails or are mostly 0; both at once hardly any (docs/evidence.md). With `clusters`, items that come several from one
+    source, both are of the clusters' sums of differences, and right/wrong values are treated alike. Variance and
+    degrees of freedom are those of `mean_of`: with the usual G-1 for clusters of unequal sizes, a true null was
+    rejected up to 38% of the time in our simulations. Interval and p are missing for fewer than 8 items or clusters,
+    and where all differ by the same.
     """
-    blank = Effect(float(np.mean(tuned - base)), "paired t and bootstrap", missing=too_few(len(base), clusters=False))
-    return blank if blank.missing else _of_means(blank, base, tuned, np.ones(len(base)), level)
-
-
-def clustered_effect(base: Floats, tuned: Floats, clusters: Sequence[Any], level: float) -> Effect:
-    """t and studentised bootstrap over the clusters' sums of differences, for items that come several from one source.
-
-    The farther ends count, as for independent graded items; right/wrong values are treated alike. Variance and degrees
-    of freedom are those of `mean_of`: with the usual G-1 for clusters of unequal sizes, a true null was rejected up to
-    38% of the time in our simulations. Interval and p are missing for fewer than 8 clusters, and where all have the
-    same mean.
-    """
-    member, count = members(clusters)
-    missing, test = too_few(count, clusters=True), "t and bootstrap over clusters"
-    blank = Effect(float(np.mean(tuned - base)), test, clusters=count, missing=missing)
-    if blank.missing:
-        return blank
-    one, other = (np.asarray(np.bincount(member, weights=side), dtype=float) for side in (base, tuned))
-    return _of_means(blank, one, other, np.bincount(member).astype(float), level)
+    test = "paired t and bootstrap" if clusters is None else "t and bootstrap over clusters"
+    (one, other, size), count = _by_unit([base, tuned, np.ones(len(base))], clusters)
+    return _of_means(Effect(float(np.mean(tuned - base)), test, clusters=count), one, other, size, level)
 
 
 def ratio_effect(
@@ -114,15 +81,11 @@ def ratio_effect(
     weight, so the tests are those of clusters, over nats by weight. `value` makes the metric's value of these; the
     interval's ends are where base's value would move, base's own being taken as it is.
     """
-    member, count = (np.arange(len(base)), None) if clusters is None else members(clusters)
-    (one, weight), (other, _) = (
-        [np.asarray(np.bincount(member, weights=part), dtype=float) for part in side.T] for side in (base, tuned)
-    )
+    (one, other, weight), count = _by_unit([base[:, 0], tuned[:, 0], base[:, 1]], clusters)
     before, after = one.sum() / weight.sum(), other.sum() / weight.sum()
     test = "t and bootstrap of a ratio" + ("" if count is None else " over clusters")
-    missing = too_few(len(weight), clusters=count is not None)
-    blank = Effect(float(value(after) - value(before)), test, clusters=count, missing=missing)
-    found = blank if missing else _of_means(blank, one, other, weight, level)
+    blank = Effect(float(value(after) - value(before)), test, clusters=count)
+    found = _of_means(blank, one, other, weight, level)
     if found.interval is None:
         return found
     low, high = (float(value(before + end) - value(before)) for end in found.interval)
@@ -141,8 +104,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def _by_unit(columns: Sequence[Floats], clusters: Sequence[Any] | None) -> tuple[list[Floats], int | None]:
+    """Return each column, (items,), summed over clusters, (units,), and how many these are; as it is without any."""
+    if clusters is None:
+        return list(columns), None
+    member, count = members(clusters)
+    return [np.asarray(np.bincount(member, weights=column), dtype=float) for column in columns], count
+
+
 def _of_means(blank: Effect, base: Floats, tuned: Floats, sizes: Floats, level: float) -> Effect:
-    """Fill in a blank effect from the units' sums and sizes, (units,), unless their spread is but rounding."""
+    """Fill in a blank effect from the units' sums and sizes, (units,), unless they are few or their spread rounding."""
+    if missing := too_few(len(sizes), clusters=blank.clusters is not None):
+        return replace(blank, missing=missing)
     sums = (tuned - base)[None]
     mean = mean_of(sums, sizes)
     if mean.error[0] <= 1e-12 * float(max(np.max(np.abs(base)), np.max(np.abs(tuned)))):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tunelift.comparison.effect import members
 from tunelift.comparison.readers import read_scores
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import ScoreRow, Scores, as_text, content_hash
+from tunelift.core.records import ScoreRow, Scores, content_of
 
 Source = str | Path | Scores | Sequence[ScoreRow]
 
@@ -48,17 +48,9 @@ class Pair(NamedTuple):
     @property
     def unscored(self) -> str | None:
         """Why a side was not scored, where one was not."""
-        reasons = [f"{name}: {why}" for name, row in self._sides if (why := _unscored(row))]
+        sides = (("base", self.base), ("tuned", self.tuned))
+        reasons = [f"{name}: {row['unscored']}" for name, row in sides if row.get("unscored")]
         return f"unscored, {'; '.join(reasons)}" if reasons else None
-
-    @property
-    def on_neither(self) -> bool:
-        """Whether neither side was scored."""
-        return all(_unscored(row) for _, row in self._sides)
-
-    @property
-    def _sides(self) -> tuple[tuple[str, ScoreRow], tuple[str, ScoreRow]]:
-        return ("base", self.base), ("tuned", self.tuned)
 
 
 class LeftOut(NamedTuple):
@@ -111,9 +103,12 @@ def pair(base: Side, tuned: Side, *, declared: bool = False) -> tuple[list[Pair]
         if base.info.get("columns"):
             fix += " A column that holds a model's answers is named by --columns prediction=NAME."
         raise InputError(*problems, fix=fix)
-    joined = join(base, tuned, base.rows)
-    left_out = [LeftOut(item.id, item.unscored or "") for item in joined if item.on_neither]
-    pairs = [item for item in joined if not item.on_neither]
+    pairs, left_out = [], []
+    for item in join(base, tuned, base.rows):
+        if item.base.get("unscored") and item.tuned.get("unscored"):
+            left_out.append(LeftOut(item.id, item.unscored or ""))
+        else:
+            pairs.append(item)
     if not pairs:
         raise InputError(
             f"No item has a score on either side; the first is {left_out[0].reason}.",
@@ -125,9 +120,12 @@ def pair(base: Side, tuned: Side, *, declared: bool = False) -> tuple[list[Pair]
 def join(base: Side, tuned: Side, ids: Iterable[str]) -> list[Pair]:
     """Return the rows of these ids side by side; both sides have all of them."""
     first: dict[tuple[str, str], str] = {}
-    return [
-        Pair(key, base.rows[key], tuned.rows[key], first.setdefault(_identity(base.rows[key], key), key)) for key in ids
-    ]
+    pairs = []
+    for key in ids:
+        given, wanted = content_of(base.rows[key])
+        identity = (given, wanted) if given else ("", f"id {key}")  # where no input is known the id tells an item
+        pairs.append(Pair(key, base.rows[key], tuned.rows[key], first.setdefault(identity, key)))
+    return pairs
 
 
 def distinct(pairs: Sequence[Pair]) -> tuple[NDArray[np.intp], int]:
@@ -161,12 +159,6 @@ def _root(joined: dict[str, str], label: str) -> str:
     return label
 
 
-def _identity(row: ScoreRow, key: str) -> tuple[str, str]:
-    """Return what tells an item: its input and reference, or its id where no input is known."""
-    given, wanted = as_text(row["input"]), as_text(row["reference"])
-    return (given, wanted) if given else ("", f"id {key}")
-
-
 def _check_row(row: ScoreRow, number: int, name: str) -> None:
     missing = [key for key in ("id", "input", "reference") if row.get(key) is None]
     if missing:
@@ -190,14 +182,15 @@ def _check_row(row: ScoreRow, number: int, name: str) -> None:
 def _different_items(base: Side, tuned: Side) -> list[str]:
     shared = base.rows.keys() & tuned.rows.keys()
     if not shared:
-        return [f"The sides have no item in common: {_some(base.rows)} in base, {_some(tuned.rows)} in tuned."]
+        some = [f"id {listed(side.rows, 3)}" for side in (base, tuned)]
+        return [f"The sides have no item in common: {some[0]} in base, {some[1]} in tuned."]
     problems = []
     for one, other in ((base, tuned), (tuned, base)):
         alone = [key for key in one.rows if key not in other.rows]
         if alone:
             share = f"{len(alone)} of the {len(one.rows)} items in {one.name}"
             problems.append(f"{share} are not in {other.name}: id {listed(alone, 3)}.")
-    changed = [key for key in base.rows if key in shared and _content(base.rows[key]) != _content(tuned.rows[key])]
+    changed = [key for key in base.rows if key in shared and content_of(base.rows[key]) != content_of(tuned.rows[key])]
     if changed:
         what = "input or reference"
         if named := base.info.get("columns"):
@@ -214,16 +207,3 @@ def _made_differently(base: Side, tuned: Side) -> list[str]:
         for key in MUST_AGREE
         if one.get(key) is not None and other.get(key) is not None and one[key] != other[key]
     ]
-
-
-def _content(row: ScoreRow) -> str:
-    return content_hash(as_text(row["input"]), as_text(row["reference"]))
-
-
-def _unscored(row: ScoreRow) -> str | None:
-    reason = row.get("unscored")
-    return str(reason) if reason else None
-
-
-def _some(rows: Mapping[str, ScoreRow]) -> str:
-    return f"id {listed(rows, 3)}"

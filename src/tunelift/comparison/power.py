@@ -7,7 +7,6 @@ would only say the p value again in other words.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
 
 import numpy as np
 from scipy import special
@@ -53,16 +52,9 @@ def smallest_difference(items: int, discordance: float, level: float = 0.95, pow
     return high
 
 
-class Point(TypedDict):
-    """One point of the curve: the smallest difference shown where `discordance` of the answers change, if any is."""
-
-    discordance: float
-    smallest: float | None
-
-
-def curve(items: int, level: float = 0.95) -> list[Point]:
-    """Return the smallest difference shown with 80% power at each assumed discordance, as in comparison.json."""
-    return [Point(discordance=share, smallest=smallest_difference(items, share, level)) for share in DISCORDANCES]
+def curve(items: int, level: float = 0.95) -> list[dict[str, float | None]]:
+    """Return the smallest difference shown with 80% power (None: none) at each discordance, as in comparison.json."""
+    return [{"discordance": share, "smallest": smallest_difference(items, share, level)} for share in DISCORDANCES]
 
 
 def describe(items: int, level: float = 0.95) -> str:

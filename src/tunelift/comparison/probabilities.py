@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tunelift.comparison.paired_tests import Floats
+from tunelift.comparison.draws import Floats
 from tunelift.comparison.pairing import Pair, clusters_of
 from tunelift.core.records import ScoreRow
 
@@ -102,7 +102,7 @@ def probability_calibration(pairs: Sequence[Pair], level: float, labels: int | N
         "tuned": {"ece": errors[1], "items": len(kept), "bins": _points(tuned, level)},
         "difference": difference,
         "interval": _interval(gaps[0], gaps[1], difference, level) if units >= FEWEST_UNITS else None,
-        "note": " ".join([_estimator(base, tuned), *_caveats(kept)]),
+        "note": _note(base, tuned, kept),
     }
 
 
@@ -178,32 +178,24 @@ def _interval(base: _Gaps, tuned: _Gaps, difference: float, level: float) -> lis
     rows = max(1, WEIGHTS_AT_ONCE // units)
     found = []
     for start in range(0, RESAMPLES, rows):
-        drawn = _weights(generator, min(rows, RESAMPLES - start), units) @ table
+        picked = generator.integers(units, size=(min(rows, RESAMPLES - start), units), dtype=np.int32)
+        drawn = np.stack([np.bincount(row, minlength=units) for row in picked]).astype(float) @ table
         found.append(tuned.error(drawn[:, 2 * bins :], times=2) - base.error(drawn[:, : 2 * bins], times=2))
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2]).tolist()
     return [min(low, difference), max(high, difference)]
 
 
-def _weights(generator: np.random.Generator, resamples: int, units: int) -> Floats:
-    """Return how often each unit is drawn in each resample: (resamples, units)."""
-    drawn = generator.integers(units, size=(resamples, units), dtype=np.int32)
-    return np.stack([np.bincount(row, minlength=units) for row in drawn]).astype(float)
-
-
-def _estimator(base: _Side, tuned: _Side) -> str:
+def _note(base: _Side, tuned: _Side, pairs: Sequence[Pair]) -> str:
     one, other = (np.abs(side.sums(side.right - side.confidence)).sum() / len(side.right) for side in (base, tuned))
-    return (
+    said = (
         "The calibration error is the root mean square gap between confidence and share right, less what chance adds "
         f"(Kumar et al. 2019); the uncorrected mean absolute gap is {one:.3f} for base and {other:.3f} for tuned."
     )
-
-
-def _caveats(pairs: Sequence[Pair]) -> list[str]:
     rows = [row for item in pairs for row in (item.base, item.tuned)]
     unlikely = sum(row["label_scores"][row["prediction"]] < max(row["label_scores"].values()) for row in rows)
-    if not unlikely:
-        return []
-    return [
-        f"{unlikely} of {len(rows)} answers are not the likeliest label as a whole, as where labels are ranked by the "
-        "mean per token; their confidence is the chosen label's share all the same."
-    ]
+    if unlikely:
+        said += (
+            f" {unlikely} of {len(rows)} answers are not the likeliest label as a whole, as where labels are ranked by "
+            "the mean per token; their confidence is the chosen label's share all the same."
+        )
+    return said

@@ -136,7 +136,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return comparison.json: plain values only, and no NaN."""
-        verdict, selection = self.judged.verdict, self.selection
+        verdict, selection, alone = self.judged.verdict, self.selection, self.without_duplicates
         entries: dict[str, Any] = {
             "format": FORMAT,
             "items": self.items,
@@ -162,7 +162,7 @@ class Comparison:
             },
             "recipe": self.recipe,
             "slices": {column: _entries(values) for column, values in self.slices.items()},
-            "without_duplicates": self._without_duplicates(),
+            "without_duplicates": alone and {"removed": self.items - alone.items, **alone.to_dict()},
             "calibration": self.calibration,
             "forgetting": {
                 name: {"metric": result.name, **result.to_dict()} for name, result in self.forgetting.items()
@@ -181,10 +181,6 @@ class Comparison:
 
     def __str__(self) -> str:
         return text.describe(self.to_dict(), self.flips, [reason for _, reason in self.left_out])
-
-    def _without_duplicates(self) -> dict[str, Any] | None:
-        alone = self.without_duplicates
-        return None if alone is None else {"removed": self.items - alone.items, **alone.to_dict()}
 
     def _power(self) -> dict[str, Any] | None:
         """The curve of a right/wrong headline metric of independent items; it says nothing of others."""

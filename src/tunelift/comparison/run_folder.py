@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.comparison.comparing import compare_sides
-from tunelift.comparison.judging import judged, judged_together
+from tunelift.comparison.effects import judged, judged_together
 from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.pairing import Side, pair, read_side
 from tunelift.comparison.readers import read_info
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
-from tunelift.run_files.layout import METRICS, TUNED, RunPaths, is_scored, validation_of
+from tunelift.run_files.layout import METRICS, TUNED, RunPaths, validation_of
 
 NOTHING_CHOSEN = (
     "There were no validation rows to choose the strongest baseline on, so the verdict is against the base alone."
@@ -81,7 +81,7 @@ def _selection(paths: RunPaths, comparison: Comparison, names: list[str]) -> Sel
     values: dict[str, float] = {}
     rows = 0
     for name in [BASE, *names]:
-        info = _info(validation_of(paths.baseline(name)))
+        info = read_info(validation_of(paths.baseline(name)) / METRICS)
         entry = (info.get("metrics") or {}).get(comparison.headline)
         if entry is not None and entry.get("value") is not None:
             values[name], rows = entry["value"], info.get("items", 0)
@@ -144,7 +144,3 @@ def _recipe(paths: RunPaths, base: Side, tuned: Side, comparison: Comparison) ->
     higher = comparison.metrics[comparison.headline].higher_is_better
     seeds = [int((side.info.get("made_with") or {}).get("seed") or 0) for side in sides]
     return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)
-
-
-def _info(folder: Path) -> dict[str, Any]:
-    return read_info(folder / METRICS) if is_scored(folder) else {}

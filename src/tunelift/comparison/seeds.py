@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from tunelift.comparison.verdict import Scale, Word
+from tunelift.comparison.results import finite
+from tunelift.comparison.verdict import Scale
 from tunelift.wording.numbers import interval_text, level_text
 
 CLAIM = "this recipe against the base, with other seeds, on these items"
@@ -29,35 +30,25 @@ def recipe_claim(
     `base` is the base's value of the headline metric and `tuned` that of each seed's adapter, on the same items. The
     interval at `level` is Student's over the k differences, with k - 1 degrees of freedom. Interval and p are None for
     fewer than five seeds, and where every seed gives the same difference. Numbers that are not finite become None, and
-    then nothing is claimed. The items are taken as they are: what other
-    items would give is for the interval of a single adapter.
+    then nothing is claimed. The items are taken as they are: what other items would give is for the interval of a
+    single adapter.
     """
     differences = [value - base for value in tuned]
-    if not all(abs(difference) < LARGEST for difference in differences):
-        return _entry(seeds, tuned, differences) | {"reason": "a value is missing, no finite number, or too large."}
-    mean = math.fsum(differences) / len(differences)
-    interval, p, missing = _over_seeds(differences, mean, level)
-    word, reason = _judge(interval, missing, higher_is_better, level)
-    return _entry(seeds, tuned, differences) | {
+    mean, interval, p = None, None, None
+    word, reason = "inconclusive", "a value is missing, no finite number, or too large."
+    if all(abs(difference) < LARGEST for difference in differences):
+        mean = math.fsum(differences) / len(differences)
+        interval, p, missing = _over_seeds(differences, mean, level)
+        word, reason = _judge(interval, missing, higher_is_better, level)
+    return {
+        "seeds": list(seeds),
+        "tuned": [finite(value) for value in tuned],
+        "differences": [finite(value) for value in differences],
         "difference": mean,
         "interval": None if interval is None else list(interval),
         "p": p,
         "verdict": word,
         "reason": reason,
-    }
-
-
-def _entry(seeds: Sequence[int], tuned: Sequence[float], differences: Sequence[float]) -> dict[str, Any]:
-    """Return the entry before anything is known but the values."""
-    return {
-        "seeds": list(seeds),
-        "tuned": [value if math.isfinite(value) else None for value in tuned],
-        "differences": [value if math.isfinite(value) else None for value in differences],
-        "difference": None,
-        "interval": None,
-        "p": None,
-        "verdict": "inconclusive",
-        "reason": "",
         "claim": CLAIM,
     }
 
@@ -79,7 +70,7 @@ def _over_seeds(
 
 def _judge(
     interval: tuple[float, float] | None, missing: str, higher_is_better: bool | None, level: float
-) -> tuple[Word, str]:
+) -> tuple[str, str]:
     if interval is None:
         return "inconclusive", f"{missing}."
     low, high = interval

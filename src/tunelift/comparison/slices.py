@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.comparison.effect import Effect
-from tunelift.comparison.judging import judged_together
+from tunelift.comparison.effects import judged_together
 from tunelift.comparison.measured import Measured
 from tunelift.comparison.pairing import Pair
 from tunelift.comparison.results import MetricResult
 from tunelift.comparison.verdict import Verdict
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import ScoreRow, as_text
+from tunelift.core.records import as_text
 
 MOST_VALUES = 20
 """Further values of a column, the rarest, are one slice together."""
@@ -59,7 +59,12 @@ def _columns(pairs: Sequence[Pair], asked: Sequence[str]) -> dict[str, list[str]
         if any(values):
             found[column] = values
         elif column in asked:
-            raise _no_such_column(column, pairs)
+            plain = [key for key, value in pairs[0].base.items() if isinstance(value, str | int | float)]
+            known = [*_named(pairs), *plain]
+            raise InputError(
+                f'No row has a value of "{column}" to slice by.{did_you_mean(column, known)}',
+                fix=f"Rows have: {listed(known)}.",
+            )
     return found
 
 
@@ -71,18 +76,14 @@ def _named(pairs: Sequence[Pair]) -> list[str]:
 
 def _value_of(item: Pair, column: str) -> str:
     """Return an item's value as text, empty where neither side has one."""
-    known = {value for row in (item.base, item.tuned) if (value := _text(_cell(row, column), column))}
+    named = ((row, row.get("slices") or {}) for row in (item.base, item.tuned))
+    known = {_text(own[column] if column in own else row.get(column), column) for row, own in named} - {""}
     if len(known) > 1:
         raise InputError(
             f'"{column}" of the item "{item.id}" differs between base and tuned: {listed(sorted(known))}.',
             fix="Slices are by what belongs to the item, not to a model's answer.",
         )
     return known.pop() if known else ""
-
-
-def _cell(row: ScoreRow, column: str) -> Any:
-    named = row.get("slices") or {}
-    return named[column] if column in named else row.get(column)
 
 
 def _text(value: Any, column: str) -> str:
@@ -96,15 +97,6 @@ def _text(value: Any, column: str) -> str:
             fix='Text, numbers and booleans can; write such a value below the rows\' "slices".',
         )
     return str(value).lower() if isinstance(value, bool) else str(value).strip()
-
-
-def _no_such_column(column: str, pairs: Sequence[Pair]) -> InputError:
-    plain = [key for key, value in pairs[0].base.items() if isinstance(value, str | int | float)]
-    known = [*_named(pairs), *plain]
-    return InputError(
-        f'No row has a value of "{column}" to slice by.{did_you_mean(column, known)}',
-        fix=f"Rows have: {listed(known)}.",
-    )
 
 
 def _slices(values: Sequence[str]) -> Iterator[tuple[str, Indices]]:
@@ -128,7 +120,7 @@ def _numbers(values: Sequence[str]) -> dict[int, float] | None:
 
 
 def _by_value(values: Sequence[str]) -> Mapping[str, list[int]]:
-    counts = Counter(value for value in values if value)
+    counts = Counter(filter(None, values))
     common = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_VALUES]
     cut: dict[str, list[int]] = {value: [] for value in common}
     others = [index for index, value in enumerate(values) if value and value not in cut]

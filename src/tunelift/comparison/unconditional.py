@@ -158,7 +158,6 @@ def _windows(shares: Floats, items: int) -> tuple[Counts, Counts, Counts]:
 
 
 def _binomial(count: Counts, items: int, share: Floats) -> Floats:
-    """Return binomial probabilities."""
     ways = special.gammaln(items + 1) - special.gammaln(count + 1) - special.gammaln(items - count + 1)
     return np.asarray(np.exp(ways + special.xlogy(count, share) + special.xlog1py(items - count, -share)))
 

@@ -65,16 +65,20 @@ def headline_verdict(effect: Effect, items: int, scale: Scale, level: float, mar
     `equivalent` even where it excludes 0, and `no_worse` says whether the interval's bad end stays inside it.
     """
     if effect.interval is None:
-        return _without_interval(effect, scale, level, None if margin is None else False)
+        no_worse = None if margin is None else False
+        if effect.p is None:
+            return Verdict("inconclusive", f"{effect.missing}.", no_worse)
+        found = _by_p(effect, effect.p, scale, level, "")
+        return Verdict(found.word, f"{effect.missing}; by the {effect.test}, {found.reason}", no_worse)
     low, high = effect.interval
     shown = f"the {level_text(level)} interval of the difference, {interval_text(low, high)},"
     no_worse = scale.no_worse(low, high, margin)
     if margin is not None and -margin < low and high < margin:
         return Verdict("equivalent", f"{shown} lies within {margin:g} on either side of 0.", no_worse)
     if low > 0 or high < 0:
-        where = f"lies {'above' if low > 0 else 'below'} 0{_whatever(effect)}{scale.aside}"
+        where = f"lies {'above' if low > 0 else 'below'} 0{_for_missing(effect, ', whatever')}{scale.aside}"
         return Verdict(scale.word(1 if low > 0 else -1), f"{shown} {where}.", no_worse)
-    why = f"{shown} contains 0{_unless(effect)}; {_detectable(effect, items, level)}."
+    why = f"{shown} contains 0{_for_missing(effect, ' for some of what')}; {_detectable(effect, items, level)}."
     return Verdict("inconclusive", why, no_worse)
 
 
@@ -88,32 +92,21 @@ def further_verdict(effect: Effect, p_adjusted: float | None, scale: Scale, leve
     return _by_p(effect, p_adjusted, scale, level, f" (Holm's, over {over})" if over else "")
 
 
-def _without_interval(effect: Effect, scale: Scale, level: float, no_worse: bool | None) -> Verdict:
-    if effect.p is None:
-        return Verdict("inconclusive", f"{effect.missing}.", no_worse)
-    found = _by_p(effect, effect.p, scale, level, "")
-    return Verdict(found.word, f"{effect.missing}; by the {effect.test}, {found.reason}", no_worse)
-
-
 def _by_p(effect: Effect, p: float, scale: Scale, level: float, corrected: str) -> Verdict:
     limit = 1 - level
     shown = f"{p_text(p)}{corrected}"
     if p >= limit or effect.sign == 0:
-        return Verdict("inconclusive", f"{shown} is not below {limit:.2g}{_unless(effect)}.")
+        return Verdict("inconclusive", f"{shown} is not below {limit:.2g}{_for_missing(effect, ' for some of what')}.")
     if effect.leaning is None:
         where = f"the difference {'above' if effect.sign > 0 else 'below'} 0"
     else:
         where = f"more items {'rose' if effect.sign > 0 else 'fell'}"
-    found = f"{shown} is below {limit:.2g} and {where}{_whatever(effect)}{scale.aside}."
+    found = f"{shown} is below {limit:.2g} and {where}{_for_missing(effect, ', whatever')}{scale.aside}."
     return Verdict(scale.word(effect.sign), found)
 
 
-def _whatever(effect: Effect) -> str:
-    return f", whatever the {effect.unknown} missing scores could have been" if effect.unknown else ""
-
-
-def _unless(effect: Effect) -> str:
-    return f" for some of what the {effect.unknown} missing scores could have been" if effect.unknown else ""
+def _for_missing(effect: Effect, how: str) -> str:
+    return f"{how} the {effect.unknown} missing scores could have been" if effect.unknown else ""
 
 
 def _detectable(effect: Effect, items: int, level: float) -> str:

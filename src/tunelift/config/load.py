@@ -32,9 +32,14 @@ def load_config(
     override. Raises InputError with every problem: unknown keys, wrong values, and what other rooms' `checks` say.
     """
     problems: list[str] = []
-    layers = [_file_settings(Path(path))] if path is not None else []
+    layers = []
+    if path is not None:
+        tree, lines = yaml_text.read_mapping(Path(path))
+        layers.append(flatten(tree, {key: f"{path}, line {line}" for key, line in lines.items()}))
     layers.append(_override_settings(overrides, problems))
-    layers.append([_flag_setting(name, value) for name, value in (flags or {}).items()])
+    given = [(tuple(name.split(".")), value) for name, value in (flags or {}).items()]
+    texts = [(key, parse_assignment(key, value) if isinstance(value, str) else value) for key, value in given]
+    layers.append([Setting(key, value) for key, value in texts])
     return build([setting for layer in layers for setting in translate(layer, problems)], problems, checks)
 
 
@@ -74,11 +79,6 @@ def _is_text(setting: Setting) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _file_settings(path: Path) -> list[Setting]:
-    tree, lines = yaml_text.read_mapping(path)
-    return flatten(tree, {key: f"{path}, line {line}" for key, line in lines.items()})
-
-
 def _override_settings(overrides: Sequence[str], problems: list[str]) -> list[Setting]:
     if sum(map(len, overrides)) > yaml_text.LARGEST:
         problems.append(f"The overrides have more than {yaml_text.LARGEST:,} characters; put them into a file.")
@@ -92,11 +92,6 @@ def _override_settings(overrides: Sequence[str], problems: list[str]) -> list[Se
         key = tuple(name.strip().split("."))
         settings[name.strip()] = Setting(key, parse_assignment(key, value))
     return list(settings.values())
-
-
-def _flag_setting(name: str, value: Any) -> Setting:
-    key = tuple(name.split("."))
-    return Setting(key, parse_assignment(key, value) if isinstance(value, str) else value)
 
 
 def _validated(tree: dict[str, Any], origins: Mapping[str, str], problems: list[str]) -> Config | None:
@@ -114,31 +109,24 @@ def _validated(tree: dict[str, Any], origins: Mapping[str, str], problems: list[
 
 def _without(tree: dict[str, Any], wrong: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     tree = {key: copy.copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for location in wrong:
-        if len(location) == 1:
-            tree.pop(location[0], None)
-        else:
-            tree[location[0]].pop(location[1], None)
+    for *section, key in wrong:
+        (tree[section[0]] if section else tree).pop(key, None)
     return tree
 
 
 def _writable(value: Any) -> Any:
     if isinstance(value, Mapping):
-        keys = {key: key if isinstance(key, (str, int, float)) else str(key) for key in value}
-        return {keys[key]: _writable(entry) for key, entry in value.items()}
+        plain = (str, int, float)
+        return {key if isinstance(key, plain) else str(key): _writable(entry) for key, entry in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted(str(entry) for entry in value)
     if isinstance(value, (list, tuple)):
-        return _writable_list(value)
+        if value and isinstance(value[0], Mapping):
+            return f"<{len(value)} rows, given in Python>"
+        return [_writable(entry) for entry in value]
     if value is None or isinstance(value, (str, int, float)):
         return value
     return f"<{getattr(value, '__name__', type(value).__name__)}, given in Python>"
-
-
-def _writable_list(values: Sequence[Any]) -> Any:
-    if values and isinstance(values[0], Mapping):
-        return f"<{len(values)} rows, given in Python>"
-    return [_writable(value) for value in values]
 
 
 def _short_name(name: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
-import annotated_types
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
@@ -58,18 +58,14 @@ def _sentence(path: tuple[str, ...], entry: Mapping[str, Any]) -> str:
         return unknown_key(path)
     value = entry["input"]
     if len(path) == 1 and path[0] in SECTIONS:
-        return f"{_shown(value)} is not a section; write its keys below it, such as {_some_keys(path[0])}."
+        some = listed(list(fields_of(path))[:3])
+        return f"{_shown(value)} is not a section; write its keys below it, such as {some}."
     field = fields_of(path[:-1] if len(path) < 3 else path[:1])[path[min(len(path), 2) - 1]]
     return f"{_shown(value)} is not allowed (got {kind(value)}). Allowed: {allowed(field)}."
 
 
-def _some_keys(section: str) -> str:
-    return listed(list(fields_of((section,)))[:3])
-
-
 def _shown(value: Any) -> str:
-    shown = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (bool, type(None))) else None
-    shown = shown or repr(value)
+    shown = json.dumps(value) if isinstance(value, bool | None) else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -85,15 +81,7 @@ def _words(part: Any, field: FieldInfo) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    limits = {
-        annotated_types.Gt: ("above", "gt"),
-        annotated_types.Ge: ("from", "ge"),
-        annotated_types.Lt: ("below", "lt"),
-        annotated_types.Le: ("to", "le"),
-    }
-    said = [
-        f"{limits[type(limit)][0]} {getattr(limit, limits[type(limit)][1])}"
-        for limit in field.metadata
-        if type(limit) in limits
-    ]
+    words = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
+    limits = [(word, getattr(limit, key, None)) for limit in field.metadata for key, word in words.items()]
+    said = [f"{word} {value}" for word, value in limits if value is not None]
     return f" {' and '.join(said)}" if said else ""

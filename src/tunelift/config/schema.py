@@ -75,6 +75,11 @@ Metrics = Annotated[list[Any], BeforeValidator(_listed)]
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
+def setting(default: Any, description: str, **limits: Any) -> Any:
+    """Declare a key of a section: its default, one sentence, and limits as pydantic names them (gt, ge, lt, le)."""
+    return Field(default, description=description, **limits)
+
+
 class Section(BaseModel):
     """A section of the configuration: unknown keys are errors."""
 
@@ -92,55 +97,43 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Which model, and how it is held in memory."""
 
-    name: str = Field(
-        default="", description="Hub id, local folder, .gguf file, or a bundled name (gemma3-270m, all-minilm-l6-v2)."
+    name: str = setting("", "Hub id, local folder, .gguf file, or a bundled name (gemma3-270m, all-minilm-l6-v2).")
+    revision: str | None = setting(None, "Branch, tag or commit of the Hub repository.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Precision of the base model; auto measures what is fast here."
     )
-    revision: str | None = Field(default=None, description="Branch, tag or commit of the Hub repository.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Precision of the base model; auto measures what is fast here."
-    )
-    device: str = Field(default="auto", description="cuda, cuda:1, mps or cpu; auto takes the first there is.")
+    device: str = setting("auto", "cuda, cuda:1, mps or cpu; auto takes the first there is.")
 
 
 class DataSection(Section):
     """Which rows, and how they become prompts and completions."""
 
-    train: Source = Field(
-        default=None,
-        description="File, folder, Hub id or bundled name (bbc-news, general-text); "
-        "csv tsv jsonl json parquet txt conll.",
+    train: Source = setting(
+        None, "File, folder, Hub id or bundled name (bbc-news, general-text); csv tsv jsonl json parquet txt conll."
     )
-    validation: Split = Field(
-        default=0.1, description="A file, or a fraction taken from train; all selection happens here."
-    )
-    test: Split = Field(default=None, description="A file, or a fraction split off train by seed; never read by tune.")
-    subset: str | None = Field(default=None, description="Configuration name of a Hub data set, or its folder.")
-    columns: Names | None = Field(default=None, description="Column names for files without a header.")
-    id: str | None = Field(default=None, description="Column that identifies a row; the row's number otherwise.")
-    group: str | None = Field(
-        default=None, description="Column whose equal values stay in one split and form one cluster."
-    )
-    prompt: str | None = Field(
-        default=None, description='Template over the columns, such as "Message: {text}\\nIntent:".'
-    )
-    completion: str | None = Field(default=None, description='Template of the answer, such as " {category}".')
-    text: str | None = Field(
-        default=None, description="Column or template of the text, for plain text and for a classification head."
-    )
-    label: str | None = Field(default=None, description="Column of the label, for a classification head.")
-    labels: Names | None = Field(default=None, description="All labels, where the data does not show every one.")
-    turns: Literal["all", "each", "last"] | None = Field(
-        default=None,
-        description="Answers of a conversation that are learned: all in one row, each in its own, or the last; "
+    validation: Split = setting(0.1, "A file, or a fraction taken from train; all selection happens here.")
+    test: Split = setting(None, "A file, or a fraction split off train by seed; never read by tune.")
+    subset: str | None = setting(None, "Configuration name of a Hub data set, or its folder.")
+    columns: Names | None = setting(None, "Column names for files without a header.")
+    id: str | None = setting(None, "Column that identifies a row; the row's number otherwise.")
+    group: str | None = setting(None, "Column whose equal values stay in one split and form one cluster.")
+    prompt: str | None = setting(None, 'Template over the columns, such as "Message: {text}\\nIntent:".')
+    completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
+    text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
+    label: str | None = setting(None, "Column of the label, for a classification head.")
+    labels: Names | None = setting(None, "All labels, where the data does not show every one.")
+    turns: Literal["all", "each", "last"] | None = setting(
+        None,
+        "Answers of a conversation that are learned: all in one row, each in its own, or the last; "
         "otherwise all where the chat template keeps earlier turns as they were, else each.",
     )
-    deduplicate: bool = Field(
-        default=True, description="Keep one of equal rows in train, and none that stands in test, exactly or nearly."
+    deduplicate: bool = setting(
+        True, "Keep one of equal rows in train, and none that stands in test, exactly or nearly."
     )
-    max_train: int | None = Field(default=None, gt=0, description="At most so many training rows, drawn by seed.")
-    max_validation: int | None = Field(default=200, gt=0, description="At most so many validation rows, drawn by seed.")
-    max_test: int | None = Field(default=None, gt=0, description="At most so many test rows, drawn by seed.")
-    seed: int = Field(default=0, description="Seed of the splits and of the rows drawn.")
+    max_train: int | None = setting(None, "At most so many training rows, drawn by seed.", gt=0)
+    max_validation: int | None = setting(200, "At most so many validation rows, drawn by seed.", gt=0)
+    max_test: int | None = setting(None, "At most so many test rows, drawn by seed.", gt=0)
+    seed: int = setting(0, "Seed of the splits and of the rows drawn.")
 
 
 class AdapterSection(BaseModel):
@@ -148,46 +141,34 @@ class AdapterSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
-    method: str = Field(default="lora", description="PEFT method.")
-    start_from: str | None = Field(default=None, description="Folder of an adapter to go on from.")
+    method: str = setting("lora", "PEFT method.")
+    start_from: str | None = setting(None, "Folder of an adapter to go on from.")
 
 
 class TrainSection(Section):
     """The training loop."""
 
-    epochs: float = Field(default=1, gt=0, description="Passes over the training rows; fractions are allowed.")
-    steps: int | None = Field(default=None, gt=0, description="Optimiser steps, instead of epochs.")
-    learning_rate: float = Field(
-        default=2e-4, gt=0, description="Peak learning rate of AdamW; some methods have a default of their own."
+    epochs: float = setting(1, "Passes over the training rows; fractions are allowed.", gt=0)
+    steps: int | None = setting(None, "Optimiser steps, instead of epochs.", gt=0)
+    learning_rate: float = setting(2e-4, "Peak learning rate of AdamW; some methods have a default of their own.", gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "Learning rate after the warm-up.")
+    warmup: float = setting(0.05, "Fraction of the steps over which the learning rate rises.", ge=0, lt=1)
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.", ge=0)
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
+    batch_size: int = setting(8, "Rows per optimiser step.", gt=0)
+    micro_batch_tokens: int = setting(
+        1024, "Tokens computed at once; a step is split into micro-batches of so many, with equal gradients.", gt=0
     )
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Learning rate after the warm-up."
+    max_length: int = setting(1024, "Longer rows are cut, counted and shown (tokens).", gt=1)
+    evaluate_every: int | None = setting(None, "Steps between looks at validation; two looks an epoch otherwise.", gt=0)
+    patience: int | None = setting(None, "Stop after so many looks at validation without improvement.", gt=0)
+    products: Literal["auto", "float32", "bfloat16", "int8"] = setting(
+        "auto",
+        "Precision of products with frozen weights; auto takes int8 where it is faster and, on the first rows, learns "
+        "the same. Nothing is measured in int8.",
     )
-    warmup: float = Field(
-        default=0.05, ge=0, lt=1, description="Fraction of the steps over which the learning rate rises."
-    )
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-    batch_size: int = Field(default=8, gt=0, description="Rows per optimiser step.")
-    micro_batch_tokens: int = Field(
-        default=1024,
-        gt=0,
-        description="Tokens computed at once; a step is split into micro-batches of so many, with equal gradients.",
-    )
-    max_length: int = Field(default=1024, gt=1, description="Longer rows are cut, counted and shown (tokens).")
-    evaluate_every: int | None = Field(
-        default=None, gt=0, description="Steps between looks at validation; two looks an epoch otherwise."
-    )
-    patience: int | None = Field(
-        default=None, gt=0, description="Stop after so many looks at validation without improvement."
-    )
-    products: Literal["auto", "float32", "bfloat16", "int8"] = Field(
-        default="auto",
-        description="Precision of products with frozen weights; auto takes int8 where it is faster and, on the first "
-        "rows, learns the same. Nothing is measured in int8.",
-    )
-    save_every: int = Field(default=100, gt=0, description="Steps between checkpoints.")
-    seed: int = Field(default=0, description="Seed of the adapter, of dropout and of the order of rows.")
+    save_every: int = setting(100, "Steps between checkpoints.", gt=0)
+    seed: int = setting(0, "Seed of the adapter, of dropout and of the order of rows.")
     seeds: Seeds = Field(
         default_factory=list,
         description="Train once with each of these seeds; with five or more the verdict speaks of the recipe too.",
@@ -197,29 +178,24 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """What is measured, and how."""
 
-    metrics: Metrics | None = Field(
-        default=None,
-        description="accuracy macro_f1 exact_match numeric_match f1 rouge_l bleu chrf loss perplexity bits_per_byte; "
+    metrics: Metrics | None = setting(
+        None,
+        "accuracy macro_f1 exact_match numeric_match f1 rouge_l bleu chrf loss perplexity bits_per_byte; "
         "by the data otherwise.",
     )
-    max_new_tokens: int = Field(default=128, gt=0, description="Longest generated answer (tokens).")
+    max_new_tokens: int = setting(128, "Longest generated answer (tokens).", gt=0)
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
-    thinking: Literal["strip", "keep"] = Field(
-        default="strip", description="What is thought before an answer: no part of it, or scored with it."
+    thinking: Literal["strip", "keep"] = setting(
+        "strip", "What is thought before an answer: no part of it, or scored with it."
     )
-    label_score: Literal["sum", "mean"] = Field(
-        default="sum", description="Rank labels by summed or by mean token log-likelihood."
-    )
-    batch_size: int = Field(default=16, gt=0, description="Items computed at once.")
-    margin: float | None = Field(
-        default=None, gt=0, description="A difference of the first metric smaller than this does not matter."
-    )
+    label_score: Literal["sum", "mean"] = setting("sum", "Rank labels by summed or by mean token log-likelihood.")
+    batch_size: int = setting(16, "Items computed at once.", gt=0)
+    margin: float | None = setting(None, "A difference of the first metric smaller than this does not matter.", gt=0)
     slices: Names = Field(default_factory=list, description="Columns whose values are compared each by itself.")
-    baselines: Names | None = Field(
-        default=None,
-        description="few-shot majority tf-idf linear-probe; those that fit the task otherwise, or [] for none.",
+    baselines: Names | None = setting(
+        None, "few-shot majority tf-idf linear-probe; those that fit the task otherwise, or [] for none."
     )
-    shots: int = Field(default=4, gt=0, description="Training rows in the prompt of the few-shot baseline.")
+    shots: int = setting(4, "Training rows in the prompt of the few-shot baseline.", gt=0)
     forgetting: Names = Field(
         default_factory=lambda: ["general-text"],
         description="Sets on which tuning should change nothing: files besides general-text (bundled); [] for none.",
@@ -228,7 +204,7 @@ class EvaluateSection(Section):
         default_factory=list,
         description="Tasks of lm-evaluation-harness to measure base and tuned on: names, YAML files, or folders.",
     )
-    cache: bool = Field(default=True, description="Keep what is computed for each item, and compute none of it twice.")
+    cache: bool = setting(True, "Keep what is computed for each item, and compute none of it twice.")
 
 
 class Config(Section):

@@ -82,9 +82,7 @@ def flatten(tree: Mapping[str, Any], origins: Mapping[tuple[str, ...], str] | No
     for key, value in tree.items():
         if key in SECTIONS and isinstance(value, Mapping):
             found += [Setting((key, str(k)), v, origins.get((key, str(k)), "")) for k, v in value.items()]
-        elif key in SECTIONS and value is None:  # a section's name with nothing under it
-            continue
-        else:
+        elif key not in SECTIONS or value is not None:  # None: a section's name with nothing under it
             found.append(Setting((key,), value, origins.get((key,), "")))
     return found
 
@@ -189,6 +187,5 @@ def _types_taken(path: tuple[str, ...]) -> set[Any]:
     """Return the types of the key's values but null; a key that the schema does not know has none."""
     section: Any = SECTIONS.get(path[0]) if len(path) == 2 else Config
     field = section.model_fields.get(path[-1]) if section else None
-    return (
-        {get_origin(part) or part for part in members(field.annotation) if part is not type(None)} if field else set()
-    )
+    parts = members(field.annotation) if field else []
+    return {get_origin(part) or part for part in parts if part is not type(None)}

@@ -36,7 +36,13 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        _refuse_keys_given_twice(node)
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # refused later: no setting has such a name
+                continue
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise _refused(key, f'the key "{key.value:.80}" is there twice, first in line {seen[key.value]}')
+            seen[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -95,7 +101,10 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", fix="Give a YAML file in UTF-8.") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}{_line_of(error)}: {_what(error)}.", fix="Correct the YAML there.") from error
+        mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+        where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        what = problem if problem.startswith("the key") else f"not valid YAML ({problem})"
+        raise InputError(f"{where}: {what}.", fix="Correct the YAML there.") from error
     if value is None:
         raise InputError(f"{path} is empty.", fix="It needs at least model: and data:.")
     if not isinstance(value, dict):
@@ -108,10 +117,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]
 def kind(value: Any) -> str:
     """Name a value's type in the words of a YAML file."""
     names = {bool: "true or false", str: "text", list: "a list", tuple: "a list", dict: "a mapping"}
-    if value is None:
-        return "null"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return "a number"
+    names |= {type(None): "null", int: "a number", float: "a number"}
     return names.get(type(value), f"a {type(value).__name__} object")
 
 
@@ -135,7 +141,8 @@ def _read(text: str) -> tuple[Any, yaml.Node | None]:
 def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Return how many nodes there are with every alias written out, and how many levels; refuse too many."""
     if isinstance(node, yaml.ScalarNode):
-        _check_characters(node)
+        if "\0" in node.value or any("\ud800" <= character <= "\udfff" for character in node.value):
+            raise _refused(node, f"{node.value!r:.60} holds a NUL character or half of a character")
         return 1, 0
     if id(node) not in known:
         known[id(node)] = MOST_NODES, 0  # what an alias within its own anchor comes to
@@ -148,23 +155,8 @@ def _written_out(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[in
     return known[id(node)]
 
 
-def _check_characters(node: yaml.ScalarNode) -> None:
-    if "\0" in node.value or any("\ud800" <= character <= "\udfff" for character in node.value):
-        raise _refused(node, f"{node.value!r:.60} holds a NUL character or half of a character")
-
-
 def _refused(node: yaml.Node, problem: str) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-
-
-def _refuse_keys_given_twice(node: yaml.MappingNode) -> None:
-    seen: dict[str, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):  # refused later: no setting has such a name
-            continue
-        if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-            raise _refused(key, f'the key "{key.value:.80}" is there twice, first in line {seen[key.value]}')
-        seen[key.value] = key.start_mark.line + 1
 
 
 def _lines(root: yaml.Node | None) -> dict[tuple[str, ...], int]:
@@ -174,13 +166,3 @@ def _lines(root: yaml.Node | None) -> dict[tuple[str, ...], int]:
         for inner, _ in value.value if isinstance(value, yaml.MappingNode) else []:
             lines[(str(key.value), str(inner.value))] = inner.start_mark.line + 1
     return lines
-
-
-def _line_of(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-
-
-def _what(error: yaml.YAMLError) -> str:
-    problem = str(getattr(error, "problem", None) or error)
-    return problem if problem.startswith("the key") else f"not valid YAML ({problem})"

@@ -30,7 +30,9 @@ def as_before(kind: Any, *, has_json: bool = True) -> Plain | None:
         return _of_struct({field.name: as_before(field.type, has_json=has_json) for field in kind})
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         inner = as_before(kind.value_type, has_json=has_json)
-        return None if inner is None else _of_list(inner)
+        if inner is None:
+            return None
+        return lambda value, where: [inner(item, where) for item in value] if isinstance(value, list) else value
     return None
 
 
@@ -58,7 +60,3 @@ def _of_struct(fields: Mapping[str, Plain | None]) -> Plain:
         return {key: item if inner is None else inner(item, where) for key, item, inner in given}
 
     return plain
-
-
-def _of_list(inner: Plain) -> Plain:
-    return lambda value, where: [inner(item, where) for item in value] if isinstance(value, list) else value

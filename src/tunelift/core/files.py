@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,8 +65,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fill(staging)
         for file in staging.rglob("*"):
             file.chmod((0o777 if file.is_dir() else 0o666) & allowed)  # safetensors writes private files
-            _sync_file(file) if file.is_file() else _sync_folder(file)
-        _sync_folder(staging)
+            _sync(file)
+        _sync(staging)
         old = _set_aside(path)
         if path.exists():
             path.rename(old)
@@ -75,7 +75,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         recover_folder(path)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -84,7 +84,7 @@ def make_folder(path: Path) -> None:
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def recover(folder: Path) -> None:
@@ -108,9 +108,14 @@ def read_json(path: Path) -> Any:
     return text_files.json_value(text_files.text_of(path), str(path), mend=True)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; return an empty one where there is no such file."""
+    return text_files.json_object(read_json(path), str(path)) if path.is_file() else {}
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest.json of a run; raise InputError where a part of it is not what a run writes there."""
-    manifest = text_files.json_object(read_json(path), str(path))
+    manifest = read_object(path)
     parts = {name: manifest[name] for name in MANIFEST_PARTS if manifest.get(name) is not None}
     wrong = [name for name, part in parts.items() if not isinstance(part, MANIFEST_PARTS[name])]
     if not wrong:
@@ -147,13 +152,9 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # a folder cannot be opened for syncing on Windows
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    if os.name != "posix" and path.is_dir():  # which cannot be opened for syncing on Windows
         return
     handle = os.open(path, os.O_RDONLY)
     try:

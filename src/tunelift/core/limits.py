@@ -61,9 +61,6 @@ class _Alarm:
             self.theirs = now + self.every if self.every else math.inf
         if not self.ended:
             self.start()
-        self._tell_them(number, frame)
-
-    def _tell_them(self, number: int, frame: FrameType | None) -> None:
         if callable(self.before):
             self.before(number, frame)
         elif self.before == signal.SIG_DFL:  # which ends the process, as it would have without us
@@ -92,7 +89,10 @@ def memory(more_bytes: int) -> Iterator[None]:
     if not sys.platform.startswith("linux"):
         yield
         return
-    limit = _address_space() + more_bytes
+    import resource
+
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
+    limit = int(pages) * resource.getpagesize() + more_bytes
     _change(_in_force.append, limit)
     try:
         yield
@@ -111,10 +111,3 @@ def _change(change: Callable[[int], None], limit: int) -> None:
         theirs = [own for own in _without_ours if own != resource.RLIM_INFINITY]
         lowest = min([*_in_force, *theirs]) if _in_force else _without_ours[0]
         resource.setrlimit(resource.RLIMIT_AS, (lowest, _without_ours[1]))
-
-
-def _address_space() -> int:
-    import resource
-
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
-    return int(pages) * resource.getpagesize()

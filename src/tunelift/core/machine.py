@@ -108,7 +108,7 @@ def _of_groups(root: Path) -> Iterator[int]:
     for kind, shown, mount in _mounts(_lines(root / "proc/self/mountinfo")):
         for folder in _folders(root / mount.lstrip("/"), shown, paths.get(kind, "/")):
             for name in LIMITS[kind]:
-                yield from _limit(folder / name)
+                yield from (int(line) for line in _lines(folder / name)[:1] if line.isdecimal())  # "max" is none
 
 
 def _mounts(lines: list[str]) -> Iterator[tuple[str, str, str]]:
@@ -148,10 +148,6 @@ def _folders(mount: Path, shown: str, path: str) -> list[Path]:
         return [mount]
     below = own.relative_to(shown)
     return [mount / part for part in (below, *below.parents)]
-
-
-def _limit(file: Path) -> list[int]:
-    return [int(line) for line in _lines(file)[:1] if line.isdecimal()]  # "max" is none
 
 
 def _lines(file: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def rows_and_metadata(path: Path) -> tuple[list[dict[str, Any]], Mapping[bytes, 
         with parquet.ParquetFile(path) as file:
             most = max(FREE_VALUES, VALUES_PER_BYTE * path.stat().st_size)
             groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-            _check_values(path, _values_said(groups), most)
+            columns_said = (group.column(index) for group in groups for index in range(group.num_columns))
+            _check_values(path, sum(column.num_values for column in columns_said), most)  # those within lists included
             for batch in file.iter_batches(batch_size=1024):
                 rows += batch.to_pylist()
                 _check_values(path, len(rows) * batch.num_columns, most)
@@ -48,11 +49,6 @@ def rows_and_metadata(path: Path) -> tuple[list[dict[str, Any]], Mapping[bytes, 
     if columns:
         rows = [row_as_before(row, columns, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
     return rows, schema.metadata or {}
-
-
-def _values_said(groups: Sequence[Any]) -> int:
-    """Return how many values the columns of parquet's row groups say they hold, those within lists included."""
-    return sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
 
 
 def _check_values(path: Path, values: int, most: int) -> None:

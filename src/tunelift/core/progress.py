@@ -33,7 +33,7 @@ def note_once(text: str) -> None:
 def bar(description: str, total: int) -> Iterator[Advance]:
     """Show progress over `total` units; yields the function that moves it on."""
     if quiet:
-        yield _silent
+        yield lambda *_, **__: None
     elif sys.stderr.isatty():
         with _terminal_bar(description, total) as advance:
             yield advance
@@ -50,10 +50,6 @@ def silenced() -> Iterator[None]:
         yield
     finally:
         quiet = was
-
-
-def _silent(amount: int = 1, note: str = "") -> None:
-    """Progress that nobody wants to see."""
 
 
 @contextmanager

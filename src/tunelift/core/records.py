@@ -129,7 +129,11 @@ class Scores:
         """
         folder = Path(folder)
         files.write_text(folder / SCORES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
-        metrics = {name: _with_finite_value(entry) for name, entry in (self.info.get("metrics") or {}).items()}
+        metrics = {}
+        for name, entry in (self.info.get("metrics") or {}).items():
+            value = entry.get("value")
+            lost = isinstance(value, float) and not math.isfinite(value)
+            metrics[name] = {**entry, "value": None} if lost else entry
         files.write_json(folder / METRICS, self.info | ({"metrics": metrics} if metrics else {}))
         return folder
 
@@ -146,19 +150,18 @@ class Scores:
         rows = [row for _, row in files.read_jsonl(file)]
         if not rows:
             raise InputError(f"{file} holds no rows.", fix="A scores file has one JSON object per item.")
-        beside = file.with_name(METRICS)
-        return cls(rows, files.read_json(beside) if beside.is_file() else {})
-
-
-def _with_finite_value(entry: Mapping[str, Any]) -> dict[str, Any]:
-    value = entry.get("value")
-    return dict(entry) | ({"value": None} if isinstance(value, float) and not math.isfinite(value) else {})
+        return cls(rows, files.read_object(file.with_name(METRICS)))
 
 
 def content_hash(text: str, reference: str) -> str:
     """Return the hash (16 hex digits) that identifies an item by its input and reference."""
     both = json.dumps([text, reference], ensure_ascii=False)
     return hashlib.sha256(both.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def content_of(row: ScoreRow) -> tuple[str, str]:
+    """Return what identifies an item whatever its id: input and reference as text."""
+    return as_text(row["input"]), as_text(row["reference"])
 
 
 def as_text(value: Any) -> str:

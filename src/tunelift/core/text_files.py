@@ -83,7 +83,8 @@ def lines_of(path: Path, newline: str = "") -> Numbered:
     Lines end as `newline` of open() says: "" for any line end, "\\n" for line feeds alone. Raises InputError, naming
     the line, for other encodings, NUL characters and lines that are too long.
     """
-    encoding = _encoding(path)
+    start = first_bytes(path)
+    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
     try:
         with path.open(encoding=encoding, newline=newline) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), ""), start=1):
@@ -169,17 +170,12 @@ def json_object(value: Any, where: str, fix: str | None = None) -> dict[str, Any
 
 def _check_line(path: Path, number: int, line: str) -> None:
     if "\0" in line:
-        raise _binary(path, number)
+        raise _in_encoding(path, f"{path}, line {number}: holds a NUL character", _seems_utf_16(path))
     if len(line) > LONGEST:
         raise InputError(
             f"{path}, line {number}: more than {LONGEST:,} characters, the most of one line.",
             fix="With one row per line (.jsonl) a file may be larger.",
         )
-
-
-def _encoding(path: Path) -> str:
-    start = first_bytes(path)
-    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def _not_text(path: Path, encoding: str) -> InputError:
@@ -197,10 +193,6 @@ def _not_text(path: Path, encoding: str) -> InputError:
                 what = f"not UTF-8 text: byte 0x{line[error.start]:02x} at column {error.start + 1}"
                 return _in_encoding(path, f"{path}, line {number}: {what}", seems or _seems_single_byte(line))
     return InputError(f"{path} changed while it was read.")
-
-
-def _binary(path: Path, number: int) -> InputError:
-    return _in_encoding(path, f"{path}, line {number}: holds a NUL character", _seems_utf_16(path))
 
 
 def _in_encoding(path: Path, problem: str, seems: str | None) -> InputError:

@@ -40,7 +40,8 @@ def read_text_table(path: Path, delimiter: str | None = None, names: Sequence[st
     spreadsheets write and which is no record. A first record that is `names` themselves is a header. Raises InputError
     for a header with one name twice, and as `text_files.records_of` does.
     """
-    said = _delimiter_said(path)
+    match = _SAID.fullmatch(next((line for _, line in text_files.lines_of(path)), "").rstrip("\r\n"))
+    said = match[1] if match and match[1] in DELIMITERS else None
     delimiter = delimiter or said or delimiter_of(path, len(names) if names else None)
     records = text_files.records_of(path, delimiter)
     first = next(records, None)
@@ -61,7 +62,12 @@ def delimiter_of(path: Path, columns: int | None = None) -> str:
 
     Delimiters inside quotes do not count. Text with a semicolon in its first record alone is one column.
     """
-    lines = _first_lines(path)
+    lines, characters = [], 0
+    for _, line in text_files.lines_of(path):
+        lines.append(line)
+        characters += len(line)
+        if characters > _CHARACTERS or len(lines) > _RECORDS * 10:
+            break
     fits: dict[str, tuple[int, int]] = {}
     for delimiter in DELIMITERS:
         counts = _field_counts(lines, delimiter)
@@ -72,26 +78,16 @@ def delimiter_of(path: Path, columns: int | None = None) -> str:
     return max(fits, key=lambda delimiter: fits[delimiter], default=",")
 
 
-def _delimiter_said(path: Path) -> str | None:
-    match = _SAID.fullmatch(next((line for _, line in text_files.lines_of(path)), "").rstrip("\r\n"))
-    return match[1] if match and match[1] in DELIMITERS else None
-
-
 def _rows(path: Path, header: Sequence[str], delimiter: str, records: Records) -> Records:
+    name = DELIMITERS.get(delimiter, repr(delimiter))
+    how = ", which cannot stand in a field" if delimiter == "\t" else f"; a field that holds a {name} stands in quotes"
     for line, fields in records:
         if len(fields) != len(header):
             raise InputError(
                 f"{path}, line {line}: {len(fields)} fields for {len(header)} columns ({listed(header)}).",
-                fix=f"Every line needs one field per column. {_advice(delimiter)}",
+                fix=f"Every line needs one field per column. Fields are separated by {name}s{how}.",
             )
         yield line, fields
-
-
-def _advice(delimiter: str) -> str:
-    if delimiter == "\t":
-        return "Fields are separated by tabs, which cannot stand in a field."
-    name = DELIMITERS.get(delimiter, repr(delimiter))
-    return f"Fields are separated by {name}s; a field that holds a {name} stands in quotes."
 
 
 def _check_names(where: str, header: Sequence[str]) -> None:
@@ -102,16 +98,6 @@ def _check_names(where: str, header: Sequence[str]) -> None:
             f'{where}: the column name "{twice[0]}" stands more than once in the header ({listed(header)}).',
             fix="Give each column its own name in the first line; data without a header is named by data.columns.",
         )
-
-
-def _first_lines(path: Path) -> list[str]:
-    lines, characters = [], 0
-    for _, line in text_files.lines_of(path):
-        lines.append(line)
-        characters += len(line)
-        if characters > _CHARACTERS or len(lines) > _RECORDS * 10:
-            break
-    return lines
 
 
 def _field_counts(lines: Sequence[str], delimiter: str) -> list[int]:

@@ -46,11 +46,6 @@ class _Axis:
     left: float
     width: float
 
-    @classmethod
-    def over(cls, values: Sequence[float]) -> _Axis:
-        span = (max(values) - min(values)) or 1.0
-        return cls(min(values) - 0.1 * span, 1.2 * span)
-
     def place(self, value: float) -> float:
         return float(round(100 * (value - self.left) / self.width, 2))
 
@@ -67,15 +62,15 @@ def values(marks: Sequence[Mark], compared: float) -> Drawing:
 
 def _drawing(marks: Sequence[Mark], compared: float, *, signed: bool) -> Drawing:
     shown = [0.0, compared, *(value for mark in marks for value in (*mark.values, *_known(mark.interval)))]
-    axis = _Axis.over(shown)
+    span = (max(shown) - min(shown)) or 1.0
+    axis = _Axis(min(shown) - 0.1 * span, 1.2 * span)
     ticks = [(axis.place(value), label) for value, label in _ticks(axis, signed=signed)]
-    return Drawing([_line(mark, axis) for mark in marks], ticks, axis.place(compared))
-
-
-def _line(mark: Mark, axis: _Axis) -> Line:
-    bounds = [axis.place(bound) for bound in _known(mark.interval)]
-    low, high = bounds if len(bounds) == 2 else (None, None)
-    return Line(mark.name, mark.note, mark.verdict, [axis.place(value) for value in mark.values], low, high)
+    lines = []
+    for mark in marks:
+        bounds = [axis.place(bound) for bound in _known(mark.interval)]
+        low, high = bounds if len(bounds) == 2 else (None, None)
+        lines.append(Line(mark.name, mark.note, mark.verdict, list(map(axis.place, mark.values)), low, high))
+    return Drawing(lines, ticks, axis.place(compared))
 
 
 def _known(interval: Bounds) -> list[float]:
@@ -89,11 +84,6 @@ def _ticks(axis: _Axis, *, signed: bool) -> Iterable[tuple[float, str]]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     first, last = math.ceil(axis.left / step), math.floor((axis.left + axis.width) / step)
-    return [(index * step, _label(index * step, decimals, signed=signed)) for index in range(first, last + 1)]
-
-
-def _label(value: float, decimals: int, *, signed: bool) -> str:
-    if value == 0:
-        return "0"
-    text = f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    form = f"{'+' if signed else '-'}.{decimals}f"
+    values = [index * step for index in range(first, last + 1)]
+    return [(value, f"{value:{form}}".replace("-", "\N{MINUS SIGN}") if value else "0") for value in values]

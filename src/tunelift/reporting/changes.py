@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from tunelift.core.records import Scores
 from tunelift.reporting.difference import Difference, difference
 from tunelift.reporting.run_contents import RunContents
 from tunelift.reporting.wording import headline
@@ -40,16 +40,15 @@ class Change:
         """What is shown of the item, and may have to be cut."""
         return self.input, self.reference, self.base, self.tuned
 
+    def with_texts(self, made: Callable[[str], str]) -> Change:
+        """Return the item with what is made of each text."""
+        given, reference, base, tuned = map(made, self.texts)
+        return replace(self, input=given, reference=reference, base=base, tuned=tuned)
+
     @property
     def difference(self) -> Difference:
         """Both answers in pieces, with what only one of them has."""
         return difference(self.base, self.tuned)
-
-    @property
-    def brief(self) -> Change:
-        """The item with each text in one line of a few words."""
-        given, reference, base, tuned = (_one_line(text) for text in self.texts)
-        return replace(self, input=given, reference=reference, base=base, tuned=tuned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,15 @@ class Changes:
 def changes(run: RunContents) -> tuple[Changes, Changes]:
     """Return the items that were lost (right to wrong, or a worse value) and those that were gained."""
     flips = run.comparison.get("flips") or {}
-    base, tuned = _by_id(run.base), _by_id(run.tuned)
+    base, tuned = ({str(row["id"]): row for row in side.rows} for side in (run.base, run.tuned))
     metric, _ = headline(run.comparison)
     lost, gained = (_joined(flips.get(kind) or [], base, tuned, metric) for kind in ("lost", "gained"))
-    limit = _share([*lost.shown, *gained.shown])
-    return _cut(lost, limit), _cut(gained, limit)
+    texts = [text for change in (*lost.shown, *gained.shown) for text in change.texts]
+    if sum(len(text.encode()) for text in texts) <= TEXT_BYTES:
+        return lost, gained
+    cut = partial(_shortened, limit=TEXT_BYTES // len(texts))
+    lost, gained = (replace(side, shown=[item.with_texts(cut) for item in side.shown]) for side in (lost, gained))
+    return lost, gained
 
 
 def left_out(run: RunContents) -> list[tuple[str, list[str]]]:
@@ -93,26 +96,14 @@ def cut_answers(run: RunContents) -> str:
     return f"Answers cut before their end (evaluate.max_new_tokens, or the context): {base} of the base, {tuned} tuned."
 
 
-def _by_id(scores: Scores) -> dict[str, Mapping[str, Any]]:
-    return {str(row["id"]): row for row in scores.rows}
-
-
 def _joined(ids: Sequence[Any], base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Changes:
     known = [str(item) for item in ids if str(item) in base and str(item) in tuned]
-    joined = [_change(item, base[item], tuned[item], metric) for item in known[: MOST_SHOWN + MOST_BRIEF]]
-    return Changes(joined[:MOST_SHOWN], len(ids), [item.brief for item in joined[MOST_SHOWN:]])
-
-
-def _change(item: str, base: Mapping[str, Any], tuned: Mapping[str, Any], metric: str) -> Change:
-    return Change(
-        id=item,
-        input=readable(base.get("input")),
-        reference=readable(base.get("reference")),
-        base=readable(base.get("prediction")),
-        tuned=readable(tuned.get("prediction")),
-        base_value=(base.get("metrics") or {}).get(metric),
-        tuned_value=(tuned.get("metrics") or {}).get(metric),
-    )
+    joined = []
+    for item in known[: MOST_SHOWN + MOST_BRIEF]:
+        given, right, before = (readable(base[item].get(key)) for key in ("input", "reference", "prediction"))
+        values = [(side[item].get("metrics") or {}).get(metric) for side in (base, tuned)]
+        joined.append(Change(item, given, right, before, readable(tuned[item].get("prediction")), *values))
+    return Changes(joined[:MOST_SHOWN], len(ids), [item.with_texts(_one_line) for item in joined[MOST_SHOWN:]])
 
 
 def readable(text: Any) -> str:
@@ -124,22 +115,6 @@ def _one_line(text: str) -> str:
     folded = " ".join(text[: 4 * BRIEF_CHARACTERS].split())
     cut = len(folded) > BRIEF_CHARACTERS or len(text) > 4 * BRIEF_CHARACTERS
     return f"{folded[:BRIEF_CHARACTERS].rstrip()}\N{HORIZONTAL ELLIPSIS}" if cut else folded
-
-
-def _share(shown: Sequence[Change]) -> int | None:
-    """Return how many bytes each text may have; None where all of them fit."""
-    texts = [text for change in shown for text in change.texts]
-    fits = sum(len(text.encode()) for text in texts) <= TEXT_BYTES
-    return None if fits else TEXT_BYTES // len(texts)
-
-
-def _cut(side: Changes, limit: int | None) -> Changes:
-    return side if limit is None else replace(side, shown=[_cut_item(item, limit) for item in side.shown])
-
-
-def _cut_item(item: Change, limit: int) -> Change:
-    given, reference, base, tuned = (_shortened(text, limit) for text in item.texts)
-    return replace(item, input=given, reference=reference, base=base, tuned=tuned)
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelift.reporting.axis import Drawing, Mark, differences, values
-from tunelift.reporting.wording import headline
+from tunelift.reporting.wording import headline, measure
 
 Comparison = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def metric_rows(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned, the headline metric first."""
     name, entry = headline(comparison)
     entries = ({name: entry} if entry else {}) | dict(comparison.get("metrics") or {})
-    return [EntryRow(_spoken(key), ("metrics", key), value) for key, value in entries.items()]
+    return [EntryRow(measure(key), ("metrics", key), value) for key, value in entries.items()]
 
 
 def baseline_rows(comparison: Comparison, untuned: str) -> list[EntryRow]:
@@ -52,7 +52,9 @@ def baseline_rows(comparison: Comparison, untuned: str) -> list[EntryRow]:
     if not baselines:
         return []
     rows = [EntryRow("base", ("metrics", name), entry, untuned)] if entry else []
-    return rows + [EntryRow(key, ("baselines", key), value, _described(value)) for key, value in baselines.items()]
+    for key, value in baselines.items():
+        rows.append(EntryRow(key, ("baselines", key), value, str(value.get("description") or "")))
+    return rows
 
 
 def strongest(comparison: Comparison) -> str | None:
@@ -74,7 +76,7 @@ def forgetting_rows(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned on each set that the training was not about."""
     entries = comparison.get("forgetting") or {}
     return [
-        EntryRow(key, ("forgetting", key), entry, _spoken(entry.get("metric", ""))) for key, entry in entries.items()
+        EntryRow(key, ("forgetting", key), entry, measure(entry.get("metric", ""))) for key, entry in entries.items()
     ]
 
 
@@ -82,14 +84,13 @@ def without_duplicates(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned on the test items that repeat no training row; empty where none was left out."""
     entry = comparison.get("without_duplicates")
     name, _ = headline(comparison)
-    return [EntryRow(_spoken(name), ("without_duplicates",), entry)] if entry else []
+    return [EntryRow(measure(name), ("without_duplicates",), entry)] if entry else []
 
 
 def drawn(rows: Sequence[EntryRow]) -> Drawing | None:
     """Draw the rows' differences on one axis; None where there is none."""
-    marks = [row.mark for row in rows]
-    shown = [mark for mark in marks if mark is not None]
-    return differences(shown) if shown else None
+    marks = [mark for row in rows if (mark := row.mark) is not None]
+    return differences(marks) if marks else None
 
 
 def baseline_values(comparison: Comparison, rows: Sequence[EntryRow]) -> Drawing | None:
@@ -111,13 +112,5 @@ def seeds_drawing(recipe: Mapping[str, Any]) -> Drawing:
     return differences(marks)
 
 
-def _described(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("description") or "")
-
-
 def _items(entry: Mapping[str, Any]) -> str:
     return f"{entry['items']:,} item{'s' * (entry['items'] != 1)}" if "items" in entry else ""
-
-
-def _spoken(name: str) -> str:
-    return name.replace("_", " ")

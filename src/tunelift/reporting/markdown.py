@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
-from tunelift.reporting.changes import Change, Changes, changes
-from tunelift.reporting.markdown_text import code, entry_table, fenced, plain, table
+from tunelift.reporting.changes import Change, changes, readable
+from tunelift.reporting.evidence import EntryRow
 from tunelift.reporting.run_contents import RunContents, read_run
 from tunelift.run_files.layout import RunPaths
 
 MOST_FLIPS = 10
 MOST_SLICES = 12
+LONGEST_CODE = 160
 
 
 def write_markdown(folder: Path) -> Path:
@@ -33,12 +34,12 @@ def report_text(run: RunContents) -> str:
     """Return the report as Markdown; sections that have nothing are absent."""
     sections = {
         "": _verdict(run),
-        "Effect": _effect(run),
+        "Effect": [entry_table(evidence.metric_rows(run.comparison), "metric")],
         "Baselines": _baselines(run),
         "Changed answers": _changes(run),
         "Slices": _slices(run),
         "Over seeds": _recipe(run),
-        "Forgetting": _forgetting(run),
+        "Forgetting": [forgetting_table(run)],
         "Probabilities": _calibration(run),
         "What so many items can show": _power(run),
         "Data": _data(run),
@@ -57,13 +58,10 @@ def report_text(run: RunContents) -> str:
 def verdict_lines(run: RunContents) -> list[str]:
     """Return the verdict, what it rests on, and what it claims: the first lines of the report and of the card."""
     comparison = run.comparison
-    said = comparison.get("headline") or {}
-    _, entry = wording.judged(comparison)
-    reason = str(said.get("reason") or entry.get("reason") or "").rstrip(".")
-    looks = comparison.get("looks")
+    reason, claim, looks = wording.reason(comparison), wording.claim(comparison), comparison.get("looks")
     rest = [
         f"Why: {reason}." if reason else "",
-        f"The claim: {wording.claim(comparison)}." if wording.claim(comparison) else "",
+        f"The claim: {claim}." if claim else "",
         f"Comparisons against these test items so far: {looks}; error rates hold for the first." if looks else "",
     ]
     lines = [f"**{plain(wording.verdict_sentence(comparison))}**", wording.evidence_sentence(comparison)]
@@ -86,8 +84,7 @@ def baseline_table(run: RunContents) -> str:
 def forgetting_table(run: RunContents) -> str:
     """Return base against tuned on the sets that the training was not about; empty without any."""
     rows = evidence.forgetting_rows(run.comparison)
-    named = [evidence.EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows]
-    return entry_table(named, "set") if rows else ""
+    return entry_table([EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows], "set")
 
 
 def recipe_line(run: RunContents) -> str:
@@ -110,11 +107,6 @@ def _verdict(run: RunContents) -> list[str]:
     return [*warnings, *verdict_lines(run)]
 
 
-def _effect(run: RunContents) -> list[str]:
-    rows = evidence.metric_rows(run.comparison)
-    return [entry_table(rows, "metric")] if rows else []
-
-
 def _baselines(run: RunContents) -> list[str]:
     selection = run.comparison.get("selection") or {}
     values = ", ".join(
@@ -130,16 +122,11 @@ def _changes(run: RunContents) -> list[str]:
         return []
     name, _ = wording.headline(run.comparison)
     counts = f"{wording.count(gained.total)} gained and {wording.count(lost.total)} lost ({wording.measure(name)})."
-    return [counts, "\n".join(_flip(kind, item) for kind, item in _worst(lost, gained))]
-
-
-def _worst(lost: Changes, gained: Changes) -> Iterable[tuple[str, Change]]:
-    """Choose the worst of the lost and, in what room is left, of the gained; half the room each where both abound."""
-    half = MOST_FLIPS // 2
-    first = max(half, MOST_FLIPS - len(gained.shown))
-    chosen = lost.shown[:first]
-    yield from (("lost", item) for item in chosen)
-    yield from (("gained", item) for item in gained.shown[: MOST_FLIPS - len(chosen)])
+    # The worst of the lost and, in what room is left, of the gained; half the room each where both abound.
+    worst = lost.shown[: max(MOST_FLIPS // 2, MOST_FLIPS - len(gained.shown))]
+    flips = [_flip("lost", item) for item in worst]
+    flips += [_flip("gained", item) for item in gained.shown[: MOST_FLIPS - len(worst)]]
+    return [counts, "\n".join(flips)]
 
 
 def _flip(kind: str, item: Change) -> str:
@@ -152,7 +139,7 @@ def _flip(kind: str, item: Change) -> str:
 def _slices(run: RunContents) -> list[str]:
     parts = []
     for column, rows in evidence.slice_rows(run.comparison).items():
-        named = [evidence.EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows[:MOST_SLICES]]
+        named = [EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows[:MOST_SLICES]]
         more = f"The first {MOST_SLICES} of {len(rows)}; the others are in report.html." if rows[MOST_SLICES:] else ""
         parts += [entry_table(named, plain(column)), more]
     return parts
@@ -161,10 +148,6 @@ def _slices(run: RunContents) -> list[str]:
 def _recipe(run: RunContents) -> list[str]:
     reason = str((run.comparison.get("recipe") or {}).get("reason") or "").rstrip(".")
     return [recipe_line(run), f"Why: {plain(reason)}." if reason else ""]
-
-
-def _forgetting(run: RunContents) -> list[str]:
-    return [forgetting_table(run)]
 
 
 def _calibration(run: RunContents) -> list[str]:
@@ -201,18 +184,17 @@ def _data(run: RunContents) -> list[str]:
         *(plain(note) for note in data.get("notes") or []),
         " ".join(hygiene.sentences(data, run.noted("verbatim"))),
         *second,
-        entry_table(without, "metric") if without else "",
+        entry_table(without, "metric"),
     ]
 
 
 def _proofs(run: RunContents) -> list[str]:
-    proofs = run.manifest.get("proofs") or []
-    return ["\n".join(f"* {'passed' if proof['passed'] else 'FAILED'}: {_proof(proof)}" for proof in proofs)]
-
-
-def _proof(proof: dict[str, Any]) -> str:
-    detail = plain(proof.get("detail"))
-    return f"{plain(proof['name'])}{f' ({detail})' if detail else ''}"
+    lines = []
+    for proof in run.manifest.get("proofs") or []:
+        detail = plain(proof.get("detail"))
+        result = "passed" if proof["passed"] else "FAILED"
+        lines.append(f"* {result}: {plain(proof['name'])}{f' ({detail})' if detail else ''}")
+    return ["\n".join(lines)]
 
 
 def _happened(run: RunContents) -> list[str]:
@@ -237,3 +219,52 @@ def _reproduce(run: RunContents) -> list[str]:
     command = run.manifest.get("command")
     versions = ", ".join(f"{name} {version}" for name, version in (run.manifest.get("versions") or {}).items())
     return [fenced(str(command)) if command else "", plain(f"Versions: {versions}.") if versions else ""]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return a table; the columns numbered in `right` hold figures and are set to the right."""
+    rule = ["---:" if index in right else "---" for index in range(len(head))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def entry_table(rows: Sequence[EntryRow], first: str, before: str = "base") -> str:
+    """Return before, tuned, difference, interval, p and verdict of each row; empty without any."""
+    head = [first, before, "tuned", "difference", "interval", "p", "verdict"]
+    return table(head, [_cells(row) for row in rows], right=(1, 2, 3)) if rows else ""
+
+
+def _cells(row: EntryRow) -> list[str]:
+    entry = row.entry
+    p, adjusted = wording.p_figure(entry.get("p")), entry.get("p_adjusted")
+    differs = adjusted is not None and adjusted != entry.get("p")
+    return [
+        plain(row.name),
+        wording.number(entry.get("base")),
+        wording.number(entry.get("tuned")),
+        wording.signed(entry.get("difference")),
+        wording.interval(entry.get("interval")),
+        f"{p}, adjusted {wording.p_figure(adjusted)}" if differs else p,
+        str(entry.get("verdict", "")),
+    ]
+
+
+def plain(text: object) -> str:
+    """Return a text in one line in which no character means anything to Markdown."""
+    folded = " ".join(readable(text).split())
+    return re.sub(r"([\\`*_\[\]<|~]|^[>#+-])", r"\\\1", folded)
+
+
+def code(text: object, most: int = LONGEST_CODE) -> str:
+    """Return a text in one line as a code span, cut after `most` characters; nothing in it is interpreted."""
+    folded = hygiene.shortened(text, most)
+    if not folded:
+        return "(nothing)"
+    fence = "`" * (max((len(run) for run in re.findall("`+", folded)), default=0) + 1)
+    pad = " " if folded[0] == "`" or folded[-1] == "`" else ""
+    return f"{fence}{pad}{folded}{pad}{fence}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return a block of code with a fence that the text itself does not hold."""
+    fence = "`" * max(3, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

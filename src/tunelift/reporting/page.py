@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
 from tunelift.reporting.changes import changes, cut_answers, left_out
-from tunelift.reporting.curves import loss_curve, loss_points, power_curve, thinned
 from tunelift.reporting.difference import excerpt
-from tunelift.reporting.figures import Figures
-from tunelift.reporting.reliability import reliability_diagram
+from tunelift.reporting.plots import loss_curve, loss_points, power_curve, reliability_diagram, thinned
 from tunelift.reporting.run_contents import RunContents, read_run
 from tunelift.run_files.layout import RunPaths
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 HERE = Path(__file__).parent
 LONG_TEXT = 320
@@ -28,6 +29,13 @@ MOST_ROWS = 12
 """Rows of a table or drawing before the rest is folded away."""
 
 WORDS = ("number", "signed", "interval", "p_figure", "measure", "count", "duration", "size", "energy", "grounds")
+
+FORMS: dict[str, Callable[[float | None], str]] = {
+    "number": wording.number,
+    "signed": wording.signed,
+    "p": wording.p_figure,
+    "count": wording.count,
+}
 
 
 def write_report(folder: Path) -> Path:
@@ -66,6 +74,8 @@ def _environment(run: RunContents) -> Environment:
 def _context(run: RunContents) -> dict[str, Any]:
     lost, gained = changes(run)
     name, entry = wording.headline(run.comparison)
+    reason, seconds = wording.reason(run.comparison), run.noted("seconds")
+    script = (HERE / "report.js").read_text(encoding="utf-8")
     return {
         "run": run,
         "comparison": run.comparison,
@@ -77,35 +87,24 @@ def _context(run: RunContents) -> dict[str, Any]:
         "gained": gained,
         "left_out": left_out(run),
         "cut_answers": cut_answers(run),
-        **_verdict(run),
-        **_evidence(run),
-        **_data(run),
-        **_training(run),
-        **_code(),
-    }
-
-
-def _code() -> dict[str, str]:
-    script = (HERE / "report.js").read_text(encoding="utf-8")
-    return {
-        "style": (HERE / "report.css").read_text(encoding="utf-8"),
-        "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    }
-
-
-def _verdict(run: RunContents) -> dict[str, Any]:
-    _, entry = wording.judged(run.comparison)
-    said = run.comparison.get("headline") or {}
-    reason = str(said.get("reason") or entry.get("reason") or "")
-    return {
         "sentence": wording.verdict_sentence(run.comparison),
         "verdict": wording.verdict_word(run.comparison),
         "against_base": wording.base_sentence(run.comparison),
         "evidence": wording.evidence_sentence(run.comparison),
         "over_seeds": wording.recipe_sentence(run.comparison),
         "claim": wording.claim(run.comparison),
-        "reason": reason if not reason or reason.endswith(".") else f"{reason}.",
+        "reason": f"{reason}." if reason else "",
+        **_evidence(run),
+        **_data(run),
+        "curve": _curve(run),
+        "model": run.noted("model"),
+        "adapter": run.noted("adapter"),
+        "trained": run.noted("train"),
+        "stages": hygiene.stages(seconds),
+        "total_seconds": seconds.get("total"),
+        "style": (HERE / "report.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 
@@ -163,18 +162,6 @@ SPLIT_COLUMNS = {
 }
 
 
-def _training(run: RunContents) -> dict[str, Any]:
-    seconds = run.noted("seconds")
-    return {
-        "curve": _curve(run),
-        "model": run.noted("model"),
-        "adapter": run.noted("adapter"),
-        "trained": run.noted("train"),
-        "stages": hygiene.stages(seconds),
-        "total_seconds": seconds.get("total"),
-    }
-
-
 def _curve(run: RunContents) -> dict[str, Any]:
     """Return the drawing and how many steps each of its points averages; empty where nothing was trained."""
     train, validation = loss_points(run.events, "train"), loss_points(run.events, "validation")
@@ -183,3 +170,44 @@ def _curve(run: RunContents) -> dict[str, Any]:
     points, width = thinned(train)
     best = [point for point in validation if point[0] == run.noted("train").get("best_step")]
     return {"svg": loss_curve(points, validation, best), "width": width, "ringed": bool(best)}
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Looks figures up in comparison.json, so that what a page shows cannot be another one."""
+
+    comparison: Mapping[str, Any]
+
+    def __call__(self, at: Sequence[str | int], form: str = "number") -> Markup:
+        """Return the figure at a place as a `<data>` element; a dash where it is not known."""
+        from markupsafe import Markup
+
+        value = looked_up(self.comparison, at)
+        if value is None:
+            return Markup(wording.DASH)
+        element = '<data value="{}" data-at="{}">{}</data>'
+        return Markup(element).format(value, pointer(at), FORMS[form](value))
+
+    def interval(self, at: Sequence[str | int]) -> Markup:
+        """Return both ends of the interval at a place; a dash where there is none."""
+        from markupsafe import Markup
+
+        if not looked_up(self.comparison, at):
+            return Markup(wording.DASH)
+        return Markup("{} to {}").format(self([*at, 0], "signed"), self([*at, 1], "signed"))
+
+
+def looked_up(comparison: Any, at: Sequence[str | int]) -> Any:
+    """Return what stands at a place; None where there is no such place."""
+    value = comparison
+    for step in at:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def pointer(at: Sequence[str | int]) -> str:
+    """Return a place as a JSON Pointer (RFC 6901)."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in at)

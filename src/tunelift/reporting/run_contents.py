@@ -54,12 +54,12 @@ def read_run(folder: Path) -> RunContents:
     paths = RunPaths(folder)
     run = RunContents(
         folder,
-        _text(paths.config),
-        files.read_manifest(paths.manifest) if paths.manifest.is_file() else {},
+        text_files.text_of(paths.config) if paths.config.is_file() else "",
+        files.read_manifest(paths.manifest),
         _events(paths.events),
         _scores(paths.base),
         _scores(paths.tuned),
-        _object(paths.comparison),
+        files.read_object(paths.comparison),
     )
     if not (run.manifest or run.events or run.base.rows or run.tuned.rows or run.comparison):
         raise InputError(
@@ -67,17 +67,6 @@ def read_run(folder: Path) -> RunContents:
             fix="Give the output folder of `tunelift run`: it has manifest.json, base/, tuned/ and comparison.json.",
         )
     return run
-
-
-def _text(path: Path) -> str:
-    return text_files.text_of(path) if path.is_file() else ""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = files.read_json(path) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON object is expected, not {type(value).__name__}.")
-    return value
 
 
 def _scores(folder: Path) -> Scores:

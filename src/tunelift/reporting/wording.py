@@ -151,6 +151,12 @@ def base_sentence(comparison: Mapping[str, Any]) -> str:
     return f"Against the base model itself: {entry['verdict']}; {moved}."
 
 
+def reason(comparison: Mapping[str, Any]) -> str:
+    """Return why the verdict is what it is, without the stop; empty where it is not said."""
+    _, entry = judged(comparison)
+    return str((comparison.get("headline") or {}).get("reason") or entry.get("reason") or "").rstrip(".")
+
+
 def claim(comparison: Mapping[str, Any]) -> str:
     """Return what the verdict speaks of, such as this adapter on items like these; empty where it is not said."""
     return str(comparison.get("claim") or "").rstrip(".")

@@ -1,4 +1,4 @@
-"""A comparison as text: the verdict in a sentence, a small table, what it rests on, and a few flips."""
+"""A comparison as text: the verdict in a sentence, a small table, what it rests on, a few flips; and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunelift.wording.numbers import interval_text, level_text, p_text
-from tunelift.wording.tables import Entry, aligned, cells, values
+from tunelift.wording.numbers import Entry, aligned, cells, interval_text, level_text, p_text, values
 
 Found = Mapping[str, Any]
 """A comparison, as comparison.json has it."""
@@ -32,6 +31,17 @@ def describe(found: Found, flips: Sequence[Mapping[str, Any]], left_out: Iterabl
     return "\n\n".join(part for part in parts if part)
 
 
+def markdown(found: Found, gates: Sequence[object] = ()) -> str:
+    """Return the headline's sentence, a table of the metrics and baselines, and the gates, for a CI job's log."""
+    lines = [f"**{found['headline']['sentence']}**", "", *_markdown_table(found)]
+    if gates:
+        lines += ["", *(f"- {_markdown_cell(gate)}" for gate in gates)]
+    lines += ["", f"It speaks of {found['claim']}."]
+    if (found["looks"] or 1) > 1:
+        lines[-1] += f" This is look {found['looks']} at these test items; the error rates hold for the first."
+    return "\n".join(lines)
+
+
 def sentence(found: Found) -> str:
     """Return the verdict in one sentence: the word, the metric, both values, the difference and its interval.
 
@@ -46,7 +56,6 @@ def sentence(found: Found) -> str:
 
 
 def _judged(found: Found) -> Entry:
-    """Return the result that the verdict is about."""
     metric, against = found["headline"]["metric"], found["headline"]["against"]
     result: Entry = found["metrics"][metric] if against == "base" else found["baselines"][against]
     return result
@@ -197,3 +206,30 @@ def _short(value: Any, longest: int = _LONGEST) -> str:
     folded = " ".join(str(value).split())
     printable = "".join(letter for letter in folded if letter.isprintable())
     return printable if len(printable) <= longest else printable[: longest - 3] + "..."
+
+
+def _markdown_table(found: Found) -> list[str]:
+    head = [
+        "metric",
+        "against",
+        "value",
+        "tuned",
+        "difference",
+        f"{level_text(found['level'])} interval",
+        "p",
+        "verdict",
+    ]
+    metric = found["headline"]["metric"]
+    entries = [(name, "base", entry) for name, entry in found["metrics"].items()]
+    entries += [(metric, name, entry) for name, entry in found["baselines"].items()]
+    entries += [(entry["metric"], f"base, on {name}", entry) for name, entry in found["forgetting"].items()]
+    rows = [head, ["---", "---", "---:", "---:", "---:", "---", "---:", "---"]]
+    for name, against, entry in entries:
+        shown, *figures = cells(name, entry)
+        rows.append([_markdown_cell(shown), _markdown_cell(against), *figures])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _markdown_cell(value: Any) -> str:
+    """One line of text that ends no cell of the table: names come from files of others."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tunelift.core.errors import listed
-from tunelift.wording.numbers import decimals, interval_text, level_text, p_figure
-from tunelift.wording.tables import Entry, aligned, figure
+from tunelift.wording.numbers import Entry, aligned, decimals, figure, interval_text, level_text, p_figure
 
 Board = Mapping[str, Any]
 """A leaderboard, as its `to_dict` gives it."""

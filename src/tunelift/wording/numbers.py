@@ -1,8 +1,13 @@
-"""How numbers are written in verdicts and tables."""
+"""How numbers are written in verdicts and tables, and the rows of tables."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Entry = Mapping[str, Any]
+"""A metric's result, as `MetricResult.to_dict` gives it."""
 
 
 def decimals(width: float) -> int:
@@ -33,3 +38,38 @@ def p_text(p: float) -> str:
 def level_text(level: float) -> str:
     """Return `95%`, `97.5%` or `99.9%`: all digits of the level, since a rounded one may read as 100%."""
     return f"{round(100 * level, 10):.12g}%"
+
+
+def aligned(rows: Sequence[Sequence[str]], sides: str = "<") -> str:
+    """Return rows of equally many cells as lines, their columns under each other.
+
+    `sides` says where the cells of each column stand, as format does ("<" or ">"); the last goes on for the rest.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{side}{width}" for side, width in zip(sides.ljust(len(widths), sides[-1]), widths, strict=True)]
+    lines = ("  ".join(f"{cell:{form}}" for cell, form in zip(row, forms, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def cells(name: str, entry: Entry) -> list[str]:
+    """Return a result's name, base, tuned, difference, interval, p and verdict."""
+    interval = entry["interval"]
+    return [
+        f"{name} (lower is better)" if entry["higher_is_better"] is False else name,
+        *values(entry),
+        interval_text(*interval) if interval else "-",
+        p_figure(entry["p_adjusted"]),
+        entry["verdict"],
+    ]
+
+
+def values(entry: Entry) -> tuple[str, str, str]:
+    """Return base, tuned and difference, with as many decimals as the interval deserves."""
+    interval = entry["interval"]
+    places = max(3, decimals(interval[1] - interval[0])) if interval else 3
+    return figure(entry["base"], places), figure(entry["tuned"], places), figure(entry["difference"], places, "+")
+
+
+def figure(value: float | None, places: int, sign: str = "-") -> str:
+    """Return a number with so many decimals, and "+" for a sign where that is asked for; `-` where there is none."""
+    return "-" if value is None else f"{value:{sign}.{places}f}"

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
-from tunelift.comparison.readers.repeats import told_apart
-from tunelift.comparison.readers.values import Item, items_of, number, scores_of, text
+from tunelift.comparison.readers.of_tools import held_against, told_apart
+from tunelift.comparison.readers.values import Item, items_of, number, objects, scores_of, text
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 
 _LISTS = ("testCases", "conversationalTestCases")
-
 
 _TURNED_ROUND = ("Bias", "Hallucination", "Misuse", "Toxicity")
 """Metrics of which 0 is best up to deepeval 4.1.8, and 1 in 4.3.1: their names do not tell the direction."""
@@ -36,17 +34,15 @@ def read_run(path: Path, run: Mapping[str, Any]) -> Scores:
     cases = [item for name in _LISTS if run.get(name) for item in items_of(run[name], f"{path}, {name}", "case")]
     if not cases:
         raise InputError(f"{path} holds no test cases.", fix="Give the file of a run that ended.")
-    measured = [_metrics_of(item) for item in cases]
+    measured = [
+        items_of(found, f"{where}, metricsData", "metric") if (found := case.get("metricsData")) else []
+        for where, case in cases
+    ]
     directions = _directions(metric.row for metrics in measured for metric in metrics)
     unclear = [name for name in _TURNED_ROUND if name not in directions]
     rows = told_apart(_row(item, metrics, unclear) for item, metrics in zip(cases, measured, strict=True))
     scores = scores_of(rows, path, directions=directions, made_with={})
     return held_against(scores, path, "deepeval", _own_figures(run))
-
-
-def _metrics_of(item: Item) -> list[Item]:
-    found = item.row.get("metricsData")
-    return items_of(found, f"{item.where}, metricsData", "metric") if found else []
 
 
 def _row(item: Item, metrics: Iterable[Item], unclear: Sequence[str]) -> dict[str, Any]:
@@ -70,15 +66,15 @@ def _exchange(item: Item) -> dict[str, str]:
         names = (("input", "input"), ("reference", "expectedOutput"), ("prediction", "actualOutput"))
         return {role: text(case.get(name)) for role, name in names}
     turns = [turn.row for turn in items_of(case["turns"], item.where, "turn")] if case.get("turns") else []
-    said = {role: [text(turn.get("content")) for turn in turns if turn.get("role") == role] for role in _ROLES}
+    user, assistant = (
+        "\n".join(text(turn.get("content")) for turn in turns if turn.get("role") == role)
+        for role in ("user", "assistant")
+    )
     return {
-        "input": text(case["scenario"]) if case.get("scenario") else "\n".join(said["user"]),
+        "input": text(case["scenario"]) if case.get("scenario") else user,
         "reference": text(case.get("expectedOutcome")),
-        "prediction": "\n".join(said["assistant"]),
+        "prediction": assistant,
     }
-
-
-_ROLES = ("user", "assistant")
 
 
 def _directions(metrics: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
@@ -95,9 +91,9 @@ def _directions(metrics: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 
 
 def _own_figures(run: Mapping[str, Any]) -> dict[str, float]:
-    found, entries = {}, run.get("metricsScores")
-    for entry in entries if isinstance(entries, list) else []:
-        scores = entry.get("scores") if isinstance(entry, dict) else None
+    found = {}
+    for entry in objects(run.get("metricsScores")):
+        scores = entry.get("scores")
         values = [number(score) for score in scores] if isinstance(scores, list) else []
         known = [value for value in values if value is not None]
         if known:

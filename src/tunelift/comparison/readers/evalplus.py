@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
+from tunelift.comparison.readers.of_tools import held_against
 from tunelift.comparison.readers.values import Item, items_of, nested, scores_of, text
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores

@@ -7,16 +7,13 @@ from pathlib import Path
 
 from tunelift.core.errors import InputError, listed
 
-_NAMES = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+\.jsonl",  # lm-evaluation-harness
-        r"\d{4}-\d\d-\d\dT[\d+:-]+_(?P<task>.+)_\w+\.(eval|json)",  # Inspect
-        r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.-]+\.parquet",  # lighteval
-        r"(?P<task>per_instance_stats)\.json",  # HELM
-        r"(.+_)?(?P<task>eval_results)\.json",  # evalplus
-        r"(?P<task>test_run)_\d{8}_\d{6}(_\d+)?\.json",  # deepeval
-    )
+_NAMES = (
+    r"samples_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.:-]+\.jsonl",  # lm-evaluation-harness
+    r"\d{4}-\d\d-\d\dT[\d+:-]+_(?P<task>.+)_\w+\.(eval|json)",  # Inspect
+    r"details_(?P<task>.+)_\d{4}-\d\d-\d\dT[\d.-]+\.parquet",  # lighteval
+    r"(?P<task>per_instance_stats)\.json",  # HELM
+    r"(.+_)?(?P<task>eval_results)\.json",  # evalplus
+    r"(?P<task>test_run)_\d{8}_\d{6}(_\d+)?\.json",  # deepeval
 )
 """The names that tools give to files of single items; "task" is what two such files must have in common."""
 
@@ -25,7 +22,7 @@ _OTHERS = (".jsonl", ".csv", ".tsv", ".json", ".eval", ".parquet")
 
 def task_of(path: Path) -> str | None:
     """Return the task that the name of a tool's file gives, or what the tool calls every such file."""
-    found = next((found for name in _NAMES if (found := name.fullmatch(path.name))), None)
+    found = next((found for name in _NAMES if (found := re.fullmatch(name, path.name))), None)
     return found["task"] if found else None
 
 

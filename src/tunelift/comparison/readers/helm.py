@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
-from tunelift.comparison.readers.values import Item, identifier, items_of, nested, number, scores_of, text
+from tunelift.comparison.readers.of_tools import held_against
+from tunelift.comparison.readers.values import Item, identifier, items_of, nested, number, objects, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.core.text_files import json_object
 
 _OF_COST = (
     "num_", "max_num_", "estimated_num_", "prompt_truncated", "finish_reason_", "predicted_index", "batch_size",
@@ -91,11 +90,10 @@ def _add(item: Item, run: _Run) -> None:
     run.perturbations[key[1]] = text(nested(item.row, "perturbation").get("name")) or key[1]
     run.trials.add(key[2])
     metrics = run.found.setdefault(key, {})
-    for stat in item.row["stats"]:
-        told = nested(stat, "name") if isinstance(stat, dict) else {}
-        mean = number(stat.get("mean")) if told else None
+    for stat in objects(item.row["stats"]):
+        told, mean = nested(stat, "name"), number(stat.get("mean"))
         name = text(told.get("name"))
-        if mean is None or name.startswith(_OF_COST):
+        if not told or mean is None or name.startswith(_OF_COST):
             continue
         if stat.get("count") != 1:
             run.weighed[name] = None
@@ -116,13 +114,11 @@ def _labels(run: _Run) -> dict[_Context, str]:
     contexts = list(dict.fromkeys(context for metrics in run.found.values() for context in metrics))
     if len({context[1:] for context in contexts}) < 2:
         return {context: context[0] for context in contexts}
-    return {context: _label(context, run) for context in contexts}
-
-
-def _label(context: _Context, run: _Run) -> str:
-    name, split, part, perturbation = context
-    parts = [part for part in (split, part, run.called(perturbation)) if part]
-    return f"{name} ({', '.join(parts)})" if parts else name
+    labels: dict[_Context, str] = {}
+    for name, split, part, perturbation in contexts:
+        parts = ", ".join(filter(None, (split, part, run.called(perturbation))))
+        labels[name, split, part, perturbation] = f"{name} ({parts})" if parts else name
+    return labels
 
 
 def _row(key: _Key, metrics: Mapping[_Context, float], labels: Mapping[_Context, str], run: _Run) -> dict[str, Any]:
@@ -130,7 +126,7 @@ def _row(key: _Key, metrics: Mapping[_Context, float], labels: Mapping[_Context,
     several = len(run.trials) > 1
     parts = [instance, run.called(perturbation), f"trial {trial}" if several else ""]
     row = {
-        "id": "/".join(part for part in parts if part),
+        "id": "/".join(filter(None, parts)),
         "input": instance,
         "reference": "",
         "prediction": "",
@@ -148,60 +144,54 @@ def _texts(folder: Path) -> dict[_Key, dict[str, str]]:
     instances, shown, state = (
         folder / f"{name}.json" for name in ("instances", "display_predictions", "scenario_state")
     )
+    found: dict[_Key, dict[str, str]] = {}
     if instances.is_file():
-        found = {(*_instance_key(row), ""): _question(row) for row in _rows_beside(instances)}
-        for row in _rows_beside(shown) if shown.is_file() else []:
+        found = {_instance_key(row, ""): _question(row) for row in _rows_beside(instances)}
+        for row in _rows_beside(shown):
             key = _key(row, str(shown))
             found[key] = found.get((*key[:2], ""), {}) | {"prediction": text(row.get("predicted_text"))}
         return found
-    found = {}
-    for request in _rows_beside(state, "request_states") if state.is_file() else []:
+    for request in _rows_beside(state, "request_states"):
         instance, trial = nested(request, "instance"), text(request.get("train_trial_index", 0))
-        found[*_instance_key(instance), trial] = _question(instance) | {"prediction": _completion(request)}
+        completion = next(iter(objects(nested(request, "result").get("completions"))), {})
+        found[_instance_key(instance, trial)] = _question(instance) | {"prediction": text(completion.get("text"))}
     return found
 
 
 def _rows_beside(path: Path, inside: str | None = None) -> list[dict[str, Any]]:
-    value = files.read_json(path)
-    rows = json_object(value, str(path)).get(inside) if inside else value
+    """Return the rows of a file, or of what is `inside` it; none where there is no such file."""
+    if not path.is_file():
+        return []
+    rows = files.read_object(path).get(inside) if inside else files.read_json(path)
     return [item.row for item in items_of(rows, str(path), "item")]
 
 
-def _instance_key(instance: Mapping[str, Any]) -> tuple[str, str]:
-    return text(instance.get("id")), text(instance.get("perturbation"))
+def _instance_key(instance: Mapping[str, Any], trial: str) -> _Key:
+    return text(instance.get("id")), text(instance.get("perturbation")), trial
 
 
 def _question(instance: Mapping[str, Any]) -> dict[str, str]:
-    references = instance.get("references")
-    known = [each for each in references if isinstance(each, dict)] if isinstance(references, list) else []
-    right = [each for each in known if isinstance(each.get("tags"), list) and "correct" in each["tags"]]
-    correct = [text(nested(each, "output").get("text")) for each in right]
+    known = [each for each in objects(instance.get("references")) if isinstance(each.get("tags"), list)]
+    correct = [text(nested(each, "output").get("text")) for each in known if "correct" in each["tags"]]
     return {
         "input": text(nested(instance, "input").get("text")),
         "reference": correct[0] if len(correct) == 1 else text(correct),
     }
 
 
-def _completion(request: Mapping[str, Any]) -> str:
-    completions = nested(request, "result").get("completions")
-    first = completions[0] if isinstance(completions, list) and completions else None
-    return text(first.get("text")) if isinstance(first, dict) else ""
-
-
 def _directions(schema: Path) -> dict[str, bool]:
     known = dict.fromkeys(_HIGHER, True) | dict.fromkeys(_LOWER, False)
-    metrics = json_object(files.read_json(schema), str(schema)).get("metrics") if schema.is_file() else None
-    for metric in metrics if isinstance(metrics, list) else []:
-        if isinstance(metric, dict) and isinstance(metric.get("lower_is_better"), bool):
+    for metric in objects(files.read_object(schema).get("metrics")):
+        if isinstance(metric.get("lower_is_better"), bool):
             known[text(metric.get("name"))] = not metric["lower_is_better"]
     return known
 
 
 def _made_with(spec: Path) -> dict[str, Any]:
     """Return the scenario, the model, and how it was asked, of the run_spec.json beside."""
-    if not spec.is_file():
+    told = files.read_object(spec)
+    if not told:
         return {}
-    told = json_object(files.read_json(spec), str(spec))
     adapter = nested(told, "adapter_spec")
     asked = {name: value for name, value in adapter.items() if not name.startswith("model") and name not in _DECODING}
     return {
@@ -213,7 +203,7 @@ def _made_with(spec: Path) -> dict[str, Any]:
 
 
 def _own_figures(stats: Path, labels: Mapping[tuple[str, ...], str]) -> Iterator[tuple[str, float]]:
-    for row in _rows_beside(stats) if stats.is_file() else []:
+    for row in _rows_beside(stats):
         label, mean = labels.get(_context(nested(row, "name"))), number(row.get("mean"))
         if label is not None and mean is not None:
             yield label, mean

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.values import Item, identifier, nested, number, scores_of, text
+from tunelift.comparison.readers.values import Item, identifier, nested, number, objects, scores_of, text
 from tunelift.comparison.readers.zip_members import Container
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores, content_hash
@@ -36,11 +36,12 @@ Sample = Mapping[str, Any]
 def read_container(path: Path) -> Scores:
     """Read a .eval log; InputError where the zip file holds no such log, is damaged, or unpacks to too much."""
     with Container(path) as container:
-        head = next((name for name in ("header.json", "_journal/start.json") if name in container.names), None)
+        names = dict.fromkeys(container.namelist())
+        head = next((name for name in ("header.json", "_journal/start.json") if name in names), None)
         if head is None:
             raise InputError(f"{path} is a zip file, but no log of Inspect.", fix="Give a .eval file.")
         header = _member(path, container, head).row
-        members = [name for name in container.names if name.startswith("samples/") and name.endswith(".json")]
+        members = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
         return _scores(path, header, (_member(path, container, name) for name in members))
 
 
@@ -61,7 +62,7 @@ def read_log(path: Path, log: Mapping[str, Any]) -> Scores:
 def _member(path: Path, container: Container, name: str) -> Item:
     where = f"{path}, {name}"
     try:
-        content = container.read(name).decode()
+        content = container.unpacked(name).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text.") from error
     return Item(where, json_object(json_value(content, where, mend=True), where))
@@ -74,8 +75,9 @@ def _scores(path: Path, header: Mapping[str, Any], samples: Iterator[Item]) -> S
     rows = [_row(item, skipped, graded) for item in samples]
     if not rows:
         raise InputError(f"{path} holds no samples.", fix="Give a log with its samples, not the header alone.")
-    if any(epoch > 1 for epoch, _ in rows):
-        rows = [(epoch, _as_epoch(row, epoch)) for epoch, row in rows]
+    if any(epoch > 1 for epoch, _ in rows):  # several answers to a sample are one cluster
+        for epoch, row in rows:
+            row |= {"id": f"{row['id']}/epoch {epoch}", "cluster": row["id"]}
     notes = [f"the values of {name} are no numbers and are not compared." for name in skipped]
     if header.get("status") not in ("success", None):
         notes.append(f'the status of the log is "{header["status"]}", so samples may be missing.')
@@ -97,11 +99,6 @@ def _row(item: Item, skipped: dict[str, None], graded: dict[str, bool]) -> tuple
     }
     reason = _unscored(sample) or (None if row["metrics"] else "it has no score that is a number")
     return epoch, row | ({"unscored": reason} if reason else {})
-
-
-def _as_epoch(row: dict[str, Any], epoch: int) -> dict[str, Any]:
-    """Give one of several answers to a sample an id of its own; all of them are one cluster."""
-    return row | {"id": f"{row['id']}/epoch {epoch}", "cluster": row["id"]}
 
 
 def _input(sample: Sample) -> str:
@@ -126,32 +123,27 @@ def _content(value: Any, sample: Sample) -> str:
         return _attached(text(value), sample)
     parts = []
     for part in value:
-        if isinstance(part, dict) and part.get("type") == "text":
+        kind = text(part.get("type")) if isinstance(part, dict) else "part"
+        if kind == "text":
             parts.append(_attached(text(part.get("text")), sample))
         else:
-            kind = text(part.get("type")) if isinstance(part, dict) else "part"
             parts.append(f"[{kind} {content_hash(text(part), '')}]")
     return "\n".join(parts)
 
 
 def _attached(value: str, sample: Sample) -> str:
     """Return the text that a long value was replaced by a reference to."""
-    attachments = sample.get("attachments")
-    found = attachments.get(value.removeprefix("attachment://")) if isinstance(attachments, dict) else None
+    found = nested(sample, "attachments").get(value.removeprefix("attachment://"))
     return found if value.startswith("attachment://") and isinstance(found, str) else value
 
 
 def _prediction(sample: Sample) -> str:
     """Return what the model answered last: "completion" of newer logs, the first choice's message of all."""
-    output = sample.get("output")
-    if not isinstance(output, dict):
-        return ""
+    output = nested(sample, "output")
     if isinstance(output.get("completion"), str):
         return _attached(output["completion"], sample)
-    choices = output.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
-    return _content(message.get("content"), sample) if isinstance(message, dict) else ""
+    first = next(iter(objects(output.get("choices"))), {})
+    return _content(nested(first, "message").get("content"), sample)
 
 
 def _metrics(item: Item, skipped: dict[str, None], graded: dict[str, bool]) -> dict[str, float]:
@@ -201,12 +193,7 @@ def _unscored(sample: Sample) -> str | None:
 def _made_with(header: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model, and what must agree: the task, its arguments and solvers, and the settings of generation."""
     told, plan = (nested(header, name) for name in ("eval", "plan"))
-    steps = plan.get("steps")
-    solvers = [
-        {key: step.get(key) for key in ("solver", "params")}
-        for step in (steps if isinstance(steps, list) else [])
-        if isinstance(step, dict)
-    ]
+    solvers = [{key: step.get(key) for key in ("solver", "params")} for step in objects(plan.get("steps"))]
     settings = nested(told, "model_generate_config") | nested(plan, "config")
     return {
         "task": told.get("task"),

@@ -8,15 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
-from tunelift.comparison.readers.repeats import told_apart
-from tunelift.comparison.readers.values import Item, nested, number, scores_of, text
+from tunelift.comparison.readers.files_of import task_of
+from tunelift.comparison.readers.of_tools import held_against, told_apart
+from tunelift.comparison.readers.values import Item, nested, number, objects, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.core.text_files import json_object
-
-NAME = re.compile(r"details_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)\.parquet")
 
 _HIGHER = (
     "acc", "avg@n", "em", "extractive_match", "f1", "g-pass@k", "math-g-pass@k", "latex-g-pass@k", "gpqa_pass@k",
@@ -32,6 +29,11 @@ _OF_SUMS = {
     "bits_per_byte": "bits_per_byte",
 }
 """Metrics made of sums over the documents, and what they are called here."""
+
+_NEWER = (
+    "Evaluate again with lighteval 0.11 or newer, or write a csv with the columns id, input, reference, prediction and "
+    "one for each metric."
+)
 
 
 def is_detail(row: Mapping[str, Any]) -> bool:
@@ -52,13 +54,20 @@ def read_details(path: Path, items: Iterable[Item]) -> Scores:
     merged: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     first: Mapping[str, Any] = {}
     for item in items:
-        _check(item)
+        if not is_detail(item.row):
+            raise InputError(f"{item.where}: lacks doc, metric or model_response, which lighteval writes.")
+        if _is_old(item.row):
+            raise InputError(f"{item.where}: details as lighteval wrote them before 0.11.", fix=_NEWER)
         first = first or item.row
         _merge(merged, _row(item.row) | _measured(nested(item.row, "metric"), skipped))
-    rows = [_finished(row) for same in merged.values() for row in same]
+    rows = [row for same in merged.values() for row in same]
+    for row in rows:
+        if not row["counts"]:
+            del row["counts"]
+            if not row["metrics"]:
+                row["unscored"] = "it has no metric with a number of its own"
     notes = [f"{name} is made from all documents together and has no number for each." for name in skipped]
-    results = _results_beside(path)
-    task = _task(path)
+    results, task = _results_beside(path), task_of(path) or ""
     known = _directions(nested(nested(results, "config_tasks"), task))
     names = {name: name if name in known else name.partition(":")[0] for row in rows for name in row["metrics"]}
     directions = {name: known[registered] for name, registered in names.items() if registered in known}
@@ -70,17 +79,6 @@ def read_details(path: Path, items: Iterable[Item]) -> Scores:
 
 def _is_old(row: Mapping[str, Any]) -> bool:
     return all(name in row for name in ("full_prompt", "predictions", "gold_index", "metrics"))
-
-
-def _check(item: Item) -> None:
-    if _is_old(item.row):
-        raise InputError(
-            f"{item.where}: details as lighteval wrote them before 0.11.",
-            fix="Evaluate again with lighteval 0.11 or newer, or write a csv with the columns id, input, reference, "
-            "prediction and one for each metric.",
-        )
-    if not is_detail(item.row):
-        raise InputError(f"{item.where}: lacks doc, metric or model_response, which lighteval writes.")
 
 
 def _row(detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,39 +136,25 @@ def _sums(name: str, value: Mapping[str, Any]) -> dict[str, float] | None:
     return {"nats": -likelihood, "weight": weight}
 
 
-def _finished(row: dict[str, Any]) -> dict[str, Any]:
-    counts = row.pop("counts")
-    if counts:
-        return row | {"counts": counts}
-    return row if row["metrics"] else row | {"unscored": "it has no metric with a number of its own"}
-
-
-def _task(path: Path) -> str:
-    found = NAME.fullmatch(path.name)
-    return found["task"] if found else ""
-
-
 def _results_beside(path: Path) -> Mapping[str, Any]:
     """Return the run's results_DATE.json: under results/MODEL, where the details lie under details/MODEL/DATE."""
-    found = NAME.fullmatch(path.name)
+    found = re.fullmatch(r"details_.+_(\d{4}-\d\d-\d\dT[\d.-]+)\.parquet", path.name)
     if found is None:
         return {}
     run = path.absolute().parent
-    places = [run / f"results_{found['date']}.json"]
-    if details := next((parent for parent in run.parents if parent.name == "details"), None):
-        places.append(details.with_name("results") / run.parent.relative_to(details) / places[0].name)
-    beside = next((place for place in places if place.is_file()), None)
-    return json_object(files.read_json(beside), str(beside)) if beside else {}
+    results = run / f"results_{found[1]}.json"
+    details = next((parent for parent in run.parents if parent.name == "details"), None)
+    if details and not results.is_file():
+        results = details.with_name("results") / run.parent.relative_to(details) / results.name
+    return files.read_object(results)
 
 
 def _directions(config: Mapping[str, Any]) -> dict[str, bool]:
     """Return what the run's own metrics say, else the registry."""
     known = dict.fromkeys(_HIGHER, True)
-    metrics = config.get("metrics")
-    for metric in metrics if isinstance(metrics, list) else []:
-        told = metric if isinstance(metric, dict) else {}
-        higher = told.get("higher_is_better")
-        said = higher if isinstance(higher, dict) else {text(told.get("metric_name")): higher}
+    for metric in objects(config.get("metrics")):
+        higher = metric.get("higher_is_better")
+        said = higher if isinstance(higher, dict) else {text(metric.get("metric_name")): higher}
         known |= {name: value for name, value in said.items() if isinstance(value, bool)}
     return known
 

@@ -16,7 +16,6 @@ from tunelift.comparison.readers.values import Item, identifier, nested, number,
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.core.text_files import json_object
 from tunelift.metrics import direction
 
 Logged = Mapping[str, Any]
@@ -77,7 +76,10 @@ def read_samples(path: Path, items: Iterable[Item]) -> Scores:
     decoding = next(iter(settings.values())) if len(settings) == 1 else None
     task = task_of(path)
     results = _results_beside(path, task)
-    made_with = {"task": task, "prompt": _prompts_hash(documents), "decoding": decoding}
+    # In whatever order the items stand.
+    prompts = json.dumps(sorted((doc, document.prompt_hash) for doc, document in documents.items()))
+    hashed = f"prompts with the hash {hashlib.sha256(prompts.encode()).hexdigest()[:16]}"
+    made_with = {"task": task, "prompt": hashed, "decoding": decoding}
     notes = [f"{name} is made from all items together and has no number per item." for name in skipped]
     notes += _of_adapter(results, task)
     names = dict.fromkeys(name for row in rows for name in [*row["metrics"], *row.get("counts", {})])
@@ -92,7 +94,10 @@ def _document(item: Item, documents: dict[str, _Document]) -> tuple[_Document, s
     document = documents.get(doc)
     if document is None:
         row = {"id": doc, "input": text(item.row.get("doc")), **_answer(item)}
-        document = documents[doc] = _Document(row, _prompt_hash(item))
+        known = item.row.get("prompt_hash")
+        if not isinstance(known, str):
+            known = hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
+        document = documents[doc] = _Document(row, known)
     if name in document.metrics:
         raise InputError(
             f'{item.where}: the item {doc} stands there for the second time with the filter "{name}".',
@@ -175,7 +180,9 @@ def _choice(row: Logged, requests: Sequence[Sequence[Any]], known: Sequence[floa
     labels = [str(choice) if numbered else text(requests[choice][-1]) for choice in choices]
     scores = [known[choice] for choice in choices]
     best = max(range(len(scores)), key=scores.__getitem__)
-    right = int(target) if target.isdecimal() and target.isascii() and len(target) < 5 else _place(labels, target)
+    right = next((place for place, label in enumerate(labels) if label.strip() == target.strip()), -1)
+    if target.isdecimal() and target.isascii() and len(target) < 5:
+        right = int(target)
     explains = 0 <= right < len(labels) and len(set(labels)) == len(labels) and all(map(math.isfinite, scores))
     if not explains or number(row.get("acc", best == right)) != (best == right):
         return {"prediction": str(best), "reference": target}
@@ -185,11 +192,6 @@ def _choice(row: Logged, requests: Sequence[Sequence[Any]], known: Sequence[floa
         "log_likelihood": scores[right],
         "label_scores": dict(zip(labels, scores, strict=True)),
     }
-
-
-def _place(labels: Sequence[str], target: str) -> int:
-    stripped = [label.strip() for label in labels]
-    return stripped.index(target.strip()) if target.strip() in stripped else -1
 
 
 def _requests(item: Item) -> list[list[Any]]:
@@ -218,19 +220,6 @@ def _log_likelihood(response: Any) -> float | None:
     return number(value) if isinstance(response, list) or isinstance(value, int | float | str) else None
 
 
-def _prompts_hash(documents: Mapping[str, _Document]) -> str:
-    """Return, for messages, the hash of all prompts, in whatever order their items stand."""
-    prompts = sorted((doc, document.prompt_hash) for doc, document in documents.items())
-    return f"prompts with the hash {hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16]}"
-
-
-def _prompt_hash(item: Item) -> str:
-    known = item.row.get("prompt_hash")
-    if isinstance(known, str):
-        return known
-    return hashlib.sha256(text(_innermost(_requests(item)[0])).encode()).hexdigest()
-
-
 def _directions(results: Logged, task: str | None, names: Iterable[str]) -> dict[str, bool]:
     """Return {metric: whether higher is better}, from the results_*.json of the same run where it is there."""
     said = nested(nested(results, "higher_is_better"), task or "")
@@ -240,9 +229,8 @@ def _directions(results: Logged, task: str | None, names: Iterable[str]) -> dict
 
 
 def _results_beside(path: Path, task: str | None) -> dict[str, Any]:
-    beside = path.with_name(path.name.replace(f"samples_{task}_", "results_", 1)).with_suffix(".json")
-    found = bool(task) and beside != path and beside.is_file()
-    return json_object(files.read_json(beside), str(beside)) if found else {}
+    results = path.with_name(path.name.replace(f"samples_{task}_", "results_", 1)).with_suffix(".json")
+    return files.read_object(results) if task and results != path else {}
 
 
 def _of_adapter(results: Logged, task: str | None) -> list[str]:

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
-from tunelift.comparison.readers.repeats import told_apart
+from tunelift.comparison.readers.of_tools import held_against, told_apart
 from tunelift.comparison.readers.values import Item, items_of, nested, number, scores_of, text
 from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores
-from tunelift.core.text_files import json_object
 
 _CORRECT = ("correct", "is_correct", "cascade_correct")
 """Where evaluators say that an item is right, in OpenCompass's own order (icl_base_evaluator.py: evaluate, 0.5.4)."""
 
 _PREDICTED, _EXPECTED = ("pred", "predictions", "prediction"), ("answer", "references", "reference", "ref", "gold")
+_NO_PROMPTS = "no prompts were found (predictions/MODEL beside results/MODEL), so items are known by id and reference."
 _FIX = (
     "OpenCompass writes them with --dump-eval-details; only some evaluators say of each item whether it is correct. "
     "For the others write a csv with the columns id, input, reference, prediction and correct."
@@ -53,17 +52,13 @@ def read_results(path: Path, value: Mapping[str, Any]) -> Scores:
     runs = max(len(_runs(item, name)) for item in items)
     prompts = _prompts(path, len(items) * runs)
     rows = [
-        _row(item, place, run, prompts[run * len(items) + place] if prompts else "") | _scored(correct)
+        _row(item, place, run, prompts[run * len(items) + place] if prompts else "", number(correct))
         for place, item in enumerate(items)
         for run, correct in enumerate(_runs(item, name))
     ]
     notes = [] if prompts or "prompt" in items[0].row else [_NO_PROMPTS]
-    made_with = {"task": path.stem}
-    scores = scores_of(told_apart(rows), path, directions={"correct": True}, made_with=made_with, notes=notes)
+    scores = scores_of(told_apart(rows), path, directions={"correct": True}, made_with={"task": path.stem}, notes=notes)
     return held_against(scores, path, "OpenCompass", _own_figure(value, scores), within=5e-5)
-
-
-_NO_PROMPTS = "no prompts were found (predictions/MODEL beside results/MODEL), so items are known by id and reference."
 
 
 def _is_predictions(value: Mapping[str, Any]) -> bool:
@@ -83,14 +78,17 @@ def _runs(item: Item, name: str) -> list[Any]:
     return found if isinstance(found, list) else [found]
 
 
-def _row(item: Item, place: int, run: int, prompt: str) -> dict[str, Any]:
+def _row(item: Item, place: int, run: int, prompt: str, correct: float | None) -> dict[str, Any]:
     name = text(item.row.get("example_abbr")) or str(place)
-    return {
+    row = {
         "id": name,
         "input": prompt or text(item.row.get("prompt")) or name,
         "reference": _of_run(item.row, _EXPECTED, run),
         "prediction": _of_run(item.row, _PREDICTED, run),
     }
+    if correct is None:
+        return row | {"metrics": {}, "unscored": "it is not said whether it is correct"}
+    return row | {"metrics": {"correct": correct}}
 
 
 def _of_run(told: Mapping[str, Any], names: Sequence[str], run: int) -> str:
@@ -100,20 +98,12 @@ def _of_run(told: Mapping[str, Any], names: Sequence[str], run: int) -> str:
     return text(value)
 
 
-def _scored(correct: Any) -> dict[str, Any]:
-    value = number(correct)
-    if value is None:
-        return {"metrics": {}, "unscored": "it is not said whether it is correct"}
-    return {"metrics": {"correct": value}}
-
-
 def _prompts(path: Path, count: int) -> list[str]:
     """Return the prompts of all items of the first run, then of the second; none where there is no such file."""
     model = path.absolute().parent
-    beside = model.parent.with_name("predictions") / model.name / path.name
-    if model.parent.name != "results" or not beside.is_file():
+    if model.parent.name != "results":
         return []
-    found = json_object(files.read_json(beside), str(beside))
+    found = files.read_object(model.parent.with_name("predictions") / model.name / path.name)
     if len(found) != count or any(str(place) not in found for place in range(count)):
         return []
     return [text(nested(found, str(place)).get("origin_prompt")) for place in range(count)]
@@ -123,10 +113,7 @@ def _own_figure(value: Mapping[str, Any], scores: Scores) -> dict[str, float]:
     """Return the first figure of the file as a share, where none of them, a share or in per cent, is the mean."""
     mean = scores.metrics.get("correct")
     figures = [figure for name, said in value.items() if name != "details" and (figure := number(said)) is not None]
-    if (
-        mean is None
-        or not figures
-        or any(abs(figure - mean) < 5e-5 or abs(figure / 100 - mean) < 5e-5 for figure in figures)
-    ):
+    if mean is None or not figures:
         return {}
-    return {"correct": figures[0] / 100}
+    is_mean = any(abs(share - mean) < 5e-5 for figure in figures for share in (figure, figure / 100))
+    return {} if is_mean else {"correct": figures[0] / 100}

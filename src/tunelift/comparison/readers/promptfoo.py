@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.comparison.readers.own_figures import held_against
-from tunelift.comparison.readers.repeats import told_apart
+from tunelift.comparison.readers.of_tools import held_against, told_apart
 from tunelift.comparison.readers.values import Item, identifier, items_of, nested, number, scores_of, text
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Scores
@@ -46,7 +45,7 @@ def read_results(path: Path, value: Mapping[str, Any]) -> Scores:
         )
     items = items_of(results["results"], str(path), "result")
     scores = read_rows(path, items)
-    return held_against(scores, path, "promptfoo", _own_figures(_prompt(results, items[0].row)))
+    return held_against(scores, path, "promptfoo", _own_figures(results.get("prompts"), items[0].row["promptIdx"]))
 
 
 def read_rows(path: Path, items: Iterable[Item]) -> Scores:
@@ -58,9 +57,8 @@ def read_rows(path: Path, items: Iterable[Item]) -> Scores:
     _check_one_column(path, items)
     rows = told_apart(_row(item) for item in items)
     if not any(row["metrics"].get("cost") for row in rows):
-        rows = [
-            row | {"metrics": {name: row["metrics"][name] for name in row["metrics"] if name != "cost"}} for row in rows
-        ]
+        for row in rows:
+            row["metrics"].pop("cost", None)
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     directions = {name: name not in _LOWER for name in names}
     first = items[0].row
@@ -96,9 +94,7 @@ def _row(item: Item) -> dict[str, Any]:
     The prompt is no part of the input, since it is the same for all tests but for the variables.
     """
     result, test = item.row, nested(item.row, "testCase")
-    values = {
-        name: value for name, value in nested(result, "vars").items() if name not in ("sessionId", "_conversation")
-    }
+    values = {name: value for name, value in nested(result, "vars").items() if name not in _OF_RUN}
     row = {
         "id": identifier(result["testIdx"], item.where),
         "input": text(values),
@@ -126,17 +122,11 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def _prompt(results: Mapping[str, Any], first: Mapping[str, Any]) -> Mapping[str, Any]:
-    prompts, column = results.get("prompts"), first["promptIdx"]
-    if not isinstance(prompts, list) or not isinstance(column, int) or not 0 <= column < len(prompts):
-        return {}
-    prompt = prompts[column]
-    return prompt if isinstance(prompt, dict) else {}
-
-
-def _own_figures(prompt: Mapping[str, Any]) -> dict[str, float]:
+def _own_figures(prompts: Any, column: Any) -> dict[str, float]:
     """Return promptfoo's means over the tests without an error; named scores by their weights, else counts."""
-    metrics, found = nested(prompt, "metrics"), {}
+    there = isinstance(prompts, list) and isinstance(column, int) and 0 <= column < len(prompts)
+    prompt, found = prompts[column] if there else None, {}
+    metrics = nested(prompt, "metrics") if isinstance(prompt, dict) else {}
     passed, failed = (number(metrics.get(name)) for name in ("testPassCount", "testFailCount"))
     tests = (passed or 0) + (failed or 0)
     score = number(metrics.get("score"))
@@ -144,9 +134,8 @@ def _own_figures(prompt: Mapping[str, Any]) -> dict[str, float]:
         found["pass"] = (passed or 0) / tests
         if score is not None:
             found["score"] = score / tests
-    sums = nested(metrics, "namedScores")
     weights = nested(metrics, "namedScoreWeights") or nested(metrics, "namedScoresCount")
-    for name, value in sums.items():
+    for name, value in nested(metrics, "namedScores").items():
         total, weight = number(value), number(weights.get(name))
         if total is not None and weight:
             found[name] = total / weight

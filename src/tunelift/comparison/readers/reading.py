@@ -54,7 +54,8 @@ def read_scores(path: Path, columns: Columns = None) -> Scores:
     and line, for whatever cannot be read.
     """
     if path.is_dir():
-        path = _inside(path)
+        ours = (inner / SCORES for inner in (path, path / TUNED) if (inner / SCORES).exists())
+        path = next(ours, None) or only_file(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist.", fix="Give a file of results or the folder that holds one.")
     start = first_bytes(path)
@@ -71,9 +72,14 @@ def read_scores(path: Path, columns: Columns = None) -> Scores:
     if begins not in "[{":
         refuse_header(path, first[1])
         return table.read_table(path, columns)
-    if begins == "{" and first[1].rstrip().endswith("}"):
-        return _one_per_line(path, first, lines, columns)
-    return _whole(path, json_value(text_of(path), str(path), mend=True), columns)
+    if begins != "{" or not first[1].rstrip().endswith("}"):
+        return _whole(path, json_value(text_of(path), str(path), mend=True), columns)
+    second = next(lines, None)
+    if second is None:
+        return _whole(path, json_value(first[1], f"{path}, line {first[0]}", mend=True), columns)
+    places = ((f"{path}, line {count}", line) for count, line in chain((first, second), lines))
+    parsed = (Item(where, json_object(json_value(line, where, mend=True), where)) for where, line in places)
+    return _rows(path, parsed, columns)
 
 
 def _as_json(value: Any) -> Any:
@@ -83,24 +89,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_json(inner) for inner in value]
     return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def _inside(folder: Path) -> Path:
-    found = [inner / SCORES for inner in (folder, folder / TUNED) if (inner / SCORES).exists()]
-    return found[0] if found else only_file(folder)
-
-
-def _one_per_line(path: Path, first: tuple[int, str], rest: Iterator[tuple[int, str]], columns: Columns) -> Scores:
-    second = next(rest, None)
-    if second is None:
-        return _whole(path, json_value(first[1], f"{path}, line {first[0]}", mend=True), columns)
-    return _rows(path, _parsed_lines(path, chain((first, second), rest)), columns)
-
-
-def _parsed_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Item]:
-    for count, line in lines:
-        where = f"{path}, line {count}"
-        yield Item(where, json_object(json_value(line, where, mend=True), where))
 
 
 def _whole(path: Path, value: Any, columns: Columns) -> Scores:
@@ -123,14 +111,11 @@ def _rows(path: Path, items: Iterator[Item], columns: Columns) -> Scores:
     if read is not None:
         return read(path, items)
     refuse_rows(path, first.row)
-    if path.name == SCORES or _is_ours(first.row):
+    named = all(first.row.get(key) is not None for key in ("id", "input", "reference"))
+    scored = isinstance(first.row.get("metrics"), dict) or "unscored" in first.row or "counts" in first.row
+    if path.name == SCORES or (named and scored):
         return _ours(path, items)
     return table.read_items(path, list(items), columns)
-
-
-def _is_ours(row: Mapping[str, Any]) -> bool:
-    named = all(row.get(key) is not None for key in ("id", "input", "reference"))
-    return named and (isinstance(row.get("metrics"), dict) or "unscored" in row or "counts" in row)
 
 
 def _ours(path: Path, items: Iterable[Item]) -> Scores:
@@ -147,17 +132,12 @@ def _ours(path: Path, items: Iterable[Item]) -> Scores:
         if isinstance(row.get("prediction"), dict | list):
             row["prediction"] = text(row["prediction"])  # an answer is text; labels are looked up by it
         rows.append(row)
-    return Scores(rows, _info_beside(path))
-
-
-def _info_beside(path: Path) -> dict[str, Any]:
-    beside = path.with_name(METRICS)
-    return read_info(beside) if beside.is_file() else {}
+    return Scores(rows, read_info(path.with_name(METRICS)))
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """Read a metrics.json; InputError where a part that is used has another shape than tunelift writes."""
-    info = json_object(files.read_json(path), str(path))
+    """Read a metrics.json, {} where there is none; InputError where a part has another shape than tunelift writes."""
+    info = files.read_object(path)
     problems = _wrong_kinds(info, {"metrics": dict, "made_with": dict, "notes": list, "items": int})
     if not problems:
         problems = _wrong_kinds(info.get("made_with") or {}, {"baseline": dict, "seed": int, "fast_paths": dict})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,16 +165,13 @@ def _notes(layout: _Layout, items: Sequence[Item]) -> list[str]:
     if lacking and "id" in layout.roles:
         whole = "items are identified by their id alone" if len(lacking) == 2 else "items are identified without it"
         notes.append(f"no column is the {' or the '.join(lacking)}, so {whole}.")
-    return [*notes, *_nearly_numbers(layout, items)]
-
-
-def _nearly_numbers(layout: _Layout, items: Sequence[Item]) -> Iterator[str]:
-    """Say of a column that holds numbers in most rows why it is no metric: a word there would move the headline."""
-    for name in layout.kept:
+    for name in layout.kept:  # of a column that holds numbers in most rows: a word there would move the headline
         present = [item for item in items if not is_missing(item.row.get(name))]
         words = [item for item in present if number(item.row[name]) is None]
         if name not in _OF_CONTRACT and words and 2 * len(words) < len(present):
-            yield f'"{name}" is not compared: {words[0].where} holds {words[0].row[name]!r:.40}, which is no number.'
+            word = f"{words[0].row[name]!r:.40}"
+            notes.append(f'"{name}" is not compared: {words[0].where} holds {word}, which is no number.')
+    return notes
 
 
 def _identify(path: Path, items: Sequence[Item], rows: Sequence[dict[str, Any]], layout: _Layout) -> None:

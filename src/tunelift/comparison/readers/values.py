@@ -36,7 +36,10 @@ class Item(NamedTuple):
 def number(value: Any) -> float | None:
     """Return a number, a boolean, or text that means one, as a float; None for anything else."""
     if isinstance(value, int | float):
-        return _float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an integer beyond the floats
+            return None
     if not isinstance(value, str):
         return None
     word = value.strip().lower()
@@ -61,6 +64,11 @@ def nested(value: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the object of that name, an empty one where there is none."""
     found = value.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def objects(values: Any) -> list[dict[str, Any]]:
+    """Return the objects of a list; none where it is no list."""
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def items_of(values: Any, where: str, unit: str) -> list[Item]:
@@ -127,10 +135,3 @@ def scores_of(
         "notes": [f"{path.name}: {note}" for note in notes],
     }
     return Scores(list(rows), info)
-
-
-def _float(value: float) -> float | None:
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond the floats
-        return None

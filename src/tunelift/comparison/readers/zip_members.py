@@ -7,7 +7,6 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tunelift.core.errors import InputError
@@ -25,31 +24,25 @@ _DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, Val
 """What reading a damaged or encrypted zip file raises."""
 
 
-class Container:
+class Container(zipfile.ZipFile):
     """A zip file opened for reading. Raises InputError where it is damaged or unpacks to too much."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.archive = zipfile.ZipFile(path)
+            super().__init__(path)
         except _DAMAGED as error:
             raise InputError(f"{path} is no zip file that can be read ({error}).") from error
-        self.members = {member.filename: member for member in self.archive.infolist()}
 
-    @property
-    def names(self) -> list[str]:
-        """The members' names, in the order of the file."""
-        return list(self.members)
-
-    def read(self, name: str) -> bytes:
+    def unpacked(self, name: str) -> bytes:
         """Return one member, unpacked."""
-        member = self.members[name]
+        member = self.getinfo(name)
         try:
             if member.compress_type == ZSTANDARD:
                 return self._zstandard(member)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise zipfile.BadZipFile(f"method {member.compress_type} is not one that Inspect uses")
-            with self.archive.open(member) as file:
+            with self.open(member) as file:
                 return file.read(LARGEST)
         except _DAMAGED as error:
             raise InputError(f"{self.path}, {name}: cannot be unpacked ({error}).") from error
@@ -63,37 +56,29 @@ class Container:
                 f"{self.path} is packed with Zstandard, which needs pyarrow.",
                 fix=f"pip install 'tunelift[data]', or convert it: {convert}",
             ) from error
-        packed = pyarrow.BufferReader(self._packed(member))
+        with self.path.open("rb") as file:
+            file.seek(member.header_offset)  # packed bytes stand behind a local header (APPNOTE, 4.3.7)
+            name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))[1:]
+            file.seek(name_length + extra_length, io.SEEK_CUR)
+            packed = pyarrow.BufferReader(file.read(member.compress_size))
         content: bytes = pyarrow.CompressedInputStream(packed, "zstd").read(member.file_size + 1)
         if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
             raise zipfile.BadZipFile("its size or checksum is wrong")
         return content
 
-    def _packed(self, member: zipfile.ZipInfo) -> bytes:
-        """Return a member's packed bytes, which stand behind its local header (APPNOTE, 4.3.7)."""
-        with self.path.open("rb") as file:
-            file.seek(member.header_offset)
-            name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))[1:]
-            file.seek(name_length + extra_length, io.SEEK_CUR)
-            return file.read(member.compress_size)
-
     def _check_sizes(self) -> None:
-        whole = sum(member.file_size for member in self.members.values())
+        whole = sum(member.file_size for member in self.infolist())
         if whole > max(FREE, RATIO * self.path.stat().st_size):
             raise InputError(f"{self.path} unpacks to {whole:,} bytes, more than {RATIO} times its size.")
-        for name, member in self.members.items():
+        for member in self.infolist():
             if member.file_size > LARGEST:
-                raise InputError(f"{self.path}, {name}: {member.file_size:,} bytes; at most {LARGEST:,} are read.")
+                where = f"{self.path}, {member.filename}"
+                raise InputError(f"{where}: {member.file_size:,} bytes; at most {LARGEST:,} are read.")
 
     def __enter__(self) -> Self:
         try:
             self._check_sizes()
         except BaseException:
-            self.archive.close()
+            self.close()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.archive.close()
