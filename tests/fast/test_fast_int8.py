@@ -27,18 +27,22 @@ def rows_in_eight_bits(x: Tensor, by: Tensor | None, group: int) -> tuple[np.nda
     return np.concatenate(whole, axis=1).astype(np.int64), scale.astype(np.float32)
 
 
-def twin(x: Tensor, weight: Tensor, by: Tensor | None, group: int, bias: Tensor | None = None) -> np.ndarray:
-    """Return what the kernel computes for a weight (O, D), each group's sum in whole numbers, the rest in float64."""
-    group = min(group, x.shape[1])
+def weight_in_eight_bits(weight: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return whole numbers (O, D) and scales (O,) of a weight."""
+    values = weight.float().numpy()
+    scales = np.abs(values).max(axis=1) / np.float32(127)
+    return np.rint(values / np.where(scales > 0, scales, np.float32(1))[:, None]).astype(np.int64), scales
+
+
+def twin(x: Tensor, parts: list[tuple[np.ndarray, np.ndarray]], by: Tensor | None, group: int) -> np.ndarray:
+    """Return what the kernel computes: each group's sum in whole numbers, the rest in float64.
+
+    `parts` are the whole numbers (O, group) and scales (O,) of each group of columns.
+    """
     whole, own = rows_in_eight_bits(x, by, group)
-    total = np.zeros((len(x), len(weight)))
-    for g, first in enumerate(range(0, x.shape[1], group)):
-        numbers, scales = weight[:, first : first + group], torch.ones(len(weight))
-        if weight.is_floating_point():
-            numbers, scales = int8.in_eight_bits(numbers)
-        sums = whole[:, first : first + group] @ numbers.numpy().astype(np.int64).T
-        total += sums * own[:, [g]].astype(np.float64) * scales.numpy().astype(np.float64)
-    return total if bias is None else total + bias.float().numpy()
+    sums = (whole[:, g * group : (g + 1) * group] @ numbers.T for g, (numbers, _) in enumerate(parts))
+    scales = (own[:, [g]].astype(np.float64) * part.astype(np.float64) for g, (_, part) in enumerate(parts))
+    return sum(total * scale for total, scale in zip(sums, scales, strict=True))
 
 
 @compiled
@@ -57,11 +61,13 @@ def test_sums_are_those_of_whole_numbers(
     x, weight = numbers(rows, size, seed=seed).to(dtype), numbers(out, size, seed=seed + 1).to(dtype)
     bias = numbers(out, seed=seed + 2).to(dtype) if biased else None
     eight = Int8Weight(weight, bias, x.float().abs().amax(dim=0) if shifted else None)
-    wide = weight.float() if eight.by is None else weight.float() / eight.by
-    close(eight.of(x), twin(x, wide, eight.by, int8.GROUP, bias), dtype)
-    whole, scales = int8.in_eight_bits(weight.float())
+    wide = weight.float() if eight.by is None else weight.float() * (1.0 / eight.by)
+    parts = [weight_in_eight_bits(wide[:, at : at + int8.GROUP]) for at in range(0, size, int8.GROUP)]
+    expected = twin(x, parts, eight.by, min(int8.GROUP, -(-size // 4) * 4))
+    close(eight.of(x), expected + (bias.float().numpy() if biased else 0), dtype)
+    whole, scales = weight_in_eight_bits(weight)
     dy, onto = numbers(rows, out, seed=seed + 3).to(dtype), numbers(rows, size, seed=seed + 4).to(dtype)
-    expected = twin(dy, whole.t(), scales, int8.DEEPEST)
+    expected = twin(dy, [(whole.T, np.ones(size))], torch.from_numpy(scales), -(-out // 4) * 4)
     close(eight.back(dy), expected, dtype)
     close(eight.back(dy, onto.clone()), onto.double().numpy() + expected, dtype)
 
@@ -81,9 +87,10 @@ def test_whole_numbers_are_exact_bit_for_bit(group: int) -> None:
     own = torch.Generator().manual_seed(0)
     x = torch.randint(-127, 128, (7, 133), generator=own).float()
     x[:, ::4] = 127
-    weight = torch.randint(-127, 128, (37, 133), generator=own, dtype=torch.int64)
-    packed = int8.packed(weight.to(torch.int8), group)
-    assert torch.equal(int8.product(x, packed, None).long(), x.long() @ weight.t())
+    weight = torch.randint(-127, 128, (37, 133), generator=own).float()
+    weight[:, ::4] = 127
+    for packed in (int8.packed(weight, group), int8.packed(weight, group, over=torch.ones(133))):
+        assert torch.equal(int8.product(x, packed, None), x @ weight.t())
 
 
 @compiled

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.core import machine
-from tunelift.fast.int8 import Int8Weight
+from tunelift.fast.int8 import Int8Tiles, Int8Weight
 from tunelift.fast.undo import Undo
 
 Ways = Literal["none", "forward", "both"]
@@ -40,6 +40,7 @@ class Weight:
         self.packed: Tensor | None = None
         self.turned: Tensor | None = None
         self.eight: Int8Weight | None = None
+        self.tiles: Int8Tiles | None = None  # of a head
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {

@@ -9,8 +9,9 @@ filtering, arXiv 2411.09009). With likely tokens in the first tiles most parts a
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.frozen import linear, product
+from tunelift.fast.int8 import Int8Tiles
 
 TILE = 4096
 """Vocabulary entries at once: with 1,024 rows 16 MB of logits."""
@@ -77,7 +79,7 @@ class Head:
 
     `skip_below` 0 computes all of the gradient. `likely_first` holds weight and bias of likely tokens, once those are
     known, and which tokens of the vocabulary (V,) they are; `kept` and `pairs` count the (row, tile) pairs whose part
-    of the gradient was computed, and all that there were.
+    of the gradient was computed, and all that there were. With `eight` products are in eight bits.
     """
 
     weight: Tensor
@@ -88,6 +90,7 @@ class Head:
     likely_first: tuple[Tensor, Tensor | None, Tensor] | None = field(default=None, repr=False)
     kept: int = 0
     pairs: int = 0
+    eight: Int8Tiles | None = None
 
     def loss_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the sum over rows of the cross-entropy (nats), hidden (N, D) and targets (N,); differentiable."""
@@ -175,12 +178,17 @@ def over_vocabulary(
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
     for weight, bias, taken, start in head.tiles(likely_first=gradient):
-        logits = linear(hidden, weight, bias)
+        eight = None if head.eight is None else head.eight.of(weight, hidden)
+        if eight is None:
+            logits = linear(hidden, weight, bias)
+        else:
+            logits = eight.of(hidden) if bias is None else eight.of(hidden).add_(bias)
         if asked is not None:
             asked.read(logits, start)
         shares, fall, part = _tile(head, logits, taken, (highest, mass), gradient)
         if gradient:
-            _add(head, sums.mul_(fall), shares, weight, part)
+            times = partial(product, weight=weight) if eight is None else eight.back
+            _add(head, sums.mul_(fall), shares.to(weight.dtype), times, part)
     return (highest + mass.log()).squeeze(-1), highest.squeeze(-1), sums.div_(mass) if gradient else sums
 
 
@@ -212,17 +220,17 @@ def _tile(
     return shares if isinstance(slope, float) else shares.mul_(slope), fall, part / mass
 
 
-def _add(head: Head, sums: Tensor, shares: Tensor, weight: Tensor, share_of_row: Tensor) -> None:
-    """Add shares (N, tile) @ weight (tile, D) to sums, for the rows of which this tile may hold enough.
+def _add(head: Head, sums: Tensor, shares: Tensor, times: Callable[[Tensor], Tensor], share_of_row: Tensor) -> None:
+    """Add shares (N, tile) `times` the weight (tile, D) to sums, for the rows of which this tile may hold enough.
 
     `share_of_row` (N, 1) is the tile's part of the mass seen so far, which is no less than its part of the whole.
     """
     kept = (share_of_row.squeeze(-1) >= head.skip_below).nonzero().squeeze(-1)
     head.kept, head.pairs = head.kept + len(kept), head.pairs + len(sums)
     if len(kept) == len(sums):
-        sums.add_(product(shares.to(weight.dtype), weight))
+        sums.add_(times(shares))
     elif len(kept):
-        sums.index_add_(0, kept, product(shares[kept].to(weight.dtype), weight).to(sums.dtype))
+        sums.index_add_(0, kept, times(shares[kept]).to(sums.dtype))
 
 
 def capped(logits: Tensor, softcap: float | None) -> Tensor:

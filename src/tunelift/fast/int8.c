@@ -90,6 +90,50 @@ void int8_rows(const element *x, const float *by, uint8_t *q, float *scale, int6
         }
 }
 
+/* Bring a weight to eight bits and into the order of int8_product: number (o, d) is w[o * w_out + d * w_deep], times
+   by[d] if that is given, over the scale of its output and group, which are found and kept in scales (groups, out
+   padded to 16); or over given[d], if that is given. packed and begins are those of int8_product. */
+void int8_pack(const element *w, const float *by, const float *given, int8_t *packed, int32_t *begins, float *scales,
+               int64_t w_out, int64_t w_deep, int64_t out, int64_t size, int64_t deep, int64_t group, int threads) {
+    const int64_t padded = (out + 15) / 16 * 16;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t first = 0; first < padded; first += LANES)
+        for (int64_t start = 0; start < deep; start += group) {
+            const int64_t g = start / group, stop = start + group < size ? start + group : size;
+            const int64_t end = start + group < deep ? start + group : deep;
+            const int64_t here = out - first < LANES ? (out > first ? out - first : 0) : LANES;
+            float scale[LANES] = {0}, value[LANES] = {0};
+            int32_t sum[LANES] = {0}, q[LANES];
+            if (!given) {
+                for (int64_t d = start; d < stop; d++) {
+                    const float times = by ? by[d] : 1.0f;
+                    for (int64_t o = 0; o < here; o++) value[o] = load(w[(first + o) * w_out + d * w_deep]);
+#pragma omp simd
+                    for (int64_t o = 0; o < LANES; o++) {
+                        float size_of = fabsf(value[o]) * times;
+                        scale[o] = size_of > scale[o] ? size_of : scale[o];
+                    }
+                }
+                for (int64_t o = 0; o < LANES; o++) scales[g * padded + first + o] = scale[o] = scale[o] / LARGEST;
+            }
+            for (int64_t d = start; d < end; d++) {
+                int8_t *to = packed + (first * deep + d / 4 * 4 * LANES) + d % 4;
+                const float times = d >= stop ? 0.0f : by ? by[d] : 1.0f;
+                if (d < stop)
+                    for (int64_t o = 0; o < here; o++) value[o] = load(w[(first + o) * w_out + d * w_deep]);
+                if (given)
+                    for (int64_t o = 0; o < LANES; o++) scale[o] = d < stop ? given[d] : 0.0f;
+#pragma omp simd
+                for (int64_t o = 0; o < LANES; o++) {
+                    q[o] = (int32_t)rintf(scale[o] > 0 ? value[o] * times / scale[o] : 0.0f);
+                    sum[o] += q[o];
+                }
+                for (int64_t o = 0; o < LANES; o++) to[4 * o] = (int8_t)q[o];
+            }
+            for (int64_t o = 0; o < LANES; o++) begins[g * padded + first + o] = -ZERO * sum[o];
+        }
+}
+
 /* found (rows, WIDE * LANES) = the scaled sums of a few rows and outputs; scales (groups, out padded) may be NULL. */
 static inline __attribute__((always_inline)) void int8_block(int vecs, int64_t rows, int64_t deep, int64_t group,
                                                              const uint8_t *q, const float *own, const int8_t *packed,

@@ -16,7 +16,6 @@ from torch import Tensor
 from tunelift.fast import kernels
 
 LARGEST = 127.0
-ZERO = 128
 
 GROUP = 128
 """Columns that share a scale."""
@@ -47,11 +46,10 @@ class Int8Weight:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, largest: Tensor | None = None) -> None:
-        wide = weight.detach().float()
-        self.by = None if largest is None else shifted(wide, largest)
-        self.forward = packed(wide if self.by is None else wide / self.by, GROUP)
-        numbers, self.scales = in_eight_bits(wide)
-        self.turned = packed(numbers.t(), DEEPEST)
+        self.by = None if largest is None else shifted(weight, largest)
+        self.forward = packed(weight, GROUP, None if self.by is None else 1.0 / self.by)
+        self.scales = scales_of(weight)
+        self.turned = packed(weight.t(), DEEPEST, over=self.scales)
         self.bias = None if bias is None else bias.detach().float()
 
     def of(self, x: Tensor) -> Tensor:
@@ -63,11 +61,31 @@ class Int8Weight:
         return product(dy, self.turned, self.scales, onto=onto)
 
 
+class Int8Tiles:
+    """Tiles of a head's weight in eight bits, each made when it is first asked for.
+
+    The first hidden states say how large the activations of each column are.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[int, tuple[Tensor, Int8Weight]] = {}
+        self.largest: Tensor | None = None
+
+    def of(self, tile: Tensor, hidden: Tensor) -> Int8Weight:
+        """Return a tile (T, D), a part of a tensor that stays, for the product with hidden states (N, D)."""
+        if self.largest is None:
+            self.largest = hidden.detach().float().abs().amax(dim=0)
+        if tile.data_ptr() not in self.made:
+            self.made[tile.data_ptr()] = tile, Int8Weight(tile, None, self.largest)
+        return self.made[tile.data_ptr()][1]
+
+
 def fits(weight: Tensor) -> bool:
     """Tell whether products with a weight can be computed here in eight bits."""
     return weight.dim() == 2 and weight.numel() > 0 and max(weight.shape) <= DEEPEST and kernels.of(weight) is not None
 
 
+@torch.no_grad()
 def shifted(weight: Tensor, largest: Tensor) -> Tensor:
     """Return by what each column (I,) of activations is multiplied, the weight's (O, I) being divided by it."""
     own, others = (sizes.float().clamp_min(1e-5).log() for sizes in (largest, weight.abs().amax(dim=0)))
@@ -76,32 +94,27 @@ def shifted(weight: Tensor, largest: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def in_eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a weight (O, I) as whole numbers of -127 to 127, and the scale of each output (O,) in float32."""
-    scales = weight.abs().amax(dim=1) / LARGEST
-    return (weight / torch.where(scales > 0, scales, 1.0)[:, None]).round_().to(torch.int8), scales
+def scales_of(weight: Tensor) -> Tensor:
+    """Return the scale of each output (O,) of a weight (O, I), in float32."""
+    return weight.abs().amax(dim=1).float() / LARGEST
 
 
 @torch.no_grad()
-def packed(weight: Tensor, group: int) -> Packed:
-    """Return a weight (O, D), or whole numbers that need no scales, in the order of the kernel.
+def packed(weight: Tensor, group: int, by: Tensor | None = None, over: Tensor | None = None) -> Packed:
+    """Return a weight (O, D), its columns multiplied `by` (D,), in eight bits and in the order of the kernel.
 
-    That is (O / lanes, D / 4, lanes, 4), with O padded to 16.
+    Each output has a scale for each group of columns, or each column is divided by what `over` (D,) says of it.
     """
+    weight = weight.detach()
     out, size = weight.shape
-    lanes = abs(kernels.library(torch.float32).int8_lanes())
-    group = min(group, _padded(size, 4))
-    whole = torch.zeros(_padded(out, 16), _padded(size, 4), dtype=torch.int8, device="cpu")
-    begins, scales = [], []
-    for first in range(0, size, group):
-        numbers = weight[:, first : first + group]
-        if weight.is_floating_point():
-            numbers, scale = in_eight_bits(numbers)
-            scales.append(torch.nn.functional.pad(scale, (0, len(whole) - out)))
-        whole[:out, first : first + numbers.shape[1]] = numbers
-        begins.append(whole[:, first : first + group].sum(dim=1, dtype=torch.int32) * -ZERO)
-    ordered = whole.view(len(whole) // lanes, lanes, -1, 4).transpose(1, 2).contiguous()
-    return Packed(ordered, torch.stack(begins), torch.stack(scales) if scales else None, out, size, group)
+    deep = _padded(size, 4)
+    group = min(group, deep)
+    numbers = torch.empty(_padded(out, 16), deep, dtype=torch.int8, device="cpu")
+    begins = torch.empty(-(-deep // group), len(numbers), dtype=torch.int32, device="cpu")
+    scales = torch.empty_like(begins, dtype=torch.float32) if over is None else None
+    tensors = weight, by, over, numbers, begins, scales
+    kernels.call(kernels.library(weight.dtype), "int8_pack", *tensors, *weight.stride(), out, size, deep, group)
+    return Packed(numbers, begins, scales, out, size, group)
 
 
 def product(

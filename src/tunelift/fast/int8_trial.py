@@ -33,6 +33,9 @@ ROUNDS = 4
 FASTER = 1.1
 """Both products together must be so much faster in eight bits."""
 
+SMALL = 2**17
+"""Numbers of a model's largest layer below which products are not where its time goes."""
+
 Gradient = dict[str, Tensor]
 
 
@@ -56,6 +59,8 @@ def worth(model: Any, tokens: int) -> str:
     if not weights:
         return "no: the model has no frozen linear layers that it is for"
     largest = max(weights, key=Tensor.numel)
+    if largest.numel() < SMALL:
+        return "no: the model's layers are too small for it"
     plain, eight = Weight(nn.Linear(1, 1, bias=False)), int8.Int8Weight(largest, None)
     plain.plain = largest
     plain.pack("both")
@@ -71,32 +76,47 @@ def worth(model: Any, tokens: int) -> str:
 def take(model: Any, loss: Callable[[], Tensor]) -> str:
     """Let frozen products be computed in eight bits where that is seen to learn the same; return "on" or "off: reason".
 
-    `loss` computes that of the first rows, a scalar. The layers of tensors whose gradient fails stay wide, by name.
+    `loss` computes that of the first rows, a scalar. The head, and the layers of tensors whose gradient fails, stay
+    wide where they must; the answer names them.
     """
     weights = {name: weight for name, weight in frozen_weights(model).items() if int8.fits(weight.plain)}
+    head = _head(model)
     if not weights:
         return "off: the model has no frozen linear layers that it is for"
-    if 2 * sum(weight.plain.numel() for weight in weights.values()) > SHARE_OF_MEMORY * (machine.usable_bytes() or 0):
+    everything = [*weights.values(), *([head] if head else [])]
+    if 2 * sum(weight.plain.numel() for weight in everything) > SHARE_OF_MEMORY * (machine.usable_bytes() or 0):
         return "off: there is no memory for the weights in eight bits"
     with in_evaluation(model), _moved(model):
         with _looked_at(weights.values()) as largest:
             plain = _asked(model, loss)
         for weight in weights.values():
             weight.eight = int8.Int8Weight(weight.plain, weight.bias, largest.get(id(weight)))
+        if head is not None:
+            head.tiles = int8.Int8Tiles()
         for _ in range(ROUNDS):
             reason, failing = _apart(plain, _asked(model, loss))
             layers = [name for name in weights if any(tensor.startswith(f"{_of_adapter(name)}.") for tensor in failing)]
-            if reason is None or not any(weights[name].eight for name in layers):
+            if reason is None:
                 break
+            if head is not None and head.tiles is not None:
+                head.tiles = None
+                continue
             for name in layers:
                 weights[name].eight = None
     wide = [name for name, weight in weights.items() if weight.eight is None]
     if reason is not None or len(wide) == len(weights):
-        for weight in weights.values():
-            weight.eight = None
+        for weight in everything:
+            weight.eight = weight.tiles = None
         return f"off: {reason or 'no layer learns the same in eight bits'}"
-    count = f"on: {len(weights) - len(wide)} layers"
+    count = f"on: {len(weights) - len(wide)} layers" + (" and the head" if head is not None and head.tiles else "")
     return f"{count}; wide, as their gradients would differ: {', '.join(wide)}" if wide else count
+
+
+def _head(model: Any) -> Weight | None:
+    """Return the weight of a frozen head of which products are computed here."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found = None if head is None else vars(head).get("frozen")
+    return found if isinstance(found, Weight) and int8.fits(found.plain[:1]) else None
 
 
 @contextmanager

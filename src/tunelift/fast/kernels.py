@@ -75,6 +75,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "low_rank_weights": (E, E, S, S, N, N, N, N, N, F, I),
     "int8_lanes": (),
     "int8_rows": (E, O, U8, S, N, N, N, N, I),
+    "int8_pack": (E, O, O, I8, I32, O, N, N, N, N, N, N, I),
     "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, N, I, I),
 }
 TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
@@ -127,6 +128,10 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         (rows + 1) * (rank + threads * NARROW),
     ),
     "int8_rows": lambda rows, size, deep, group, *_: (rows * size, size, rows * deep, rows * -(-deep // group)),
+    "int8_pack": lambda w_out, w_deep, out, size, deep, group, *_: (
+        *(((out, w_out), (size, w_deep)), size, size),
+        *_int8(0, out, -(-out // 16) * 16, deep, -(-deep // group))[2:5],
+    ),
     "int8_product": lambda rows, out, deep, group, *_: _int8(rows, out, -(-out // 16) * 16, deep, -(-deep // group)),
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.frozen import weight_of
 from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
 from tunelift.fast.last_layer import last_layer, only_at
 from tunelift.fast.packed_rows import PackedRow, Past, pack, put_back
@@ -72,6 +73,7 @@ class TargetOnly:
         """Return the differentiable sum of cross-entropies (nats) of the targets (N,) after hidden states (N, D)."""
         frozen = not any(p.requires_grad for p in self.head.parameters())
         if frozen and type(self.head) is nn.Linear:
+            self.frozen.eight = weight_of(self.head).tiles
             return self.frozen.loss_sum(hidden, targets)
         return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="sum")
 
