@@ -178,7 +178,7 @@ def over_vocabulary(
     mass = torch.zeros_like(highest)
     sums = torch.zeros_like(hidden, dtype=kind) if gradient else hidden[:0]
     for weight, bias, taken, start in head.tiles(likely_first=gradient):
-        eight = None if head.eight is None else head.eight.of(weight, hidden)
+        eight = head.eight.of(weight, hidden) if head.eight else None
         if eight is None:
             logits = linear(hidden, weight, bias)
         else:
@@ -187,7 +187,7 @@ def over_vocabulary(
             asked.read(logits, start)
         shares, fall, part = _tile(head, logits, taken, (highest, mass), gradient)
         if gradient:
-            times = partial(product, weight=weight) if eight is None else eight.back
+            times = eight.back if head.eight and eight and head.eight.back else partial(product, weight=weight)
             _add(head, sums.mul_(fall), shares.to(weight.dtype), times, part)
     return (highest + mass.log()).squeeze(-1), highest.squeeze(-1), sums.div_(mass) if gradient else sums
 

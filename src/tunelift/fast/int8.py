@@ -42,14 +42,17 @@ class Packed:
 class Int8Weight:
     """A frozen weight (O, I) with its bias (O,) in eight bits, ready for both of its products.
 
-    `largest` (I,) is how large the activations of each column are, where that is known.
+    `largest` (I,) is how large the activations of each column are, where that is known. Of `group` outputs gradients
+    have one scale.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, largest: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, largest: Tensor | None = None, group: int = DEEPEST
+    ) -> None:
         self.by = None if largest is None else shifted(weight, largest)
         self.forward = packed(weight, GROUP, None if self.by is None else 1.0 / self.by)
         self.scales = scales_of(weight)
-        self.turned = packed(weight.t(), DEEPEST, over=self.scales)
+        self.turned = packed(weight.t(), group, over=self.scales)
         self.bias = None if bias is None else bias.detach().float()
 
     def of(self, x: Tensor) -> Tensor:
@@ -64,10 +67,13 @@ class Int8Weight:
 class Int8Tiles:
     """Tiles of a head's weight in eight bits, each made when it is first asked for.
 
-    The first hidden states say how large the activations of each column are.
+    The first hidden states say how large the activations of each column are. What goes back are shares of probability,
+    of which most are small beside the largest: they have a scale for each group too. Without `back` that product is
+    computed with the weight as it is.
     """
 
     def __init__(self) -> None:
+        self.back = True
         self.made: dict[int, tuple[Tensor, Int8Weight]] = {}
         self.largest: Tensor | None = None
 
@@ -76,7 +82,7 @@ class Int8Tiles:
         if self.largest is None:
             self.largest = hidden.detach().float().abs().amax(dim=0)
         if tile.data_ptr() not in self.made:
-            self.made[tile.data_ptr()] = tile, Int8Weight(tile, None, self.largest)
+            self.made[tile.data_ptr()] = tile, Int8Weight(tile, None, self.largest, GROUP)
         return self.made[tile.data_ptr()][1]
 
 

@@ -20,7 +20,7 @@ from tunelift.training import ranks
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
-from tunelift.training.run import Trained, train
+from tunelift.training.run import Trained, refuse_products, train
 
 ROW_BYTES, LABEL_BYTES = 700, 30
 """Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
@@ -36,6 +36,7 @@ def check_training(
     Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
     texts, a number for each label, and what stands around them.
     """
+    refuse_products(session.model, settings)
     session.will_train(splits.train, settings)
     trained = session.check(adapter.model_dump())
     max_length = min(settings.max_length, context_length(session.model, session.tokenizer))

@@ -1,0 +1,110 @@
+"""Products in int8 are taken where the first rows learn the same, and refused where they cannot be had."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from test_fast_kernels import compiled
+
+import tiny_models
+from tunelift.config.schema import TrainSection
+from tunelift.core.errors import InputError
+from tunelift.core.records import Example
+from tunelift.fast import int8_trial
+from tunelift.fast.frozen import Weight, frozen_weights
+from tunelift.fast.int8 import Int8Weight
+from tunelift.fast.unpad import sped_up
+from tunelift.tasks import TASKS
+from tunelift.training.run import refuse_products, train
+
+ROWS = [Example(str(i), f"what is {i}", f" it is {i % 3}") for i in range(12)]
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    return tiny_models.adapted(tiny_models.causal("llama"))
+
+
+def taken(model: Any) -> tuple[str, dict[str, Weight]]:
+    """Try int8 on some rows; return what became of it, and the weights."""
+    task = TASKS.get("causal-lm")
+    rows, _ = task.rows(ROWS, tiny_models.tokenizer(), 64, [])
+    with sped_up(model):
+        batch = task.collate(rows, 0, model.device)
+        loss, _ = task.loss(model, batch)
+        return int8_trial.take(model, partial(loss, batch)), frozen_weights(model)
+
+
+@compiled
+def test_frozen_products_are_in_int8_where_the_first_rows_learn_the_same(model: Any) -> None:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state, weights = taken(model)
+    assert state.startswith(f"on: {len(weights)} layers")
+    assert all(weight.eight is not None for weight in weights.values())
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+
+
+@compiled
+def test_a_layer_whose_product_differs_stays_wide_by_name(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = model.get_submodule("base_model.model.model.layers.1.self_attn.o_proj").base_layer.weight
+    made = Int8Weight.__init__
+
+    def make(self: Int8Weight, weight: torch.Tensor, *rest: Any) -> None:
+        made(self, weight.roll(1, 0) if weight is wrong else weight, *rest)
+
+    monkeypatch.setattr(Int8Weight, "__init__", make)
+    state, weights = taken(model)
+    assert "; wide, as their products would differ: " in state
+    assert "layers.1.self_attn.o_proj" in state
+    assert sum(weight.eight is None for weight in weights.values()) == 1
+
+
+@compiled
+def test_what_learns_something_else_is_off(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = Int8Weight.back
+    monkeypatch.setattr(Int8Weight, "back", lambda self, dy, onto=None: back(self, -dy, onto))
+    state, weights = taken(model)
+    assert state.startswith("off: in eight bits the gradient differs (cosine ")
+    monkeypatch.setattr(Int8Weight, "of", lambda self, x: x.new_zeros(len(x), self.forward.out))
+    assert taken(model)[0] == "off: no layer computes the same in eight bits"
+    monkeypatch.setattr(int8_trial, "PRODUCT", 2.0)
+    assert taken(model)[0].startswith("off: in eight bits the loss is")
+    assert all(weight.eight is None and weight.tiles is None for weight in weights.values())
+
+
+@compiled
+def test_a_training_in_int8_learns_as_the_plain_one(model: Any) -> None:
+    if int8_trial.refused(model):
+        pytest.skip("this processor has no products in int8")
+    losses: dict[str, list[float]] = {"int8": [], "float32": []}
+    for products, told in losses.items():
+        torch.manual_seed(0)
+        tuned = tiny_models.adapted(tiny_models.causal("llama"))
+        done = train(
+            tuned, tiny_models.tokenizer(), TASKS.get("causal-lm"), {"train": ROWS},
+            TrainSection(steps=6, batch_size=4, learning_rate=1e-2, products=products),
+            listeners=[lambda event, told=told, **facts: told.append(facts["loss"]) if event == "train" else None],
+        )  # fmt: skip
+        assert done.fast_paths["int8_products"].startswith("on" if products == "int8" else "no")
+    assert losses["int8"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["int8"] != losses["float32"]
+
+
+@pytest.mark.parametrize(
+    ("products", "said"), [("bfloat16", "the model runs in float32"), ("int8", "are for float32 and bfloat16 on a CPU")]
+)
+def test_what_cannot_be_had_is_refused(products: Any, said: str, model: Any) -> None:
+    model = model.double() if products == "int8" else model
+    with pytest.raises(InputError, match=f"train.products is {products}, and .*{said}"):
+        refuse_products(model, TrainSection(products=products))
+
+
+@compiled
+def test_auto_leaves_small_layers_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_trial, "refused", lambda model: None)
+    with sped_up(model):
+        assert int8_trial.worth(model, 64) == "no: the model's layers are too small for it"
