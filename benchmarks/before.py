@@ -72,9 +72,9 @@ def scoring_seconds(run: Result) -> float:
 
 
 def compared(runs: Mapping[str, Sequence[Result]], seconds: Callable[[Result], float]) -> Result:
-    """Return each build's seconds by round, the mean ratio (geometric) and its interval."""
+    """Return the seconds by round of two settings, the second's over the first's (geometric mean) and its interval."""
     taken = {name: [seconds(run) for run in some] for name, some in runs.items()}
-    logs = [math.log(before / now) for now, before in zip(taken[NOW], taken[BEFORE], strict=True)]
+    logs = [math.log(before / now) for now, before in zip(*taken.values(), strict=True)]
     mean, count = sum(logs) / len(logs), len(logs)
     half = math.inf
     if count > 1:
@@ -86,17 +86,16 @@ def compared(runs: Mapping[str, Sequence[Result]], seconds: Callable[[Result], f
 
 def show(kinds: Mapping[str, Result]) -> None:
     table = [
-        {
-            "work": kind,
-            BEFORE: f"{sum(found['seconds'][BEFORE]) / len(found['seconds'][BEFORE]):.2f} s",
-            NOW: f"{sum(found['seconds'][NOW]) / len(found['seconds'][NOW]):.2f} s",
+        {"work": kind}
+        | {name: f"{sum(some) / len(some):.2f} s" for name, some in reversed(found["seconds"].items())}
+        | {
             "ratio": f"{found['ratio']:.3f}",
             "95%": "{:.3f} to {:.3f}".format(*found["interval"]),
-            "rounds": str(len(found["seconds"][NOW])),
+            "rounds": str(min(map(len, found["seconds"].values()))),
         }
         for kind, found in kinds.items()
     ]
-    side_by_side.print_table("Against the earlier build: seconds before over seconds now", table)
+    side_by_side.print_table("The first column's seconds over the second's", table)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def main() -> None:
 def opened(rows: dict[str, Any], job: dict[str, Any]) -> Session:
     """Load the model, and the adapter that everybody begins with."""
     task, labels = ("sequence-classification", ["0", "1"]) if job.get("head") else ("causal-lm", [])
-    session = Session.open(ModelSection(name=rows["name"]), TASKS.get(task), labels)
+    section = ModelSection(name=rows["name"], dtype=job.get("dtype", "auto"))
+    session = Session.open(section, TASKS.get(task), labels)
     session.attach({"start_from": rows["adapter"]}, 0)
     return session
 
@@ -46,6 +47,7 @@ def run(session: Session, examples: list[Example], job: dict[str, Any], listen: 
     """Train one epoch with the settings that the peers have, on the rows in the order given."""
     settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"])
     settings = settings.model_copy(update={"schedule": "constant", "warmup": 0.0, "seed": 0})
+    settings = settings.model_copy(update={"products": job.get("products", "auto")})
     rows = {"train": in_our_order(examples, job["batch_size"])}
     return train(
         session.model, session.tokenizer, session.task, rows, settings, labels=session.labels, listeners=[listen]
