@@ -34,16 +34,13 @@ def main() -> None:
             job |= {"folder": scratch, "data": str(options.data.resolve()), "dtype": options.dtype}
             job |= {"rows": f"{scratch}/rows.json"}
             side_by_side.measure(Setting("rows and first adapter", "prepare.py", sys.executable, job), folder)
-            settings = [
-                Setting(
-                    name, "ourselves.py", sys.executable, job | {"products": products, "out": f"{scratch}/{products}"}
-                )
-                for products in ("int8", options.dtype)
-            ]
+            ways = ("int8", options.dtype)
+            each = {products: job | {"products": products, "out": f"{scratch}/{products}"} for products in ways}
+            settings = [Setting(products, "ourselves.py", sys.executable, own) for products, own in each.items()]
             runs = side_by_side.in_turns(settings, rounds, folder, lambda *_: True)
             figures["kinds"][f"{kind}, whole process"] = compared(runs, whole_seconds)
             figures["kinds"][f"{kind}, median step"] = compared(runs, median_seconds)
-            adapters = {products: f"{scratch}/{products}" for products in ("int8", options.dtype)}
+            adapters = {products: f"{scratch}/{products}" for products in ways}
             losses = side_by_side.measure(
                 Setting("held-out losses", "held_out.py", sys.executable, job | {"adapters": adapters}), folder
             )["losses"]
