@@ -32,7 +32,7 @@ from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import ProgressBar
-from tunelift.training.loop import Fit, Listener, Settings, fit
+from tunelift.training.loop import Fit, Listener, fit
 from tunelift.training.step import is_out_of_memory
 
 
@@ -102,7 +102,8 @@ def train(
             held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
             _say(held_out_report, "validation", max_length)
             validate = _validation(held_out, _sizes(held_out, task, packs), loss, batches)
-        loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
+        twice_an_epoch = max(1, -(-math.ceil(len(rows) / settings.batch_size) // 2))
+        loop = settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
@@ -285,18 +286,6 @@ def _unset(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return for JSON what it has no word for: names in a set have another order in each process."""
     return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
-
-
-def _loop_settings(settings: TrainSection, steps_per_epoch: int) -> Settings:
-    return Settings(
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        evaluate_every=settings.evaluate_every or max(1, -(-steps_per_epoch // 2)),
-        patience=settings.patience,
-    )
 
 
 def _say_slow(fast_paths: Mapping[str, str]) -> None:

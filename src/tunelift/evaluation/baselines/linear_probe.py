@@ -17,7 +17,7 @@ from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.baselines import labelled
+from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.batching import by_length, padded
 from tunelift.evaluation.plan import Plan
@@ -34,7 +34,7 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
     if not plan.task.has_head:
         return "it takes the place of a classification head, and this task has none"
-    return labelled.misfit(plan, train, likelihoods=True) or labelled.needs_two_labels(train)
+    return predicted_labels.misfit(plan, train, likelihoods=True) or predicted_labels.needs_two_labels(train)
 
 
 class LinearProbe:
@@ -47,8 +47,8 @@ class LinearProbe:
         train = randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe")
         features = self._hidden(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
-        features, labels = self.scaler.transform(features), labelled.labels_of(train)
-        self.regression = labelled.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
+        features, labels = self.scaler.transform(features), predicted_labels.labels_of(train)
+        self.regression = predicted_labels.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
         self.description = f"a linear probe on the base model's frozen features, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
@@ -56,7 +56,7 @@ class LinearProbe:
         features = self.scaler.transform(self._hidden(examples, title))
         found = self.regression.predict(features, examples, self.given.plan.labels)
         made_by = self.given.made_by("linear-probe", self.description)
-        return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
+        return predicted_labels.label_rows(self.given.plan, made_by, examples, found, likelihoods=True)
 
     def _hidden(self, examples: Sequence[Example], title: str) -> Any:
         """Return the mean last hidden state of each text, as an array (rows, hidden size)."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tunelift.core import progress
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
@@ -48,7 +47,7 @@ def needs_two_labels(train: Sequence[Example]) -> str | None:
 
 
 def label_rows(
-    given: Given,
+    plan: Plan,
     made_by: Mapping[str, Any],
     examples: Sequence[Example],
     predictions: Sequence[Found],
@@ -56,7 +55,7 @@ def label_rows(
     likelihoods: bool,
 ) -> Scores:
     """Return scores in which each example was answered with a label; `likelihoods` says if with its probability."""
-    metrics, slices = given_metrics(given.plan, likelihoods=likelihoods), slices_of(examples, given.plan.slices)
+    metrics, slices = given_metrics(plan, likelihoods=likelihoods), slices_of(examples, plan.slices)
     rows = []
     for example, values, found in zip(examples, slices, predictions, strict=True):
         answer = answered(example, found, metrics)
@@ -68,7 +67,7 @@ def label_rows(
         "items": len(rows),
         "unscored": sum("unscored" in row for row in rows),
         "metrics": {metric.name: metric_entry(metric, rows) for metric in metrics},
-        "made_with": {"task": given.plan.task.name, **made_by},
+        "made_with": {"task": plan.task.name, **made_by},
     }
     return Scores(rows, info)
 
