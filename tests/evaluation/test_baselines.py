@@ -18,10 +18,10 @@ from tunelift.adapters.build import switched_off
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
+from tunelift.data.shared_words import SharedWords
 from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines import BASELINES, Baseline, Given, suitable
 from tunelift.evaluation.run import Plan
-from tunelift.evaluation.shared_words import SharedWords
 from tunelift.metrics import resolve
 from tunelift.tasks import TASKS
 

@@ -22,15 +22,12 @@ class Marks:
     calls: bool = False
 
 
-PLAIN = Marks()
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the model reads before it answers in words of its own (T,), and what will stand around the answer."""
 
     ids: list[int]
-    marks: Marks = PLAIN
+    marks: Marks = Marks()
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], marks: Marks, *, keep_thinking: bool = False) -> str:

@@ -19,7 +19,7 @@ def with_class_names(rows: Iterable[Mapping[str, Any]], features: Any, source: s
     namings = _of_struct(features) if isinstance(features, Mapping) else {}
     for number, row in enumerate(rows, start=1):
         try:
-            yield {**row, **{column: name(row[column]) for column, name in namings.items() if column in row}}
+            yield _in_struct(row, namings)
         except IndexError as error:
             raise InputError(
                 f"{source}, row {number}: the class {error.args[0]} has no name in the features.",
@@ -34,20 +34,15 @@ def _of_struct(features: Mapping[str, Any]) -> dict[str, Naming]:
 
 
 def _naming(kind: Any) -> Naming | None:
-    is_struct = isinstance(kind, Mapping) and not isinstance(kind.get("_type"), str)
-    if is_struct:
+    if isinstance(kind, Mapping) and not isinstance(kind.get("_type"), str):
         namings = _of_struct(kind)
         return (lambda value: _in_struct(value, namings)) if namings else None
     names = _part(kind, "names")
     if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
         return lambda value: _name(value, names)
-    inner = _naming(kind[0]) if isinstance(kind, list) and len(kind) == 1 else _inner(kind)
+    part = kind[0] if isinstance(kind, list) and len(kind) == 1 else _part(kind, "feature")
+    inner = None if part is None else _naming(part)
     return None if inner is None else lambda value: _each(value, inner)
-
-
-def _inner(kind: Any) -> Naming | None:
-    feature = _part(kind, "feature")
-    return None if feature is None else _naming(feature)
 
 
 def _part(kind: Any, name: str) -> Any:

@@ -72,9 +72,9 @@ def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mappin
     that is not said to be a label is left as it is, unless its column writes few numbers in both ways.
     """
     columns = set(layout.completion.columns)
-    cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
     if len(columns) != 1:
         return {}
+    cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
     found = {cell: _WHOLE.fullmatch(cell.strip()) for cell in set(cells) - {"nan"}}
     numbers = {cell: match[1] for cell, match in found.items() if match}
     ways = Counter(numbers.values())
@@ -92,10 +92,6 @@ def _answers(table: Table, section: DataSection) -> Layout | None:
         return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
         return _text_and_label(_column_or_template(section.text or "text", "data.text"), section.label)
-    return _by_usual_names(table, section)
-
-
-def _by_usual_names(table: Table, section: DataSection) -> Layout | None:
     columns = set(table.columns)
     if columns - {"id", section.id, section.group} == {"text"}:
         return _text_and_label(Template("{text}", "data.text"), None)

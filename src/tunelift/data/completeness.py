@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Conversation
-from tunelift.data.frames import MARK, Mismatch, Shape, mark
+from tunelift.data.frames import MARK, Mismatch, Shape, mark, spellings
 from tunelift.data.messages import json_of
 
 
@@ -62,8 +61,8 @@ def check_calls(calls: Sequence[Mapping[str, Any]], said: str, where: str) -> No
     """Refuse a rendering of an answer that leaves out a call, or an argument of one."""
     for call in calls:
         function = call["function"]
-        missing = [text for text in (function["name"], *texts(function["arguments"])) if not _stands(text, said)]
-        if missing:
+        wanted = (function["name"], *texts(function["arguments"]))
+        if missing := [text for text in wanted if not any(spelling in said for spelling in spellings(text))]:
             raise InputError(
                 f"{where}: the model's chat template leaves out the call of {function['name']!r:.60}, or a "
                 f"part of it: {missing[0]!r:.60}.",
@@ -119,16 +118,7 @@ def texts(*values: Any) -> Iterator[str]:
             yield str(value)
 
 
-def _spellings(text: str) -> list[str]:
-    """Return a text as it is and as JSON spells it."""
-    return list(dict.fromkeys((text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])))
-
-
-def _stands(text: str, rendering: str) -> bool:
-    return any(spelling in rendering for spelling in _spellings(text))
-
-
 def places(text: str, rendering: str) -> list[tuple[int, int]]:
     """Return where a text, which is not empty, stands in a rendering."""
-    found = (match.span() for some in _spellings(text) for match in re.finditer(re.escape(some), rendering))
+    found = (match.span() for some in spellings(text) for match in re.finditer(re.escape(some), rendering))
     return list(found)

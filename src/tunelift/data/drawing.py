@@ -44,25 +44,16 @@ def _keys(pool: Sequence[Example], section: DataSection) -> list[str]:
     Rows are compared as they stand in the file, so that the template does not matter. More kin than a tenth of the
     rows are no copies of each other but made from one template; they are told apart.
     """
-    own = [_row_key(example, section) for example in pool]
+    rows = [{name: row.row[name] for name in sorted(row.row) if name not in ("id", section.id)} for row in pool]
+    # Without its id, case and blanks folded, a row is the same under every template, and equal rows are.
+    own = [folded(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)) for row in rows]
     if not section.deduplicate:
         return own
-    kin = connected(len(pool), near_duplicates([_row_text(example.row, section) for example in pool]))
+    kin = connected(len(pool), near_duplicates(["\n".join(_texts_in(row)) for row in rows]))
     most = max(MOST_KIN, len(pool) * MOST_KIN_SHARE)
-    shared = [min(own[index] for index in rows) if 1 < len(rows) <= most else None for rows in kin.values()]
-    named = {index: key for rows, key in zip(kin.values(), shared, strict=True) for index in rows if key}
+    shared = [min(own[index] for index in some) if 1 < len(some) <= most else None for some in kin.values()]
+    named = {index: key for some, key in zip(kin.values(), shared, strict=True) for index in some if key}
     return [named.get(index, key) for index, key in enumerate(own)]
-
-
-def _row_text(row: Any, section: DataSection) -> str:
-    values = [row[name] for name in sorted(row) if name not in ("id", section.id)]
-    return "\n".join(text for value in values for text in _texts_in(value))
-
-
-def _row_key(example: Example, section: DataSection) -> str:
-    """Return the row without its id, case and blanks folded: the same under every template, and for equal rows."""
-    values = {name: value for name, value in example.row.items() if name not in ("id", section.id)}
-    return folded(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str))
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import parquet_files, text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
-from tunelift.core.text_table import TextTable, read_text_table
+from tunelift.core.text_table import read_text_table
 from tunelift.data.class_names import with_class_names
 
 TableRow = dict[str, Any]
@@ -106,15 +107,8 @@ def saved_to_disk(name: str) -> InputError:
     )
 
 
-def _read_csv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, read_text_table(path, names=columns))
-
-
-def _read_tsv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, read_text_table(path, "\t", columns))
-
-
-def _with_header(path: Path, table: TextTable) -> Numbered:
+def _read_text_table(path: Path, columns: Columns, delimiter: str | None = None) -> Numbered:
+    table = read_text_table(path, delimiter, columns)
     if table.header.count("") > 1:
         raise InputError(
             f"{path}: {table.header.count('')} columns have no name in the header ({listed(table.header)}).",
@@ -143,8 +137,7 @@ def _read_json(path: Path, columns: Columns) -> Numbered:
         return list(enumerate(_questions(value, str(path)), start=1))
     if not isinstance(value, list):
         raise InputError(f"{path} holds no list of rows.", fix=shape)
-    places = ((number, f"{path}, item {number}", item) for number, item in enumerate(value, start=1))
-    return [(number, text_files.json_object(item, where, shape)) for number, where, item in places]
+    return [(n, text_files.json_object(item, f"{path}, item {n}", shape)) for n, item in enumerate(value, start=1)]
 
 
 def _questions(articles: Sequence[Any], where: str) -> Iterator[TableRow]:
@@ -167,16 +160,13 @@ def _questions(articles: Sequence[Any], where: str) -> Iterator[TableRow]:
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:
+    """`datasets` writes into a file's own metadata what its class numbers mean."""
     rows, metadata = parquet_files.rows_and_metadata(path)
-    return list(enumerate(with_class_names(rows, _features(path, metadata), str(path)), start=1))
-
-
-def _features(path: Path, metadata: Mapping[bytes, bytes]) -> Any:
-    """Return the features that `datasets` writes into a parquet file's own metadata: what its class numbers mean."""
     text = metadata.get(b"huggingface")
     value = text_files.json_value(text.decode(), f"{path}, its metadata") if text else None
     info = value.get("info") if isinstance(value, dict) else None
-    return info.get("features") if isinstance(info, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    return list(enumerate(with_class_names(rows, features, str(path)), start=1))
 
 
 def _read_txt(path: Path, columns: Columns) -> Numbered:
@@ -211,8 +201,8 @@ Reader = Callable[[Path, Columns], Numbered]
 
 FORMATS: Registry[tuple[str, bool, Reader]] = Registry("data format")
 """By ending: what a row is called in messages, whether `data.columns` may name the columns, the function."""
-FORMATS.add("csv", ("line", True, _read_csv))
-FORMATS.add("tsv", ("line", True, _read_tsv))
+FORMATS.add("csv", ("line", True, _read_text_table))
+FORMATS.add("tsv", ("line", True, partial(_read_text_table, delimiter="\t")))
 FORMATS.add("jsonl", ("line", False, _read_jsonl))
 FORMATS.add("json", ("item", False, _read_json))
 FORMATS.add("parquet", ("row", False, _read_parquet))

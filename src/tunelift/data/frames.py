@@ -117,7 +117,8 @@ def filled(frame: str, slots: Sequence[Slot], rendering: str) -> Filled:
             before += len(piece)
         else:
             last = int(piece)
-            text = _spelt(slots[last].text, rendering, at)
+            ways = (spelling for spelling in spellings(slots[last].text) if rendering.startswith(spelling, at))
+            text = next(ways, slots[last].text)
             spans.append((at, at + len(text)))
             before += len(mark(last))
         if not rendering.startswith(text, at):
@@ -128,7 +129,6 @@ def filled(frame: str, slots: Sequence[Slot], rendering: str) -> Filled:
     return Filled(starts, spans)
 
 
-def _spelt(text: str, rendering: str, at: int) -> str:
-    """Return the text as it stands at a place: some templates write it as a string of JSON."""
-    spellings = (text, *(json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True)))
-    return next((spelling for spelling in spellings if rendering.startswith(spelling, at)), text)
+def spellings(text: str) -> list[str]:
+    """Return a text as it is, and as templates spell it that write it as a string of JSON."""
+    return list(dict.fromkeys((text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])))

@@ -76,11 +76,7 @@ def _near_duplicates(train: Sequence[Example], leaks: Sequence[Leak], removed: i
         {"train": cut(leak.texts[0]), "test": cut(leak.texts[1]), "similarity": round(leak.similarity, 2)}
         for leak in _spread(near)
     ]
-    return {
-        "removed_from_train": removed,
-        "within_train": len({match.index for match in within}),
-        "examples": shown,
-    }
+    return {"removed_from_train": removed, "within_train": len({match.index for match in within}), "examples": shown}
 
 
 def _spread(leaks: list[Leak]) -> list[Leak]:

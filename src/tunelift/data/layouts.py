@@ -167,8 +167,10 @@ class Conversations:
         """Return the conversation, and its last answer as the completion."""
         beside = {BESIDE[name]: row.get(name) or None for name in self.beside}
         if len(self.messages) == 1:
-            place = f'{where}, column "{self.messages[0]}"'
-            return _chat(_parsed(row.get(self.messages[0]), place), place, beside)
+            value, place = row.get(self.messages[0]), f'{where}, column "{self.messages[0]}"'
+            if isinstance(value, str) and value.lstrip().startswith("["):  # as a csv file or a database keeps a list
+                value = text_files.json_value(value, place)
+            return _chat(value, place, beside)
         prompt, completion = (_listed(row.get(name), f'{where}, column "{name}"') for name in self.messages)
         return _chat([*map(_not_learned, prompt), *completion], f"{where}, prompt and completion", beside)
 
@@ -177,14 +179,8 @@ def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
     conversation = conversation_of(value, where, **beside)
     last = conversation.messages[-1]
     completion = as_answer(last)
-    empty = None if completion.strip() else "empty completion"
-    unlearned = None if is_learned(last) else "no answer to learn"
-    return Parts(as_prompt(conversation), completion, conversation, empty=empty or unlearned)
-
-
-def _parsed(value: Any, where: str) -> Any:
-    """Return what a cell says, of which a csv file or a database keeps the JSON of a list."""
-    return text_files.json_value(value, where) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    empty = "no answer to learn" if completion.strip() else "empty completion"
+    return Parts(as_prompt(conversation), completion, conversation, empty=None if is_learned(last) else empty)
 
 
 def _listed(value: Any, where: str) -> Sequence[Any]:
@@ -198,9 +194,6 @@ def _listed(value: Any, where: str) -> Sequence[Any]:
 
 def _not_learned(message: Any) -> Any:
     """Mark an answer within the prompt, which is not learned; what is wrong with a message is said elsewhere."""
-    is_answer = isinstance(message, Mapping) and message.get("role", message.get("from")) in (
-        "assistant",
-        "gpt",
-        "model",
-    )
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    is_answer = role in ("assistant", "gpt", "model")
     return {**message, "train": False} if is_answer else message

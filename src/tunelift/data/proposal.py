@@ -54,9 +54,7 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
 
 def header_hint(table: Table) -> str:
     """Say how to name columns where the first line of a file looks like data, not like a header; else nothing."""
-    if not table.has_header:
-        return ""
-    data = _data_in_header(table)
+    data = _data_in_header(table) if table.has_header else None
     if data is None:
         return ""
     return (
@@ -109,13 +107,9 @@ def _data_in_header(table: Table) -> str | None:
     sure = [
         name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
     ]
-    sentences = [name for name in names if _is_sentence(name)]
-    return next(iter(sure or (sentences if len(sentences) == len(names) else [])), None)
-
-
-def _is_sentence(name: str) -> bool:
-    words = name.split()
-    return len(words) > _MOST_WORDS or (len(words) > 1 and name[-1] in ".?!")
+    counts = [(name, len(name.split())) for name in names]
+    are_sentences = all(words > _MOST_WORDS or (words > 1 and name[-1] in ".?!") for name, words in counts)
+    return next(iter(sure or (names if are_sentences else [])), None)
 
 
 def _or_no_header(table: Table) -> str:

@@ -246,7 +246,8 @@ class Renderer:
     def _texts(self, example: Example, completions: Sequence[str]) -> tuple[list[Text], list[Text]]:
         """Return the texts through which the prompt grows, and each completion with the prompt before it."""
         if example.conversation is None:
-            prompt, moved = _prompt_and_moved_spaces(example)
+            prompt = example.prompt.rstrip(" ")  # tokenizers join these blanks to the word that follows
+            moved = example.prompt[len(prompt) :]
             return [Text(prompt)] * bool(prompt), [self._answered(prompt, moved + answer) for answer in completions]
         own = self._written(example)
         answered = [_answered_with(example, completion) for completion in completions]
@@ -309,10 +310,10 @@ class Renderer:
         """Return what was made of the rows since `render_rows` began."""
         counts, notes = self._counts, list(self._chat.notes)
         if counts["conversations"]:
-            notes.insert(
-                0,
-                f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows",
+            by_answer = (
+                f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows"
             )
+            notes = [by_answer, *notes]
         if counts["spelt"]:
             notes.append(f"{counts['spelt']} rows spell a special token in what is said; it is text there")
         return notes
@@ -353,12 +354,6 @@ def _answered_with(example: Example, completion: str) -> Example:
 def without_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Return the messages without the assistant's last answer, where they end with one."""
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def _prompt_and_moved_spaces(example: Example) -> tuple[str, str]:
-    """Split spaces off the prompt's end: tokenizers join them to the word that follows, so they open the completion."""
-    bare = example.prompt.rstrip(" ")
-    return bare, example.prompt[len(bare) :]
 
 
 def _ids_put_before(tokenizer: Any) -> list[int]:

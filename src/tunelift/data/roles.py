@@ -26,12 +26,21 @@ class RoleSource:
 
 def sources_of(section: DataSection, roles: Collection[str], report: DataReport) -> dict[str, RoleSource]:
     """Settle where each role's rows come from, before anything but the list of splits is read."""
-    found = {role: _source(getattr(section, role)) for role in ROLES if getattr(section, role) is not None}
+    given = {role: value for role in ROLES if (value := getattr(section, role)) is not None}
+    # The schema has checked that a number lies between 0 and 1.
+    fractions = {role: RoleSource(fraction=value) for role, value in given.items() if isinstance(value, int | float)}
+    found = {role: fractions.get(role) or RoleSource(value) for role, value in given.items()}
     own = resolve_splits(section.train, subset=section.subset) if section.train is not None else None
     if own is not None:
         _use_splits(own, found, section, roles)
     if "test" in roles and "test" not in found:
-        _default_test(found, roles, report)
+        if "train" not in found or "train" not in roles:
+            raise InputError(
+                "There is no test data: data.test is not set.",
+                fix=f"Give a file, or the fraction of train that tuning held out (run: {DEFAULT_TEST_FRACTION}).",
+            )
+        found["test"] = RoleSource(fraction=DEFAULT_TEST_FRACTION)
+        report.notes.append(f"data.test is not set: {DEFAULT_TEST_FRACTION:.0%} of train is split off for it")
     if "train" in roles and "train" not in found:
         raise InputError("There is no training data: data.train is not set.", fix="Give a file: --data train.csv")
     return found
@@ -53,22 +62,7 @@ def _use_splits(
         found["test"] = RoleSource(own["test"], f"{name} (test)")
 
 
-def _default_test(found: dict[str, RoleSource], roles: Collection[str], report: DataReport) -> None:
-    if "train" not in found or "train" not in roles:
-        raise InputError(
-            "There is no test data: data.test is not set.",
-            fix=f"Give a file, or the fraction of train that tuning held out (run: {DEFAULT_TEST_FRACTION}).",
-        )
-    found["test"] = RoleSource(fraction=DEFAULT_TEST_FRACTION)
-    report.notes.append(f"data.test is not set: {DEFAULT_TEST_FRACTION:.0%} of train is split off for it")
-
-
 def is_read(role: str, roles: Collection[str], sources: Mapping[str, RoleSource]) -> bool:
     """A source is read for its own role, and train also where a role that was asked for is a part of it."""
     split_off = any(sources[other].fraction is not None for other in roles if other in sources)
     return role in roles or (role == "train" and split_off)
-
-
-def _source(value: Any) -> RoleSource:
-    """Tell a fraction (a number; the schema has checked that it lies between 0 and 1) from a source."""
-    return RoleSource(fraction=value) if isinstance(value, int | float) else RoleSource(value)

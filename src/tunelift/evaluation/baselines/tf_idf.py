@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tunelift.core.records import Example, Scores
+from tunelift.data.shared_words import SharedWords
 from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.plan import Plan
-from tunelift.evaluation.shared_words import SharedWords
 
 STRENGTHS = (1.0, 10.0, 100.0)
 MOST_FEATURES = 50_000
@@ -49,7 +49,7 @@ class TfIdf:
         return self.vectorizer.transform(self._texts(examples))
 
     def _texts(self, examples: Sequence[Example]) -> list[str]:
-        return [self.shared.inside(example.prompt) for example in examples]
+        return [self.shared.inside(example.prompt).strip() for example in examples]
 
 
 def _vectorizer(min_rows: int) -> Any:
