@@ -93,13 +93,9 @@ def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
 
 
 def _at_hand(name: str, path: Path) -> ModelIdentity:
-    if name not in bundled.MODELS:
-        return _from_disk(name, path)
-    folder, note = bundled.folder(name)
-    return ModelIdentity(name, "bundled", str(folder), note=note)
-
-
-def _from_disk(name: str, path: Path) -> ModelIdentity:
+    if name in bundled.MODELS:
+        folder, note = bundled.folder(name)
+        return ModelIdentity(name, "bundled", str(folder), note=note)
     if path.is_dir():
         return ModelIdentity(name, "folder", str(path))
     if path.suffix.lower() != ".gguf":

@@ -125,9 +125,13 @@ def _finding(folder: Path, name: str, *, whole: bool) -> Finding:
         remarks = _remarks(inside(folder, name), whole)
     except InputError as error:
         return Finding(name, "refused", error.problems[0], error.fix or FIX)
-    if remarks is None:
-        return Finding(name, "ignored", _why_ignored(name))
-    return Finding(name, "ok", " ".join(remarks))
+    if remarks is not None:
+        return Finding(name, "ok", " ".join(remarks))
+    if PICKLED.fullmatch(name):
+        why = f"{name} can run code when it is opened; weights are read only from safetensors."
+    else:
+        why = f"{name} is {'code; it is never imported or run' if CODE.fullmatch(name) else 'given to no loader'}."
+    return Finding(name, "ignored", why)
 
 
 def _remarks(path: Path, whole: bool) -> list[str] | None:
@@ -147,12 +151,6 @@ def _remarks(path: Path, whole: bool) -> list[str] | None:
     else:
         return None
     return []
-
-
-def _why_ignored(name: str) -> str:
-    if PICKLED.fullmatch(name):
-        return f"{name} can run code when it is opened; weights are read only from safetensors."
-    return f"{name} is {'code; it is never imported or run' if CODE.fullmatch(name) else 'given to no loader'}."
 
 
 def _check_config(path: Path) -> list[str]:
@@ -186,18 +184,11 @@ def _wrong(key: str, value: Any, name: str) -> str | None:
         named = value.values() if isinstance(value, dict) else [value]
         return None if all(one in allowed for one in named if one) else f"is none of {listed(allowed)}"
     if key.endswith("_file") and name in ("tokenizer_config.json", "special_tokens_map.json"):
-        return _another_file(key, value, name)
+        # transformers replaces these paths by the folder's files; not those of special_tokens_map.json, read last.
+        replaced = name == "tokenizer_config.json" and key in ("tokenizer_file", "special_tokens_map_file")
+        plain = isinstance(value, str) and value == Path(value).name
+        return None if replaced or plain else "names a file outside the folder"
     return RULES[key](value) if key in RULES else None
-
-
-def _another_file(key: str, value: Any, name: str) -> str | None:
-    """Let a file's own name pass, and the paths that transformers replaces by the folder's files.
-
-    It does not replace those of special_tokens_map.json, which it reads last.
-    """
-    replaced = name == "tokenizer_config.json" and key in ("tokenizer_file", "special_tokens_map_file")
-    plain = isinstance(value, str) and value == Path(value).name
-    return None if replaced or plain else "names a file outside the folder"
 
 
 def _foreign_tokenizer(value: Any) -> str | None:

@@ -87,7 +87,10 @@ def read(path: Path) -> GgufFile:
     tensor_count, pair_count = _header(cursor)
     metadata = _metadata(cursor, pair_count)
     entries = _tensor_table(cursor, tensor_count)
-    return GgufFile(path, metadata, _place(cursor, entries, _alignment(cursor, metadata)), data)
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment % 8:
+        raise cursor.fail(f"general.alignment is {alignment!r}, not a multiple of 8 up to {MAX_ALIGNMENT}")
+    return GgufFile(path, metadata, _place(cursor, entries, alignment), data)
 
 
 class _Cursor:
@@ -200,13 +203,6 @@ def _strings(cursor: _Cursor, count: int, what: str) -> list[str]:
         strings.append(cursor.text(data[start:position], what))
     cursor.position = position
     return strings
-
-
-def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment % 8:
-        raise cursor.fail(f"general.alignment is {alignment!r}, not a multiple of 8 up to {MAX_ALIGNMENT}")
-    return alignment
 
 
 def _tensor_table(cursor: _Cursor, count: int) -> list[tuple[str, tuple[int, ...], int, int]]:
