@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -56,10 +56,6 @@ class RenderReport:
     tokens: int = 0
     tokens_in_loss: int = 0
     notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts for a JSON file."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """Return the counts as lines for people; cut and dropped rows only where there are any."""

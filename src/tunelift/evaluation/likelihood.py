@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from tunelift.core.progress import Advance
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
 from tunelift.fast.packed_rows import SHARED_AT_LEAST, Past, common_beginning, pack
 from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.targets import IGNORED, TargetModel
+from tunelift.tasks.base import padded, padded_inputs
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the completion that follows it."""
@@ -73,7 +74,5 @@ def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch
 
 
 def _padded(view: TargetModel, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
-    ids = padded([prompt + completion for prompt, completion in pairs], 0, device)
-    mask = padded([[1] * (len(prompt) + len(completion)) for prompt, completion in pairs], 0, device)
     labels = padded([[IGNORED] * len(prompt) + completion for prompt, completion in pairs], IGNORED, device)
-    return view.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels)
+    return view.log_likelihoods(padded_inputs([prompt + completion for prompt, completion in pairs], 0, device), labels)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 
-from tunelift.metrics.answer import Answer
 from tunelift.metrics.ratio import Ratio, bits, exponential
-from tunelift.metrics.registry import METRICS, Metric
+from tunelift.metrics.registry import METRICS, Answer, Metric
 
 
 def loss(answer: Answer) -> float:

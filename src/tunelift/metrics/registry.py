@@ -10,7 +10,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,14 +20,29 @@ from numpy.typing import NDArray
 from tunelift.core.errors import InputError
 from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
-from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
 from tunelift.metrics.ratio import OF_COUNTS, Ratio
 
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
-FromCounts = Callable[[Mapping[str, Floats]], Floats]
+Totals = Mapping[str, Floats]
+FromCounts = Callable[[Totals], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
+
+    `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
+    computed; `row` holds the columns the item came from.
+    """
+
+    prediction: str
+    reference: str
+    log_likelihood: float | None = None
+    tokens: int = 0
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

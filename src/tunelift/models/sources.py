@@ -84,12 +84,11 @@ def weights_of(identity: ModelIdentity, folder: Path) -> list[Path]:
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
-    commit, answered = hub.locate(name, revision)
+    folder, answered = hub.locate(name, revision)
     if answered:
-        hub.fetch(name, commit, hub.TEXTS)
-    folder = hub.snapshot(name, commit)
+        hub.fetch(name, folder.name, hub.TEXTS)
     _check_folder(folder)
-    return ModelIdentity(name, "hub", name, commit), folder
+    return ModelIdentity(name, "hub", name, folder.name), folder
 
 
 def _at_hand(name: str, path: Path) -> ModelIdentity:

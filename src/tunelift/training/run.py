@@ -21,13 +21,14 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.randomness import seeded
 from tunelift.core.records import Example
+from tunelift.data.render import RenderReport
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
-from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
+from tunelift.tasks.base import Batch, Loss, Row, Task
 from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
@@ -41,7 +42,7 @@ class Trained:
     """What a training did: the loop's account, what became of the rows, and the fast paths taken."""
 
     fit: Fit
-    rows: RowReport
+    rows: RenderReport
     fast_paths: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,10 +295,10 @@ def _say_slow(fast_paths: Mapping[str, str]) -> None:
             progress.note(f"fast: {name.replace('_', ' ')} is {state}")
 
 
-def _say(report: RowReport, role: str, max_length: int) -> None:
+def _say(report: RenderReport, role: str, max_length: int) -> None:
     if report.truncated:
         progress.note(f"{report.truncated} of {report.rows} {role} rows were cut to {max_length} tokens.")
-    for reason, count in report.reasons.items():
+    for reason, count in report.dropped_reasons.items():
         progress.note(f"{count} of {report.rows} {role} rows were dropped: {reason}.")
     for line in report.notes:
         progress.note(f"{role} rows: {line}.")

@@ -19,11 +19,12 @@ from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
 from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.model_facts.anatomy import base_of, context_length, pad_id
+from tunelift.tasks.base import padded_inputs
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000
@@ -76,9 +77,8 @@ def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows
     alone = bool(rows) and reads_padding(model, partial(_means, body), rows)
     with progress.bar(title, len(rows)) as advance:
         for group in by_length([len(row) for row in rows], 1 if alone else rows_at_once):
-            ids = padded([rows[i] for i in group], pad, model.device)
-            mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-            for i, row in zip(group, _means(body, ids, mask).cpu(), strict=True):
+            inputs = padded_inputs([rows[i] for i in group], pad, model.device)
+            for i, row in zip(group, _means(body, *inputs.values()).cpu(), strict=True):
                 found[i] = row
             advance(len(group))
     return torch.stack(found).numpy()
