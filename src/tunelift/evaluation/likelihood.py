@@ -37,8 +37,9 @@ def log_likelihoods(
         some = [pairs[i] for i in group]
         if not group:
             continue
+        targets = [len(completion) if prompt else max(len(completion) - 1, 0) for prompt, completion in some]
         found = _packed(view, some, past) if isinstance(view, TargetOnly) and packs else _padded(view, some, device)
-        for i, part in zip(group, torch.split(found.double(), [_targets(*pair) for pair in some]), strict=True):
+        for i, part in zip(group, torch.split(found.double(), targets), strict=True):
             results[i] = (float(part.sum()), len(part))
     return results
 
@@ -53,10 +54,6 @@ def common_past(view: TargetModel, pairs: Sequence[Pair]) -> Past | None:
     first = min(len(prompt) - 1 for prompt, _ in pairs)
     shared = min(common_beginning([prompt for prompt, _ in pairs]), first)
     return view.past(pairs[0][0][:shared]) if shared >= SHARED_AT_LEAST else None
-
-
-def _targets(prompt: Sequence[int], completion: Sequence[int]) -> int:
-    return len(completion) if prompt else max(len(completion) - 1, 0)
 
 
 def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch.Tensor:

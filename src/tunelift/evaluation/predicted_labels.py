@@ -72,16 +72,6 @@ def label_rows(
     return Scores(rows, info)
 
 
-def certain(label: str) -> Found:
-    """A label without a probability."""
-    return Found(label, tokens=1)
-
-
-def labels_of(examples: Sequence[Example]) -> list[str]:
-    """Return the label of each example: the completion's text, or the name of a class."""
-    return [example.completion for example in examples]
-
-
 class Regression:
     """Logistic regression from features to labels; the inverse strength C of its penalty is chosen by cross-validation.
 

@@ -40,6 +40,10 @@ class Tree:
     def rank(
         self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
     ) -> list[list[float | None]]:
+        """Return the summed log-likelihood (nats) of the labels behind each prompt, in their order.
+
+        With `needed`, None stands for a label that was shown to be less likely than the best before it was finished.
+        """
         return [search.scores() for search in self.search(prompts, labels, needed, advance)]
 
     def search(

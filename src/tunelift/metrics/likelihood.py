@@ -21,7 +21,10 @@ def loss(answer: Answer) -> float:
 
 def perplexity(answer: Answer) -> float:
     """The exponential of the item's loss; infinite where that is too large for a float."""
-    return _exponential(loss(answer))
+    try:
+        return math.exp(loss(answer))
+    except OverflowError:
+        return math.inf
 
 
 def bits_per_byte(answer: Answer) -> float:
@@ -37,13 +40,6 @@ def _nats(answer: Answer) -> float:
 
 def _bytes(reference: str) -> int:
     return max(len(reference.encode()), 1)  # an empty reference is only its closing token, counted as one byte
-
-
-def _exponential(nats: float) -> float:
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf
 
 
 for _name, _value, _ratio in (

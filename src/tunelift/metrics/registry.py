@@ -131,7 +131,11 @@ def aggregate(metric: Metric, rows: Iterable[ScoreRow]) -> float:
             f'No item has a value of "{metric.name}".', fix='See "unscored" in the rows for why they were left out.'
         )
     if metric.from_counts is not None:
-        return _from_summed_counts(metric.from_counts, [row["counts"][metric.name] for row in scored])
+        totals = Counter[str]()
+        for row in scored:
+            totals.update(row["counts"][metric.name])
+        summed = {name: np.array([total], dtype=float) for name, total in totals.items()}
+        return float(metric.from_counts(summed)[0])
     if metric.ratio is not None:
         return metric.ratio.of(scored)
     return math.fsum(row["metrics"][metric.name] for row in scored) / len(scored)
@@ -156,13 +160,6 @@ def ratio_value(name: str) -> Callable[[Any], Any] | None:
     """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
     own = METRICS.get(name).ratio if name in METRICS else None
     return own.value if own is not None else OF_COUNTS.get(plain_name(name))
-
-
-def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:
-    totals = Counter[str]()
-    for item in counts:
-        totals.update(item)
-    return float(from_counts({name: np.array([total], dtype=float) for name, total in totals.items()})[0])
 
 
 def _installed(metric: Metric) -> Metric:

@@ -106,7 +106,9 @@ def train(
         twice_an_epoch = max(1, -(-math.ceil(len(rows) / settings.batch_size) // 2))
         loop = settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
-        _say_slow(fast_paths)
+        for name, state in fast_paths.items():
+            if state.startswith("off"):
+                progress.note(f"fast: {name.replace('_', ' ')} is {state}")
         method = method_of(getattr(model, "active_peft_config", None))
         after_step = partial(method.after_step, model) if method.after_step is not None else None
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
@@ -287,12 +289,6 @@ def _unset(config: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return for JSON what it has no word for: names in a set have another order in each process."""
     return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
-
-
-def _say_slow(fast_paths: Mapping[str, str]) -> None:
-    for name, state in fast_paths.items():
-        if state.startswith("off"):
-            progress.note(f"fast: {name.replace('_', ' ')} is {state}")
 
 
 def _say(report: RenderReport, role: str, max_length: int) -> None:

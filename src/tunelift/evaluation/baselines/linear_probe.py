@@ -48,7 +48,7 @@ class LinearProbe:
         train = randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe")
         features = self._hidden(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
-        features, labels = self.scaler.transform(features), predicted_labels.labels_of(train)
+        features, labels = self.scaler.transform(features), [example.completion for example in train]
         self.regression = predicted_labels.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
         self.description = f"a linear probe on the base model's frozen features, {self.regression.chosen}"
 

@@ -9,6 +9,7 @@ from tunelift.core.records import Example, Scores
 from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.rows import Found
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
@@ -21,13 +22,13 @@ class Majority:
 
     def __init__(self, given: Given) -> None:
         self.given = given
-        counts = Counter(predicted_labels.labels_of(given.train))
+        counts = Counter(example.completion for example in given.train)
         self.label = min(counts, key=lambda label: (-counts[label], label))
         self.description = f'the most frequent training label ("{self.label.strip()}")'
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the one label."""
-        made_by, found = self.given.made_by("majority", self.description), predicted_labels.certain(self.label)
+        made_by, found = self.given.made_by("majority", self.description), Found(self.label, tokens=1)
         return predicted_labels.label_rows(
             self.given.plan, made_by, examples, [found] * len(examples), likelihoods=False
         )

@@ -35,7 +35,7 @@ class TfIdf:
         self.given, self.shared = given, SharedWords.of([example.prompt for example in given.train])
         self.vectorizer = _vectorizer(2 if len(given.train) >= MANY_ROWS else 1)
         self.vectorizer.fit(self._texts(given.train))
-        features, labels = self._features(given.train), predicted_labels.labels_of(given.train)
+        features, labels = self._features(given.train), [example.completion for example in given.train]
         self.regression = predicted_labels.Regression(STRENGTHS, features, labels, given.seed, "tf-idf")
         self.description = f"TF-IDF (words and character n-grams) with logistic regression, {self.regression.chosen}"
 

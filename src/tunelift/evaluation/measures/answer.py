@@ -41,7 +41,12 @@ class Answers(Likelihood):
         return {"ends": sorted(self._stop_ids())}
 
     def prepared(self) -> Compute:
-        self._say_long_references()
+        lengths, most = [len(self._own_answer(i)) for i in self.fitting], self.plan.max_new_tokens
+        if too_long := sum(length > most for length in lengths):
+            progress.note(
+                f"{self.title}: {too_long} of {len(lengths)} references are longer than evaluate.max_new_tokens "
+                f"({most}), so that no answer can equal them; the longest has {max(lengths)} tokens."
+            )
         view = self.view()
         prompts = [self.asked[i].ids for i in self.fitting]
         generate, self.fast_paths["generation"] = greedy(self.model, self.tokenizer, view.nats, prompts)
@@ -73,15 +78,6 @@ class Answers(Likelihood):
         asked, prompt = self.asked[i].ids, self.prompts[i]
         ids = [*(prompt[len(asked) :] if prompt[: len(asked)] == asked else []), *self.completions[i]]
         return ids[:-1] if ids[-1:] and ids[-1] in self._ends else ids
-
-    def _say_long_references(self) -> None:
-        lengths = [len(self._own_answer(i)) for i in self.fitting]
-        most = self.plan.max_new_tokens
-        if too_long := sum(length > most for length in lengths):
-            progress.note(
-                f"{self.title}: {too_long} of {len(lengths)} references are longer than evaluate.max_new_tokens "
-                f"({most}), so that no answer can equal them; the longest has {max(lengths)} tokens."
-            )
 
     @cached_property
     def _ends(self) -> set[int]:
