@@ -59,7 +59,9 @@ class Checkpoints:
         try:
             files.write_folder(self.folder / f"{CHECKPOINT_STEP}{step:08d}", fill)
         except OSError as error:
-            known = next((f"; {path.name} is" for path in _newest_first(self.folder)), ", none was made before; nothing is")
+            known = next(
+                (f"; {path.name} is" for path in _newest_first(self.folder)), ", none was made before; nothing is"
+            )
             raise TuneliftError(
                 f"No checkpoint could be made after step {step}: {error}{known} left as it was.",
                 fix=f"It takes {_megabytes(sum(map(len, contents.values())))} in {self.folder}. "
