@@ -72,12 +72,8 @@ def _drawn(keys: Sequence[str], fraction: float, seed: str) -> set[str]:
 
     At least one key is drawn, and at least one is not, where there are two.
     """
-    shares = {key: _share(f"{seed} {key}") for key in keys}
+    digests = {key: hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in keys}
+    shares = {key: int(digest[:16], 16) / 2**64 for key, digest in digests.items()}
     least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     drawn = {key for key, share in shares.items() if share < fraction} | {least}
     return drawn - {most}
-
-
-def _share(text: str) -> float:
-    """Return a number in [0, 1) that follows from the text alone."""
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 2**64

@@ -31,15 +31,13 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
     examples, empty = [], Counter[str]()
     for index, row in enumerate(table.rows):
         where = table.where(index)
-        parts = layout(row, where)
-        if parts.empty:
-            empty[parts.empty] += 1
+        said = layout(row, where)
+        if isinstance(said, str):
+            empty[said] += 1
             continue
         cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
-        given = parts.given
-        if isinstance(given, Conversation):
-            given = replace(given, turns=section.turns)
-        examples.append(Example(ids[index], parts.prompt, parts.completion, given, parts.wanted, cluster, row))
+        given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
+        examples.append(replace(said, id=ids[index], given=given, cluster=cluster, row=row))
     return examples, empty
 
 
@@ -83,14 +81,9 @@ def _ids(table: Table, section: DataSection) -> list[str]:
     """Return one id per row: the column data.id, or a column "id" if it tells all rows apart, or the row's number."""
     column = section.id or "id"
     ids = [as_text(row.get(column), table.where(index)).strip() for index, row in enumerate(table.rows)]
-    if section.id is not None:
-        _check_ids(table, section.id, ids)
-    elif not all(ids) or len(set(ids)) < len(ids):
-        return [str(number) for number in range(1, len(ids) + 1)]
-    return ids
-
-
-def _check_ids(table: Table, column: str, ids: list[str]) -> None:
+    if section.id is None:
+        are_told_apart = all(ids) and len(set(ids)) == len(ids)
+        return ids if are_told_apart else [str(number) for number in range(1, len(ids) + 1)]
     fix = "Ids tell items apart; correct them, or leave data.id out to use the row's number."
     first: dict[str, int] = {}
     for index, value in enumerate(ids):
@@ -101,3 +94,4 @@ def _check_ids(table: Table, column: str, ids: list[str]) -> None:
                 f'{table.where(index)}: the id "{value}" stands at {table.where(first[value])} too.', fix=fix
             )
         first[value] = index
+    return ids

@@ -26,10 +26,10 @@ class RoleSource:
 
 def sources_of(section: DataSection, roles: Collection[str], report: DataReport) -> dict[str, RoleSource]:
     """Settle where each role's rows come from, before anything but the list of splits is read."""
-    given = {role: value for role in ROLES if (value := getattr(section, role)) is not None}
-    # The schema has checked that a number lies between 0 and 1.
-    fractions = {role: RoleSource(fraction=value) for role, value in given.items() if isinstance(value, int | float)}
-    found = {role: fractions.get(role) or RoleSource(value) for role, value in given.items()}
+    found = {}
+    for role in ROLES:
+        if (value := getattr(section, role)) is not None:  # a number lies between 0 and 1, as the schema has checked
+            found[role] = RoleSource(fraction=value) if isinstance(value, int | float) else RoleSource(value)
     own = resolve_splits(section.train, subset=section.subset) if section.train is not None else None
     if own is not None:
         _use_splits(own, found, section, roles)

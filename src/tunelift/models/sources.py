@@ -53,7 +53,9 @@ def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path
         )
     path = Path(name).expanduser()
     at_hand = name in bundled.MODELS or path.exists()
-    if not at_hand and not _local_looking(name):
+    # Some names can only have been meant as files here.
+    local = path.suffix.lower() in {".gguf", ".safetensors", ".bin"} or name.startswith((".", "~", "/"))
+    if not at_hand and not local and HUB_ID.fullmatch(name):
         return _from_hub(name, revision)
     if revision is not None:
         raise InputError(
@@ -120,12 +122,6 @@ def _check_folder(path: Path) -> None:
 def _inside(path: Path) -> str:
     found = sorted(child.name for child in path.iterdir())
     return f" It holds: {listed(found, 8)}." if found else " It is empty."
-
-
-def _local_looking(name: str) -> bool:
-    """Tell whether a name that is no file here can only have been meant as one."""
-    suffix = Path(name).suffix.lower() in {".gguf", ".safetensors", ".bin"}
-    return suffix or name.startswith((".", "~", "/")) or not HUB_ID.fullmatch(name)
 
 
 def _missing(path: Path) -> InputError:

@@ -171,16 +171,13 @@ def _settings(gguf: GgufFile) -> dict[str, Any]:
         asked = gguf.metadata.get(f"tokenizer.ggml.add_{name}_token")
         if asked and f"{name}_token" not in ids:
             raise InputError(f"{gguf.path} asks for {name.upper()} around texts, and names no such token.")
-        settings[f"add_{name}_token"] = f"{name}_token" in ids and bool(_usual(gguf, name) if asked is None else asked)
+        if asked is None:  # as llama.cpp does then
+            sentencepiece = gguf.metadata.get("tokenizer.ggml.model") == "llama"
+            asked = name == "bos" and (sentencepiece or gguf.metadata.get("tokenizer.ggml.pre") in WHOLE_FIRST)
+        settings[f"add_{name}_token"] = f"{name}_token" in ids and bool(asked)
     if template := gguf.metadata.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     return settings
-
-
-def _usual(gguf: GgufFile, name: str) -> bool:
-    """Tell whether llama.cpp adds BOS or EOS where the file does not say."""
-    sentencepiece = gguf.metadata.get("tokenizer.ggml.model") == "llama"
-    return name == "bos" and (sentencepiece or gguf.metadata.get("tokenizer.ggml.pre") in WHOLE_FIRST)
 
 
 def _check(gguf: GgufFile, folder: Path, vocabulary: dict[str, int], added: Sequence[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Tags, Words
 from tunelift.data.columns import Reading
 from tunelift.data.formats import TAGS, TOKENS, Table, TableRow
-from tunelift.data.layouts import Layout, Parts
+from tunelift.data.layouts import Layout, Said
 from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
@@ -40,8 +40,8 @@ class Tagged:
     def columns(self) -> Sequence[str]:
         return (self.words, self.tags)
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
-        """Return the row's parts; raise InputError for lists of different lengths, and for tags with blanks."""
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what the row says; raise InputError for lists of different lengths, and for tags with blanks."""
         words, tags = (_texts(row.get(name), f'{where}, column "{name}"') for name in self.columns)
         if len(words) != len(tags):
             raise InputError(
@@ -53,7 +53,7 @@ class Tagged:
         words_alone = [" ".join(word.split()) for word in words]
         kept = [(word, tag) for word, tag in zip(words_alone, tags, strict=True) if word]
         given, wanted = Words(tuple(word for word, _ in kept)), Tags(tuple(tag for _, tag in kept))
-        return Parts(str(given), str(wanted), given, wanted, None if kept else "no words")
+        return Example("", str(given), str(wanted), given, wanted) if kept else "no words"
 
 
 def _texts(value: Any, where: str) -> list[str]:

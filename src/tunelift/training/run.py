@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -270,20 +270,14 @@ def _store(
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:
     """Return what is set in peft's configs other than its defaults, without where the base lies or which peft it is."""
-    configs = [(config.to_dict(), _unset(config)) for config in getattr(model, "peft_config", {}).values()]
-    beside = ("base_model_name_or_path", "revision", "inference_mode", "peft_version")
-    return [
-        {key: value for key, value in config.items() if key not in beside and value != plain.get(key)}
-        for config, plain in configs
-    ]
-
-
-def _unset(config: Any) -> dict[str, Any]:
-    """Return what stands in a config of peft of which nothing is set; nothing where some key must be."""
-    try:
-        return dict(type(config)().to_dict())
-    except (TypeError, ValueError):
-        return {}
+    beside, found = ("base_model_name_or_path", "revision", "inference_mode", "peft_version"), []
+    for config in getattr(model, "peft_config", {}).values():
+        defaults: dict[str, Any] = {}
+        with suppress(TypeError, ValueError):  # where some key must be set there is none without it
+            defaults = type(config)().to_dict()
+        own = config.to_dict().items()
+        found.append({key: value for key, value in own if key not in beside and value != defaults.get(key)})
+    return found
 
 
 def _plain(value: Any) -> Any:
