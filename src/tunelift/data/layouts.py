@@ -33,11 +33,9 @@ class Layout(Protocol):
     @property
     def columns(self) -> Sequence[str]:
         """The columns that are read, those that are optional included."""
-        ...
 
     def __call__(self, row: TableRow, where: str) -> Said:
         """Return what the row says; raise InputError that names it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

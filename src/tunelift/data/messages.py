@@ -11,18 +11,10 @@ from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.data.template import whole_characters
 
 ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
 FLAGS = ("train", "trainable", "loss", "loss_mask", "weight")
 """Keys by which a message says whether it is learned: true or 1, false or 0."""

@@ -91,9 +91,9 @@ class Renderer:
         """Return the ids (T,) that stand before the answer, whatever their number."""
         return self.continued([example], [[]])[0][0]
 
-    def completion_ids(self, example: Example, completion: str | None = None) -> list[int]:
-        """Return the ids of the completion (or of another in its place) as they follow `prompt_ids`, EOS at the end."""
-        return self.candidate_ids(example, [own_completion(example) if completion is None else completion])[0]
+    def completion_ids(self, example: Example) -> list[int]:
+        """Return the ids of the completion as they follow `prompt_ids`, EOS at the end."""
+        return self.candidate_ids(example, [own_completion(example)])[0]
 
     def candidate_ids(self, example: Example, completions: Sequence[str]) -> list[list[int]]:
         """Return `completion_ids` of several completions of one prompt."""

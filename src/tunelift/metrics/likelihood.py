@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 
-from tunelift.metrics.ratio import Ratio, bits, exponential
-from tunelift.metrics.registry import METRICS, Answer, Metric
+from tunelift.metrics.registry import METRICS, Answer, Metric, Ratio, bits, exponential
 
 
 def loss(answer: Answer) -> float:

@@ -115,7 +115,6 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         """Return the names of the metrics that suit these rows."""
-        ...
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         """Return the labels that examples want."""
@@ -126,7 +125,6 @@ class Task(ABC):
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
         """Render examples for training; raise InputError if no row is left. `labels` are the classes of a head."""
-        ...
 
     def shown(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, most: int
@@ -138,7 +136,6 @@ class Task(ABC):
     @abstractmethod
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         """Pad rows to one batch on `device`."""
-        ...
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         """Return the loss of this model, and the fast paths it takes ("on" or "off: reason", by name).
@@ -164,7 +161,6 @@ class Task(ABC):
     @abstractmethod
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Tell whether the labels that the loss counts are what the example wants, seen from outside."""
-        ...
 
 
 TASKS: Registry[Task] = Registry("task")

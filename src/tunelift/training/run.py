@@ -32,7 +32,7 @@ from tunelift.tasks.base import Batch, Loss, Row, Task
 from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
-from tunelift.training.events import ProgressBar
+from tunelift.training.events import show
 from tunelift.training.loop import Fit, Listener, fit
 from tunelift.training.step import is_out_of_memory
 
@@ -106,14 +106,12 @@ def train(
         twice_an_epoch = max(1, -(-math.ceil(len(rows) / settings.batch_size) // 2))
         loop = settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
-        for name, state in fast_paths.items():
-            if state.startswith("off"):
-                progress.note(f"fast: {name.replace('_', ' ')} is {state}")
+        _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
         after_step = partial(method.after_step, model) if method.after_step is not None else None
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
-            told = [ProgressBar(advance), *listeners]
+            told = [partial(show, advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches, after_step=after_step)
     return Trained(done, report, fast_paths)
 
@@ -283,6 +281,12 @@ def _adapter_settings(model: Any) -> list[dict[str, Any]]:
 def _plain(value: Any) -> Any:
     """Return for JSON what it has no word for: names in a set have another order in each process."""
     return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
+
+
+def _say_slow(fast_paths: Mapping[str, str]) -> None:
+    for name, state in fast_paths.items():
+        if state.startswith("off"):
+            progress.note(f"fast: {name.replace('_', ' ')} is {state}")
 
 
 def _say(report: RenderReport, role: str, max_length: int) -> None:

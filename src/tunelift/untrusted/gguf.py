@@ -24,19 +24,7 @@ from tunelift.core.errors import InputError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 STRING, ARRAY, BOOL = 8, 9, 7
-NUMBERS = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
+NUMBERS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?"))) | {10: "<u8", 11: "<i8", 12: "<f8"}
 MAX_NESTING = 4
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
