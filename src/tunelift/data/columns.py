@@ -91,10 +91,10 @@ def _answers(table: Table, section: DataSection) -> Layout | None:
     if section.prompt is not None or section.completion is not None:
         return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
-        return _text_and_label(_column_or_template(section.text or "text", "data.text"), section.label)
+        return _text_and_label(section.text or "text", section.label)
     columns = set(table.columns)
     if columns - {"id", section.id, section.group} == {"text"}:
-        return _text_and_label(Template("{text}", "data.text"), None)
+        return _text_and_label("text", None)
     return next((make(table, section) for names, make in _USUAL if names <= columns), None)
 
 
@@ -115,7 +115,7 @@ _USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (
     ({"conversations"}, lambda table, _: _chat(table, "conversations")),
     ({"instruction", "output"}, lambda *_: Instructions()),
     ({"context", "question", "answers"}, lambda *_: Questions()),
-    ({"text", "label"}, lambda *_: _text_and_label(Template("{text}", "data.text"), "label")),
+    ({"text", "label"}, lambda *_: _text_and_label("text", "label")),
 )
 """The names that people give their columns, and the layout for each; of several that fit the first counts."""
 
@@ -152,8 +152,9 @@ def _prompt_and_completion(columns: list[str], section: DataSection) -> Template
     return Templates(prompt, completion)
 
 
-def _text_and_label(text: Template, label: str | None) -> Templates:
+def _text_and_label(column: str, label: str | None) -> Templates:
     """Text and label become a question; text alone is learned as it is."""
+    text = _column_or_template(column, "data.text")
     if label is None:
         return Templates(None, text)
     answer = Template(label if "{" in label else f" {{{label}}}", "data.label")

@@ -53,8 +53,18 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
 
 
 def header_hint(table: Table) -> str:
-    """Say how to name columns where the first line of a file looks like data, not like a header; else nothing."""
-    data = _data_in_header(table) if table.has_header else None
+    """Say how to name columns where the first line of a file looks like data, not like a header; else nothing.
+
+    It does with a name that is a number, very long, or a value that its column has again below. Sentences are data
+    where all names are such: a survey may have one column called by its question.
+    """
+    names = [name for name in table.columns if name] if table.has_header else []
+    sure = (
+        name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
+    )
+    counts = [(name, len(name.split())) for name in names]
+    are_sentences = all(words > _MOST_WORDS or (words > 1 and name[-1] in ".?!") for name, words in counts)
+    data = next(sure, names[0] if names and are_sentences else None)
     if data is None:
         return ""
     return (
@@ -96,20 +106,6 @@ def _names(table: Table) -> str:
     asked = [name for name in names if name.startswith(("text", "question"))]
     flags = _templates(asked, answer) if answer and asked else {}
     return f"--columns {','.join(names)}" + "".join(f" --{name} {_quoted(value)}" for name, value in flags.items())
-
-
-def _data_in_header(table: Table) -> str | None:
-    """Return a name of the first line that is a number, very long, or a value that its column has again below.
-
-    Sentences are data where all names are such: a survey may have one column called by its question.
-    """
-    names = [name for name in table.columns if name]
-    sure = [
-        name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
-    ]
-    counts = [(name, len(name.split())) for name in names]
-    are_sentences = all(words > _MOST_WORDS or (words > 1 and name[-1] in ".?!") for name, words in counts)
-    return next(iter(sure or (names if are_sentences else [])), None)
 
 
 def _or_no_header(table: Table) -> str:

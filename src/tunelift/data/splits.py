@@ -19,11 +19,21 @@ from tunelift.data.examples import make_examples
 from tunelift.data.hygiene import hygiene
 from tunelift.data.leaks import Leak, LeakRemoval
 from tunelift.data.overlap import folded
-from tunelift.data.roles import ROLES, RoleSource, is_read, sources_of
-from tunelift.data.sources import fingerprint, read_rows
+from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
 
+ROLES = ("train", "validation", "test")
+DEFAULT_TEST_FRACTION = 0.2
 MOST_KIN, MOST_KIN_SHARE = 20, 0.1
 """Rows that nearly repeat each other fall on one side where they are 20 or fewer, or a tenth of the rows or fewer."""
+
+
+@dataclass(slots=True)
+class RoleSource:
+    """Where a role's rows come from: a source of their own, or a fraction of train."""
+
+    source: Any = None
+    name: str | None = None
+    fraction: float | None = None
 
 
 @dataclass(slots=True)
@@ -67,10 +77,10 @@ class _Loader:
         self.rows: dict[str, list[Example]] = {}
 
     def load(self) -> Splits:
-        sources = sources_of(self.section, self.roles, self.report)
+        sources = _sources_of(self.section, self.roles, self.report)
         for role in ROLES:
             source = sources.get(role)
-            if source and source.fraction is None and is_read(role, self.roles, sources):
+            if source and source.fraction is None and _is_read(role, self.roles, sources):
                 self._read(role, source)
         for role in ("test", "validation"):
             source = sources.get(role)
@@ -145,6 +155,50 @@ def _content(example: Example) -> tuple[str, str]:
     if not example.prompt.strip():
         return "", normalised(example.completion)
     return normalised(example.prompt), example.completion.strip()
+
+
+def _sources_of(section: DataSection, roles: Collection[str], report: DataReport) -> dict[str, RoleSource]:
+    """Settle where each role's rows come from, before anything but the list of splits is read."""
+    found = {}
+    for role in ROLES:
+        if (value := getattr(section, role)) is not None:  # a number lies between 0 and 1, as the schema has checked
+            found[role] = RoleSource(fraction=value) if isinstance(value, int | float) else RoleSource(value)
+    own = resolve_splits(section.train, subset=section.subset) if section.train is not None else None
+    if own is not None:
+        _use_splits(own, found, section, roles)
+    if "test" in roles and "test" not in found:
+        if "train" not in found or "train" not in roles:
+            raise InputError(
+                "There is no test data: data.test is not set.",
+                fix=f"Give a file, or the fraction of train that tuning held out (run: {DEFAULT_TEST_FRACTION}).",
+            )
+        found["test"] = RoleSource(fraction=DEFAULT_TEST_FRACTION)
+        report.notes.append(f"data.test is not set: {DEFAULT_TEST_FRACTION:.0%} of train is split off for it")
+    if "train" in roles and "train" not in found:
+        raise InputError("There is no training data: data.train is not set.", fix="Give a file: --data train.csv")
+    return found
+
+
+def _use_splits(
+    own: dict[str, Any], found: dict[str, RoleSource], section: DataSection, roles: Collection[str]
+) -> None:
+    """Let the splits of a folder or a Hub data set stand for what the settings leave open."""
+    name = source_name(section.train)
+    if "train" not in own and len(own) > 1 and "train" in roles:
+        raise InputError(f"{name} has no train split; it has {listed(own)}.", fix="Set data.train to a file.")
+    del found["train"]
+    if "train" in own or len(own) == 1:
+        found["train"] = RoleSource(own.get("train", next(iter(own.values()))), f"{name} (train)")
+    if "validation" in own and "validation" not in section.model_fields_set:
+        found["validation"] = RoleSource(own["validation"], f"{name} (validation)")
+    if "test" in own and "test" not in found:
+        found["test"] = RoleSource(own["test"], f"{name} (test)")
+
+
+def _is_read(role: str, roles: Collection[str], sources: Mapping[str, RoleSource]) -> bool:
+    """A source is read for its own role, and train also where a role that was asked for is a part of it."""
+    split_off = any(sources[other].fraction is not None for other in roles if other in sources)
+    return role in roles or (role == "train" and split_off)
 
 
 def _split_off(

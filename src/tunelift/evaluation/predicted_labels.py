@@ -38,12 +38,10 @@ def misfit(plan: Plan, train: Sequence[Example], *, likelihoods: bool) -> str | 
         return "it predicts labels, and no metric here ranks any"
     if not given_metrics(plan, likelihoods=likelihoods):
         return "a label without a probability gives none of the metrics"
-    return None if train else "there are no training rows"
-
-
-def needs_two_labels(train: Sequence[Example]) -> str | None:
-    """Say that there is nothing to tell apart, where all training rows have one label."""
-    return None if len({example.completion for example in train}) > 1 else "the training rows have one label only"
+    if not train:
+        return "there are no training rows"
+    nothing_to_tell = likelihoods and len({example.completion for example in train}) < 2
+    return "the training rows have one label only" if nothing_to_tell else None
 
 
 def label_rows(

@@ -135,7 +135,13 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
     fixes: list[str] = []
     for name in names:
         try:
-            metric = _installed(METRICS.get(name)) if isinstance(name, str) else _from_function(name)
+            metric = METRICS.get(name) if isinstance(name, str) else _from_function(name)
+            if metric.package is not None and find_spec(metric.package) is None:
+                raise InputError(
+                    f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not '
+                    "installed.",
+                    fix="Install it: pip install 'tunelift[text]'.",
+                )
         except InputError as error:
             problems.extend(error.problems)
             fixes.append(error.fix or "")
@@ -198,15 +204,6 @@ def ratio_value(name: str) -> Callable[[Any], Any] | None:
     """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
     own = METRICS.get(name).ratio if name in METRICS else None
     return own.value if own is not None else OF_COUNTS.get(plain_name(name))
-
-
-def _installed(metric: Metric) -> Metric:
-    if metric.package is not None and find_spec(metric.package) is None:
-        raise InputError(
-            f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not installed.',
-            fix="Install it: pip install 'tunelift[text]'.",
-        )
-    return metric
 
 
 def _from_function(function: UserMetric) -> Metric:

@@ -30,8 +30,7 @@ class SequenceClassification(Task):
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
         index = {label: i for i, label in enumerate(labels)}
-        unknown = sorted({e.completion for e in examples} - index.keys())
-        if unknown:
+        if unknown := sorted({e.completion for e in examples} - index.keys()):
             raise InputError(
                 f"The data has labels that the model's head has not: {listed(unknown)}.",
                 fix=f"The head knows {listed(labels)}. Name every label with data.labels.",

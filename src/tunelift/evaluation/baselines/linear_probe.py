@@ -35,7 +35,7 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
     if not plan.task.has_head:
         return "it takes the place of a classification head, and this task has none"
-    return predicted_labels.misfit(plan, train, likelihoods=True) or predicted_labels.needs_two_labels(train)
+    return predicted_labels.misfit(plan, train, likelihoods=True)
 
 
 class LinearProbe:

@@ -22,7 +22,7 @@ MANY_ROWS = 1000
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    reason = predicted_labels.misfit(plan, train, likelihoods=True) or predicted_labels.needs_two_labels(train)
+    reason = predicted_labels.misfit(plan, train, likelihoods=True)
     if reason is None and len({example.prompt.strip() for example in train}) < 2:
         return "the training rows have one text only"
     return reason
