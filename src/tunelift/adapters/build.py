@@ -161,8 +161,7 @@ def check_targets(model: Any, config: Any) -> None:
 
 def count_parameters(model: Any) -> ParameterCount:
     """Return the trainable and the total number of parameters of a PEFT model."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return ParameterCount(trainable, total)
+    return ParameterCount(*model.get_nb_trainable_parameters())
 
 
 def is_adapted(model: Any) -> bool:

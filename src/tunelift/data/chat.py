@@ -12,22 +12,26 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation
-from tunelift.data.completeness import (
+from tunelift.data.conversations import as_answer, is_learned
+from tunelift.data.dates import dates_written, names_in, with_one_date
+from tunelift.data.encoding import Encoder, Text
+from tunelift.data.frames import (
+    MARK,
+    Mismatch,
+    Shape,
     check_beside,
     check_calls,
     check_said,
     check_tools,
+    filled,
     join,
+    mark,
     marked_tools,
     places,
     rewritten,
     said_before,
     texts,
 )
-from tunelift.data.conversations import as_answer, is_learned
-from tunelift.data.dates import dates_written, names_in, with_one_date
-from tunelift.data.encoding import Encoder, Text
-from tunelift.data.frames import MARK, Mismatch, Shape, filled, mark
 from tunelift.data.messages import json_of
 from tunelift.data.shared_words import common_start
 from tunelift.untrusted.templates import bounded

@@ -49,7 +49,8 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
         refuse_unusable(table, layout.columns)
     if not isinstance(layout, Templates):
         return layout
-    if problems := layout.problems(table):
+    templates = [template for template in (layout.prompt, layout.completion) if template is not None]
+    if problems := [said for template in templates for said in template.problems(table.columns, table.name)]:
         raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
     return replace(layout, labels=_in_one_way(table, layout, section))
 

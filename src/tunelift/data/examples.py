@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from tunelift.config.schema import DataSection
@@ -24,7 +25,14 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
     `reading` says what a row means to the task. Raises InputError for missing columns, duplicate ids and values that
     are not text.
     """
-    _check_columns(table, section)
+    columns = table.columns
+    problems = [
+        f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
+        for key, name in (("id", section.id), ("group", section.group))
+        if name is not None and name not in columns
+    ]
+    if problems:
+        raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
     layout = choose_layout(table, section, reading)
     ids = _ids(table, section)
     groups = {group_of(row, section, table.where(index)) for index, row in enumerate(table.rows)}
@@ -35,7 +43,9 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
         if isinstance(said, str):
             empty[said] += 1
             continue
-        cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
+        cluster = group_of(row, section, where)
+        if cluster is None and section.group:  # a cluster of its own, called as no group is
+            cluster = next(name for n in count() if (name := f"row {ids[index]}{' alone' * n}") not in groups)
         given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
         examples.append(replace(said, id=ids[index], given=given, cluster=cluster, row=row))
     return examples, empty
@@ -56,25 +66,6 @@ def looks_like_labels(examples: Sequence[Example]) -> bool:
 def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
     """Return the completions (labels) that test has and train lacks, sorted."""
     return sorted({example.completion for example in test} - {example.completion for example in train})
-
-
-def _alone(row_id: str, groups: Collection[str | None]) -> str:
-    """Name the cluster of a row without a group: as no group is called."""
-    name = f"row {row_id}"
-    while name in groups:
-        name += " alone"
-    return name
-
-
-def _check_columns(table: Table, section: DataSection) -> None:
-    columns = table.columns
-    problems = [
-        f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
-        for key, name in (("id", section.id), ("group", section.group))
-        if name is not None and name not in columns
-    ]
-    if problems:
-        raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
 
 
 def _ids(table: Table, section: DataSection) -> list[str]:

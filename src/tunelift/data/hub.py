@@ -47,7 +47,11 @@ def load_hub(name: str, subset: str | None, revision: str | None) -> Mapping[str
 def _files_of(builder: Any) -> dict[str, Shards] | None:
     """Return the files of each split of a csv or json data set, downloaded; None where `datasets` must read them."""
     kind, settings = _KINDS.get(type(builder).__module__), builder.config
-    if kind is None or not settings.data_files or not _plain(settings):
+    if kind is None or not settings.data_files:
+        return None
+    usual, names = type(settings)(), [field.name for field in dataclasses.fields(settings)]
+    changed = {name for name in names if getattr(settings, name) != getattr(usual, name)}
+    if not changed <= _UNDERSTOOD or getattr(settings, "sep", ",") not in DELIMITERS:
         return None
     import datasets
 
@@ -61,14 +65,6 @@ def _files_of(builder: Any) -> dict[str, Shards] | None:
     columns, delimiter = getattr(settings, "names", None), getattr(settings, "sep", ",")
     reading = _read_json if kind == "json" else partial(_read_csv, columns=columns, delimiter=delimiter)
     return {split: Shards(tuple(paths), tuple(named[split]), reading, features) for split, paths in fetched.items()}
-
-
-def _plain(settings: Any) -> bool:
-    """Whether the settings are the usual ones but for those that are understood here."""
-    usual = type(settings)()
-    names = [field.name for field in dataclasses.fields(settings)]
-    changed = {name for name in names if getattr(settings, name) != getattr(usual, name)}
-    return changed <= _UNDERSTOOD and getattr(settings, "sep", ",") in DELIMITERS
 
 
 def _read_json(path: Path) -> Table:

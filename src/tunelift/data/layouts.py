@@ -67,11 +67,6 @@ class Templates:
             return "empty text" if self.prompt is None else "empty completion"
         return Example("", prompt, completion.strip() if self.bare else completion)
 
-    def problems(self, table: Table) -> list[str]:
-        """Say which columns the templates name and the table lacks."""
-        templates = [template for template in (self.prompt, self.completion) if template is not None]
-        return [problem for template in templates for problem in template.problems(table.columns, table.name)]
-
 
 _INSTRUCTION = Template("### Instruction:\n{instruction}\n\n### Response:\n", "the instruction format")
 _WITH_INPUT = Template(

@@ -42,14 +42,19 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
     if not columns:
         return InputError(problem, fix="Set data.prompt and data.completion to templates over columns of text.")
     answer = _answer_column(table, columns)
-    asked = _asked_columns(table, [name for name in columns if name != answer])
+    others = [name for name in columns if name != answer]
+    asked = [name for known in ASKED_NAMES for name in others if name.lower() == known]
+    asked = asked or sorted(others, key=lambda name: -_mean_length(table, name))[:1]  # else the one with longest texts
     if not asked:
         fix = f"As plain text: {_command(table, section.columns, text=answer)}"
     elif classification:
         fix = _for_head(table, section, asked, answer)
     else:
         fix = f"This would fit: {_command(table, section.columns, **_templates(asked, answer))}"
-    return InputError(problem, fix=_or_no_header(table) + fix)
+    known = {*ANSWER_NAMES, *ASKED_NAMES}
+    if table.has_header and not any(name.lower() in known for name in table.columns):
+        fix = f"If the first line is a row, no header: {_names(table)}\n{fix}"
+    return InputError(problem, fix=fix)
 
 
 def header_hint(table: Table) -> str:
@@ -108,25 +113,11 @@ def _names(table: Table) -> str:
     return f"--columns {','.join(names)}" + "".join(f" --{name} {_quoted(value)}" for name, value in flags.items())
 
 
-def _or_no_header(table: Table) -> str:
-    """Say how to go on where the first line may be a row: none of its names is one that people give."""
-    known = {*ANSWER_NAMES, *ASKED_NAMES}
-    if not table.has_header or any(name.lower() in known for name in table.columns):
-        return ""
-    return f"If the first line is a row, no header: {_names(table)}\n"
-
-
 def _answer_column(table: Table, columns: list[str]) -> str:
     """Take the column whose name says so, or else the one with the fewest distinct values, the shortest of such."""
     named = [name for known in ANSWER_NAMES for name in columns if name.lower() == known]
     fewest = min(columns, key=lambda name: (len(set(_texts(table, name))), _mean_length(table, name)))
     return named[0] if named else fewest
-
-
-def _asked_columns(table: Table, columns: list[str]) -> list[str]:
-    """Take the columns whose names say that they are given to the model, or else the one with the longest texts."""
-    named = [name for known in ASKED_NAMES for name in columns if name.lower() == known]
-    return named or sorted(columns, key=lambda name: -_mean_length(table, name))[:1]
 
 
 def _templates(asked: list[str], answer: str) -> dict[str, str]:

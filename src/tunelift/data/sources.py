@@ -14,8 +14,7 @@ from typing import Any
 from tunelift.core import files
 from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file
+from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file, with_class_names
 from tunelift.data.hub import load_hub
 from tunelift.data.shards import SPLIT_NAMES, Shards, folder_splits
 

@@ -78,9 +78,11 @@ class _Loader:
 
     def load(self) -> Splits:
         sources = _sources_of(self.section, self.roles, self.report)
+        split_off = any(sources[role].fraction is not None for role in self.roles if role in sources)
         for role in ROLES:
             source = sources.get(role)
-            if source and source.fraction is None and _is_read(role, self.roles, sources):
+            # Train is read where a role that was asked for is a part of it, too.
+            if source and source.fraction is None and (role in self.roles or (role == "train" and split_off)):
                 self._read(role, source)
         for role in ("test", "validation"):
             source = sources.get(role)
@@ -193,12 +195,6 @@ def _use_splits(
         found["validation"] = RoleSource(own["validation"], f"{name} (validation)")
     if "test" in own and "test" not in found:
         found["test"] = RoleSource(own["test"], f"{name} (test)")
-
-
-def _is_read(role: str, roles: Collection[str], sources: Mapping[str, RoleSource]) -> bool:
-    """A source is read for its own role, and train also where a role that was asked for is a part of it."""
-    split_off = any(sources[other].fraction is not None for other in roles if other in sources)
-    return role in roles or (role == "train" and split_off)
 
 
 def _split_off(

@@ -119,22 +119,18 @@ def _suited(kind: str) -> tuple[torch.dtype, str]:
 
 def _measured() -> dict[str, float]:
     """Return how many times as fast as float32 bfloat16 is, by product; a lost first one spares the second."""
-    known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(_machine()).encode()).hexdigest()[:16]}.json"
+    import torch
+
+    caps = [os.environ.get(name) for name in CAPS]
+    facts = [PROBE, machine.processor(), machine.vectors(), torch.get_num_threads(), torch.__version__, *caps]
+    known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return {name: float(gain) for name, gain in json.loads(known.read_text(encoding="utf-8"))["gains"].items()}
     gains = probe()
     if machine.is_free():  # what was measured beside other work is no fact of this machine: the next run measures again
         with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
-            files.write_json(known, {"machine": _machine(), "gains": gains})
+            files.write_json(known, {"machine": facts, "gains": gains})
     return gains
-
-
-def _machine() -> list[Any]:
-    """Return what the measurement depends on."""
-    import torch
-
-    caps = [os.environ.get(name) for name in CAPS]
-    return [PROBE, machine.processor(), machine.vectors(), torch.get_num_threads(), torch.__version__, *caps]
 
 
 def probe() -> dict[str, float]:

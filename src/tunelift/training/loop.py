@@ -84,7 +84,9 @@ def fit(
     model.train()
     with stopping.waiting(store is not None):
         while True:
-            if validate is not None and loop.look_due(len(steps), settings.evaluate_every):
+            step, every = loop.state.fit.steps, settings.evaluate_every
+            to_look = step > loop.state.looked and (step == len(steps) or (every is not None and step % every == 0))
+            if validate is not None and to_look:
                 loop.look(validate, settings.patience)
                 loop.keep(bool(loop.state.fit.stopped))
             if loop.state.fit.stopped or loop.state.fit.steps == len(steps):
@@ -172,10 +174,6 @@ class _Loop:
         self.fault(what, "the step was skipped", fit.steps)
         if state.bad_in_a_row == BAD_IN_A_ROW:
             fit.stopped = f"{BAD_IN_A_ROW} steps in a row without a finite loss"
-
-    def look_due(self, steps: int, every: int | None) -> bool:
-        step = self.state.fit.steps
-        return step > self.state.looked and (step == steps or (every is not None and step % every == 0))
 
     def look(self, validate: Callable[[], float], patience: int | None) -> None:
         state, fit = self.state, self.state.fit
