@@ -55,7 +55,7 @@ def _alone(model: Any, row: list[int]) -> Any:
 
 
 def _probabilities(model: Any) -> str:
-    from tunelift.evaluation.heads import label_log_probabilities
+    from tunelift.evaluation.measures.head import label_log_probabilities
     from tunelift.fast.unpad import sped_up
 
     with sped_up(model, "forward"):

@@ -525,12 +525,14 @@ def test_no_file_outside_tasks_names_a_task() -> None:
     assert found == []
 
 
-def test_a_task_a_measure_and_a_file_have_one_name() -> None:
-    """The command line lists tasks by their files, which it does not import."""
+def test_a_task_a_measure_a_baseline_and_a_file_have_one_name() -> None:
+    """The command line lists tasks and baselines by their files, which it does not import."""
+    from tunelift.evaluation.baselines import BASELINES
     from tunelift.evaluation.measures import MEASURES
     from tunelift.tasks import TASKS
 
-    for room, names in (("tasks", TASKS), ("evaluation/measures", MEASURES)):
+    rooms = {"tasks": TASKS, "evaluation/measures": MEASURES, "evaluation/baselines": BASELINES}
+    for room, names in rooms.items():
         stems = {file.stem.replace("_", "-") for file in (SOURCE / room).glob("*.py")} - {"--init--", "base"}
         assert stems == set(names)
     assert all(name in MEASURES for task in map(TASKS.get, TASKS) for name in task.measures)

@@ -95,6 +95,15 @@ def test_help_names_every_method() -> None:
     assert f"One of: {', '.join(METHODS)}." in CliRunner().invoke(cli, ["run", "--help"]).stdout
 
 
+def test_help_names_every_metric_and_baseline() -> None:
+    from tunelift.evaluation.baselines import BASELINES
+    from tunelift.metrics import METRICS
+
+    shown = "".join(CliRunner().invoke(cli, ["run", "--help"]).stdout.split())
+    for names in (METRICS, sorted(BASELINES)):
+        assert ",".join(names) + ";" in shown
+
+
 def test_every_key_has_an_option_of_run() -> None:
     command = cli.get_command(click.Context(cli), "run")
     assert command is not None

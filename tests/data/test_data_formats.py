@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tunelift.core import parquet_files, text_files
 from tunelift.core.errors import InputError
-from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, read_file
+from tunelift.data.formats import FORMATS, read_file, with_class_names
 from tunelift.data.sources import read_rows
 
 SAME_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -73,7 +73,7 @@ def test_a_text_that_holds_bos_itself_gets_no_second(example: Example) -> None:
 
 
 def test_a_completion_that_holds_eos_itself_gets_no_second() -> None:
-    assert Renderer(byte_level(), 64).completion_ids(EXAMPLE, " sat</s>").count(1) == 1
+    assert Renderer(byte_level(), 64).candidate_ids(EXAMPLE, [" sat</s>"])[0].count(1) == 1
 
 
 def test_a_tokenizer_without_eos_closes_nothing() -> None:
@@ -111,7 +111,9 @@ def test_candidates_are_what_each_completion_gives_alone_and_training_sees_the_s
 ) -> None:
     renderer = Renderer(byte_level(), 1000)
     example = Example("1", prompt, completions[0])
-    assert renderer.candidate_ids(example, completions) == [renderer.completion_ids(example, c) for c in completions]
+    assert renderer.candidate_ids(example, completions) == [
+        renderer.candidate_ids(example, [c])[0] for c in completions
+    ]
     assert renderer.tokens(example).ids == renderer.prompt_ids(example) + renderer.completion_ids(example)
     assert renderer.tokenizer.decode(renderer.tokens(example).ids) == f"<s>{prompt}{completions[0]}</s>"
 

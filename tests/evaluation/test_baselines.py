@@ -18,8 +18,9 @@ from tunelift.adapters.build import switched_off
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.baselines import BASELINES, Baseline, Given, labelled, suitable
-from tunelift.evaluation.baselines.shared_words import SharedWords
+from tunelift.data.shared_words import SharedWords
+from tunelift.evaluation import predicted_labels
+from tunelift.evaluation.baselines import BASELINES, Baseline, Given, suitable
 from tunelift.evaluation.run import Plan
 from tunelift.metrics import resolve
 from tunelift.tasks import TASKS
@@ -151,7 +152,7 @@ def test_of_many_rows_some_are_taken_to_choose_and_all_to_fit(monkeypatch: pytes
     from sklearn.linear_model import LogisticRegression
 
     fitted, fit = list[int](), LogisticRegression.fit
-    monkeypatch.setattr(labelled, "MOST_ROWS_TO_CHOOSE", 50)
+    monkeypatch.setattr(predicted_labels, "MOST_ROWS_TO_CHOOSE", 50)
     monkeypatch.setattr(LogisticRegression, "fit", lambda self, x, y: [fitted.append(len(y)), fit(self, x, y)][1])
     made("tf-idf", rows(90), plan())
     assert (len(fitted), fitted[-1], set(fitted[:-1])) == (10, 90, {33, 34})

@@ -14,7 +14,7 @@ from tunelift.comparison import compare
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.generation import Decoding, generate_greedily
+from tunelift.evaluation.generation import Decoding, continue_greedily, texts_of
 from tunelift.evaluation.run import Plan, score
 from tunelift.metrics import resolve
 from tunelift.tasks import TASKS
@@ -33,6 +33,11 @@ def silent(amount: int = 1, note: str = "") -> None:
 def measure(model: Any, examples: list[Example] = EXAMPLES, **plan: Any) -> Scores:
     metrics = resolve(plan.pop("metrics", ["accuracy", "loss"]))
     return score(model, tiny_models.tokenizer(), examples, Plan(metrics, **plan), {"model": {}, "adapter": None})
+
+
+def generated(model: Any, prompts: list[list[int]], decoding: Decoding, rows_at_once: int) -> list[str]:
+    found = continue_greedily(model, tiny_models.tokenizer(), prompts, decoding, rows_at_once, silent)
+    return texts_of(tiny_models.tokenizer(), found, decoding.stop_strings)
 
 
 def test_rows_follow_the_contract() -> None:
@@ -72,7 +77,7 @@ def test_generation_equals_transformers_own() -> None:
     model, tokenizer = tiny_models.causal("gemma3_text"), tiny_models.tokenizer()
     renderer = Renderer(tokenizer, 128)
     prompts = [renderer.prompt_ids(example) for example in EXAMPLES]
-    ours = generate_greedily(model, tokenizer, prompts, Decoding({1}, 12), 3, silent)
+    ours = generated(model, prompts, Decoding({1}, 12), 3)
     for prompt, answer in zip(prompts, ours, strict=True):
         stock = model.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=1
@@ -83,7 +88,7 @@ def test_generation_equals_transformers_own() -> None:
 def test_answers_end_where_the_context_does() -> None:
     model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
     prompts = [[0, *range(260, 260 + length)] for length in (119, 20)]
-    found = generate_greedily(model, tokenizer, prompts, Decoding(set(), 30, context=128), 2, silent)
+    found = generated(model, prompts, Decoding(set(), 30, context=128), 2)
     for prompt, answer, new in zip(prompts, found, (8, 30), strict=True):
         stock = model.generate(
             torch.tensor([prompt]), max_new_tokens=new, do_sample=False, eos_token_id=[], pad_token_id=1
@@ -92,12 +97,12 @@ def test_answers_end_where_the_context_does() -> None:
 
 
 def test_answers_end_before_a_stop_string() -> None:
-    model, tokenizer = tiny_models.causal("gpt2"), tiny_models.tokenizer()
+    model = tiny_models.causal("gpt2")
     prompts = [[0, token] for token in range(260, 300)]
-    wholes = generate_greedily(model, tokenizer, prompts, Decoding(set(), 12), 4, silent)
+    wholes = generated(model, prompts, Decoding(set(), 12), 4)
     prompt, whole = next((p, w) for p, w in zip(prompts, wholes, strict=True) if len(w) > 6 and "\ufffd" not in w)
     stop = whole[4:6]
-    (cut,) = generate_greedily(model, tokenizer, [prompt], Decoding(set(), 12, stop_strings=[stop]), 4, silent)
+    (cut,) = generated(model, [prompt], Decoding(set(), 12, stop_strings=[stop]), 4)
     assert cut == whole[: whole.index(stop)] != whole
 
 

@@ -15,7 +15,7 @@ from tiny_models import tokenizer
 from tunelift import InputError
 from tunelift.core.records import Example
 from tunelift.evaluation.baselines.linear_probe import LinearProbe, mean_hidden_states
-from tunelift.evaluation.heads import label_log_probabilities
+from tunelift.evaluation.measures.head import label_log_probabilities
 from tunelift.fast.classifying import ClassLogits
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length

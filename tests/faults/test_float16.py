@@ -14,9 +14,8 @@ from checkpoint_trainings import Watched, cut_off, fingerprint, trained
 import tiny_models
 from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch
-from tunelift.training import scale
-from tunelift.training.scale import LossScale
-from tunelift.training.state import State
+from tunelift.training import state as states
+from tunelift.training.state import LossScale, State
 
 
 def adapted(dtype: torch.dtype, head: float = 1.0, adapter: torch.dtype = torch.float32) -> Any:
@@ -99,7 +98,7 @@ def test_a_loss_that_is_no_number_leaves_the_scale() -> None:
 def test_cut_off_while_the_scale_changes_it_ends_in_the_same_bytes(
     adapter: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scale, "STEPS_TO_DOUBLE", 3)
+    monkeypatch.setattr(states, "STEPS_TO_DOUBLE", 3)
     how: dict[str, Any] = {"task": Watched(larger)}
     faults: list[dict[str, Any]] = []
     whole, expected = trained(None, [told(faults)], adapted(torch.float16, 1.0, adapter), **how)
@@ -132,10 +131,10 @@ def test_the_scale_is_in_the_state_and_only_float16_has_one() -> None:
 
 def test_the_scale_doubles_after_steps_that_fit_and_no_further_than_float32_reaches() -> None:
     found = LossScale(2.0**23, False)
-    for _ in range(3 * scale.STEPS_TO_DOUBLE):
+    for _ in range(3 * states.STEPS_TO_DOUBLE):
         found.fitted()
     assert found == LossScale(2.0**24, False)
     fixed = LossScale(1.0, True)
-    for _ in range(scale.STEPS_TO_DOUBLE):
+    for _ in range(states.STEPS_TO_DOUBLE):
         fixed.fitted()
     assert fixed.value == 1

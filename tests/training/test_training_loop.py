@@ -20,7 +20,7 @@ from tunelift.core.records import Example
 from tunelift.core.registry import Registry
 from tunelift.tasks.base import TASKS, Batch
 from tunelift.training.batches import Sizes, micro_batches, plan_steps
-from tunelift.training.loop import Settings, fit, learning_rate
+from tunelift.training.loop import fit, learning_rate
 from tunelift.training.run import train
 from tunelift.training.step import train_step
 
@@ -118,9 +118,8 @@ def toy_steps(count: int) -> list[list[Batch]]:
 
 def test_a_toy_can_stand_in_for_model_loss_and_batches() -> None:
     toy, events = Toy(), []
-    done = fit(
-        toy, toy_steps(200), toy.loss, Settings(0.1, "constant", 0.0), [lambda event, **f: events.append((event, f))]
-    )
+    settings = TrainSection(learning_rate=0.1, schedule="constant", warmup=0.0)
+    done = fit(toy, toy_steps(200), toy.loss, settings, [lambda event, **f: events.append((event, f))])
     assert float(toy.weight) == pytest.approx(3, abs=0.1)
     assert (done.steps, done.rows, done.tokens, done.best_loss) == (200, 200, 800, None)
     assert [name for name, _ in events] == ["train"] * 200 + ["end"]
@@ -135,7 +134,8 @@ def test_the_best_look_is_put_back_and_patience_ends() -> None:
         weights.append(float(toy.weight))
         return next(looks)
 
-    done = fit(toy, toy_steps(50), toy.loss, Settings(0.1, evaluate_every=2, patience=2), validate=validate)
+    settings = TrainSection(learning_rate=0.1, evaluate_every=2, patience=2)
+    done = fit(toy, toy_steps(50), toy.loss, settings, validate=validate)
     assert (done.steps, done.best_step, done.best_loss) == (8, 4, 1.0)
     assert float(toy.weight) == pytest.approx(weights[1])
     assert done.stopped == "no improvement in 2 looks at validation"
@@ -144,13 +144,14 @@ def test_the_best_look_is_put_back_and_patience_ends() -> None:
 def test_a_loss_that_is_no_number_stops_with_a_remedy() -> None:
     toy = Toy()
     with pytest.raises(TuneliftError, match=r"Not one of 10 steps had a loss and a gradient that are finite numbers"):
-        fit(toy, toy_steps(30), lambda batch: toy.weight.sum() * float("nan"), Settings(0.1))
+        fit(toy, toy_steps(30), lambda batch: toy.weight.sum() * float("nan"), TrainSection(learning_rate=0.1))
     assert float(toy.weight) == 0
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_schedules(schedule: str) -> None:
-    rates = [learning_rate(step, 100, Settings(1.0, schedule, warmup=0.1)) for step in range(1, 101)]
+def test_schedules(schedule: Any) -> None:
+    settings = TrainSection(learning_rate=1.0, schedule=schedule, warmup=0.1)
+    rates = [learning_rate(step, 100, settings) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([i / 11 for i in range(1, 11)])
     assert rates[10] == pytest.approx(1.0)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))

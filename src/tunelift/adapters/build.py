@@ -54,7 +54,10 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
         for key in sorted(extra - fields)
     ]
     values = {key: keys[key] for key in sorted(extra & fields)}
-    return unknown + _foreign(values) + _wrong_values(method, values)
+    # A config may be a stranger's too, and what it names peft would follow.
+    found = [(key, *wrong) for key in values for wrong in gate.wrong_settings({key: values[key]}, ADAPTER_CONFIG)]
+    foreign = [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
+    return unknown + foreign + _wrong_values(method, values)
 
 
 def peft_config(keys: Mapping[str, Any], task_type: str, model: Any = None, rows: int = 0, steps: int = 0) -> Any:
@@ -137,6 +140,8 @@ def homeless(adapted: Any, found: Any) -> list[str]:
 
 def check_targets(model: Any, config: Any) -> None:
     """Raise InputError where none of the target modules is in the model, listing the linear layers there are."""
+    from torch import nn
+
     targets = getattr(config, "target_modules", None)
     if not targets or targets == "all-linear":
         return
@@ -147,16 +152,16 @@ def check_targets(model: Any, config: Any) -> None:
         found = any(name == target or name.endswith(f".{target}") for target in targets for name in names)
     if not found:
         asked = targets if isinstance(targets, str) else listed(sorted(targets))
+        linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise InputError(
             f"adapter.target_modules: none of {asked} is a layer of this model.",
-            fix=f'Use "all-linear", or some of: {listed(_linear_names(model))}.',
+            fix=f'Use "all-linear", or some of: {listed(sorted(linear))}.',
         )
 
 
 def count_parameters(model: Any) -> ParameterCount:
     """Return the trainable and the total number of parameters of a PEFT model."""
-    trainable, total = model.get_nb_trainable_parameters()
-    return ParameterCount(trainable, total)
+    return ParameterCount(*model.get_nb_trainable_parameters())
 
 
 def is_adapted(model: Any) -> bool:
@@ -172,12 +177,6 @@ def switched_off(model: Any) -> Iterator[Any]:
             yield model
     else:
         yield model
-
-
-def _foreign(values: Mapping[str, Any]) -> list[str]:
-    """Return what names code or another file: a config may be a stranger's too, and peft would follow it."""
-    found = [(key, *wrong) for key in values for wrong in gate.wrong_settings({key: values[key]}, ADAPTER_CONFIG)]
-    return [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
 
 
 def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
@@ -198,10 +197,3 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
             "true, false, gaussian and orthogonal are allowed."
         )
     return problems
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-
-    kinds = (torch.nn.Linear,)
-    return sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, kinds)})

@@ -50,8 +50,7 @@ def check_fits(
     check_layers(adapted, f"The adapter {folder}")
     _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
-    notes = [*_unknown_settings(config), *_other_base(folder, name), *_in_part(config), *_biases(adapted)]
-    return [*notes, *_beside(Path(folder)), *_others(Path(folder))]
+    return [*_unknown_settings(config), *_notes(config, adapted, Path(folder), name)]
 
 
 def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, trainable: bool = False) -> Any:
@@ -241,31 +240,15 @@ def _unknown_settings(config: Mapping[str, Any]) -> list[str]:
     return [f"the adapter's config{made} has settings that peft {peft.__version__} leaves out: {listed(unknown)}"]
 
 
-def _other_base(folder: str | Path, name: str) -> list[str]:
-    made_on = _base(folder)
-    same = Path(made_on).name.lower() == Path(name).name.lower()
-    hashed = read_lineage(folder).get("base", {}).get("weights_sha256")
-    return [] if same or hashed or not name else [f"the adapter was made on {made_on}, and is put on {name}"]
-
-
-def _in_part(config: Mapping[str, Any]) -> list[str]:
-    tokens = config.get("alora_invocation_tokens")
-    if not tokens:
-        return []
-    return [f"the adapter acts from the tokens {tokens} on (aLoRA): a row without them is the base's"]
-
-
-def _biases(adapted: Any) -> list[str]:
-    if not _trains_base(adapted):
-        return []
-    return ["the adapter trains biases of the base, which stay when it is switched off: the base is measured before"]
-
-
-def _beside(folder: Path) -> list[str]:
-    heads = [name for name in VALUE_HEADS if (folder / name).is_file()]
-    return [f"{heads[0]} beside the adapter is not used: answers are measured, not rewards"] if heads else []
-
-
-def _others(folder: Path) -> list[str]:
-    inside = adapters_inside(folder)
-    return [f"of several adapters in the folder the one beside {listed(inside)} is used"] if inside else []
+def _notes(config: Mapping[str, Any], adapted: Any, folder: Path, name: str) -> Iterator[str]:
+    made_on, hashed = _base(folder), read_lineage(folder).get("base", {}).get("weights_sha256")
+    if name and not hashed and Path(made_on).name.lower() != Path(name).name.lower():
+        yield f"the adapter was made on {made_on}, and is put on {name}"
+    if tokens := config.get("alora_invocation_tokens"):
+        yield f"the adapter acts from the tokens {tokens} on (aLoRA): a row without them is the base's"
+    if _trains_base(adapted):
+        yield "the adapter trains biases of the base, which stay when it is switched off: the base is measured before"
+    if heads := [head for head in VALUE_HEADS if (folder / head).is_file()]:
+        yield f"{heads[0]} beside the adapter is not used: answers are measured, not rewards"
+    if inside := adapters_inside(folder):
+        yield f"of several adapters in the folder the one beside {listed(inside)} is used"

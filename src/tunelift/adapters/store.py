@@ -40,7 +40,10 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
             (staging / name).rmdir()
         # peft's card is a form to fill in; ours is written with results
         (staging / CARD).unlink(missing_ok=True)
-        _sort_names(staging / ADAPTER_CONFIG, config)
+        # In each process names that peft holds as a set have another order.
+        written = files.read_json(staging / ADAPTER_CONFIG)
+        unordered = [key for key in written if isinstance(getattr(config, key, None), (set, frozenset))]
+        files.write_json(staging / ADAPTER_CONFIG, written | {key: sorted(written[key]) for key in unordered})
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
@@ -82,13 +85,6 @@ def _places(model: Any, adapters: Collection[str]) -> Iterator[str]:
             yield from (f"{path}.{child}.{name}." for name in adapters if hasattr(held, "keys") and name in held)
 
 
-def _sort_names(file: Path, config: Any) -> None:
-    """Write names that peft holds as a set in their order: in each process a set has another."""
-    written = files.read_json(file)
-    unordered = [key for key in written if isinstance(getattr(config, key, None), (set, frozenset))]
-    files.write_json(file, written | {key: sorted(written[key]) for key in unordered})
-
-
 def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     """Return adapter_config.json of a folder; raise InputError where it is no adapter."""
     folder = Path(folder)
@@ -104,19 +100,14 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     if "peft_type" not in config:
         raise InputError(f"{file} is no adapter's config: it has no peft_type.")
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"{folder} has no adapter_model.safetensors.", fix=_no_weights(folder))
+        fix = "Weights are read from safetensors only: other formats can run code when they are opened."
+        if (folder / "adapter_model.bin").is_file():  # as peft wrote it before 0.7
+            fix += (
+                " If you trust who made adapter_model.bin, load it with peft and save it again: "
+                f'PeftModel.from_pretrained(base, "{folder}").save_pretrained("{folder}-safe").'
+            )
+        raise InputError(f"{folder} has no adapter_model.safetensors.", fix=fix)
     return config
-
-
-def _no_weights(folder: Path) -> str:
-    """Say what to do about weights in another format, as peft wrote them before 0.7."""
-    fix = "Weights are read from safetensors only: other formats can run code when they are opened."
-    if not (folder / "adapter_model.bin").is_file():
-        return fix
-    return (
-        f"{fix} If you trust who made adapter_model.bin, load it with peft and save it again: "
-        f'PeftModel.from_pretrained(base, "{folder}").save_pretrained("{folder}-safe").'
-    )
 
 
 def adapters_inside(folder: Path) -> list[str]:

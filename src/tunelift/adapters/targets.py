@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -25,7 +24,8 @@ def linear_targets(model: Any, peft_type: str) -> tuple[list[str], str] | None:
     if peft_type in HEAD_LEFT_OUT and not experts and not _refused(model):
         return None
     taken, left = linear_layers(model)
-    bare = sorted({kind(name) for name in [*left, *_packed_experts(model)]})
+    packed = [name for name, p in model.named_parameters() if EXPERTS in name.split(".") and p.dim() == 3]
+    bare = sorted({kind(name) for name in [*left, *packed]})  # experts' weights in one tensor among them
     said = f"adapted: {', '.join(sorted({kind(name) for name in taken}))}"
     return taken, f"{said}; left bare: {', '.join(bare)}" if bare else said
 
@@ -107,23 +107,14 @@ def _refused(model: Any) -> set[str]:
     from peft import LoraConfig
     from peft.tuners import tuners_utils
 
-    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", lambda *_: None)
     refused = set[str]()
-    if check is None:
-        return refused
     for name in {name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)}:
         try:
             check(LoraConfig(), model, name)
         except ValueError:
             refused.add(name)
     return refused
-
-
-def _packed_experts(model: Any) -> Iterator[str]:
-    """Yield the parameters that hold the weights of all experts in one."""
-    for name, parameter in model.named_parameters():
-        if EXPERTS in name.split(".") and parameter.dim() == 3:
-            yield name
 
 
 def kind(name: str) -> str:

@@ -32,8 +32,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
       tunelift data config.yaml --rows 10
     """
     config = config_of(ctx, arguments, needs=("model.name",))
-    from tunelift.data.roles import ROLES
     from tunelift.data.show import hygiene_lines
+    from tunelift.data.splits import ROLES
     from tunelift.models import load_tokenizer
     from tunelift.pipeline.choices import splits_to_measure, task_for
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_origin
 
 import click
@@ -12,23 +13,45 @@ from tunelift.adapters.methods import METHODS
 from tunelift.config.keywords import Stage, places
 from tunelift.config.schema import Config, choices
 from tunelift.config.settings import SECTIONS, SHORT, members
-from tunelift.core.errors import listed
+from tunelift.core.registry import known_names
 
 FLAGS = "tunelift.flags"
 """Where the context of a command keeps what its options say, by the dotted names of keys."""
 
-KNOWN = {"method": METHODS}
-"""Options that take a name of a registry."""
+
+def _metrics() -> Iterable[str]:
+    from tunelift.metrics import METRICS
+
+    return METRICS
+
+
+KNOWN: dict[str, Callable[[], Iterable[str]]] = {
+    "method": lambda: METHODS,
+    "metrics": _metrics,
+    "baselines": partial(known_names, "baseline", "tunelift.evaluation.baselines"),
+}
+"""Where the names come from that stand for {choices} in the help of a key, unless its type names them."""
 METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
 
 
 class KeyOption(click.Option):
-    """The option of a key; its value goes to the flags of the context, under every dotted name it stands for."""
+    """The option of a key; its value goes to the flags of the context, under every dotted name it stands for.
 
-    def __init__(self, declaration: str, heading: str, names: Sequence[str], **settings: Any) -> None:
+    The names for {choices} in its help are asked for when the help is, as some cost an import.
+    """
+
+    def __init__(
+        self, declaration: str, heading: str, names: Sequence[str], known: Callable[[], Iterable[str]], **settings: Any
+    ) -> None:
         super().__init__([declaration], expose_value=False, callback=self._keep, **settings)
         self.heading = heading
         self.names_set = names
+        self.known = known
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        if self.help and "{choices}" in self.help:
+            self.help = self.help.replace("{choices}", ", ".join(self.known()))
+        return super().get_help_record(ctx)
 
     def _keep(self, ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
@@ -45,12 +68,12 @@ def key_options(keys: Sequence[str], stage: Stage) -> list[click.Option]:
         name = _flag(section, key, stage)
         if name is None or name in options:
             continue
-        flag, heading, said = name.replace("_", "-"), section.capitalize() or "Run", _help(name, field)
-        names = places(name, stage)
+        flag, heading, said = name.replace("_", "-"), section.capitalize() or "Run", _help(field)
+        names, known = places(name, stage), KNOWN.get(name) or partial(choices, field.annotation)
         if field.annotation is bool:
-            options[name] = KeyOption(f"--{flag}/--no-{flag}", heading, names, default=None, help=said)
+            options[name] = KeyOption(f"--{flag}/--no-{flag}", heading, names, known, default=None, help=said)
         else:
-            options[name] = KeyOption(f"--{flag}", heading, names, metavar=_metavar(name, field), help=said)
+            options[name] = KeyOption(f"--{flag}", heading, names, known, metavar=_metavar(name, field), help=said)
     return list(options.values())
 
 
@@ -73,13 +96,11 @@ def _flag(section: str, key: str, stage: Stage) -> str | None:
     return "model" if (section, key) == ("model", SHORT["model"]) else key
 
 
-def _help(name: str, field: FieldInfo) -> str:
+def _help(field: FieldInfo) -> str:
     default = field.default if field.default_factory is None else None
-    known = f" One of: {listed(KNOWN[name])}." if name in KNOWN else ""
     if isinstance(default, bool):
         default = "on" if default else "off"
-    text = str(field.description).replace("{choices}", " or ".join(choices(field.annotation))) + known
-    return f"{text}  [default: {default}]" if default not in (None, "") else text
+    return f"{field.description}  [default: {default}]" if default not in (None, "") else str(field.description)
 
 
 def _metavar(name: str, field: FieldInfo) -> str:

@@ -141,7 +141,7 @@ class AdapterSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
-    method: str = setting("lora", "PEFT method.")
+    method: str = setting("lora", "PEFT method. One of: {choices}.")
     start_from: str | None = setting(None, "Folder of an adapter to go on from.")
 
 
@@ -178,11 +178,7 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """What is measured, and how."""
 
-    metrics: Metrics | None = setting(
-        None,
-        "accuracy macro_f1 exact_match numeric_match f1 rouge_l bleu chrf loss perplexity bits_per_byte; "
-        "by the data otherwise.",
-    )
+    metrics: Metrics | None = setting(None, "{choices}; by the data otherwise.")
     max_new_tokens: int = setting(128, "Longest generated answer (tokens).", gt=0)
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
     thinking: Literal["strip", "keep"] = setting(
@@ -192,9 +188,7 @@ class EvaluateSection(Section):
     batch_size: int = setting(16, "Items computed at once.", gt=0)
     margin: float | None = setting(None, "A difference of the first metric smaller than this does not matter.", gt=0)
     slices: Names = Field(default_factory=list, description="Columns whose values are compared each by itself.")
-    baselines: Names | None = setting(
-        None, "few-shot majority tf-idf linear-probe; those that fit the task otherwise, or [] for none."
-    )
+    baselines: Names | None = setting(None, "{choices}; those that fit the task otherwise, or [] for none.")
     shots: int = setting(4, "Training rows in the prompt of the few-shot baseline.", gt=0)
     forgetting: Names = Field(
         default_factory=lambda: ["general-text"],

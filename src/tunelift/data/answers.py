@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +23,12 @@ class Marks:
     calls: bool = False
 
 
-PLAIN = Marks()
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the model reads before it answers in words of its own (T,), and what will stand around the answer."""
 
     ids: list[int]
-    marks: Marks = PLAIN
+    marks: Marks = Marks()
 
 
 def answer_text(tokenizer: Any, ids: Sequence[int], marks: Marks, *, keep_thinking: bool = False) -> str:
@@ -47,8 +45,12 @@ def answer_text(tokenizer: Any, ids: Sequence[int], marks: Marks, *, keep_thinki
         return _json_in_one_way(whole[start:])
     if start == 0:
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
-    first, before = _first_behind(tokenizer, ids, start)
-    return str(before[start:] + tokenizer.decode(list(ids[first:]), skip_special_tokens=True))
+
+    def begin(count: int) -> str:
+        return str(tokenizer.decode(list(ids[:count]), skip_special_tokens=False))
+
+    first = bisect_left(range(len(ids)), start, key=lambda count: len(begin(count)))  # so many tokens come before it
+    return begin(first)[start:] + str(tokenizer.decode(list(ids[first:]), skip_special_tokens=True))
 
 
 def _start(text: str, marks: Marks, *, keep_thinking: bool) -> int | None:
@@ -77,18 +79,6 @@ def _behind_close(text: str, marks: Marks, start: int) -> int | None:
 
 def _first_letter(text: str, start: int) -> int:
     return len(text) - len(text[start:].lstrip())
-
-
-def _first_behind(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[int, str]:
-    """Return how many tokens cover the first `start` characters, and their text."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(tokenizer.decode(list(ids[:middle]), skip_special_tokens=False)) < start:
-            low = middle + 1
-        else:
-            high = middle
-    return low, tokenizer.decode(list(ids[:low]), skip_special_tokens=False)
 
 
 def _json_in_one_way(text: str) -> str:

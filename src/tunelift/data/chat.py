@@ -5,29 +5,35 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation
-from tunelift.data.completeness import (
+from tunelift.data.conversations import as_answer, is_learned
+from tunelift.data.dates import dates_written, names_in, with_one_date
+from tunelift.data.encoding import Encoder, Text
+from tunelift.data.frames import (
+    MARK,
+    Mismatch,
+    Shape,
     check_beside,
     check_calls,
     check_said,
     check_tools,
+    filled,
     join,
+    mark,
     marked_tools,
     places,
     rewritten,
     said_before,
     texts,
 )
-from tunelift.data.conversations import as_answer, is_learned
-from tunelift.data.dates import dates_written, names_in, with_one_date
-from tunelift.data.encoding import Encoder, Text
-from tunelift.data.frames import MARK, Filled, Mismatch, Shape, filled, mark
 from tunelift.data.messages import json_of
+from tunelift.data.shared_words import common_start
 from tunelift.untrusted.templates import bounded
 
 FRAMES_KEPT = 4096
@@ -89,7 +95,10 @@ class Chat:
         each answer behind what the model sees at that moment.
         """
         messages = conversation.messages
-        self._note_what_is_not_learned(messages)
+        if messages[0]["role"] == "assistant":
+            self.notes["answers that open a conversation, with nothing before them, are not learned"] = None
+        if not all(as_answer(message).strip() for message in messages[:-1] if message["role"] == "assistant"):
+            self.notes["answers that say nothing are not learned"] = None
         learned = [number for number, message in enumerate(messages) if is_learned(message)]
         turns = conversation.turns or ("all" if self._is_exact(conversation, learned, row) else "each")
         if turns == "all" and len(learned) > 1:
@@ -117,9 +126,11 @@ class Chat:
             found = filled(frame.text, shape.slots, rendering)
         except Mismatch as error:
             raise rewritten(shape, error, row) from error
-        places = [Answer(*(found.place(at) for at in (a.asked, a.begun, a.end))) for a in answers]
-        text = Text(rendering, self.encoder.spelt(rendering, self._spans(found, conversation, rendering)))
-        return Written(text.cut(0, places[-1].end), places)
+        learned = [Answer(*(found.place(at) for at in (a.asked, a.begun, a.end))) for a in answers]
+        said = texts([message.get("tool_calls") for message in messages], conversation.tools)
+        beside = [span for one in said if self.encoder.special.search(one) for span in places(one, rendering)]
+        text = Text(rendering, self.encoder.spelt(rendering, [*found.spans, *beside]))
+        return Written(text.cut(0, learned[-1].end), learned)
 
     def asked(self, conversation: Conversation, row: str) -> Written:
         """Render what comes before an answer that is not known yet: the messages end with a question."""
@@ -154,17 +165,10 @@ class Chat:
         content, thought = text.find(mark(1)), text.find(mark(2))
         if not 0 <= thought < content:
             return "<think>", "</think>"
-        shared = _shared_length(prompt, text[:thought])
+        shared = len(common_start([prompt, text[:thought]]))
         tag = _TAG.search(text, 0, thought)  # a prompt may have begun the reasoning already
         opened = text[shared:thought].strip() or (tag[1] if tag else "<think>")
         return opened, text[thought + len(mark(2)) : content].strip() or "</think>"
-
-    def _note_what_is_not_learned(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        answers = [message for message in messages[:-1] if message["role"] == "assistant"]
-        if messages[0]["role"] == "assistant":
-            self.notes["answers that open a conversation, with nothing before them, are not learned"] = None
-        if not all(as_answer(message).strip() for message in answers):
-            self.notes["answers that say nothing are not learned"] = None
 
     def _is_exact(self, conversation: Conversation, learned: Sequence[int], row: str) -> bool:
         """Whether every learned answer but the last stands in the whole rendering as it stood when it was the last."""
@@ -227,7 +231,7 @@ class Chat:
 
     def _shared(self, prompt: str, text: str) -> int:
         """Return the length of what prompt and whole conversation begin with, no token of either cut in two."""
-        shared = _shared_length(prompt, text)
+        shared = len(common_start([prompt, text]))
         if shared < len(prompt):
             cut = [m.start() for some in (prompt, text) for m in self.encoder.added.finditer(some)
                    if m.start() < shared < m.end()]  # fmt: skip
@@ -259,25 +263,16 @@ class Chat:
         return found[0] if found else None
 
     def _check_arguments(self, conversation: Conversation, row: str) -> None:
-        known = self._variables(conversation.tools) if conversation.template_arguments else frozenset()
+        known = frozenset[str]()
+        if conversation.template_arguments:
+            with suppress(ValueError):  # there is none for tools: refused where it is rendered, with the reason
+                known = names_in(str(self.tokenizer.get_chat_template(None, conversation.tools)))
         unknown = [name for name in conversation.template_arguments if name not in known]
         if unknown:
             raise InputError(
                 f"Row {row}: the model's chat template has no argument {unknown[0]!r}.",
                 fix="Remove it from the row's template arguments, or use a model whose template takes it.",
             )
-
-    def _variables(self, tools: Any) -> frozenset[str]:
-        try:
-            return names_in(str(self.tokenizer.get_chat_template(None, tools)))
-        except ValueError:  # there is none for tools: refused where it is rendered, with the reason
-            return frozenset()
-
-    def _spans(self, found: Filled, conversation: Conversation, rendering: str) -> list[tuple[int, int]]:
-        """Return where in a rendering stands what a row says, and not the template."""
-        said = texts([message.get("tool_calls") for message in conversation.messages], conversation.tools)
-        spelt = [text for text in said if self.encoder.special.search(text)]
-        return [*found.spans, *(place for text in spelt for place in places(text, rendering))]
 
     def _render(self, messages: Sequence[Mapping[str, Any]], given: Conversation, row: str, *, prompt: bool) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
@@ -330,12 +325,6 @@ def _with_reason(render: Callable[[], str], row: str) -> str:
             f"Row {row}: the model's chat template refuses the messages: {str(error).rstrip('.')}.",
             fix="Many templates want user and assistant in turn, and some have no system role. Change the messages.",
         ) from error
-
-
-def _shared_length(some: str, other: str) -> int:
-    """Return how many characters two texts begin with alike."""
-    pairs = zip(some, other, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(some), len(other)))
 
 
 def _begun(text: str, asked: int, first: int, lead: str) -> int:

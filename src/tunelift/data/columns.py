@@ -49,7 +49,8 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
         refuse_unusable(table, layout.columns)
     if not isinstance(layout, Templates):
         return layout
-    if problems := layout.problems(table):
+    templates = [template for template in (layout.prompt, layout.completion) if template is not None]
+    if problems := [said for template in templates for said in template.problems(table.columns, table.name)]:
         raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
     return replace(layout, labels=_in_one_way(table, layout, section))
 
@@ -72,9 +73,9 @@ def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mappin
     that is not said to be a label is left as it is, unless its column writes few numbers in both ways.
     """
     columns = set(layout.completion.columns)
-    cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
     if len(columns) != 1:
         return {}
+    cells = [str(row.get(name)) for name in columns for row in table.rows if row.get(name) not in (None, "")]
     found = {cell: _WHOLE.fullmatch(cell.strip()) for cell in set(cells) - {"nan"}}
     numbers = {cell: match[1] for cell, match in found.items() if match}
     ways = Counter(numbers.values())
@@ -91,14 +92,10 @@ def _answers(table: Table, section: DataSection) -> Layout | None:
     if section.prompt is not None or section.completion is not None:
         return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
-        return _text_and_label(_column_or_template(section.text or "text", "data.text"), section.label)
-    return _by_usual_names(table, section)
-
-
-def _by_usual_names(table: Table, section: DataSection) -> Layout | None:
+        return _text_and_label(section.text or "text", section.label)
     columns = set(table.columns)
     if columns - {"id", section.id, section.group} == {"text"}:
-        return _text_and_label(Template("{text}", "data.text"), None)
+        return _text_and_label("text", None)
     return next((make(table, section) for names, make in _USUAL if names <= columns), None)
 
 
@@ -119,7 +116,7 @@ _USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (
     ({"conversations"}, lambda table, _: _chat(table, "conversations")),
     ({"instruction", "output"}, lambda *_: Instructions()),
     ({"context", "question", "answers"}, lambda *_: Questions()),
-    ({"text", "label"}, lambda *_: _text_and_label(Template("{text}", "data.text"), "label")),
+    ({"text", "label"}, lambda *_: _text_and_label("text", "label")),
 )
 """The names that people give their columns, and the layout for each; of several that fit the first counts."""
 
@@ -156,8 +153,9 @@ def _prompt_and_completion(columns: list[str], section: DataSection) -> Template
     return Templates(prompt, completion)
 
 
-def _text_and_label(text: Template, label: str | None) -> Templates:
+def _text_and_label(column: str, label: str | None) -> Templates:
     """Text and label become a question; text alone is learned as it is."""
+    text = _column_or_template(column, "data.text")
     if label is None:
         return Templates(None, text)
     answer = Template(label if "{" in label else f" {{{label}}}", "data.label")

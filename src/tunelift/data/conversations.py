@@ -60,11 +60,9 @@ def conversation_of(
     if first and begun and begun != first:
         raise InputError(f"{where}: a system text is given twice.", fix="Keep one, in a column or in the messages.")
     whole = (*(first or begun), *_history(history, where), *messages[len(begun) :])
-    return Conversation(
-        _not_learned_first(whole),
-        _tools(tools, where),
-        _arguments(template_arguments, where),
-    )
+    if len(whole) > 1 and whole[0]["role"] == "assistant":  # nothing stands before it from which it could be learned
+        whole = (whole[0] | {"train": False}, *whole[1:])
+    return Conversation(whole, _tools(tools, where), _arguments(template_arguments, where))
 
 
 def is_learned(message: Mapping[str, Any]) -> bool:
@@ -88,12 +86,6 @@ def as_answer(message: Mapping[str, Any]) -> str:
 
 def _is_to_be_learned(message: Mapping[str, Any]) -> bool:
     return bool(message["role"] == "assistant" and message.get("train", True))
-
-
-def _not_learned_first(messages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    """Mark an answer that opens a conversation: nothing stands before it from which it could be learned."""
-    opens = len(messages) > 1 and messages[0]["role"] == "assistant"
-    return (messages[0] | {"train": False}, *messages[1:]) if opens else messages
 
 
 def _system(text: Any, where: str) -> tuple[dict[str, Any], ...]:

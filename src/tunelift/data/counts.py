@@ -53,11 +53,8 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines for people."""
-        return [counts.line(role) for role, counts in self.splits.items()] + self._hygiene_lines() + self.notes
-
-    def _hygiene_lines(self) -> list[str]:
+        lines = [counts.line(role) for role, counts in self.splits.items()]
         near, conflicts = self.hygiene.get("near_duplicates", {}), self.hygiene.get("conflicts", {})
-        lines = []
         if near.get("removed_from_train") or near.get("within_train"):
             removed, within = near["removed_from_train"], near["within_train"]
             lines.append(
@@ -65,4 +62,4 @@ class DataReport:
             )
         if conflicts.get("count"):
             lines.append(f"conflicts: {conflicts['count']} inputs stand there with different answers")
-        return lines
+        return lines + self.notes

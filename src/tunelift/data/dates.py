@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,7 +9,8 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # transformers' own tag
+from tunelift.untrusted.templates import parsed
+
 _PROCESS_BEGAN = datetime.now()
 _now: ContextVar[datetime | None] = ContextVar("now", default=None)
 
@@ -35,8 +35,9 @@ def with_one_date(template: str) -> tuple[str, tuple[str, ...]]:
     """
     from jinja2 import nodes
 
-    tree = parsed(template)
-    calls = [] if tree is None else [call for call in tree.find_all(nodes.Call) if _is_now(call)]
+    tree = _parsed(template)
+    found = [] if tree is None else tree.find_all(nodes.Call)
+    calls = [call for call in found if getattr(call.node, "name", None) == "strftime_now"]
     forms = [call.args[0].value for call in calls if len(call.args) == 1 and isinstance(call.args[0], nodes.Const)]
     if not calls or len(forms) < len(calls):
         return template, ()
@@ -55,22 +56,15 @@ def names_in(template: str) -> frozenset[str]:
     """Return the names that a chat template takes from outside; none where it cannot be read."""
     from jinja2 import meta
 
-    tree = parsed(template)
+    tree = _parsed(template)
     return frozenset[str]() if tree is None else frozenset(meta.find_undeclared_variables(tree))
 
 
-def parsed(template: str) -> Any:
+def _parsed(template: str) -> Any:
     """Return the syntax tree of a chat template, or None; one that is broken is refused where it is rendered."""
     from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        return ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            _GENERATION.sub("", template)
-        )
+        return parsed(template)
     except (TemplateSyntaxError, RecursionError, ValueError):
         return None
-
-
-def _is_now(call: Any) -> bool:
-    return getattr(call.node, "name", None) == "strftime_now"

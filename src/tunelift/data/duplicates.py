@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from tunelift.data.shared_words import SharedWords
+
 THRESHOLD = 0.45
 EXACT_BELOW = 6
 """Texts of fewer words are compared for equality alone."""
@@ -85,10 +87,8 @@ def varying(prompts: Sequence[str]) -> list[str]:
     """
     if len(set(prompts)) < TEMPLATE_FROM:
         return list(prompts)
-    start = _shared_start(prompts)
-    rests = [prompt[start:] for prompt in prompts]
-    end = _shared_start([rest[::-1] for rest in rests])
-    return [rest[: len(rest) - end] for rest in rests]
+    shared = SharedWords.of(prompts)
+    return [shared.inside(prompt) for prompt in prompts]
 
 
 def near_duplicates(
@@ -346,12 +346,3 @@ def _agreeing(ours: Array, theirs: Array, pairs: Array) -> Array:
 def _jaccard(first: set[int], second: set[int]) -> float:
     shared = len(first & second)
     return shared / max(1, len(first) + len(second) - shared)
-
-
-def _shared_start(texts: Sequence[str]) -> int:
-    """Return how many characters all texts begin with, cut back to the end of a word."""
-    first, last = min(texts), max(texts)
-    end = next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    while end and (first[end - 1].isalnum() or first[end - 1] == "_"):
-        end -= 1
-    return end

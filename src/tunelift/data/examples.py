@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from tunelift.config.schema import DataSection
@@ -24,22 +25,29 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
     `reading` says what a row means to the task. Raises InputError for missing columns, duplicate ids and values that
     are not text.
     """
-    _check_columns(table, section)
+    columns = table.columns
+    problems = [
+        f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
+        for key, name in (("id", section.id), ("group", section.group))
+        if name is not None and name not in columns
+    ]
+    if problems:
+        raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
     layout = choose_layout(table, section, reading)
     ids = _ids(table, section)
     groups = {group_of(row, section, table.where(index)) for index, row in enumerate(table.rows)}
     examples, empty = [], Counter[str]()
     for index, row in enumerate(table.rows):
         where = table.where(index)
-        parts = layout(row, where)
-        if parts.empty:
-            empty[parts.empty] += 1
+        said = layout(row, where)
+        if isinstance(said, str):
+            empty[said] += 1
             continue
-        cluster = group_of(row, section, where) or (_alone(ids[index], groups) if section.group else None)
-        given = parts.given
-        if isinstance(given, Conversation):
-            given = replace(given, turns=section.turns)
-        examples.append(Example(ids[index], parts.prompt, parts.completion, given, parts.wanted, cluster, row))
+        cluster = group_of(row, section, where)
+        if cluster is None and section.group:  # a cluster of its own, called as no group is
+            cluster = next(name for n in count() if (name := f"row {ids[index]}{' alone' * n}") not in groups)
+        given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
+        examples.append(replace(said, id=ids[index], given=given, cluster=cluster, row=row))
     return examples, empty
 
 
@@ -60,37 +68,13 @@ def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str
     return sorted({example.completion for example in test} - {example.completion for example in train})
 
 
-def _alone(row_id: str, groups: Collection[str | None]) -> str:
-    """Name the cluster of a row without a group: as no group is called."""
-    name = f"row {row_id}"
-    while name in groups:
-        name += " alone"
-    return name
-
-
-def _check_columns(table: Table, section: DataSection) -> None:
-    columns = table.columns
-    problems = [
-        f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
-        for key, name in (("id", section.id), ("group", section.group))
-        if name is not None and name not in columns
-    ]
-    if problems:
-        raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
-
-
 def _ids(table: Table, section: DataSection) -> list[str]:
     """Return one id per row: the column data.id, or a column "id" if it tells all rows apart, or the row's number."""
     column = section.id or "id"
     ids = [as_text(row.get(column), table.where(index)).strip() for index, row in enumerate(table.rows)]
-    if section.id is not None:
-        _check_ids(table, section.id, ids)
-    elif not all(ids) or len(set(ids)) < len(ids):
-        return [str(number) for number in range(1, len(ids) + 1)]
-    return ids
-
-
-def _check_ids(table: Table, column: str, ids: list[str]) -> None:
+    if section.id is None:
+        are_told_apart = all(ids) and len(set(ids)) == len(ids)
+        return ids if are_told_apart else [str(number) for number in range(1, len(ids) + 1)]
     fix = "Ids tell items apart; correct them, or leave data.id out to use the row's number."
     first: dict[str, int] = {}
     for index, value in enumerate(ids):
@@ -101,3 +85,4 @@ def _check_ids(table: Table, column: str, ids: list[str]) -> None:
                 f'{table.where(index)}: the id "{value}" stands at {table.where(first[value])} too.', fix=fix
             )
         first[value] = index
+    return ids

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import parquet_files, text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.registry import Registry
-from tunelift.core.text_table import TextTable, read_text_table
-from tunelift.data.class_names import with_class_names
+from tunelift.core.text_table import read_text_table
 
 TableRow = dict[str, Any]
 Numbered = list[tuple[int, TableRow]]
 Columns = Sequence[str] | None
+Naming = Callable[[Any], Any]
 
 _TAGGED = ("conllu", "bio", "iob", "iob2")
 """Endings that files of tokens and tags have besides .conll."""
@@ -87,6 +88,64 @@ def read_file(path: Path, columns: Columns = None, ending: str | None = None) ->
     return table
 
 
+def with_class_names(rows: Iterable[Mapping[str, Any]], features: Any, source: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows with names for class numbers, None for -1 (no class).
+
+    `features` are those of `datasets`, or the same as JSON, as a parquet file holds them. Raises InputError for a
+    number that has no name; `source` is named in it.
+    """
+    namings = _of_struct(features) if isinstance(features, Mapping) else {}
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield _in_struct(row, namings)
+        except IndexError as error:
+            raise InputError(
+                f"{source}, row {number}: the class {error.args[0]} has no name in the features.",
+                fix="Correct the number or the features, or write the class as text.",
+            ) from error
+
+
+def _of_struct(features: Mapping[str, Any]) -> dict[str, Naming]:
+    """Return the naming of each column that holds classes."""
+    found = {column: _naming(kind) for column, kind in features.items()}
+    return {column: naming for column, naming in found.items() if naming is not None}
+
+
+def _naming(kind: Any) -> Naming | None:
+    if isinstance(kind, Mapping) and not isinstance(kind.get("_type"), str):
+        namings = _of_struct(kind)
+        return (lambda value: _in_struct(value, namings)) if namings else None
+    names = _part(kind, "names")
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+        return lambda value: _name(value, names)
+    part = kind[0] if isinstance(kind, list) and len(kind) == 1 else _part(kind, "feature")
+    inner = None if part is None else _naming(part)
+    return None if inner is None else lambda value: _each(value, inner)
+
+
+def _part(kind: Any, name: str) -> Any:
+    return kind.get(name) if isinstance(kind, Mapping) else getattr(kind, name, None)
+
+
+def _name(value: Any, names: list[str] | tuple[str, ...]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        # An older `datasets` wrote a list of structs as a struct of lists.
+        return [_name(item, names) for item in value] if isinstance(value, list) else value
+    if value >= len(names):
+        raise IndexError(value)
+    return names[value] if value >= 0 else None
+
+
+def _each(value: Any, naming: Naming) -> Any:
+    return [naming(item) for item in value] if isinstance(value, list) else naming(value)
+
+
+def _in_struct(value: Any, namings: Mapping[str, Naming]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {**value, **{column: name(value[column]) for column, name in namings.items() if column in value}}
+
+
 def tagged_tokens(name: str) -> InputError:
     """Return the error for a table of tokens with their tags."""
     return InputError(
@@ -106,15 +165,8 @@ def saved_to_disk(name: str) -> InputError:
     )
 
 
-def _read_csv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, read_text_table(path, names=columns))
-
-
-def _read_tsv(path: Path, columns: Columns) -> Numbered:
-    return _with_header(path, read_text_table(path, "\t", columns))
-
-
-def _with_header(path: Path, table: TextTable) -> Numbered:
+def _read_text_table(path: Path, columns: Columns, delimiter: str | None = None) -> Numbered:
+    table = read_text_table(path, delimiter, columns)
     if table.header.count("") > 1:
         raise InputError(
             f"{path}: {table.header.count('')} columns have no name in the header ({listed(table.header)}).",
@@ -143,8 +195,7 @@ def _read_json(path: Path, columns: Columns) -> Numbered:
         return list(enumerate(_questions(value, str(path)), start=1))
     if not isinstance(value, list):
         raise InputError(f"{path} holds no list of rows.", fix=shape)
-    places = ((number, f"{path}, item {number}", item) for number, item in enumerate(value, start=1))
-    return [(number, text_files.json_object(item, where, shape)) for number, where, item in places]
+    return [(n, text_files.json_object(item, f"{path}, item {n}", shape)) for n, item in enumerate(value, start=1)]
 
 
 def _questions(articles: Sequence[Any], where: str) -> Iterator[TableRow]:
@@ -167,16 +218,13 @@ def _questions(articles: Sequence[Any], where: str) -> Iterator[TableRow]:
 
 
 def _read_parquet(path: Path, columns: Columns) -> Numbered:
+    """`datasets` writes into a file's own metadata what its class numbers mean."""
     rows, metadata = parquet_files.rows_and_metadata(path)
-    return list(enumerate(with_class_names(rows, _features(path, metadata), str(path)), start=1))
-
-
-def _features(path: Path, metadata: Mapping[bytes, bytes]) -> Any:
-    """Return the features that `datasets` writes into a parquet file's own metadata: what its class numbers mean."""
     text = metadata.get(b"huggingface")
     value = text_files.json_value(text.decode(), f"{path}, its metadata") if text else None
     info = value.get("info") if isinstance(value, dict) else None
-    return info.get("features") if isinstance(info, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    return list(enumerate(with_class_names(rows, features, str(path)), start=1))
 
 
 def _read_txt(path: Path, columns: Columns) -> Numbered:
@@ -211,8 +259,8 @@ Reader = Callable[[Path, Columns], Numbered]
 
 FORMATS: Registry[tuple[str, bool, Reader]] = Registry("data format")
 """By ending: what a row is called in messages, whether `data.columns` may name the columns, the function."""
-FORMATS.add("csv", ("line", True, _read_csv))
-FORMATS.add("tsv", ("line", True, _read_tsv))
+FORMATS.add("csv", ("line", True, _read_text_table))
+FORMATS.add("tsv", ("line", True, partial(_read_text_table, delimiter="\t")))
 FORMATS.add("jsonl", ("line", False, _read_jsonl))
 FORMATS.add("json", ("item", False, _read_json))
 FORMATS.add("parquet", ("row", False, _read_parquet))

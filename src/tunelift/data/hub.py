@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
 from tunelift.core.text_table import DELIMITERS
-from tunelift.data.formats import Table, TableRow, read_file
+from tunelift.data.formats import Table, read_file
 from tunelift.data.shards import Shards
 
 _KINDS = {"datasets.packaged_modules.csv.csv": "csv", "datasets.packaged_modules.json.json": "json"}
@@ -46,7 +47,11 @@ def load_hub(name: str, subset: str | None, revision: str | None) -> Mapping[str
 def _files_of(builder: Any) -> dict[str, Shards] | None:
     """Return the files of each split of a csv or json data set, downloaded; None where `datasets` must read them."""
     kind, settings = _KINDS.get(type(builder).__module__), builder.config
-    if kind is None or not settings.data_files or not _plain(settings):
+    if kind is None or not settings.data_files:
+        return None
+    usual, names = type(settings)(), [field.name for field in dataclasses.fields(settings)]
+    changed = {name for name in names if getattr(settings, name) != getattr(usual, name)}
+    if not changed <= _UNDERSTOOD or getattr(settings, "sep", ",") not in DELIMITERS:
         return None
     import datasets
 
@@ -57,35 +62,31 @@ def _files_of(builder: Any) -> dict[str, Shards] | None:
     if not all(path.is_file() for paths in fetched.values() for path in paths):
         return None  # an archive of several files
     features = settings.features or builder.info.features
-    reading = _Reading(kind, getattr(settings, "sep", ","), getattr(settings, "names", None))
+    columns, delimiter = getattr(settings, "names", None), getattr(settings, "sep", ",")
+    reading = _read_json if kind == "json" else partial(_read_csv, columns=columns, delimiter=delimiter)
     return {split: Shards(tuple(paths), tuple(named[split]), reading, features) for split, paths in fetched.items()}
 
 
-def _plain(settings: Any) -> bool:
-    """Whether the settings are the usual ones but for those that are understood here."""
-    usual = type(settings)()
-    changed = {
-        field.name
-        for field in dataclasses.fields(settings)
-        if getattr(settings, field.name) != getattr(usual, field.name)
-    }
-    return changed <= _UNDERSTOOD and getattr(settings, "sep", ",") in DELIMITERS
+def _read_json(path: Path) -> Table:
+    """Give every row every column, as `datasets` does, so that splits stay as they were drawn."""
+    table = read_file(path, ending="jsonl" if _is_one_per_line(path) else "json")
+    nothing = dict.fromkeys(table.columns)
+    return dataclasses.replace(table, rows=[nothing | row for row in table.rows])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Reading:
-    """How the files of one data set are read, whose names in the cache have no ending."""
+def _read_csv(path: Path, columns: list[str] | None, delimiter: str) -> Table:
+    """Make numbers of the columns of which every cell is written as Python writes it, and None of blank cells.
 
-    kind: str
-    delimiter: str
-    names: list[str] | None
-
-    def __call__(self, path: Path) -> Table:
-        if self.kind == "json":
-            table = read_file(path, ending="jsonl" if _is_one_per_line(path) else "json")
-            return dataclasses.replace(table, rows=_with_all_columns(table.rows))
-        table = read_file(path, self.names, "tsv" if self.delimiter == "\t" else "csv")
-        return dataclasses.replace(table, rows=_with_numbers(table.rows))
+    These are the values that `datasets` gives, so that class numbers are named and splits stay as they were drawn;
+    as text they are what the file has.
+    """
+    table = read_file(path, columns, "tsv" if delimiter == "\t" else "csv")
+    found: dict[str, list[Any]] = {}
+    for name in table.columns:
+        cells = [row[name] for row in table.rows]
+        found[name] = _numbers(cells, int) or _numbers(cells, float) or [cell or None for cell in cells]
+    rows = [dict(zip(found, cells, strict=True)) for cells in zip(*found.values(), strict=True)]
+    return dataclasses.replace(table, rows=rows)
 
 
 def _is_one_per_line(path: Path) -> bool:
@@ -94,25 +95,6 @@ def _is_one_per_line(path: Path) -> bool:
     if not lines or not (lines[0].startswith("{") and lines[0].endswith("}")):
         return False
     return len(lines) > 1 or not isinstance(text_files.json_value(lines[0], str(path)).get("data"), list)
-
-
-def _with_all_columns(rows: list[TableRow]) -> list[TableRow]:
-    """Give every row every column, as `datasets` does, so that splits stay as they were drawn."""
-    nothing = dict.fromkeys(name for row in rows for name in row)
-    return [nothing | row for row in rows]
-
-
-def _with_numbers(rows: list[TableRow]) -> list[TableRow]:
-    """Make numbers of the columns of which every cell is written as Python writes it, and None of blank cells.
-
-    These are the values that `datasets` gives, so that class numbers are named and splits stay as they were drawn;
-    as text they are what the file has.
-    """
-    columns: dict[str, list[Any]] = {}
-    for name in rows[0]:
-        cells = [row[name] for row in rows]
-        columns[name] = _numbers(cells, int) or _numbers(cells, float) or [cell or None for cell in cells]
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _numbers(cells: list[str], kind: type[int] | type[float]) -> list[Any] | None:
@@ -132,13 +114,8 @@ def _hub_error(name: str, error: Exception) -> InputError:
     if "DatasetNotFoundError" in kinds:
         fix = "Check the spelling; private data sets need: hf auth login. A local path needs the file's ending."
         return InputError(f'"{name}" is neither a local path nor a data set of the Hub.', fix=fix)
-    if kinds & {
-        "OfflineModeIsEnabled",
-        "ConnectionError",
-        "ConnectError",
-        "TimeoutException",
-        "LocalEntryNotFoundError",
-    }:
+    out_of_reach = {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "TimeoutException"}
+    if kinds & (out_of_reach | {"LocalEntryNotFoundError"}):
         fix = "Connect, unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or give a local file."
         return InputError(f'"{name}" is no local path, and the Hub cannot be reached ({text}).', fix=fix)
     return InputError(f'The data set "{name}" cannot be loaded: {text}', fix="A configuration is named by data.subset.")

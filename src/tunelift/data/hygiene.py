@@ -71,23 +71,14 @@ def _conflicts(examples: Sequence[Example]) -> dict[str, Any]:
 
 def _near_duplicates(train: Sequence[Example], leaks: Sequence[Leak], removed: int) -> dict[str, Any]:
     near = sorted((leak for leak in leaks if leak.is_near), key=lambda leak: -leak.similarity)
+    if len(near) > EXAMPLES:  # a few from the most to the least similar show a reader where the line is drawn
+        near = [near[number * (len(near) - 1) // (EXAMPLES - 1)] for number in range(EXAMPLES)]
     within = near_duplicates(compared_texts(train)) if train else []
     shown = [
         {"train": cut(leak.texts[0]), "test": cut(leak.texts[1]), "similarity": round(leak.similarity, 2)}
-        for leak in _spread(near)
+        for leak in near
     ]
-    return {
-        "removed_from_train": removed,
-        "within_train": len({match.index for match in within}),
-        "examples": shown,
-    }
-
-
-def _spread(leaks: list[Leak]) -> list[Leak]:
-    """Return a few from the most to the least similar, so that a reader sees where the line is drawn."""
-    if len(leaks) <= EXAMPLES:
-        return leaks
-    return [leaks[number * (len(leaks) - 1) // (EXAMPLES - 1)] for number in range(EXAMPLES)]
+    return {"removed_from_train": removed, "within_train": len({match.index for match in within}), "examples": shown}
 
 
 def cut(text: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
-from tunelift.core.records import Given, Wanted
+from tunelift.core.records import Example
 from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
 from tunelift.data.formats import Table, TableRow
 from tunelift.data.template import Template
@@ -23,28 +23,19 @@ BESIDE = {
 """Columns beside a conversation that are part of it, and what `conversation_of` calls them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What one row says, as an `Example` has it, or in `empty` why it says nothing."""
-
-    prompt: str
-    completion: str
-    given: Given | None = None
-    wanted: Wanted | None = None
-    empty: str | None = None
+Said = Example | str
+"""What one row says, as an example that has no id yet, or why it says nothing."""
 
 
 class Layout(Protocol):
-    """`layout(row, where)` makes a row's parts from its `columns`; `where` names the row in messages."""
+    """`layout(row, where)` makes what a row says of its `columns`; `where` names the row in messages."""
 
     @property
     def columns(self) -> Sequence[str]:
         """The columns that are read, those that are optional included."""
-        ...
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
-        """Return the row's parts; raise InputError that names it."""
-        ...
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what the row says; raise InputError that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +56,16 @@ class Templates:
         """The columns that the templates name."""
         return [*(self.prompt.columns if self.prompt else ()), *self.completion.columns]
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Said:
         """Fill the templates; a row is empty where all columns that a template names are blank."""
         prompt = "" if self.prompt is None else self.prompt.fill(row, where)
         answer = {name: self.labels.get(str(row.get(name)), row.get(name)) for name in self.completion.columns}
         completion = self.completion.fill(answer, where)
-        empty = None
         if self.prompt is not None and self.prompt.blank(row, where):
-            empty = "empty prompt"
-        elif self.completion.blank(row, where) or not completion.strip():
-            empty = "empty text" if self.prompt is None else "empty completion"
-        return Parts(prompt, completion.strip() if self.bare else completion, empty=empty)
-
-    def problems(self, table: Table) -> list[str]:
-        """Say which columns the templates name and the table lacks."""
-        templates = [template for template in (self.prompt, self.completion) if template is not None]
-        return [problem for template in templates for problem in template.problems(table.columns, table.name)]
+            return "empty prompt"
+        if self.completion.blank(row, where) or not completion.strip():
+            return "empty text" if self.prompt is None else "empty completion"
+        return Example("", prompt, completion.strip() if self.bare else completion)
 
 
 _INSTRUCTION = Template("### Instruction:\n{instruction}\n\n### Response:\n", "the instruction format")
@@ -100,19 +85,16 @@ class Instructions:
 
     columns: Sequence[str] = ("instruction", "input", "output", "system", "history")
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
-        """Return the row's parts; raise InputError for a history that is no list of pairs."""
-        parts = Templates(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT, _OUTPUT)(row, where)
-        before = self._before(row, where)
-        return Parts(before + parts.prompt, parts.completion, empty=parts.empty) if before else parts
-
-    def _before(self, row: TableRow, where: str) -> str:
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what the row says; raise InputError for a history that is no list of pairs."""
+        found = Templates(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT, _OUTPUT)(row, where)
         beside = {name: row.get(name) for name in ("system", "history")}
         if not any(beside.values()):
-            return ""
+            return found
         said = conversation_of([{"role": "assistant", "content": ""}], where, **beside).messages[:-1]
         headings = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n{}\n\n"}
-        return "".join(headings[message["role"]].format(message["content"]) for message in said)
+        before = "".join(headings[message["role"]].format(message["content"]) for message in said)
+        return found if isinstance(found, str) else replace(found, prompt=before + found.prompt)
 
 
 _QUESTION = Template("{context}\n\nQuestion: {question}\nAnswer:", "the question format")
@@ -124,8 +106,8 @@ class Questions:
 
     columns: Sequence[str] = ("context", "question", "answers")
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
-        """Return the row's parts; a question without an answer is left out."""
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what the row says; a question without an answer is left out."""
         answers = self.answers(row, where)
         completion = Template(" {answer}", "the question format")
         return Templates(_QUESTION, completion)({**row, "answer": answers[0] if answers else ""}, where)
@@ -163,28 +145,25 @@ class Conversations:
         """The columns that are read."""
         return [*self.messages, *self.beside]
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
+    def __call__(self, row: TableRow, where: str) -> Said:
         """Return the conversation, and its last answer as the completion."""
         beside = {BESIDE[name]: row.get(name) or None for name in self.beside}
         if len(self.messages) == 1:
-            place = f'{where}, column "{self.messages[0]}"'
-            return _chat(_parsed(row.get(self.messages[0]), place), place, beside)
+            value, place = row.get(self.messages[0]), f'{where}, column "{self.messages[0]}"'
+            if isinstance(value, str) and value.lstrip().startswith("["):  # as a csv file or a database keeps a list
+                value = text_files.json_value(value, place)
+            return _chat(value, place, beside)
         prompt, completion = (_listed(row.get(name), f'{where}, column "{name}"') for name in self.messages)
         return _chat([*map(_not_learned, prompt), *completion], f"{where}, prompt and completion", beside)
 
 
-def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Parts:
+def _chat(value: Any, where: str, beside: Mapping[str, Any]) -> Said:
     conversation = conversation_of(value, where, **beside)
     last = conversation.messages[-1]
     completion = as_answer(last)
-    empty = None if completion.strip() else "empty completion"
-    unlearned = None if is_learned(last) else "no answer to learn"
-    return Parts(as_prompt(conversation), completion, conversation, empty=empty or unlearned)
-
-
-def _parsed(value: Any, where: str) -> Any:
-    """Return what a cell says, of which a csv file or a database keeps the JSON of a list."""
-    return text_files.json_value(value, where) if isinstance(value, str) and value.lstrip().startswith("[") else value
+    if not is_learned(last):
+        return "no answer to learn" if completion.strip() else "empty completion"
+    return Example("", as_prompt(conversation), completion, conversation)
 
 
 def _listed(value: Any, where: str) -> Sequence[Any]:
@@ -198,9 +177,6 @@ def _listed(value: Any, where: str) -> Sequence[Any]:
 
 def _not_learned(message: Any) -> Any:
     """Mark an answer within the prompt, which is not learned; what is wrong with a message is said elsewhere."""
-    is_answer = isinstance(message, Mapping) and message.get("role", message.get("from")) in (
-        "assistant",
-        "gpt",
-        "model",
-    )
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    is_answer = role in ("assistant", "gpt", "model")
     return {**message, "train": False} if is_answer else message

@@ -6,22 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tunelift.core import text_files
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.data.template import whole_characters
 
 ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
 FLAGS = ("train", "trainable", "loss", "loss_mask", "weight")
 """Keys by which a message says whether it is learned: true or 1, false or 0."""
@@ -39,7 +32,10 @@ def message_of(item: Any, where: str) -> dict[str, Any]:
     item = {key: value for key, value in item.items() if value is not None}
     _check_keys(item, where)
     given, content = _either(item, "role", "from", where), _either(item, "content", "value", where)
-    role = _role(given, where)
+    if not isinstance(given, str) or given not in ROLES:
+        problem = "there is no role" if given is None else f"the role {given!r:.60} is unknown"
+        raise InputError(f"{where}: {problem}.", fix=f"Known roles: {listed(ROLES, len(ROLES))}.")
+    role = ROLES[given]
     parts = _parts(content, item, where)
     if given == "function_call":
         parts = {"text": "", "reasoning": parts["reasoning"], "calls": [_json(parts["text"], where)]}
@@ -80,13 +76,6 @@ def _either(item: Mapping[str, Any], name: str, other: str, where: str) -> Any:
     if name in item and other in item and item[name] != item[other]:
         raise InputError(f'{where}: "{name}" and "{other}" say different things.', fix=f'Keep "{name}" alone.')
     return item.get(name, item.get(other))
-
-
-def _role(role: Any, where: str) -> str:
-    if isinstance(role, str) and role in ROLES:
-        return ROLES[role]
-    problem = "there is no role" if role is None else f"the role {role!r:.60} is unknown"
-    raise InputError(f"{where}: {problem}.", fix=f"Known roles: {listed(ROLES, len(ROLES))}.")
 
 
 def _parts(content: Any, item: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -159,8 +148,6 @@ def _listed(value: Any, where: str) -> list[Any]:
 
 
 def _json(text: Any, where: str) -> Any:
-    from tunelift.core import text_files
-
     return text_files.json_value(text, f"{where}, a tool call", fix=_CALL_SHAPE)
 
 

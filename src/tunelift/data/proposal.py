@@ -42,21 +42,34 @@ def propose(table: Table, section: DataSection, *, classification: bool) -> Inpu
     if not columns:
         return InputError(problem, fix="Set data.prompt and data.completion to templates over columns of text.")
     answer = _answer_column(table, columns)
-    asked = _asked_columns(table, [name for name in columns if name != answer])
+    others = [name for name in columns if name != answer]
+    asked = [name for known in ASKED_NAMES for name in others if name.lower() == known]
+    asked = asked or sorted(others, key=lambda name: -_mean_length(table, name))[:1]  # else the one with longest texts
     if not asked:
         fix = f"As plain text: {_command(table, section.columns, text=answer)}"
     elif classification:
         fix = _for_head(table, section, asked, answer)
     else:
         fix = f"This would fit: {_command(table, section.columns, **_templates(asked, answer))}"
-    return InputError(problem, fix=_or_no_header(table) + fix)
+    known = {*ANSWER_NAMES, *ASKED_NAMES}
+    if table.has_header and not any(name.lower() in known for name in table.columns):
+        fix = f"If the first line is a row, no header: {_names(table)}\n{fix}"
+    return InputError(problem, fix=fix)
 
 
 def header_hint(table: Table) -> str:
-    """Say how to name columns where the first line of a file looks like data, not like a header; else nothing."""
-    if not table.has_header:
-        return ""
-    data = _data_in_header(table)
+    """Say how to name columns where the first line of a file looks like data, not like a header; else nothing.
+
+    It does with a name that is a number, very long, or a value that its column has again below. Sentences are data
+    where all names are such: a survey may have one column called by its question.
+    """
+    names = [name for name in table.columns if name] if table.has_header else []
+    sure = (
+        name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
+    )
+    counts = [(name, len(name.split())) for name in names]
+    are_sentences = all(words > _MOST_WORDS or (words > 1 and name[-1] in ".?!") for name, words in counts)
+    data = next(sure, names[0] if names and are_sentences else None)
     if data is None:
         return ""
     return (
@@ -100,43 +113,11 @@ def _names(table: Table) -> str:
     return f"--columns {','.join(names)}" + "".join(f" --{name} {_quoted(value)}" for name, value in flags.items())
 
 
-def _data_in_header(table: Table) -> str | None:
-    """Return a name of the first line that is a number, very long, or a value that its column has again below.
-
-    Sentences are data where all names are such: a survey may have one column called by its question.
-    """
-    names = [name for name in table.columns if name]
-    sure = [
-        name for name in names if _NUMBER.fullmatch(name) or len(name) > _LONGEST_NAME or name in _texts(table, name)
-    ]
-    sentences = [name for name in names if _is_sentence(name)]
-    return next(iter(sure or (sentences if len(sentences) == len(names) else [])), None)
-
-
-def _is_sentence(name: str) -> bool:
-    words = name.split()
-    return len(words) > _MOST_WORDS or (len(words) > 1 and name[-1] in ".?!")
-
-
-def _or_no_header(table: Table) -> str:
-    """Say how to go on where the first line may be a row: none of its names is one that people give."""
-    known = {*ANSWER_NAMES, *ASKED_NAMES}
-    if not table.has_header or any(name.lower() in known for name in table.columns):
-        return ""
-    return f"If the first line is a row, no header: {_names(table)}\n"
-
-
 def _answer_column(table: Table, columns: list[str]) -> str:
     """Take the column whose name says so, or else the one with the fewest distinct values, the shortest of such."""
     named = [name for known in ANSWER_NAMES for name in columns if name.lower() == known]
     fewest = min(columns, key=lambda name: (len(set(_texts(table, name))), _mean_length(table, name)))
     return named[0] if named else fewest
-
-
-def _asked_columns(table: Table, columns: list[str]) -> list[str]:
-    """Take the columns whose names say that they are given to the model, or else the one with the longest texts."""
-    named = [name for known in ASKED_NAMES for name in columns if name.lower() == known]
-    return named or sorted(columns, key=lambda name: -_mean_length(table, name))[:1]
 
 
 def _templates(asked: list[str], answer: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import Table, tagged_tokens
@@ -44,7 +43,8 @@ def refuse_preferences(table: Table) -> None:
 
 def refuse_tagged_tokens(table: Table) -> None:
     """Raise InputError for tokens with their tags, one a line (CoNLL) or in lists: no task here learns them."""
-    lists = [name for name in table.columns if name.endswith("tags") and _has_list(table, name)]
+    tags, some = [name for name in table.columns if name.endswith("tags")], table.rows[:_LOOKED_AT]
+    lists = any(isinstance(row.get(name), list) for name in tags for row in some)
     if ("tokens" in table.columns and lists) or _is_conll(table):
         raise tagged_tokens(table.name)
 
@@ -66,10 +66,6 @@ def refuse_unusable(table: Table, used: Sequence[str]) -> None:
             _refuse_values(table, name, "media, and models here read text alone", "Leave out rows with media.")
         elif name in _TALK and is_talk:
             _refuse_values(table, name, f"{_TALK[name]}, which these rows cannot use", _talk_fix(name, used))
-
-
-def _has_list(table: Table, name: str) -> bool:
-    return any(isinstance(row.get(name), list) for row in table.rows[:_LOOKED_AT])
 
 
 def _is_conll(table: Table) -> bool:
@@ -119,12 +115,8 @@ def _refuse_flags(table: Table, name: str, used: Sequence[str]) -> None:
             f'{table.where(index)}: "{name}" says that the row is not learned, and it would be.',
             fix=f'Remove such rows, and the column "{name}".',
         )
-    if name == "weight" and {"messages", "conversations"} & set(used):
-        _refuse_weights(table)
-
-
-def _refuse_weights(table: Table) -> None:
-    """Beside text a weight may be anything's; beside messages it is the row's."""
+    if name != "weight" or not {"messages", "conversations"} & set(used):
+        return  # beside text a weight may be anything's; beside messages it is the row's
     for index, row in enumerate(table.rows):
         if row.get("weight") is not None and _TRUTHS.get(str(row["weight"]).strip().lower()) is not True:
             raise InputError(
@@ -135,12 +127,9 @@ def _refuse_weights(table: Table) -> None:
 
 def _refuse_values(table: Table, name: str, what: str, fix: str) -> None:
     for index, row in enumerate(table.rows):
-        if not _is_nothing(row.get(name)):
+        value = row.get(name)
+        if value not in (None, "", [], {}, ()) and not (isinstance(value, str) and value.strip() in ("", "[]", "{}")):
             raise InputError(f'{table.where(index)}: the column "{name}" holds {what}.', fix=fix)
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or value in ("", [], {}, ()) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
 
 
 def _talk_fix(name: str, used: Sequence[str]) -> str:

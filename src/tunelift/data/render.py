@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -57,10 +57,6 @@ class RenderReport:
     tokens_in_loss: int = 0
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts for a JSON file."""
-        return asdict(self)
-
     def lines(self) -> list[str]:
         """Return the counts as lines for people; cut and dropped rows only where there are any."""
         kept = self.rows - self.dropped
@@ -95,9 +91,9 @@ class Renderer:
         """Return the ids (T,) that stand before the answer, whatever their number."""
         return self.continued([example], [[]])[0][0]
 
-    def completion_ids(self, example: Example, completion: str | None = None) -> list[int]:
-        """Return the ids of the completion (or of another in its place) as they follow `prompt_ids`, EOS at the end."""
-        return self.candidate_ids(example, [own_completion(example) if completion is None else completion])[0]
+    def completion_ids(self, example: Example) -> list[int]:
+        """Return the ids of the completion as they follow `prompt_ids`, EOS at the end."""
+        return self.candidate_ids(example, [own_completion(example)])[0]
 
     def candidate_ids(self, example: Example, completions: Sequence[str]) -> list[list[int]]:
         """Return `completion_ids` of several completions of one prompt."""
@@ -246,7 +242,8 @@ class Renderer:
     def _texts(self, example: Example, completions: Sequence[str]) -> tuple[list[Text], list[Text]]:
         """Return the texts through which the prompt grows, and each completion with the prompt before it."""
         if example.conversation is None:
-            prompt, moved = _prompt_and_moved_spaces(example)
+            prompt = example.prompt.rstrip(" ")  # tokenizers join these blanks to the word that follows
+            moved = example.prompt[len(prompt) :]
             return [Text(prompt)] * bool(prompt), [self._answered(prompt, moved + answer) for answer in completions]
         own = self._written(example)
         answered = [_answered_with(example, completion) for completion in completions]
@@ -309,10 +306,10 @@ class Renderer:
         """Return what was made of the rows since `render_rows` began."""
         counts, notes = self._counts, list(self._chat.notes)
         if counts["conversations"]:
-            notes.insert(
-                0,
-                f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows",
+            by_answer = (
+                f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows"
             )
+            notes = [by_answer, *notes]
         if counts["spelt"]:
             notes.append(f"{counts['spelt']} rows spell a special token in what is said; it is text there")
         return notes
@@ -353,12 +350,6 @@ def _answered_with(example: Example, completion: str) -> Example:
 def without_answer(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Return the messages without the assistant's last answer, where they end with one."""
     return messages[:-1] if messages[-1]["role"] == "assistant" else messages
-
-
-def _prompt_and_moved_spaces(example: Example) -> tuple[str, str]:
-    """Split spaces off the prompt's end: tokenizers join them to the word that follows, so they open the completion."""
-    bare = example.prompt.rstrip(" ")
-    return bare, example.prompt[len(bare) :]
 
 
 def _ids_put_before(tokenizer: Any) -> list[int]:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.core.errors import InputError, listed
-from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, Columns, Table, read_file, saved_to_disk
+from tunelift.data.formats import FORMATS, Columns, Table, read_file, saved_to_disk, with_class_names
 from tunelift.untrusted.files import inside
 
 SPLIT_NAMES = {

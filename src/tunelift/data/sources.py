@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any
 from tunelift.core import files
 from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.data.class_names import with_class_names
-from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file
+from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file, with_class_names
 from tunelift.data.hub import load_hub
 from tunelift.data.shards import SPLIT_NAMES, Shards, folder_splits
 
@@ -83,8 +82,7 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     if isinstance(source, Shards):
         return source.read(name or GIVEN, columns)
     if hasattr(source, "column_names"):
-        rows = with_class_names(_as_before(source, name or GIVEN), getattr(source, "features", None), name or GIVEN)
-        return replace(_in_memory(rows, name or GIVEN), notes=_guessed(source, name or GIVEN))
+        return _from_datasets(source, name or GIVEN)
     if isinstance(source, Iterable):
         return _in_memory(source, name or GIVEN)
     raise InputError(
@@ -93,12 +91,16 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     )
 
 
-def _as_before(dataset: Any, name: str) -> Iterator[TableRow]:
-    """Yield the rows of a datasets.Dataset without the keys that Arrow adds to objects."""
-    schema = getattr(getattr(dataset, "features", None), "arrow_schema", None)
+def _from_datasets(dataset: Any, name: str) -> Table:
+    """Return the rows of a datasets.Dataset without the keys that Arrow adds to objects; say where it guessed types."""
+    features = getattr(dataset, "features", None)
+    schema = getattr(features, "arrow_schema", None)
     columns = {} if schema is None else columns_as_before(schema, has_json=False)
-    for number, row in enumerate(dataset, start=1):
-        yield row_as_before(row, columns, f"{name}, row {number}")
+    plain = (row_as_before(row, columns, f"{name}, row {number}") for number, row in enumerate(dataset, start=1))
+    table = _in_memory(with_class_names(plain, features, name), name)
+    guessed = getattr(getattr(dataset, "info", None), "builder_name", None) in ("csv", "json")
+    note = f'{name}: `datasets` guessed types while it read the file ("007" is 7 to it); give the file itself instead'
+    return replace(table, notes=[note] * guessed)
 
 
 def _in_memory(rows: Iterable[Any], name: str) -> Table:
@@ -113,13 +115,6 @@ def _in_memory(rows: Iterable[Any], name: str) -> Table:
     if not kept:
         raise InputError(f"{name}: there are no rows.", fix="Give at least one row.")
     return Table(name, kept, list(range(1, len(kept) + 1)))
-
-
-def _guessed(dataset: Any, name: str) -> list[str]:
-    """Say so where `datasets` has read the rows from text, whose types it guesses."""
-    if getattr(getattr(dataset, "info", None), "builder_name", None) not in ("csv", "json"):
-        return []
-    return [f'{name}: `datasets` guessed types while it read the file ("007" is 7 to it); give the file itself instead']
 
 
 def _named_splits(splits: Mapping[str, Any]) -> dict[str, Any]:

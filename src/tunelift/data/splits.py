@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.core import randomness
@@ -11,13 +14,26 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.columns import Reading, notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
-from tunelift.data.drawing import split_off
-from tunelift.data.duplicates import normalised
+from tunelift.data.duplicates import connected, near_duplicates, normalised
 from tunelift.data.examples import make_examples
 from tunelift.data.hygiene import hygiene
 from tunelift.data.leaks import Leak, LeakRemoval
-from tunelift.data.roles import ROLES, RoleSource, is_read, sources_of
-from tunelift.data.sources import fingerprint, read_rows
+from tunelift.data.overlap import folded
+from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
+
+ROLES = ("train", "validation", "test")
+DEFAULT_TEST_FRACTION = 0.2
+MOST_KIN, MOST_KIN_SHARE = 20, 0.1
+"""Rows that nearly repeat each other fall on one side where they are 20 or fewer, or a tenth of the rows or fewer."""
+
+
+@dataclass(slots=True)
+class RoleSource:
+    """Where a role's rows come from: a source of their own, or a fraction of train."""
+
+    source: Any = None
+    name: str | None = None
+    fraction: float | None = None
 
 
 @dataclass(slots=True)
@@ -61,10 +77,12 @@ class _Loader:
         self.rows: dict[str, list[Example]] = {}
 
     def load(self) -> Splits:
-        sources = sources_of(self.section, self.roles, self.report)
+        sources = _sources_of(self.section, self.roles, self.report)
+        split_off = any(sources[role].fraction is not None for role in self.roles if role in sources)
         for role in ROLES:
             source = sources.get(role)
-            if source and source.fraction is None and is_read(role, self.roles, sources):
+            # Train is read where a role that was asked for is a part of it, too.
+            if source and source.fraction is None and (role in self.roles or (role == "train" and split_off)):
                 self._read(role, source)
         for role in ("test", "validation"):
             source = sources.get(role)
@@ -111,7 +129,7 @@ class _Loader:
         if role == "validation" and self.section.max_validation is not None:
             # Rows beyond the limit would be lost to both. Not so for test: its rows must not depend on a limit.
             fraction = min(fraction, self.section.max_validation / len(pool))
-        self.rows[role], self.rows["train"] = split_off(pool, role, fraction, self.section)
+        self.rows[role], self.rows["train"] = _split_off(pool, role, fraction, self.section)
         self.report.splits[role] = SplitCounts(read=len(self.rows[role]))
         self.report.splits["train"].split_off += len(self.rows[role])
 
@@ -139,3 +157,103 @@ def _content(example: Example) -> tuple[str, str]:
     if not example.prompt.strip():
         return "", normalised(example.completion)
     return normalised(example.prompt), example.completion.strip()
+
+
+def _sources_of(section: DataSection, roles: Collection[str], report: DataReport) -> dict[str, RoleSource]:
+    """Settle where each role's rows come from, before anything but the list of splits is read."""
+    found = {}
+    for role in ROLES:
+        if (value := getattr(section, role)) is not None:  # a number lies between 0 and 1, as the schema has checked
+            found[role] = RoleSource(fraction=value) if isinstance(value, int | float) else RoleSource(value)
+    own = resolve_splits(section.train, subset=section.subset) if section.train is not None else None
+    if own is not None:
+        _use_splits(own, found, section, roles)
+    if "test" in roles and "test" not in found:
+        if "train" not in found or "train" not in roles:
+            raise InputError(
+                "There is no test data: data.test is not set.",
+                fix=f"Give a file, or the fraction of train that tuning held out (run: {DEFAULT_TEST_FRACTION}).",
+            )
+        found["test"] = RoleSource(fraction=DEFAULT_TEST_FRACTION)
+        report.notes.append(f"data.test is not set: {DEFAULT_TEST_FRACTION:.0%} of train is split off for it")
+    if "train" in roles and "train" not in found:
+        raise InputError("There is no training data: data.train is not set.", fix="Give a file: --data train.csv")
+    return found
+
+
+def _use_splits(
+    own: dict[str, Any], found: dict[str, RoleSource], section: DataSection, roles: Collection[str]
+) -> None:
+    """Let the splits of a folder or a Hub data set stand for what the settings leave open."""
+    name = source_name(section.train)
+    if "train" not in own and len(own) > 1 and "train" in roles:
+        raise InputError(f"{name} has no train split; it has {listed(own)}.", fix="Set data.train to a file.")
+    del found["train"]
+    if "train" in own or len(own) == 1:
+        found["train"] = RoleSource(own.get("train", next(iter(own.values()))), f"{name} (train)")
+    if "validation" in own and "validation" not in section.model_fields_set:
+        found["validation"] = RoleSource(own["validation"], f"{name} (validation)")
+    if "test" in own and "test" not in found:
+        found["test"] = RoleSource(own["test"], f"{name} (test)")
+
+
+def _split_off(
+    pool: Sequence[Example], role: str, fraction: float, section: DataSection
+) -> tuple[list[Example], list[Example]]:
+    """Return the rows of `pool` that are drawn for a role, and the others.
+
+    Rows of one group stay together, or without groups those that nearly repeat each other. Raises InputError where all
+    rows are of one kind.
+    """
+    by_group = section.group is not None
+    keys = [str(example.cluster) for example in pool] if by_group else _keys(pool, section)
+    taken = _drawn(keys, fraction, f"{section.seed} {role}")
+    if not taken or len(taken) == len(set(keys)):
+        what = f'values of "{section.group}"' if by_group else "different rows"
+        raise InputError(
+            f"No {role} can be split off train: it has too few {what} ({len(set(keys))}).",
+            fix=f"Give data.{role} a file of its own, or train more rows.",
+        )
+    pairs = list(zip(pool, keys, strict=True))
+    return [example for example, key in pairs if key in taken], [example for example, key in pairs if key not in taken]
+
+
+def _keys(pool: Sequence[Example], section: DataSection) -> list[str]:
+    """Return one key for each row, the same for rows that nearly repeat each other: the first of theirs.
+
+    Rows are compared as they stand in the file, so that the template does not matter. More kin than a tenth of the
+    rows are no copies of each other but made from one template; they are told apart.
+    """
+    rows = [{name: row.row[name] for name in sorted(row.row) if name not in ("id", section.id)} for row in pool]
+    # Without its id, case and blanks folded, a row is the same under every template, and equal rows are.
+    own = [folded(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)) for row in rows]
+    if not section.deduplicate:
+        return own
+    kin = connected(len(pool), near_duplicates(["\n".join(_texts_in(row)) for row in rows]))
+    most = max(MOST_KIN, len(pool) * MOST_KIN_SHARE)
+    shared = [min(own[index] for index in some) if 1 < len(some) <= most else None for some in kin.values()]
+    named = {index: key for some, key in zip(kin.values(), shared, strict=True) for index in some if key}
+    return [named.get(index, key) for index, key in enumerate(own)]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers of a value of a row, those in lists and mappings (messages) too."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part)
+    elif value is not None:
+        yield str(value)
+
+
+def _drawn(keys: Sequence[str], fraction: float, seed: str) -> set[str]:
+    """Draw each key with probability `fraction` by its own hash, so that rows added later move no other row.
+
+    At least one key is drawn, and at least one is not, where there are two.
+    """
+    digests = {key: hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in keys}
+    shares = {key: int(digest[:16], 16) / 2**64 for key, digest in digests.items()}
+    least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    drawn = {key for key, share in shares.items() if share < fraction} | {least}
+    return drawn - {most}

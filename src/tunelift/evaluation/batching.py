@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
-
 TOKENS_AT_ONCE = 4096
 
 
@@ -21,12 +18,3 @@ def by_length(lengths: Sequence[int], rows_at_once: int, tokens_at_once: int = T
         group.append(index)
     if group:
         yield group
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device, *, left: bool = False) -> Tensor:
-    """Return the rows as one tensor (B, T), filled on the right, or on the left for generation."""
-    width = max(len(row) for row in rows)
-    out = torch.full((len(rows), width), fill, dtype=torch.long)
-    for i, row in enumerate(rows):
-        out[i, slice(width - len(row), None) if left else slice(0, len(row))] = torch.as_tensor(row, dtype=torch.long)
-    return out.to(device)

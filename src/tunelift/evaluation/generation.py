@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tunelift.core.errors import InputError
 from tunelift.core.progress import Advance
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
+from tunelift.tasks.base import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +31,6 @@ class Continuation:
 
     ids: list[int]
     cut: bool
-
-
-def generate_greedily(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
-    rows_at_once: int,
-    advance: Advance,
-) -> list[str]:
-    """Return the most likely continuation of each prompt, as text without special tokens.
-
-    Raises InputError for an empty prompt.
-    """
-    found = continue_greedily(model, tokenizer, prompts, decoding, rows_at_once, advance)
-    return texts_of(tokenizer, found, decoding.stop_strings)
 
 
 def texts_of(tokenizer: Any, answers: Sequence[Continuation], stop_strings: Sequence[str]) -> list[str]:

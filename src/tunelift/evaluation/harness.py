@@ -96,7 +96,12 @@ def score_task(
     """Return a task's items as rows, with the metrics that the task computes for each."""
     with in_evaluation(model), sped_up(model, "forward") as layers, _contained():
         scorer = Scorer(model, tokenizer, made_with if cache else {}, title, layers)
-        found = _evaluated(scorer, task)
+        loaded = task.load()  # anew, since some shuffle their items as they are loaded; then as simple_evaluate does
+        for one in loaded["tasks"].values():
+            if one.get_config("num_fewshot") is None:
+                one.set_config("num_fewshot", 0)
+            one.set_fewshot_seed(FEW_SHOT_SEED)
+        found = lm_eval.evaluate(scorer, loaded, bootstrap_iters=0)
     samples = json.loads(json.dumps(found["samples"][task.name], default=handle_non_serializable))
     items = (Item(f"{task.name}, item {number}", sample) for number, sample in enumerate(samples, start=1))
     scores = read_samples(Path(task.name), items)
@@ -106,16 +111,6 @@ def score_task(
     version = {"task": task.name, "task_version": found["versions"].get(task.name), "lm_eval": lm_eval.__version__}
     scores.info["made_with"] |= version | {"dtype": dtype_name(compute_dtype(model)), **made_with}
     return scores
-
-
-def _evaluated(scorer: Scorer, task: Task) -> dict[str, Any]:
-    """Load the task anew, since some shuffle their items as they are loaded, and do what simple_evaluate does."""
-    loaded = task.load()
-    for one in loaded["tasks"].values():
-        if one.get_config("num_fewshot") is None:
-            one.set_config("num_fewshot", 0)
-        one.set_fewshot_seed(FEW_SHOT_SEED)
-    return dict(lm_eval.evaluate(scorer, loaded, bootstrap_iters=0))
 
 
 class Scorer(TemplateLM):  # type: ignore[misc]  # of a package that is not always there
@@ -247,16 +242,10 @@ def _contained() -> Iterator[None]:
     sandbox.filters, sandbox.template_class = plain.filters, _Template
     lm_eval.utils.env, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = sandbox, False
     try:
-        with _seeded():
+        # The global random states as the harness sets them; they are given back: training must not depend on tasks.
+        with randomness.seeded(FEW_SHOT_SEED):
+            random.seed(SEED)
+            np.random.seed(FEW_SHOT_SEED)
             yield
     finally:
         lm_eval.utils.env, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = plain, counted
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Set the global random states as the harness does, and give them back: training must not depend on tasks."""
-    with randomness.seeded(FEW_SHOT_SEED):
-        random.seed(SEED)
-        np.random.seed(FEW_SHOT_SEED)
-        yield

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from tunelift.core.progress import Advance
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
 from tunelift.fast.packed_rows import SHARED_AT_LEAST, Past, common_beginning, pack
 from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.targets import IGNORED, TargetModel
+from tunelift.tasks.base import padded, padded_inputs
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the completion that follows it."""
@@ -36,8 +37,9 @@ def log_likelihoods(
         some = [pairs[i] for i in group]
         if not group:
             continue
+        targets = [len(completion) if prompt else max(len(completion) - 1, 0) for prompt, completion in some]
         found = _packed(view, some, past) if isinstance(view, TargetOnly) and packs else _padded(view, some, device)
-        for i, part in zip(group, torch.split(found.double(), [_targets(*pair) for pair in some]), strict=True):
+        for i, part in zip(group, torch.split(found.double(), targets), strict=True):
             results[i] = (float(part.sum()), len(part))
     return results
 
@@ -52,10 +54,6 @@ def common_past(view: TargetModel, pairs: Sequence[Pair]) -> Past | None:
     first = min(len(prompt) - 1 for prompt, _ in pairs)
     shared = min(common_beginning([prompt for prompt, _ in pairs]), first)
     return view.past(pairs[0][0][:shared]) if shared >= SHARED_AT_LEAST else None
-
-
-def _targets(prompt: Sequence[int], completion: Sequence[int]) -> int:
-    return len(completion) if prompt else max(len(completion) - 1, 0)
 
 
 def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch.Tensor:
@@ -73,7 +71,5 @@ def _packed(view: TargetOnly, pairs: Sequence[Pair], past: Past | None) -> torch
 
 
 def _padded(view: TargetModel, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
-    ids = padded([prompt + completion for prompt, completion in pairs], 0, device)
-    mask = padded([[1] * (len(prompt) + len(completion)) for prompt, completion in pairs], 0, device)
     labels = padded([[IGNORED] * len(prompt) + completion for prompt, completion in pairs], IGNORED, device)
-    return view.log_likelihoods({"input_ids": ids, "attention_mask": mask}, labels)
+    return view.log_likelihoods(padded_inputs([prompt + completion for prompt, completion in pairs], 0, device), labels)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunelift.config.schema import EvaluateSection, TrainSection
 from tunelift.metrics import Metric
 from tunelift.tasks import DEFAULT, Task
+
+_USUAL, _TRAINED = EvaluateSection(), TrainSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,11 @@ class Plan:
     metrics: Sequence[Metric]
     task: Task = DEFAULT
     labels: Sequence[str] = ()
-    label_score: str = "sum"
-    max_new_tokens: int = 128
+    label_score: str = _USUAL.label_score
+    max_new_tokens: int = _USUAL.max_new_tokens
     stop: Sequence[str] = ()
-    thinking: str = "strip"
-    rows_at_once: int = 16
-    max_length: int = 1024
+    thinking: str = _USUAL.thinking
+    rows_at_once: int = _USUAL.batch_size
+    max_length: int = _TRAINED.max_length
     slices: Sequence[str] = ()
     cache: bool = False

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
@@ -18,20 +17,9 @@ from tunelift.fast.targets import TargetModel
 from tunelift.fast.undo import without_cache
 
 
-class Ranker(Protocol):
-    def rank(
-        self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
-    ) -> list[list[float | None]]:
-        """Return the summed log-likelihood (nats) of the labels behind each prompt, in their order.
-
-        With `needed`, None stands for a label that was shown to be less likely than the best before it was finished.
-        """
-        ...
-
-
 def ranker(
     view: TargetModel, device: torch.device, rows_at_once: int, sample: tuple[Prompt, Labels]
-) -> tuple[Ranker, str]:
+) -> tuple[Plain | Tree, str]:
     """Return the fastest ranker that agrees with the plain one on a sample, and "on" or "off: reason"."""
     plain = Plain(view, device, rows_at_once)
     if not isinstance(view, TargetOnly):
@@ -99,6 +87,7 @@ class Plain:
     def rank(
         self, prompts: Sequence[Prompt], labels: Sequence[Labels], needed: Needed | None, advance: Advance
     ) -> list[list[float | None]]:
+        """Return what `Tree.rank` does, with every label finished."""
         scores: list[list[float | None]] = []
         for prompt, choices in zip(prompts, labels, strict=True):
             pairs = [(list(prompt), list(choice)) for choice in choices]

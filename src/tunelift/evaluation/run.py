@@ -10,7 +10,7 @@ from typing import Any
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.cache import LAYERS, Context, Kept, context_of, hash_of
+from tunelift.evaluation.cache import LAYERS, Kept, context_of, hash_of
 from tunelift.evaluation.measures import Measure, measure_for
 from tunelift.evaluation.measures.base import short_hash
 from tunelift.evaluation.plan import Plan
@@ -39,7 +39,13 @@ def score(
     slices = slices_of(examples, plan.slices)
     with in_evaluation(model), sped_up(model, "forward") as layers:
         measure = measure_for(plan)(model, tokenizer, examples, plan, title)
-        _check_any_fits(measure)
+        if not measure.fitting:
+            longest = max(measure.length(i) for i in range(len(examples)))
+            raise InputError(
+                f"Every item is longer than the model's context of {measure.context} tokens (the longest has "
+                f"{longest}).",
+                fix="Shorten the prompts or take a model with a longer context.",
+            )
         measure.fast_paths |= {name: layers[name] for name in LAYERS if name in layers}
         found, before = _found(measure, made_with)
     rows = [begun(example, slices[i]) | measure.row(i, found.get(i)) for i, example in enumerate(examples)]
@@ -56,14 +62,21 @@ def score(
         **({"cut": cut} if measure.generates else {}),
         "from_cache": before,
         "metrics": {m.name: metric_entry(m, rows) for m in plan.metrics},
-        "made_with": {**_made_with(measure), "dtype": dtype_name(compute_dtype(model)), **made_with},
+        "made_with": {
+            **_how(measure),
+            "prompt": short_hash(measure.prompt()),
+            **measure.noted(),
+            "dtype": dtype_name(compute_dtype(model)),
+            **made_with,
+        },
     }
     return Scores(rows, info)
 
 
 def _found(measure: Measure, made_with: Mapping[str, Any]) -> tuple[dict[int, Found], int]:
     """Return what each fitting item gives, and for how many of them it was known before."""
-    context = _context(measure, made_with) if measure.plan.cache else None
+    how = _how(measure) | {"labels": list(measure.plan.labels), "ends": None, **measure.beside()}
+    context = context_of(measure.model, measure.tokenizer, made_with, how) if measure.plan.cache else None
     keys = {i: hash_of(measure.key(i)) for i in measure.fitting} if context else {}
     if context and (complete := context.complete(keys.values())):
         measure.fast_paths = complete.fast_paths
@@ -90,25 +103,7 @@ def _known(kept: Kept, keys: Mapping[int, str], title: str) -> dict[int, Found]:
     return found
 
 
-def _context(measure: Measure, made_with: Mapping[str, Any]) -> Context | None:
-    how = _how(measure) | {"labels": list(measure.plan.labels), "ends": None, **measure.beside()}
-    return context_of(measure.model, measure.tokenizer, made_with, how)
-
-
-def _made_with(measure: Measure) -> dict[str, Any]:
-    """Return what must agree between two results for them to be comparable, and the fast paths."""
-    return _how(measure) | {"prompt": short_hash(measure.prompt()), **measure.noted()}
-
-
 def _how(measure: Measure) -> dict[str, Any]:
+    """Return what must agree between two results for them to be comparable, and the fast paths."""
     made = {"task": measure.plan.task.name, "decoding": None, "label_scoring": None}
     return {**made, "fast_paths": dict(measure.fast_paths), **measure.how()}
-
-
-def _check_any_fits(measure: Measure) -> None:
-    if not measure.fitting:
-        longest = max(measure.length(i) for i in range(len(measure.examples)))
-        raise InputError(
-            f"Every item is longer than the model's context of {measure.context} tokens (the longest has {longest}).",
-            fix="Shorten the prompts or take a model with a longer context.",
-        )

@@ -15,6 +15,8 @@ from tunelift.fast.target_model import target_model
 from tunelift.fast.undo import in_evaluation
 from tunelift.model_facts.anatomy import context_length
 
+TOKENS = 25
+"""To be continued word for word."""
 SHORTEST_PREFIX = 20
 """Tokens that must come before: from fewer, nobody could know which text it is."""
 
@@ -29,37 +31,37 @@ class Verbatim:
     too_short: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Half:
-    """An item's first half and the `tokens` tokens after it: ids (T,), of which the last are to be guessed."""
-
-    id: str
-    ids: list[int]
-
-
 def continues_verbatim(
-    model: Any, tokenizer: Any, examples: Sequence[Example], *, tokens: int = 25, items: int = 20, seed: int = 0
+    model: Any, tokenizer: Any, examples: Sequence[Example], *, items: int = 20, seed: int = 0
 ) -> Verbatim:
     """Look for items that the base of a causal language model continues, greedily, with exactly their own next tokens.
 
     Given the first half of an item's text (prompt and completion, at least 20 tokens), the most likely next token is
-    compared with the item's own at `tokens` positions in turn. All of them agree exactly where greedy decoding would
+    compared with the item's own at 25 positions in turn. All of them agree exactly where greedy decoding would
     write the item's own text, so one forward pass tells. At most `items` items are looked at, drawn by `seed` from
     those long enough; an adapter that is on is switched off.
 
     It is a note, not a proof, either way: predictable text (lists, tables, boilerplate, well-known law) is continued
     exactly by models that never saw the item, and a model can know an item without reciting it.
     """
-    halves = _halves(model, tokenizer, examples, tokens)
+    halves = _halves(model, tokenizer, examples)
     too_short = len(examples) - len(halves)
     halves = randomness.sample(halves, items, f"{seed} verbatim")
     with in_evaluation(model), switched_off(model):
-        found = _recited(model, halves, tokens)
-    return Verbatim(len(halves), tuple(half.id for half in halves if half.id in found), tokens, too_short)
+        view, _ = target_model(model)
+        prompts, own = [ids[:-TOKENS] for _, ids in halves], [[ids[-TOKENS:]] for _, ids in halves]
+        with progress.bar("verbatim", len(halves)) as advance:
+            found = continuations(view, prompts, own, model.device, advance) if halves else []
+    # Each token of such an item is the most likely one after those before it.
+    recited = tuple(name for (name, _), ((_, greedy),) in zip(halves, found, strict=True) if greedy)
+    return Verbatim(len(halves), recited, TOKENS, too_short)
 
 
-def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int) -> list[_Half]:
-    """Return the items that are long enough, each cut behind the tokens to be guessed and to the model's context."""
+def _halves(model: Any, tokenizer: Any, examples: Sequence[Example]) -> list[tuple[str, list[int]]]:
+    """Return id and tokens of the items that are long enough, each cut behind what is to be guessed and to the context.
+
+    Of the tokens (T,) the last 25 are to be guessed.
+    """
     context = context_length(model, tokenizer)
     renderer = Renderer(tokenizer, context)
     begin = len(renderer.prompt_ids(Example("", "", "")))
@@ -68,16 +70,7 @@ def _halves(model: Any, tokenizer: Any, examples: Sequence[Example], tokens: int
         whole = replace(example, prompt=example.prompt + example.completion, completion="", given=None)
         ids = renderer.prompt_ids(whole)
         length = len(ids) - begin
-        prefix = min(length // 2, context - begin - tokens)
-        if prefix >= SHORTEST_PREFIX and length - prefix >= tokens:
-            halves.append(_Half(example.id, ids[: begin + prefix + tokens]))
+        prefix = min(length // 2, context - begin - TOKENS)
+        if prefix >= SHORTEST_PREFIX and length - prefix >= TOKENS:
+            halves.append((example.id, ids[: begin + prefix + TOKENS]))
     return halves
-
-
-def _recited(model: Any, halves: Sequence[_Half], tokens: int) -> set[str]:
-    """Return the ids of the items whose last `tokens` tokens are each the most likely one after those before it."""
-    view, _ = target_model(model)
-    prompts, own = [half.ids[:-tokens] for half in halves], [[half.ids[-tokens:]] for half in halves]
-    with progress.bar("verbatim", len(halves)) as advance:
-        found = continuations(view, prompts, own, model.device, advance) if halves else []
-    return {half.id for half, ((_, greedy),) in zip(halves, found, strict=True) if greedy}

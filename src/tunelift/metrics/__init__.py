@@ -4,10 +4,10 @@ A metric of the whole data set (macro F1, BLEU, chrF) gives counts per item inst
 """
 
 from tunelift.core.registry import import_all
-from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import HIGHER_IS_BETTER, plain_name
 from tunelift.metrics.registry import (
     METRICS,
+    Answer,
     Metric,
     aggregate,
     bounds,

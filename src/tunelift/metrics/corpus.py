@@ -8,18 +8,12 @@ many selections at once: totals by name, each of shape (selections,), to values 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tunelift.metrics.answer import Answer
-from tunelift.metrics.registry import METRICS, corpus_metric
-
-Floats = NDArray[np.float64]
-Totals = Mapping[str, Floats]
+from tunelift.metrics.registry import METRICS, Answer, Floats, Totals, corpus_metric
 
 ORDERS = range(1, 5)
 """BLEU counts runs of one to four tokens (Papineni et al. 2002)."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import math
 
-from tunelift.metrics.answer import Answer
-from tunelift.metrics.ratio import Ratio, bits, exponential
-from tunelift.metrics.registry import METRICS, Metric
+from tunelift.metrics.registry import METRICS, Answer, Metric, Ratio, bits, exponential
 
 
 def loss(answer: Answer) -> float:
@@ -22,7 +20,10 @@ def loss(answer: Answer) -> float:
 
 def perplexity(answer: Answer) -> float:
     """The exponential of the item's loss; infinite where that is too large for a float."""
-    return _exponential(loss(answer))
+    try:
+        return math.exp(loss(answer))
+    except OverflowError:
+        return math.inf
 
 
 def bits_per_byte(answer: Answer) -> float:
@@ -38,13 +39,6 @@ def _nats(answer: Answer) -> float:
 
 def _bytes(reference: str) -> int:
     return max(len(reference.encode()), 1)  # an empty reference is only its closing token, counted as one byte
-
-
-def _exponential(nats: float) -> float:
-    try:
-        return math.exp(nats)
-    except OverflowError:
-        return math.inf
 
 
 for _name, _value, _ratio in (

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,14 +20,50 @@ from numpy.typing import NDArray
 from tunelift.core.errors import InputError
 from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
-from tunelift.metrics.answer import Answer
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
-from tunelift.metrics.ratio import OF_COUNTS, Ratio
 
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
-FromCounts = Callable[[Mapping[str, Floats]], Floats]
+Totals = Mapping[str, Floats]
+FromCounts = Callable[[Totals], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
+
+    `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
+    computed; `row` holds the columns the item came from.
+    """
+
+    prediction: str
+    reference: str
+    log_likelihood: float | None = None
+    tokens: int = 0
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A value made of two sums over the items: `value` of summed nats over summed weight.
+
+    `weight` is an item's from its row (of the scores.jsonl contract), or None where the row does not say. `value`
+    takes nats per weight, of any shape.
+    """
+
+    weight: Callable[[ScoreRow], float | None]
+    value: Callable[[Any], Any]
+
+    def parts(self, row: ScoreRow) -> tuple[float, float] | None:
+        """Return an item's nats and weight; None where the row does not say both."""
+        nats, weight = row.get("log_likelihood"), self.weight(row)
+        return None if nats is None or not weight else (-nats, weight)
+
+    def of(self, rows: Sequence[ScoreRow]) -> float:
+        """Return the value over rows that all say both; infinite where it is too large for a float."""
+        nats, weights = zip(*filter(None, map(self.parts, rows)), strict=True)
+        return float(self.value(math.fsum(nats) / math.fsum(weights)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +90,23 @@ class Metric:
     from_counts: FromCounts | None = None
     package: str | None = None
 
+
+def exponential(nats: Any) -> Any:
+    """Return the perplexity for nats per unit; infinite beyond the floats."""
+    with np.errstate(over="ignore"):
+        return np.exp(nats)
+
+
+def bits(nats: Any) -> Any:
+    """Return nats in bits."""
+    return nats / math.log(2)
+
+
+OF_COUNTS = {
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), exponential),
+    "bits_per_byte": bits,
+}
+"""What makes lm-evaluation-harness's values of nats per weight; its readers give both as counts of an item."""
 
 METRICS: Registry[Metric] = Registry("metric")
 
@@ -82,7 +135,13 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
     fixes: list[str] = []
     for name in names:
         try:
-            metric = _installed(METRICS.get(name)) if isinstance(name, str) else _from_function(name)
+            metric = METRICS.get(name) if isinstance(name, str) else _from_function(name)
+            if metric.package is not None and find_spec(metric.package) is None:
+                raise InputError(
+                    f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not '
+                    "installed.",
+                    fix="Install it: pip install 'tunelift[text]'.",
+                )
         except InputError as error:
             problems.extend(error.problems)
             fixes.append(error.fix or "")
@@ -116,7 +175,11 @@ def aggregate(metric: Metric, rows: Iterable[ScoreRow]) -> float:
             f'No item has a value of "{metric.name}".', fix='See "unscored" in the rows for why they were left out.'
         )
     if metric.from_counts is not None:
-        return _from_summed_counts(metric.from_counts, [row["counts"][metric.name] for row in scored])
+        totals = Counter[str]()
+        for row in scored:
+            totals.update(row["counts"][metric.name])
+        summed = {name: np.array([total], dtype=float) for name, total in totals.items()}
+        return float(metric.from_counts(summed)[0])
     if metric.ratio is not None:
         return metric.ratio.of(scored)
     return math.fsum(row["metrics"][metric.name] for row in scored) / len(scored)
@@ -141,22 +204,6 @@ def ratio_value(name: str) -> Callable[[Any], Any] | None:
     """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
     own = METRICS.get(name).ratio if name in METRICS else None
     return own.value if own is not None else OF_COUNTS.get(plain_name(name))
-
-
-def _from_summed_counts(from_counts: FromCounts, counts: Iterable[Mapping[str, float]]) -> float:
-    totals = Counter[str]()
-    for item in counts:
-        totals.update(item)
-    return float(from_counts({name: np.array([total], dtype=float) for name, total in totals.items()})[0])
-
-
-def _installed(metric: Metric) -> Metric:
-    if metric.package is not None and find_spec(metric.package) is None:
-        raise InputError(
-            f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not installed.',
-            fix="Install it: pip install 'tunelift[text]'.",
-        )
-    return metric
 
 
 def _from_function(function: UserMetric) -> Metric:

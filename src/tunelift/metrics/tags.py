@@ -11,9 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tunelift.metrics.answer import Answer
-from tunelift.metrics.corpus import Floats, Totals
-from tunelift.metrics.registry import METRICS, corpus_metric
+from tunelift.metrics.registry import METRICS, Answer, Floats, Totals, corpus_metric
 
 Entity = tuple[str, int, int]
 """Its type, and its first and last word."""

@@ -9,8 +9,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
-from tunelift.metrics.answer import Answer
-from tunelift.metrics.registry import METRICS, Metric
+from tunelift.metrics.registry import METRICS, Answer, Metric
 
 # A minus is a sign only where nothing stands before it that it could subtract from: 7-3 ends in 3.
 _NUMBER = re.compile(r"(?P<minus>(?<![\w.)%])-)?(?:[$€£]\s?(?P<sign>-)?)?(?P<digits>\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)")

@@ -52,10 +52,6 @@ UNNAMED = {"bos_token": (1, CONTROL), "eos_token": (2, CONTROL), "unk_token": (0
 """Ids, and kinds of these tokens, that a sentencepiece vocabulary has unless the file says otherwise."""
 
 
-def _as_stored(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
-    return weights
-
-
 def _norms_less_one(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
     """Gemma multiplies by 1 + weight; llama.cpp stores the sum."""
     return weights - 1 if name.endswith("norm.weight") else weights
@@ -86,7 +82,7 @@ class Architecture:
 
     model_type: str
     keys: dict[str, str]
-    change: Change = _as_stored
+    change: Change = lambda name, weights, config: weights
     tokenizer: str = "PreTrainedTokenizerFast"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,9 @@ def tokenizer_beside(folder: str | Path, model: Any, base: Any) -> tuple[Any, li
 
 def _with_template(folder: Path, base: Any) -> tuple[Any, list[str]]:
     """Return the base's tokenizer with the template that alone lies beside an adapter."""
-    if not (folder / TEMPLATE).is_file():
-        return base, []
-    template = (folder / TEMPLATE).read_text(encoding="utf-8")
+    template = (folder / TEMPLATE).read_text(encoding="utf-8") if (folder / TEMPLATE).is_file() else None
     if not (notes := _templates(template, base)):
         return base, []
-    from copy import deepcopy
-
     own = deepcopy(base)
     own.chat_template = template
     return own, notes

@@ -32,20 +32,15 @@ def _gemma() -> tuple[Path, str]:
         return convert.place("gemma3-270m", GEMMA_SHA256), note
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "gemma-3-270m-q4_k_m.gguf"
-        _join(package.chunk_paths(), whole)
+        digest = hashlib.sha256()
+        with whole.open("wb") as file:
+            for part in package.chunk_paths():
+                block = part.read_bytes()
+                digest.update(block)
+                file.write(block)
+        if digest.hexdigest() != GEMMA_SHA256:
+            raise _not_as_checked("gemma3-270m")
         return convert.converted("gemma3-270m", GEMMA_SHA256, whole), note
-
-
-def _join(parts: list[Path], whole: Path) -> None:
-    """Put the parts together, hashing as they pass."""
-    digest = hashlib.sha256()
-    with whole.open("wb") as file:
-        for part in parts:
-            block = part.read_bytes()
-            digest.update(block)
-            file.write(block)
-    if digest.hexdigest() != GEMMA_SHA256:
-        raise _not_as_checked("gemma3-270m")
 
 
 def _minilm() -> tuple[Path, str]:

@@ -59,6 +59,7 @@ def write(gguf: GgufFile, folder: Path) -> None:
     """Write config.json, generation_config.json, the safetensors and the tokenizer into `folder`."""
     import torch
     from transformers import AutoConfig, GenerationConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     gate.check_gguf(gguf)
     _, kind = architecture(gguf)
@@ -66,7 +67,7 @@ def write(gguf: GgufFile, folder: Path) -> None:
     try:
         config = AutoConfig.for_model(kind.model_type, **values)
         with torch.device("meta"):
-            model = _model_class(config)(config)
+            model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{gguf.path} states sizes that make no {kind.model_type} model: {error}") from error
     tensors = _layout(gguf, model)
@@ -82,12 +83,6 @@ def write(gguf: GgufFile, folder: Path) -> None:
     generation.save_pretrained(folder)
     _write_weights(gguf, tensors, dtype, folder)
     tokenizers.write(gguf, folder)
-
-
-def _model_class(config: Any) -> Any:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
 def _layout(gguf: GgufFile, model: Any) -> dict[str, str]:

@@ -12,9 +12,10 @@ TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.spm", "*.bpe", "*.codes", "
 """What configs and tokenizers are made of."""
 
 
-def locate(name: str, revision: str | None) -> tuple[str, bool]:
-    """Return the commit that a Hub model stands for, and whether the Hub answered (otherwise only the cache is left).
+def locate(name: str, revision: str | None) -> tuple[Path, bool]:
+    """Return the folder of a model in the Hub's cache, and whether the Hub answered (otherwise only that is left).
 
+    The folder's name is the commit that the model stands for; its config.json is there.
     Raises InputError for a model that does not exist, is gated, or is not cached while the Hub cannot be reached.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -33,14 +34,7 @@ def locate(name: str, revision: str | None) -> tuple[str, bool]:
         raise InputError(f'"{name}" is neither a file here nor a possible name on the Hub.') from error
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise explained(name, revision, error) from error
-    return Path(file).parent.name, answered
-
-
-def snapshot(name: str, commit: str) -> Path:
-    """Return the folder in the Hub's cache that holds the files of this commit; its config.json is there."""
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(name, "config.json", revision=commit, local_files_only=True)).parent
+    return Path(file).parent, answered
 
 
 def fetch(name: str, commit: str, wanted: Sequence[str]) -> None:

@@ -15,7 +15,6 @@ from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.model_facts.anatomy import own_pad_id
 from tunelift.models import precision, sources, streamed_conversion, weights
-from tunelift.models.fitting_tasks import fitting_tasks, read_config, was_saved_for
 from tunelift.models.sources import ModelIdentity
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -58,20 +57,27 @@ def load(
     class each is. Raises InputError for a model that does not exist, cannot be read, does not fit the task, or has a
     head for other labels or in another order.
     """
-    section = model if isinstance(model, ModelSection) else _section(str(model), dtype, device, revision)
+    given = {"name": str(model), "dtype": dtype, "device": device, "revision": revision}
+    section = model if isinstance(model, ModelSection) else ModelSection.model_validate(given)
     identity, folder = sources.resolve(section.name, section.revision)
     chosen = precision.choose(section.device, section.dtype)
-    config = _config(identity, folder, task)
+    config = read_config(identity, folder)
+    _check_fit(identity, config, task)
     own_labels = _name_labels(config, labels, ordered) if task.has_head and labels else None
     # First the tokenizer: what building it takes is free again before the weights come.
     tokenizer = read_tokenizer(identity.name, identity.path, folder)
     with randomness.seeded(seed):
-        options = {"config": config, "dtype": chosen.dtype} | _attention(config)
+        options = {"config": config, "dtype": chosen.dtype}
+        if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+            # Older versions let torch's fused attention run Gemma 2, which leaves the soft cap of its scores out.
+            options["attn_implementation"] = "eager"
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
     if task.has_head:
-        _name_padding(loaded, tokenizer)
+        if own_pad_id(loaded) is None:  # decoders find a row's last real token by it
+            ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+            loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
         check_padding(loaded)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = loaded.to(chosen.device).eval()
@@ -84,18 +90,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """Load the stock tokenizer of a model, named as for `load`, without the weights; raises InputError as it does."""
     identity, folder = sources.resolve(name, revision)
     return read_tokenizer(identity.name, identity.path, folder)
-
-
-def _section(name: str, dtype: str, device: str, revision: str | None) -> ModelSection:
-    return ModelSection.model_validate({"name": name, "dtype": dtype, "device": device, "revision": revision})
-
-
-def _config(identity: ModelIdentity, folder: Path, task: Task) -> Any:
-    """Read the model's config; refuse a model that does not fit the task."""
-    config = read_config(identity, folder)
-    _check_fit(identity, config, task)
-    _check_head_fits(identity, config, task)
-    return config
 
 
 def _name_labels(config: Any, labels: Sequence[str], ordered: bool) -> list[str] | None:
@@ -136,31 +130,19 @@ def _check_head(identity: ModelIdentity, own: Sequence[str], labels: Sequence[st
 
 
 def _check_fit(identity: ModelIdentity, config: Any, task: Task) -> None:
+    """Refuse a model of another task: a decoder's classifier, with a tied head, would pass for a language model."""
     fitting = fitting_tasks(config)
     if task not in fitting:
         raise InputError(
             f"{identity.name} (model type {config.model_type}) does not fit the task {task.name}.",
             fix=f"It fits: {listed(task.name for task in fitting)}." if fitting else "Choose another model.",
         )
-
-
-def _check_head_fits(identity: ModelIdentity, config: Any, task: Task) -> None:
-    """Refuse to take a decoder's classifier for a language model, which a tied head would let pass in silence."""
     saved_for = next((other for other in map(TASKS.get, TASKS) if was_saved_for(config, other)), task)
     if saved_for.has_head and not task.has_head:
         raise InputError(
             f"{identity.name} was saved with a classification head, and would be measured as a language model.",
             fix=f"--task {saved_for.name}",
         )
-
-
-def _attention(config: Any) -> dict[str, Any]:
-    """Return which attention a model is to have, where transformers' own choice may be wrong.
-
-    Older versions let torch's fused attention run Gemma 2, which leaves the soft cap of its scores out.
-    """
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _weights(
@@ -185,20 +167,15 @@ def _weights(
                 fix="Weights are read only from safetensors, never from formats that can run code.",
             ) from error
     fresh = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    _check_complete(identity, model, fresh, task)
-    model.name_or_path = model.config.name_or_path = identity.path  # what peft writes into an adapter
-    has_head = not info["missing_keys"] or bool(info["mismatched_keys"])
-    return model, tuple(sorted({key.rpartition(".")[0] for key in fresh})), has_head
-
-
-def _check_complete(identity: ModelIdentity, model: Any, fresh: list[str], task: Task) -> None:
-    """Refuse weights that lack more than a head."""
-    body = f"{model.base_model_prefix}."
+    body = f"{model.base_model_prefix}."  # which may lack nothing: a head may
     lacking = [key for key in fresh if not task.has_head or (key.startswith(body) and "pooler" not in key)]
     if lacking:
         raise InputError(
             f"The weights of {identity.name} lack {listed(sorted(lacking), 5)}, so it cannot be used for {task.name}."
         )
+    model.name_or_path = model.config.name_or_path = identity.path  # what peft writes into an adapter
+    has_head = not info["missing_keys"] or bool(info["mismatched_keys"])
+    return model, tuple(sorted({key.rpartition(".")[0] for key in fresh})), has_head
 
 
 @contextmanager
@@ -246,8 +223,46 @@ def check_padding(model: Any) -> None:
         )
 
 
-def _name_padding(model: Any, tokenizer: Any) -> None:
-    """Give the config a padding token: decoders find a row's last real token by it, and refuse batches without one."""
-    config = model.config.get_text_config()
-    if own_pad_id(model) is None:
-        config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+def read_config(identity: ModelIdentity, folder: Path) -> Any:
+    """Return the transformers config in the model's folder; raise InputError for one that transformers cannot use."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, **sources.LOCAL)
+    except Exception as error:  # whatever a config's class makes of values that it did not expect
+        raise InputError(f"The config.json of {identity.name} cannot be used: {error}") from error
+
+
+def fitting_tasks(config: Any) -> list[Task]:
+    """Return the tasks that a model with this transformers config fits, maybe none.
+
+    The one that it was saved for comes first, then the most natural.
+    """
+    found = [task for task in map(TASKS.get, TASKS) if task.fits(config)]
+    return sorted(found, key=lambda task: not was_saved_for(config, task))
+
+
+def was_saved_for(config: Any, task: Task) -> bool:
+    """Tell whether a checkpoint was saved from a class of this task: a decoder may have been a classifier."""
+    return any(task.is_class(str(name)) for name in getattr(config, "architectures", None) or [])
+
+
+def natural_task(name: str, revision: str | None = None) -> Task:
+    """Return the task that suits a model best; raise InputError where the model does not exist or fits none."""
+    config = read_config(*sources.resolve(name, revision))
+    fitting = fitting_tasks(config)
+    if not fitting:
+        raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")
+    return fitting[0]
+
+
+def task_of(base: Any) -> Task:
+    """Return the task that a model in memory was made for, by its class; raise InputError for one that fits none."""
+    name = type(base).__name__
+    known = next((task for task in map(TASKS.get, TASKS) if task.is_class(name)), None)
+    if getattr(base.config, "is_encoder_decoder", False) and (known is None or not known.has_head):
+        raise InputError(
+            f"{name} has an encoder and a decoder; language models here have a decoder alone.",
+            fix="Take a causal language model, or a classifier.",
+        )
+    return known or DEFAULT

@@ -50,9 +50,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Precision:
     place = _device(device)
     if dtype != "auto":
         return Precision(place, getattr(torch, dtype), "asked for")
-    suited: dict[str, Callable[[], tuple[torch.dtype, str]]] = {"cuda": _cuda, "mps": _mps, "cpu": _cpu}
-    kind, reason = suited[place.type]()
-    return Precision(place, kind, reason)
+    return Precision(place, *_suited(place.type))
 
 
 def _device(name: str) -> torch.device:
@@ -98,26 +96,21 @@ def _of_local_rank(device: torch.device, count: int) -> torch.device:
     return torch.device("cuda", int(rank))
 
 
-def _cuda() -> tuple[torch.dtype, str]:
+def _suited(kind: str) -> tuple[torch.dtype, str]:
+    """Return what suits a kind of device, and why.
+
+    For a CPU it is measured, once for this machine: which precision is fast differs by a hundred times among them.
+    """
     import torch
 
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16, "the GPU computes in bfloat16"
-    return torch.float16, "the GPU has no bfloat16"
-
-
-def _mps() -> tuple[torch.dtype, str]:
-    import torch
-
-    if torch.backends.mps.is_macos_or_newer(14, 0):
-        return torch.bfloat16, "bfloat16 on Apple's GPU (not tested by us)"
-    return torch.float16, "before macOS 14 Apple's GPU has no bfloat16 (not tested by us)"
-
-
-def _cpu() -> tuple[torch.dtype, str]:
-    """Choose by a measurement, kept for this machine: which precision is fast differs by a hundred times among CPUs."""
-    import torch
-
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "the GPU computes in bfloat16"
+        return torch.float16, "the GPU has no bfloat16"
+    if kind == "mps":
+        if torch.backends.mps.is_macos_or_newer(14, 0):
+            return torch.bfloat16, "bfloat16 on Apple's GPU (not tested by us)"
+        return torch.float16, "before macOS 14 Apple's GPU has no bfloat16 (not tested by us)"
     gains = _measured()
     shown = " and ".join(f"{gain:.1f} times ({name})" for name, gain in gains.items())
     chosen = torch.bfloat16 if all(gain >= ENOUGH for gain in gains.values()) else torch.float32
@@ -126,29 +119,18 @@ def _cpu() -> tuple[torch.dtype, str]:
 
 def _measured() -> dict[str, float]:
     """Return how many times as fast as float32 bfloat16 is, by product; a lost first one spares the second."""
-    known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(_machine()).encode()).hexdigest()[:16]}.json"
+    import torch
+
+    caps = [os.environ.get(name) for name in CAPS]
+    facts = [PROBE, machine.processor(), machine.vectors(), torch.get_num_threads(), torch.__version__, *caps]
+    known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return {name: float(gain) for name, gain in json.loads(known.read_text(encoding="utf-8"))["gains"].items()}
     gains = probe()
     if machine.is_free():  # what was measured beside other work is no fact of this machine: the next run measures again
         with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
-            files.write_json(known, {"machine": _machine(), "gains": gains})
+            files.write_json(known, {"machine": facts, "gains": gains})
     return gains
-
-
-def _machine() -> list[Any]:
-    """Return what the measurement depends on."""
-    import torch
-
-    caps = [os.environ.get(name) for name in CAPS]
-    return [
-        PROBE,
-        machine.processor(),
-        machine.vectors(),
-        torch.get_num_threads(),
-        torch.__version__,
-        *caps,
-    ]
 
 
 def probe() -> dict[str, float]:

@@ -53,7 +53,9 @@ def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path
         )
     path = Path(name).expanduser()
     at_hand = name in bundled.MODELS or path.exists()
-    if not at_hand and not _local_looking(name):
+    # Some names can only have been meant as files here.
+    local = path.suffix.lower() in {".gguf", ".safetensors", ".bin"} or name.startswith((".", "~", "/"))
+    if not at_hand and not local and HUB_ID.fullmatch(name):
         return _from_hub(name, revision)
     if revision is not None:
         raise InputError(
@@ -84,22 +86,17 @@ def weights_of(identity: ModelIdentity, folder: Path) -> list[Path]:
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
-    commit, answered = hub.locate(name, revision)
+    folder, answered = hub.locate(name, revision)
     if answered:
-        hub.fetch(name, commit, hub.TEXTS)
-    folder = hub.snapshot(name, commit)
+        hub.fetch(name, folder.name, hub.TEXTS)
     _check_folder(folder)
-    return ModelIdentity(name, "hub", name, commit), folder
+    return ModelIdentity(name, "hub", name, folder.name), folder
 
 
 def _at_hand(name: str, path: Path) -> ModelIdentity:
-    if name not in bundled.MODELS:
-        return _from_disk(name, path)
-    folder, note = bundled.folder(name)
-    return ModelIdentity(name, "bundled", str(folder), note=note)
-
-
-def _from_disk(name: str, path: Path) -> ModelIdentity:
+    if name in bundled.MODELS:
+        folder, note = bundled.folder(name)
+        return ModelIdentity(name, "bundled", str(folder), note=note)
     if path.is_dir():
         return ModelIdentity(name, "folder", str(path))
     if path.suffix.lower() != ".gguf":
@@ -125,12 +122,6 @@ def _check_folder(path: Path) -> None:
 def _inside(path: Path) -> str:
     found = sorted(child.name for child in path.iterdir())
     return f" It holds: {listed(found, 8)}." if found else " It is empty."
-
-
-def _local_looking(name: str) -> bool:
-    """Tell whether a name that is no file here can only have been meant as one."""
-    suffix = Path(name).suffix.lower() in {".gguf", ".safetensors", ".bin"}
-    return suffix or name.startswith((".", "~", "/")) or not HUB_ID.fullmatch(name)
 
 
 def _missing(path: Path) -> InputError:

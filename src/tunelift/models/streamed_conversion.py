@@ -47,13 +47,9 @@ def _converted(plain: Callable[..., Tensor], weight: Any, device: Any = None, dt
     whole = torch.empty(mapped.shape, dtype=dtype)
     for piece, place in zip(torch.split(mapped.reshape(-1), PIECE), torch.split(whole.view(-1), PIECE), strict=True):
         place.copy_(piece)
-        _let_go(piece)
+        # Whole pages of the mapped piece go out of memory; they are read from the file again should anybody ask.
+        page = mmap.PAGESIZE
+        first, end = -(-piece.data_ptr() // page) * page, (piece.data_ptr() + piece.nbytes) // page * page
+        if end > first:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
     return whole
-
-
-def _let_go(piece: Tensor) -> None:
-    """Take the whole pages of a mapped piece out of memory; they are read from the file again should anybody ask."""
-    page = mmap.PAGESIZE
-    first, end = -(-piece.data_ptr() // page) * page, (piece.data_ptr() + piece.nbytes) // page * page
-    if end > first:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)

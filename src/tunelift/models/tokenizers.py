@@ -23,7 +23,11 @@ def write(gguf: GgufFile, folder: Path) -> None:
     Raises InputError, naming the token, where it would not have the file's ids.
     """
     try:
-        _check_distinct(gguf)
+        tokens = gguf.metadata["tokenizer.ggml.tokens"]
+        token, count = Counter(tokens).most_common(1)[0]
+        if count > 1:  # only one of two ids that stand for one text could ever be had from it
+            first = tokens.index(token)
+            raise _wrong(gguf, first, token, f"stands for {count} ids, {tokens.index(token, first + 1)} among them")
         vocabulary, added = _write(gguf, folder)
         _check(gguf, folder, vocabulary, added)
     except InputError:
@@ -49,15 +53,6 @@ def _write(gguf: GgufFile, folder: Path) -> tuple[dict[str, int], list[dict[str,
     tokenizer = getattr(transformers, kind.tokenizer)(tokenizer_object=backend, **_settings(gguf))
     tokenizer.save_pretrained(folder)
     return described["model"]["vocab"], added
-
-
-def _check_distinct(gguf: GgufFile) -> None:
-    """Refuse a vocabulary in which two ids stand for one text: only one of them could ever be had from it."""
-    tokens = gguf.metadata["tokenizer.ggml.tokens"]
-    token, count = Counter(tokens).most_common(1)[0]
-    if count > 1:
-        first = tokens.index(token)
-        raise _wrong(gguf, first, token, f"stands for {count} ids, {tokens.index(token, first + 1)} among them")
 
 
 def _byte_level(gguf: GgufFile) -> tuple[dict[str, Any], None]:
@@ -110,11 +105,8 @@ def _gemma(gguf: GgufFile) -> tuple[dict[str, Any], Any]:
             fix='pip install --upgrade "transformers>=5.18", which can.',
         ) from None
     tokens = gguf.metadata["tokenizer.ggml.tokens"]
-    parts = {"tokenizer_type": "llama", "tokens": tokens, "scores": numbers_of(gguf, "scores")}
-    parts |= {
-        "token_type": numbers_of(gguf, "token_type"),
-        "merges": gguf.metadata.get("tokenizer.ggml.merges", gemma_merges(tokens)),
-    }
+    parts = {"tokenizer_type": "llama", "tokens": tokens} | {k: numbers_of(gguf, k) for k in ("scores", "token_type")}
+    parts["merges"] = gguf.metadata.get("tokenizer.ggml.merges", gemma_merges(tokens))
     backend, _ = convert_gguf_tokenizer("gemma3", parts)
     return json.loads(backend.to_str()), backend
 
@@ -144,10 +136,9 @@ def _merges(gguf: GgufFile) -> list[tuple[str, ...]] | None:
     return None if merges is None else [tuple(merge.split(" ")) for merge in merges]
 
 
-def _described(tokenizer: Any) -> dict[str, Any]:
+def _described(tokenizer: Any) -> Any:
     """Return what tokenizer.json would say, so that the tokens a class adds of its own can be left out."""
-    found: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    return found
+    return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
 def _added(gguf: GgufFile, vocabulary: dict[str, int]) -> list[dict[str, Any]]:
@@ -180,16 +171,13 @@ def _settings(gguf: GgufFile) -> dict[str, Any]:
         asked = gguf.metadata.get(f"tokenizer.ggml.add_{name}_token")
         if asked and f"{name}_token" not in ids:
             raise InputError(f"{gguf.path} asks for {name.upper()} around texts, and names no such token.")
-        settings[f"add_{name}_token"] = f"{name}_token" in ids and bool(_usual(gguf, name) if asked is None else asked)
+        if asked is None:  # as llama.cpp does then
+            sentencepiece = gguf.metadata.get("tokenizer.ggml.model") == "llama"
+            asked = name == "bos" and (sentencepiece or gguf.metadata.get("tokenizer.ggml.pre") in WHOLE_FIRST)
+        settings[f"add_{name}_token"] = f"{name}_token" in ids and bool(asked)
     if template := gguf.metadata.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     return settings
-
-
-def _usual(gguf: GgufFile, name: str) -> bool:
-    """Tell whether llama.cpp adds BOS or EOS where the file does not say."""
-    sentencepiece = gguf.metadata.get("tokenizer.ggml.model") == "llama"
-    return name == "bos" and (sentencepiece or gguf.metadata.get("tokenizer.ggml.pre") in WHOLE_FIRST)
 
 
 def _check(gguf: GgufFile, folder: Path, vocabulary: dict[str, int], added: Sequence[dict[str, Any]]) -> None:

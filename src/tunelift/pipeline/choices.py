@@ -14,8 +14,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.data.examples import unseen_labels
-from tunelift.data.roles import ROLES
-from tunelift.data.splits import Splits, load_splits
+from tunelift.data.splits import ROLES, Splits, load_splits
 from tunelift.data.template import Template
 from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
-from tunelift.data.render import Renderer, Tokens
+from tunelift.data.render import Renderer, RenderReport, Tokens
+from tunelift.fast.classifying import ClassLogits, rows_in
 from tunelift.fast.targets import IGNORED
+from tunelift.fast.undo import without_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +38,6 @@ class Batch:
     rows: int
     tokens: int
     targets: int
-
-
-@dataclass(slots=True)
-class RowReport:
-    """What became of the rows on their way into tokens."""
-
-    rows: int = 0
-    truncated: int = 0
-    dropped: int = 0
-    tokens: int = 0
-    tokens_in_loss: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 Loss = Callable[[Batch], Tensor]
@@ -125,7 +115,6 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         """Return the names of the metrics that suit these rows."""
-        ...
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         """Return the labels that examples want."""
@@ -134,9 +123,8 @@ class Task(ABC):
     @abstractmethod
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
-    ) -> tuple[list[Row], RowReport]:
+    ) -> tuple[list[Row], RenderReport]:
         """Render examples for training; raise InputError if no row is left. `labels` are the classes of a head."""
-        ...
 
     def shown(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, most: int
@@ -148,44 +136,59 @@ class Task(ABC):
     @abstractmethod
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         """Pad rows to one batch on `device`."""
-        ...
 
-    @abstractmethod
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         """Return the loss of this model, and the fast paths it takes ("on" or "off: reason", by name).
 
         `some` rows tell which tokens to expect, where that makes the loss cheaper.
         """
-        ...
+        logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
+        if some is not None:
+            logits.check_training(some.inputs)
 
-    @abstractmethod
+        def loss(batch: Batch) -> Tensor:
+            where = batch.labels != IGNORED
+            return F.cross_entropy(logits(batch.inputs)[where].float(), batch.labels[where], reduction="sum")
+
+        return loss, {}
+
     def plain_loss(self, row: Learned, model: Any) -> float:
         """Return the loss of one row (nats) from the stock model's own logits, in fp64, without any fast path."""
-        ...
+        logits, where = model(**row.batch.inputs, **without_cache(model)).logits, row.batch.labels != IGNORED
+        likely = logits[where].double().log_softmax(dim=-1)
+        return -float(likely.gather(1, row.batch.labels[where][:, None]).sum())
 
     @abstractmethod
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Tell whether the labels that the loss counts are what the example wants, seen from outside."""
-        ...
 
 
 TASKS: Registry[Task] = Registry("task")
 
 
-def pad_labels(rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the labels of rows that have one for each token, (B, T), IGNORED at the padding."""
-    labels = torch.full(inputs["input_ids"].shape, IGNORED, dtype=torch.long)
-    for i, row in enumerate(rows):
-        labels[i, : len(row.labels)] = torch.as_tensor(row.labels)
-    return labels
+def labelled_tokens(rows: Sequence[Row], pad: int, device: torch.device, first: int = 0) -> Batch:
+    """Return a batch of rows that have a label for each token, (B, T), IGNORED at the padding; targets from `first`."""
+    labels = padded([row.labels for row in rows], IGNORED, torch.device("cpu"))
+    targets, tokens = int((labels[:, first:] != IGNORED).sum()), sum(len(row.ids) for row in rows)
+    return Batch(pad_inputs(rows, pad, device), labels.to(device), len(rows), tokens, targets)
 
 
 def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, each (B, T), padded on the right."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    return padded_inputs([row.ids for row in rows], pad, device)
+
+
+def padded_inputs(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask of rows of token ids, each (B, T), padded on the right."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return {"input_ids": padded(rows, pad, device), "attention_mask": mask.long().to(device)}
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device, *, left: bool = False) -> Tensor:
+    """Return the rows as one tensor (B, T), filled on the right, or on the left for generation."""
+    width = max(len(row) for row in rows)
+    out = torch.full((len(rows), width), fill, dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.as_tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        out[i, slice(width - len(row), None) if left else slice(0, len(row))] = torch.as_tensor(row, dtype=torch.long)
+    return out.to(device)

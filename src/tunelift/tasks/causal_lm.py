@@ -13,14 +13,14 @@ from tunelift.core.records import Example
 from tunelift.data.columns import ANSWERS
 from tunelift.data.conversations import is_learned
 from tunelift.data.examples import looks_like_labels
-from tunelift.data.render import Renderer
+from tunelift.data.render import Renderer, RenderReport
 from tunelift.fast.applying import other_loss
 from tunelift.fast.target_model import target_model
 from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import rows_of
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs, pad_labels
+from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Shown, Task, labelled_tokens
 
 
 class CausalLM(Task):
@@ -51,18 +51,10 @@ class CausalLM(Task):
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
-    ) -> tuple[list[Row], RowReport]:
+    ) -> tuple[list[Row], RenderReport]:
         tokens, report = Renderer(tokenizer, max_length).render_rows(examples)
         rows = [Row(t.ids, [i if kept else IGNORED for i, kept in zip(t.ids, t.in_loss, strict=True)]) for t in tokens]
-        return rows, RowReport(
-            rows=report.rows,
-            truncated=report.truncated,
-            dropped=report.dropped,
-            tokens=report.tokens,
-            tokens_in_loss=report.tokens_in_loss,
-            reasons=dict(report.dropped_reasons),
-            notes=report.notes,
-        )
+        return rows, report
 
     def shown(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, most: int
@@ -71,11 +63,7 @@ class CausalLM(Task):
         return report.lines(), [(tokens, "") for tokens in kept[:most]]
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-        inputs = pad_inputs(rows, pad_id, device)
-        labels = pad_labels(rows, inputs)
-        # The first token of a row is predicted by nothing, so it is never a target.
-        targets = int((labels[:, 1:] != IGNORED).sum())
-        return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), targets)
+        return labelled_tokens(rows, pad_id, device, first=1)  # the first token is predicted by nothing
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         rows = [] if some is None else rows_of(some.inputs["input_ids"], some.inputs["attention_mask"])
@@ -107,8 +95,10 @@ TASKS.add(CausalLM.name, CausalLM())
 
 def stops(row: Learned, tokenizer: Any) -> bool:
     """Tell whether the last token of the row is an end token and is counted."""
-    counted, ids = row.counted, row.ids
-    return bool(counted) and counted[-1] == len(ids) - 1 and ids[-1] in _end_ids(row, tokenizer)
+    counted, ids, ends = row.counted, row.ids, {tokenizer.eos_token_id}
+    if row.example.conversation is not None:  # a template may end a turn with another special token
+        ends |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return bool(counted) and counted[-1] == len(ids) - 1 and ids[-1] in ends
 
 
 def _says_the_completion(row: Learned, tokenizer: Any) -> bool:
@@ -160,14 +150,6 @@ def _texts_of(answer: Mapping[str, Any]) -> list[str]:
 
 def _content(tokenizer: Any, text: str) -> str:
     return _without_blanks(_decoded(tokenizer, _encoded(tokenizer, text)))
-
-
-def _end_ids(row: Learned, tokenizer: Any) -> set[int]:
-    """Return EOS, and for chat the special tokens with which a template may end a turn."""
-    ends = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
-    if row.example.conversation is not None:
-        ends |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return ends
 
 
 def _encoded(tokenizer: Any, text: str) -> list[int]:

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.columns import CLASSES
-from tunelift.data.render import Renderer
-from tunelift.fast.classifying import ClassLogits, rows_in
-from tunelift.fast.undo import without_cache
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Task, pad_inputs
+from tunelift.data.render import Renderer, RenderReport
+from tunelift.tasks.base import TASKS, Batch, Learned, Row, Task, pad_inputs
 
 
 class SequenceClassification(Task):
@@ -31,15 +28,14 @@ class SequenceClassification(Task):
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
-    ) -> tuple[list[Row], RowReport]:
+    ) -> tuple[list[Row], RenderReport]:
         index = {label: i for i, label in enumerate(labels)}
-        unknown = sorted({e.completion for e in examples} - index.keys())
-        if unknown:
+        if unknown := sorted({e.completion for e in examples} - index.keys()):
             raise InputError(
                 f"The data has labels that the model's head has not: {listed(unknown)}.",
                 fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
             )
-        report, renderer = RowReport(rows=len(examples)), Renderer(tokenizer, max_length)
+        report, renderer = RenderReport(rows=len(examples)), Renderer(tokenizer, max_length)
         rows = []
         for example in examples:
             tokens = renderer.head_tokens(example)
@@ -53,20 +49,6 @@ class SequenceClassification(Task):
         labels = torch.tensor([row.labels for row in rows], device=device)
         tokens = sum(len(row.ids) for row in rows)
         return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
-
-    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
-        logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
-        if some is not None:
-            logits.check_training(some.inputs)
-
-        def loss(batch: Batch) -> torch.Tensor:
-            return F.cross_entropy(logits(batch.inputs).float(), batch.labels, reduction="sum")
-
-        return loss, {}
-
-    def plain_loss(self, row: Learned, model: Any) -> float:
-        logits = model(**row.batch.inputs, **without_cache(model)).logits
-        return -float(logits[0].double().log_softmax(dim=-1)[row.batch.labels[0]])
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Compare the name of the class with the example's label."""

@@ -13,21 +13,18 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Tags, Words
 from tunelift.data.columns import Reading
 from tunelift.data.formats import TAGS, TOKENS, Table, TableRow
-from tunelift.data.layouts import Layout, Parts
+from tunelift.data.layouts import Layout, Said
 from tunelift.data.refused_columns import refuse_preferences
-from tunelift.data.render import Tokens
+from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
-from tunelift.fast.classifying import ClassLogits, rows_in
 from tunelift.fast.targets import IGNORED
-from tunelift.fast.undo import without_cache
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, RowReport, Shown, Task, pad_inputs, pad_labels
+from tunelift.tasks.base import TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens
 
 _ENTITY = re.compile(r"[BIESLU]-.+")
 
@@ -43,8 +40,8 @@ class Tagged:
     def columns(self) -> Sequence[str]:
         return (self.words, self.tags)
 
-    def __call__(self, row: TableRow, where: str) -> Parts:
-        """Return the row's parts; raise InputError for lists of different lengths, and for tags with blanks."""
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what the row says; raise InputError for lists of different lengths, and for tags with blanks."""
         words, tags = (_texts(row.get(name), f'{where}, column "{name}"') for name in self.columns)
         if len(words) != len(tags):
             raise InputError(
@@ -56,7 +53,7 @@ class Tagged:
         words_alone = [" ".join(word.split()) for word in words]
         kept = [(word, tag) for word, tag in zip(words_alone, tags, strict=True) if word]
         given, wanted = Words(tuple(word for word, _ in kept)), Tags(tuple(tag for _, tag in kept))
-        return Parts(str(given), str(wanted), given, wanted, None if kept else "no words")
+        return Example("", str(given), str(wanted), given, wanted) if kept else "no words"
 
 
 def _texts(value: Any, where: str) -> list[str]:
@@ -78,7 +75,8 @@ def _choose(table: Table, section: DataSection) -> Layout:
         )
     tags = [TAGS, "ner_tags", *(name for name in table.columns if name.endswith("tags")), "labels"]
     usual = {"text": [TOKENS, "words"], "label": tags}
-    named = {key: getattr(section, key) or _first(names, table) for key, names in usual.items()}
+    there = {key: next((name for name in names if name in table.columns), None) for key, names in usual.items()}
+    named = {key: getattr(section, key) or name for key, name in there.items()}
     missing = [f"data.{key}" for key, name in named.items() if name not in table.columns]
     if missing:
         raise InputError(
@@ -86,10 +84,6 @@ def _choose(table: Table, section: DataSection) -> Layout:
             fix="Such as --text tokens --label ner_tags.",
         )
     return Tagged(str(named["text"]), str(named["label"]))
-
-
-def _first(names: Sequence[str], table: Table) -> str | None:
-    return next((name for name in names if name in table.columns), None)
 
 
 def words_to_tokens(example: Example, tokenizer: Any, max_length: int) -> tuple[Tokens, list[int | None]]:
@@ -139,14 +133,14 @@ class TokenClassification(Task):
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
-    ) -> tuple[list[Row], RowReport]:
+    ) -> tuple[list[Row], RenderReport]:
         index = {label: i for i, label in enumerate(labels)}
         if unknown := sorted(self.labels_in(examples) - index.keys()):
             raise InputError(
                 f"The data has tags that the model's head has not: {listed(unknown)}.",
                 fix=f"The head knows {listed(labels)}. Name every tag with data.labels.",
             )
-        rows, report = [], RowReport(rows=len(examples))
+        rows, report = [], RenderReport(rows=len(examples))
         for example in examples:
             tokens, firsts = words_to_tokens(example, tokenizer, max_length)
             own = [IGNORED] * len(tokens.ids)
@@ -162,7 +156,7 @@ class TokenClassification(Task):
             report.tokens_in_loss += sum(tokens.in_loss)
         if not rows:
             raise InputError("No row is left to train on: no word has a token.", fix="Look at them: tunelift data")
-        report.reasons = {"no word has a token": report.dropped} if report.dropped else {}
+        report.dropped_reasons = {"no word has a token": report.dropped} if report.dropped else {}
         return rows, report
 
     def shown(
@@ -172,27 +166,7 @@ class TokenClassification(Task):
         return [], [(tokens, f" -> {tags}") for tokens, tags in some]
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-        inputs = pad_inputs(rows, pad_id, device)
-        labels = pad_labels(rows, inputs)
-        targets, tokens = int((labels != IGNORED).sum()), sum(len(row.ids) for row in rows)
-        return Batch(inputs, labels.to(device), len(rows), tokens, targets)
-
-    def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
-        logits = ClassLogits(model, [] if some is None else rows_in(some.inputs))
-        if some is not None:
-            logits.check_training(some.inputs)
-
-        def loss(batch: Batch) -> torch.Tensor:
-            where = batch.labels != IGNORED
-            return F.cross_entropy(logits(batch.inputs)[where].float(), batch.labels[where], reduction="sum")
-
-        return loss, {}
-
-    def plain_loss(self, row: Learned, model: Any) -> float:
-        logits = model(**row.batch.inputs, **without_cache(model)).logits[0]
-        where = row.batch.labels[0] != IGNORED
-        likely = logits[where].double().log_softmax(dim=-1)
-        return -float(likely.gather(1, row.batch.labels[0][where][:, None]).sum())
+        return labelled_tokens(rows, pad_id, device)
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Compare the classes with the tags, and the tokens from each counted one to the next with its word."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, every: int, made_for: str, choices: Mapping[str, str] | None = None) -> None:
-        self.folder, self.every, self.made_for, self.choices = folder, every, made_for, choices or {}
+        self.folder, self.every, self.made_for, self.choices = folder, every, made_for, dict(choices or {})
         self.faults: list[tuple[str, str]] = []
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -47,17 +47,27 @@ class Checkpoints:
 
         Raises TuneliftError where it cannot be written, as on a full disk; those before stay as they are.
         """
-        contents = {CHECKPOINT_TENSORS: save(dict(tensors)), CHECKPOINT_STATE: _text({**facts, **self._own()}).encode()}
+        state = _text({**facts, "made_for": self.made_for, "choices": self.choices})
+        contents = {CHECKPOINT_TENSORS: save(dict(tensors)), CHECKPOINT_STATE: state.encode()}
+
+        def fill(staging: Path) -> None:
+            for name, content in contents.items():
+                (staging / name).write_bytes(content)
+            # Last, what the files must be, taken before they met the disk.
+            (staging / MANIFEST).write_text(_manifest(contents), encoding="utf-8")
+
         try:
-            files.write_folder(self.folder / f"{CHECKPOINT_STEP}{step:08d}", lambda staging: _fill(staging, contents))
+            files.write_folder(self.folder / f"{CHECKPOINT_STEP}{step:08d}", fill)
         except OSError as error:
-            known = next((f"; {path.name} is" for path in self._newest_first()), ", none was made before; nothing is")
+            known = next(
+                (f"; {path.name} is" for path in _newest_first(self.folder)), ", none was made before; nothing is"
+            )
             raise TuneliftError(
                 f"No checkpoint could be made after step {step}: {error}{known} left as it was.",
                 fix=f"It takes {_megabytes(sum(map(len, contents.values())))} in {self.folder}. "
                 "Make room there, and give the same command again.",
             ) from error
-        for path in list(self._newest_first())[KEPT:]:
+        for path in _newest_first(self.folder)[KEPT:]:
             shutil.rmtree(path)
 
     def load(self) -> Saved | None:
@@ -74,7 +84,7 @@ class Checkpoints:
         return found[1] if found else None
 
     def _newest_whole(self) -> tuple[Path, Saved] | None:
-        for path in self._newest_first():
+        for path in _newest_first(self.folder):
             try:
                 tensors, facts = _read(path)
             except (OSError, ValueError) as error:
@@ -86,24 +96,22 @@ class Checkpoints:
                     f"{path} is of another training: its model, rows, settings or adapter differ.",
                     fix=f"Remove {self.folder} to train from the start.",
                 )
-            if facts["choices"] != self._own()["choices"]:
-                what = f"fast paths were {facts['choices']} and are {dict(self.choices)}"
+            if facts["choices"] != self.choices:
+                what = f"fast paths were {facts['choices']} and are {self.choices}"
                 self.faults.append((what, "training goes on; its last digits may differ"))
             return path, (tensors, facts)
         if self.faults:
             self.faults.append(("no checkpoint is whole", "training begins anew"))
         return None
 
-    def _own(self) -> dict[str, Any]:
-        return {"made_for": self.made_for, "choices": dict(self.choices)}
 
-    def _newest_first(self) -> Iterator[Path]:
-        return iter(sorted(self.folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True))
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True)
 
 
 def choices_in(folder: Path | None) -> dict[str, str]:
     """Return the fast paths of the newest checkpoint in a folder; nothing where there is none that says."""
-    for path in sorted(folder.glob(f"{CHECKPOINT_STEP}*"), reverse=True) if folder else ():
+    for path in _newest_first(folder) if folder else ():
         with suppress(OSError, ValueError, KeyError):
             return dict(json.loads((path / CHECKPOINT_STATE).read_text(encoding="utf-8"))["choices"])
     return {}
@@ -127,13 +135,6 @@ def check_space(folder: Path, trained: int, others: Mapping[str, int] | None = N
             f"The disk of {folder.parent} has {_megabytes(free)} free, and this takes {_megabytes(total)}: {parts}.",
             fix=f"Make room for {_megabytes(total - free)} more, or name another folder with output.",
         )
-
-
-def _fill(staging: Path, contents: Mapping[str, bytes]) -> None:
-    """Write the files and, last, what they must be, taken before they met the disk."""
-    for name, content in contents.items():
-        (staging / name).write_bytes(content)
-    (staging / MANIFEST).write_text(_manifest(contents), encoding="utf-8")
 
 
 def _manifest(contents: Mapping[str, bytes]) -> str:

@@ -33,20 +33,15 @@ class EventLog:
         self.file.close()
 
 
-class ProgressBar:
-    """Moves a bar one step at a time, with loss and tokens per second beside it."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def __call__(self, event: str, **figures: Any) -> None:
-        if event == "train":
-            self.advance(1, note=f"loss {figures['loss']:.3f}, {figures['tokens_per_second']:.0f} tokens/s")
-        elif event == "validation":
-            best = ", best so far" if figures["best"] else ""
-            note(f"validation after step {figures['step']}: loss {figures['loss']:.4f}{best}")
-        elif event == "resumed":
-            self.advance(figures["step"])
-            note(f"going on after step {figures['step']}")
-        elif event == "fault":
-            note(f"step {figures['step']}: {figures['what']}: {figures['done']}")
+def show(advance: Advance, event: str, **figures: Any) -> None:
+    """Move a bar one step at a time, with loss and tokens per second beside it."""
+    if event == "train":
+        advance(1, note=f"loss {figures['loss']:.3f}, {figures['tokens_per_second']:.0f} tokens/s")
+    elif event == "validation":
+        best = ", best so far" if figures["best"] else ""
+        note(f"validation after step {figures['step']}: loss {figures['loss']:.4f}{best}")
+    elif event == "resumed":
+        advance(figures["step"])
+        note(f"going on after step {figures['step']}")
+    elif event == "fault":
+        note(f"step {figures['step']}: {figures['what']}: {figures['done']}")

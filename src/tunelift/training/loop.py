@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tunelift.config.schema import TrainSection
 from tunelift.core import stopping
 from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch, Loss
@@ -21,7 +22,7 @@ from tunelift.training import ranks
 from tunelift.training.state import Fit, State
 from tunelift.training.step import StepResult, is_out_of_memory, train_step
 
-__all__ = ["Fit", "Listener", "Settings", "Store", "fit", "learning_rate"]
+__all__ = ["Fit", "Listener", "Store", "fit", "learning_rate"]
 
 BAD_IN_A_ROW = 10
 """So many steps without a finite loss and gradient, one after another, end the training."""
@@ -54,24 +55,11 @@ class Budget(Protocol):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Flat settings of the loop; `evaluate_every` in steps, `patience` in looks at validation."""
-
-    learning_rate: float
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    evaluate_every: int = 0
-    patience: int | None = None
-
-
 def fit(
     model: nn.Module,
     steps: Sequence[Iterable[Batch]],
     loss: Loss,
-    settings: Settings,
+    settings: TrainSection,
     listeners: Sequence[Listener] = (),
     validate: Callable[[], float] | None = None,
     *,
@@ -86,6 +74,7 @@ def fit(
     there, if there is one, exactly as if it had never ended; a signal to stop is obeyed once the step is done and
     saved (raises Stopped). Where memory runs out, `budget` is halved and the window computed again from the start.
     `after_step` is given the step's number, from 1, when the parameters are moved and their gradients still there.
+    Of `settings` it reads the rate and what follows there up to `max_grad_norm`, `evaluate_every` and `patience`.
     Raises TuneliftError where no step had a finite loss, or where memory does not suffice for one row.
     """
     state = State(model, settings.learning_rate, settings.weight_decay)
@@ -95,7 +84,9 @@ def fit(
     model.train()
     with stopping.waiting(store is not None):
         while True:
-            if validate is not None and loop.look_due(len(steps), settings.evaluate_every):
+            step, every = loop.state.fit.steps, settings.evaluate_every
+            to_look = step > loop.state.looked and (step == len(steps) or (every is not None and step % every == 0))
+            if validate is not None and to_look:
                 loop.look(validate, settings.patience)
                 loop.keep(bool(loop.state.fit.stopped))
             if loop.state.fit.stopped or loop.state.fit.steps == len(steps):
@@ -105,7 +96,7 @@ def fit(
     return loop.ended(began)
 
 
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
+def learning_rate(step: int, steps: int, settings: TrainSection) -> float:
     """Return the rate of step 1..steps: a linear rise over the warm-up, then cosine or linear to zero, or constant."""
     rise = settings.warmup * steps
     if step <= rise:
@@ -138,7 +129,7 @@ class _Loop:
                 self.budget.tokens = saved[1]["micro_batch_tokens"]
             self.tell("resumed", time=_now(), step=self.state.fit.steps)
 
-    def step(self, steps: Sequence[Iterable[Batch]], loss: Loss, settings: Settings, began: float) -> None:
+    def step(self, steps: Sequence[Iterable[Batch]], loss: Loss, settings: TrainSection, began: float) -> None:
         """Do the next step: move the parameters, or leave them where loss or gradient is no finite number."""
         state, fit, start = self.state, self.state.fit, time.monotonic()
         rate = learning_rate(fit.steps + 1, len(steps), settings)
@@ -183,10 +174,6 @@ class _Loop:
         self.fault(what, "the step was skipped", fit.steps)
         if state.bad_in_a_row == BAD_IN_A_ROW:
             fit.stopped = f"{BAD_IN_A_ROW} steps in a row without a finite loss"
-
-    def look_due(self, steps: int, every: int) -> bool:
-        step = self.state.fit.steps
-        return step > self.state.looked and (step == steps or (every > 0 and step % every == 0))
 
     def look(self, validate: Callable[[], float], patience: int | None) -> None:
         state, fit = self.state, self.state.fit

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -21,18 +21,19 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.randomness import seeded
 from tunelift.core.records import Example
+from tunelift.data.render import RenderReport
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
-from tunelift.tasks.base import Batch, Loss, Row, RowReport, Task
+from tunelift.tasks.base import Batch, Loss, Row, Task
 from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
-from tunelift.training.events import ProgressBar
-from tunelift.training.loop import Fit, Listener, Settings, fit
+from tunelift.training.events import show
+from tunelift.training.loop import Fit, Listener, fit
 from tunelift.training.step import is_out_of_memory
 
 
@@ -41,7 +42,7 @@ class Trained:
     """What a training did: the loop's account, what became of the rows, and the fast paths taken."""
 
     fit: Fit
-    rows: RowReport
+    rows: RenderReport
     fast_paths: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,14 +103,15 @@ def train(
             held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
             _say(held_out_report, "validation", max_length)
             validate = _validation(held_out, _sizes(held_out, task, packs), loss, batches)
-        loop = _loop_settings(settings, -(-len(rows) // settings.batch_size))
+        twice_an_epoch = max(1, -(-math.ceil(len(rows) / settings.batch_size) // 2))
+        loop = settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
         after_step = partial(method.after_step, model) if method.after_step is not None else None
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
-            told = [ProgressBar(advance), *listeners]
+            told = [partial(show, advance), *listeners]
             done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches, after_step=after_step)
     return Trained(done, report, fast_paths)
 
@@ -266,37 +268,19 @@ def _store(
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:
     """Return what is set in peft's configs other than its defaults, without where the base lies or which peft it is."""
-    configs = [(config.to_dict(), _unset(config)) for config in getattr(model, "peft_config", {}).values()]
-    beside = ("base_model_name_or_path", "revision", "inference_mode", "peft_version")
-    return [
-        {key: value for key, value in config.items() if key not in beside and value != plain.get(key)}
-        for config, plain in configs
-    ]
-
-
-def _unset(config: Any) -> dict[str, Any]:
-    """Return what stands in a config of peft of which nothing is set; nothing where some key must be."""
-    try:
-        return dict(type(config)().to_dict())
-    except (TypeError, ValueError):
-        return {}
+    beside, found = ("base_model_name_or_path", "revision", "inference_mode", "peft_version"), []
+    for config in getattr(model, "peft_config", {}).values():
+        defaults: dict[str, Any] = {}
+        with suppress(TypeError, ValueError):  # where some key must be set there is none without it
+            defaults = type(config)().to_dict()
+        own = config.to_dict().items()
+        found.append({key: value for key, value in own if key not in beside and value != defaults.get(key)})
+    return found
 
 
 def _plain(value: Any) -> Any:
     """Return for JSON what it has no word for: names in a set have another order in each process."""
     return sorted(value) if isinstance(value, (set, frozenset)) else list(value)
-
-
-def _loop_settings(settings: TrainSection, steps_per_epoch: int) -> Settings:
-    return Settings(
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        evaluate_every=settings.evaluate_every or max(1, -(-steps_per_epoch // 2)),
-        patience=settings.patience,
-    )
 
 
 def _say_slow(fast_paths: Mapping[str, str]) -> None:
@@ -305,10 +289,10 @@ def _say_slow(fast_paths: Mapping[str, str]) -> None:
             progress.note(f"fast: {name.replace('_', ' ')} is {state}")
 
 
-def _say(report: RowReport, role: str, max_length: int) -> None:
+def _say(report: RenderReport, role: str, max_length: int) -> None:
     if report.truncated:
         progress.note(f"{report.truncated} of {report.rows} {role} rows were cut to {max_length} tokens.")
-    for reason, count in report.reasons.items():
+    for reason, count in report.dropped_reasons.items():
         progress.note(f"{count} of {report.rows} {role} rows were dropped: {reason}.")
     for line in report.notes:
         progress.note(f"{role} rows: {line}.")

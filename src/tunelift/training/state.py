@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunelift.model_facts.parameters import is_half
+from tunelift.model_facts.parameters import is_half, stored_dtypes
 from tunelift.training import ranks
-from tunelift.training.scale import LossScale
+
+FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24
+STEPS_TO_DOUBLE = 2000
 
 
 @dataclass(slots=True)
@@ -33,6 +35,46 @@ class Fit:
     best_loss: float | None = None
     skipped: int = 0
     stopped: str = ""
+
+
+@dataclass(slots=True)
+class LossScale:
+    """By how much the loss is scaled on the way back where float16 computes: most gradients are too small for it.
+
+    The rule and its numbers are those of torch.amp.GradScaler (Micikevicius et al., arXiv 1710.03740): a gradient that
+    became infinite halves the scale, and so many steps without one double it. The step is not lost, as it is there: it
+    is computed again. `value` is the scale in force, a power of two, and `steps` how many steps fitted it since it was
+    changed; `fixed` it stays 1.
+    """
+
+    value: float
+    fixed: bool
+    steps: int = 0
+
+    @classmethod
+    def of(cls, model: nn.Module) -> LossScale:
+        """Return the scale that a training of this model begins with.
+
+        float16 may have a part in the gradient by the weights, frozen or not, or by the caller's autocast.
+        """
+        kinds = {p.device.type for p in model.parameters()}
+        fixed = torch.float16 not in stored_dtypes(model) and not any(
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16 for kind in kinds
+        )
+        return cls(1.0 if fixed else FIRST, fixed)
+
+    def fitted(self) -> None:
+        """Count a step whose gradient was finite."""
+        self.steps += 1
+        if not self.fixed and self.steps >= STEPS_TO_DOUBLE:
+            self.value, self.steps = min(2 * self.value, HIGHEST), 0
+
+    def lowered(self) -> bool:
+        """Halve the scale after a gradient that was not finite; return whether it could be."""
+        if self.value <= LOWEST:
+            return False
+        self.value, self.steps = self.value / 2, 0
+        return True
 
 
 class State:

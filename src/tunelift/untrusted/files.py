@@ -16,12 +16,12 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where a model's weights lie: in one file, or in those that an index names."""
 
 
-def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises InputError, naming the file and where in it, for other files: too large, too deep, a key twice in one object.
     """
-    return text_files.json_object(text_files.json_value(read_text(path, max_bytes), str(path)), str(path))
+    return text_files.json_object(text_files.json_value(read_text(path), str(path)), str(path))
 
 
 def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:

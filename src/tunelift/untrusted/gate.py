@@ -7,7 +7,7 @@ addresses must be among those listed here. The keys are those that transformers 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,9 +125,13 @@ def _finding(folder: Path, name: str, *, whole: bool) -> Finding:
         remarks = _remarks(inside(folder, name), whole)
     except InputError as error:
         return Finding(name, "refused", error.problems[0], error.fix or FIX)
-    if remarks is None:
-        return Finding(name, "ignored", _why_ignored(name))
-    return Finding(name, "ok", " ".join(remarks))
+    if remarks is not None:
+        return Finding(name, "ok", " ".join(remarks))
+    if PICKLED.fullmatch(name):
+        why = f"{name} can run code when it is opened; weights are read only from safetensors."
+    else:
+        why = f"{name} is {'code; it is never imported or run' if CODE.fullmatch(name) else 'given to no loader'}."
+    return Finding(name, "ignored", why)
 
 
 def _remarks(path: Path, whole: bool) -> list[str] | None:
@@ -147,12 +151,6 @@ def _remarks(path: Path, whole: bool) -> list[str] | None:
     else:
         return None
     return []
-
-
-def _why_ignored(name: str) -> str:
-    if PICKLED.fullmatch(name):
-        return f"{name} can run code when it is opened; weights are read only from safetensors."
-    return f"{name} is {'code; it is never imported or run' if CODE.fullmatch(name) else 'given to no loader'}."
 
 
 def _check_config(path: Path) -> list[str]:
@@ -186,21 +184,30 @@ def _wrong(key: str, value: Any, name: str) -> str | None:
         named = value.values() if isinstance(value, dict) else [value]
         return None if all(one in allowed for one in named if one) else f"is none of {listed(allowed)}"
     if key.endswith("_file") and name in ("tokenizer_config.json", "special_tokens_map.json"):
-        return _another_file(key, value, name)
-    return RULES[key](value) if key in RULES else None
+        # transformers replaces these paths by the folder's files; not those of special_tokens_map.json, read last.
+        replaced = name == "tokenizer_config.json" and key in ("tokenizer_file", "special_tokens_map_file")
+        plain = isinstance(value, str) and value == Path(value).name
+        return None if replaced or plain else "names a file outside the folder"
+    return _unknown(key, value)
 
 
-def _another_file(key: str, value: Any, name: str) -> str | None:
-    """Let a file's own name pass, and the paths that transformers replaces by the folder's files.
+def _unknown(key: str, value: Any) -> str | None:
+    """Return why a value is none that its key may have, None for keys that take any."""
+    if key == "tokenizer_class":
+        return None if _is_tokenizer(value) else "is no tokenizer that transformers has here"
+    if key == "peft_type":
+        from peft import PeftType
 
-    It does not replace those of special_tokens_map.json, which it reads last.
-    """
-    replaced = name == "tokenizer_config.json" and key in ("tokenizer_file", "special_tokens_map_file")
-    plain = isinstance(value, str) and value == Path(value).name
-    return None if replaced or plain else "names a file outside the folder"
+        return None if value in list(PeftType) else "is no PEFT method that peft knows"
+    if key == "parent_library":
+        known = isinstance(value, str) and (value == "transformers" or value.startswith("transformers.models."))
+        return None if known else "is a module that peft would import; only transformers is allowed"
+    # Answers would go on to their limit, or stop nothing, where the ids that end them are none.
+    ids = (value if isinstance(value, list) else [value]) if key == "eos_token_id" else []
+    return None if all(isinstance(token, int) for token in ids) else "is no token's id, nor a list of them"
 
 
-def _foreign_tokenizer(value: Any) -> str | None:
+def _is_tokenizer(value: Any) -> bool:
     from transformers import PreTrainedTokenizerBase
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
@@ -210,32 +217,7 @@ def _foreign_tokenizer(value: Any) -> str | None:
         found = None
     known = isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)
     # Mistral's needs a package of theirs, and transformers takes its own instead where that is missing.
-    return None if known or value == "MistralCommonBackend" else "is no tokenizer that transformers has here"
-
-
-def _foreign_method(value: Any) -> str | None:
-    from peft import PeftType
-
-    return None if value in list(PeftType) else "is no PEFT method that peft knows"
-
-
-def _foreign_library(value: Any) -> str | None:
-    known = isinstance(value, str) and (value == "transformers" or value.startswith("transformers.models."))
-    return None if known else "is a module that peft would import; only transformers is allowed"
-
-
-def _foreign_ids(value: Any) -> str | None:
-    """Answers would go on to their limit, or stop nothing, where the ids that end them are none."""
-    ids = value if isinstance(value, list) else [value]
-    return None if all(isinstance(token, int) for token in ids) else "is no token's id, nor a list of them"
-
-
-RULES: Mapping[str, Callable[[Any], str | None]] = {
-    "tokenizer_class": _foreign_tokenizer,
-    "peft_type": _foreign_method,
-    "parent_library": _foreign_library,
-    "eos_token_id": _foreign_ids,
-}
+    return known or value == "MistralCommonBackend"
 
 
 def _own_code(path: Path, config: Mapping[str, Any]) -> list[str]:

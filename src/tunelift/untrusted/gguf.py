@@ -24,19 +24,7 @@ from tunelift.core.errors import InputError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 STRING, ARRAY, BOOL = 8, 9, 7
-NUMBERS = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
+NUMBERS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?"))) | {10: "<u8", 11: "<i8", 12: "<f8"}
 MAX_NESTING = 4
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 16
@@ -87,7 +75,10 @@ def read(path: Path) -> GgufFile:
     tensor_count, pair_count = _header(cursor)
     metadata = _metadata(cursor, pair_count)
     entries = _tensor_table(cursor, tensor_count)
-    return GgufFile(path, metadata, _place(cursor, entries, _alignment(cursor, metadata)), data)
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment % 8:
+        raise cursor.fail(f"general.alignment is {alignment!r}, not a multiple of 8 up to {MAX_ALIGNMENT}")
+    return GgufFile(path, metadata, _place(cursor, entries, alignment), data)
 
 
 class _Cursor:
@@ -200,13 +191,6 @@ def _strings(cursor: _Cursor, count: int, what: str) -> list[str]:
         strings.append(cursor.text(data[start:position], what))
     cursor.position = position
     return strings
-
-
-def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment % 8:
-        raise cursor.fail(f"general.alignment is {alignment!r}, not a multiple of 8 up to {MAX_ALIGNMENT}")
-    return alignment
 
 
 def _tensor_table(cursor: _Cursor, count: int) -> list[tuple[str, tuple[int, ...], int, int]]:

@@ -24,21 +24,26 @@ def check(template: str, where: str) -> None:
     One that is merely broken is let pass: a model can be used without it, and it is refused when it is to be rendered.
     """
     from jinja2 import TemplateSyntaxError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     if len(template) > MAX_CHARACTERS:
         raise InputError(f"{where} has {len(template):,} characters; at most {MAX_CHARACTERS:,} are rendered.")
-    # transformers' own tag around what the assistant writes
-    text = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template)
     try:
-        tree = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
-        wrong = next(_wrong(tree), None)
+        wrong = next(_wrong(parsed(template)), None)
     except TemplateSyntaxError:
         return
-    except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
+    except (RecursionError, ValueError):
         wrong = "is nested too deep, or counts too far"
     if wrong:
         raise InputError(f"{where} {wrong}; it is not rendered.")
+
+
+def parsed(template: str) -> Any:
+    """Return the syntax tree; raises TemplateSyntaxError, RecursionError, or ValueError for a number of many digits."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # transformers' own tag around what the assistant writes
+    text = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", template)
+    return ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
 
 
 @contextmanager

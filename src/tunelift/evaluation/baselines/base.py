@@ -38,7 +38,6 @@ class Baseline(Protocol):
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return one row per example and the aggregates of the metrics that this baseline can give."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

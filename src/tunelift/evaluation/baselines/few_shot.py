@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer, without_answer
+from tunelift.data.shared_words import SharedWords
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score

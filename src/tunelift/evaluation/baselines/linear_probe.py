@@ -17,13 +17,14 @@ from tunelift.core import progress, randomness
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import Renderer
-from tunelift.evaluation.baselines import labelled
+from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.model_facts.anatomy import base_of, context_length, pad_id
+from tunelift.tasks.base import padded_inputs
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000
@@ -34,7 +35,7 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
     if not plan.task.has_head:
         return "it takes the place of a classification head, and this task has none"
-    return labelled.misfit(plan, train, likelihoods=True) or labelled.needs_two_labels(train)
+    return predicted_labels.misfit(plan, train, likelihoods=True)
 
 
 class LinearProbe:
@@ -47,8 +48,8 @@ class LinearProbe:
         train = randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe")
         features = self._hidden(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
-        features, labels = self.scaler.transform(features), labelled.labels_of(train)
-        self.regression = labelled.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
+        features, labels = self.scaler.transform(features), [example.completion for example in train]
+        self.regression = predicted_labels.Regression(STRENGTHS, features, labels, given.seed, "linear-probe")
         self.description = f"a linear probe on the base model's frozen features, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
@@ -56,7 +57,7 @@ class LinearProbe:
         features = self.scaler.transform(self._hidden(examples, title))
         found = self.regression.predict(features, examples, self.given.plan.labels)
         made_by = self.given.made_by("linear-probe", self.description)
-        return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
+        return predicted_labels.label_rows(self.given.plan, made_by, examples, found, likelihoods=True)
 
     def _hidden(self, examples: Sequence[Example], title: str) -> Any:
         """Return the mean last hidden state of each text, as an array (rows, hidden size)."""
@@ -76,9 +77,8 @@ def mean_hidden_states(model: Any, rows: Sequence[Sequence[int]], pad: int, rows
     alone = bool(rows) and reads_padding(model, partial(_means, body), rows)
     with progress.bar(title, len(rows)) as advance:
         for group in by_length([len(row) for row in rows], 1 if alone else rows_at_once):
-            ids = padded([rows[i] for i in group], pad, model.device)
-            mask = padded([[1] * len(rows[i]) for i in group], 0, model.device)
-            for i, row in zip(group, _means(body, ids, mask).cpu(), strict=True):
+            inputs = padded_inputs([rows[i] for i in group], pad, model.device)
+            for i, row in zip(group, _means(body, *inputs.values()).cpu(), strict=True):
                 found[i] = row
             advance(len(group))
     return torch.stack(found).numpy()

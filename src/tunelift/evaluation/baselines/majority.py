@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.baselines import labelled
+from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.rows import Found
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    return labelled.misfit(plan, train, likelihoods=False)
+    return predicted_labels.misfit(plan, train, likelihoods=False)
 
 
 class Majority:
@@ -21,11 +22,13 @@ class Majority:
 
     def __init__(self, given: Given) -> None:
         self.given = given
-        counts = Counter(labelled.labels_of(given.train))
+        counts = Counter(example.completion for example in given.train)
         self.label = min(counts, key=lambda label: (-counts[label], label))
         self.description = f'the most frequent training label ("{self.label.strip()}")'
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the one label."""
-        made_by, found = self.given.made_by("majority", self.description), labelled.certain(self.label)
-        return labelled.label_rows(self.given, made_by, examples, [found] * len(examples), likelihoods=False)
+        made_by, found = self.given.made_by("majority", self.description), Found(self.label, tokens=1)
+        return predicted_labels.label_rows(
+            self.given.plan, made_by, examples, [found] * len(examples), likelihoods=False
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunelift.core import progress
 from tunelift.data.answers import answer_text
-from tunelift.evaluation.answers import Generate, greedy
+from tunelift.evaluation.answers import greedy
 from tunelift.evaluation.generation import Decoding, before_stop, end_ids
 from tunelift.evaluation.measures.base import MEASURES, Compute
 from tunelift.evaluation.measures.likelihood import Likelihood
@@ -41,15 +41,23 @@ class Answers(Likelihood):
         return {"ends": sorted(self._stop_ids())}
 
     def prepared(self) -> Compute:
-        self._say_long_references()
+        lengths, most = [len(self._own_answer(i)) for i in self.fitting], self.plan.max_new_tokens
+        if too_long := sum(length > most for length in lengths):
+            progress.note(
+                f"{self.title}: {too_long} of {len(lengths)} references are longer than evaluate.max_new_tokens "
+                f"({most}), so that no answer can equal them; the longest has {max(lengths)} tokens."
+            )
         view = self.view()
         prompts = [self.asked[i].ids for i in self.fitting]
         generate, self.fast_paths["generation"] = greedy(self.model, self.tokenizer, view.nats, prompts)
+        stop = [*self.plan.stop, *self.renderer.stop_strings(self.examples[0])]
+        decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, stop)
 
         def compute(some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
             found = self.likely(view, some, advance)
-            for i, (answer, cut) in zip(some, self._generated(generate, some, advance), strict=True):
-                found[i].prediction, found[i].cut = answer, cut
+            asked = [self.asked[i].ids for i in some]
+            for i, answer in zip(some, generate(asked, decoding, self.plan.rows_at_once, advance), strict=True):
+                found[i].prediction, found[i].cut = before_stop(self._said(i, answer.ids), stop), answer.cut
             return found
 
         return compute
@@ -57,13 +65,6 @@ class Answers(Likelihood):
     def row(self, i: int, found: Found | None) -> dict[str, Any]:
         """The reference is read as it comes back from its own tokens: what a model that repeats it is seen to say."""
         return answered(self.examples[i], found, self.plan.metrics, self._said(i, self._own_answer(i)))
-
-    def _generated(self, generate: Generate, some: Sequence[int], advance: progress.Advance) -> list[tuple[str, bool]]:
-        """Return the answers, and of each whether it was cut."""
-        stop = [*self.plan.stop, *self.renderer.stop_strings(self.examples[0])]
-        decoding = Decoding(self._stop_ids(), self.plan.max_new_tokens, self.context, stop)
-        found = generate([self.asked[i].ids for i in some], decoding, self.plan.rows_at_once, advance)
-        return [(before_stop(self._said(i, c.ids), stop), c.cut) for i, c in zip(some, found, strict=True)]
 
     def _said(self, i: int, ids: Sequence[int]) -> str:
         return answer_text(self.tokenizer, ids, self.asked[i].marks, keep_thinking=self.plan.thinking == "keep")
@@ -73,15 +74,6 @@ class Answers(Likelihood):
         asked, prompt = self.asked[i].ids, self.prompts[i]
         ids = [*(prompt[len(asked) :] if prompt[: len(asked)] == asked else []), *self.completions[i]]
         return ids[:-1] if ids[-1:] and ids[-1] in self._ends else ids
-
-    def _say_long_references(self) -> None:
-        lengths = [len(self._own_answer(i)) for i in self.fitting]
-        most = self.plan.max_new_tokens
-        if too_long := sum(length > most for length in lengths):
-            progress.note(
-                f"{self.title}: {too_long} of {len(lengths)} references are longer than evaluate.max_new_tokens "
-                f"({most}), so that no answer can equal them; the longest has {max(lengths)} tokens."
-            )
 
     @cached_property
     def _ends(self) -> set[int]:

@@ -50,22 +50,18 @@ class Measure(ABC):
     @abstractmethod
     def begin(self) -> None:
         """Make tokens of the examples, and say which fit."""
-        ...
 
     @abstractmethod
     def length(self, i: int) -> int:
         """Return the tokens of the longest row that item `i` makes."""
-        ...
 
     @abstractmethod
     def key(self, i: int) -> Any:
         """Return what an item's values depend on besides the context of the cache, as JSON has it."""
-        ...
 
     @abstractmethod
     def how(self) -> Mapping[str, Any]:
         """Return what must agree between two results besides the task and the items, for them to be comparable."""
-        ...
 
     def prompt(self) -> Any:
         """Return what the items ask, as JSON has it: it must agree as well."""
@@ -82,7 +78,6 @@ class Measure(ABC):
     @abstractmethod
     def prepared(self) -> Compute:
         """Try the fast paths on a sample; return what computes the items."""
-        ...
 
     def row(self, i: int, found: Found | None) -> dict[str, Any]:
         """Return what item `i`'s row says of its answer: prediction and values, or why it is unscored."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from tunelift.core import progress
-from tunelift.evaluation.heads import label_log_probabilities
+from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
 from tunelift.evaluation.rows import Found, labelled
+from tunelift.fast.classifying import ClassLogits
 from tunelift.model_facts.anatomy import pad_id
+from tunelift.tasks.base import padded_inputs
+
+ROWS_AT_ONCE = 64
+"""Rows computed together at least; tokens are what limits them."""
 
 
 class Head(Measure):
@@ -47,6 +54,21 @@ class Head(Measure):
             i: labelled(self.examples[i].completion, dict(zip(labels, row, strict=True)), None, tokens=1)
             for i, row in zip(some, scores, strict=True)
         }
+
+
+@torch.no_grad()
+def label_log_probabilities(
+    model: Any, rows: Sequence[Sequence[int]], pad_id: int, rows_at_once: int, advance: progress.Advance
+) -> list[list[float]]:
+    """Return for each row of token ids the log-probability (nats) of every label, in the head's order."""
+    results: list[list[float]] = [[]] * len(rows)
+    logits = ClassLogits(model, rows)
+    for group in by_length([len(row) for row in rows], max(rows_at_once, ROWS_AT_ONCE)):
+        found = logits(padded_inputs([rows[i] for i in group], pad_id, model.device)).double().log_softmax(dim=-1)
+        for i, row in zip(group, found.tolist(), strict=True):
+            results[i] = row
+        advance(len(group))
+    return results
 
 
 MEASURES.add("head", Head)

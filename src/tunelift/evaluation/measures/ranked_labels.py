@@ -10,8 +10,9 @@ from tunelift.core.errors import InputError
 from tunelift.core.progress import Advance
 from tunelift.evaluation.measures.base import MEASURES, Compute, labels_how
 from tunelift.evaluation.measures.likelihood import Likelihood
-from tunelift.evaluation.ranking import Ranker, ranker
+from tunelift.evaluation.ranking import Plain, ranker
 from tunelift.evaluation.rows import Found, labelled
+from tunelift.evaluation.tree_ranking import Tree
 
 MOST_LABELS = 1000
 """More distinct completions than this are answers, not labels; ranking them all would take for ever."""
@@ -43,7 +44,7 @@ class RankedLabels(Likelihood):
         rank, self.fast_paths["label_tree"] = ranker(view, self.model.device, self.plan.rows_at_once, sample)
         return partial(self._ranked, rank)
 
-    def _ranked(self, rank: Ranker, some: Sequence[int], advance: Advance) -> dict[int, Found]:
+    def _ranked(self, rank: Plain | Tree, some: Sequence[int], advance: Advance) -> dict[int, Found]:
         labels = list(self.plan.labels)
         by_mean, index = self.plan.label_score == "mean", {label: n for n, label in enumerate(labels)}
         # A mean over tokens may rise with a further token, so no label can be left out early.

@@ -10,11 +10,12 @@ import torch
 
 from tunelift.core import progress
 from tunelift.core.records import Tags
-from tunelift.evaluation.batching import by_length, padded
+from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
 from tunelift.evaluation.rows import TOO_LONG, Found, answered
 from tunelift.fast.classifying import ClassLogits
 from tunelift.model_facts.anatomy import pad_id
+from tunelift.tasks.base import padded_inputs
 from tunelift.tasks.token_classification import words_to_tokens
 
 NO_TOKEN = "a word of it has no token"
@@ -66,9 +67,8 @@ class TagOfEachWord(Measure):
         pad, found = pad_id(self.model, self.tokenizer), dict[int, Found]()
         for group in by_length([len(self.rows[i]) for i in some], max(self.plan.rows_at_once, 64)):
             items = [some[at] for at in group]
-            ids = padded([self.rows[i] for i in items], pad, self.model.device)
-            mask = padded([[1] * len(self.rows[i]) for i in items], 0, self.model.device)
-            likely = logits({"input_ids": ids, "attention_mask": mask}).double().log_softmax(dim=-1)
+            inputs = padded_inputs([self.rows[i] for i in items], pad, self.model.device)
+            likely = logits(inputs).double().log_softmax(dim=-1)
             for i, own in zip(items, likely, strict=True):
                 of_words = own[self.firsts[i]]  # (words, classes)
                 wanted = torch.tensor(self.wanted[i], dtype=torch.long, device=own.device)

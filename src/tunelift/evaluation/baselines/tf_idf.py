@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.baselines import labelled
+from tunelift.data.shared_words import SharedWords
+from tunelift.evaluation import predicted_labels
 from tunelift.evaluation.baselines.base import Given
-from tunelift.evaluation.baselines.shared_words import SharedWords
 from tunelift.evaluation.plan import Plan
 
 STRENGTHS = (1.0, 10.0, 100.0)
@@ -22,7 +22,7 @@ MANY_ROWS = 1000
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    reason = labelled.misfit(plan, train, likelihoods=True) or labelled.needs_two_labels(train)
+    reason = predicted_labels.misfit(plan, train, likelihoods=True)
     if reason is None and len({example.prompt.strip() for example in train}) < 2:
         return "the training rows have one text only"
     return reason
@@ -35,21 +35,21 @@ class TfIdf:
         self.given, self.shared = given, SharedWords.of([example.prompt for example in given.train])
         self.vectorizer = _vectorizer(2 if len(given.train) >= MANY_ROWS else 1)
         self.vectorizer.fit(self._texts(given.train))
-        features, labels = self._features(given.train), labelled.labels_of(given.train)
-        self.regression = labelled.Regression(STRENGTHS, features, labels, given.seed, "tf-idf")
+        features, labels = self._features(given.train), [example.completion for example in given.train]
+        self.regression = predicted_labels.Regression(STRENGTHS, features, labels, given.seed, "tf-idf")
         self.description = f"TF-IDF (words and character n-grams) with logistic regression, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the predicted labels."""
         found = self.regression.predict(self._features(examples), examples, self.given.plan.labels)
         made_by = self.given.made_by("tf-idf", self.description)
-        return labelled.label_rows(self.given, made_by, examples, found, likelihoods=True)
+        return predicted_labels.label_rows(self.given.plan, made_by, examples, found, likelihoods=True)
 
     def _features(self, examples: Sequence[Example]) -> Any:
         return self.vectorizer.transform(self._texts(examples))
 
     def _texts(self, examples: Sequence[Example]) -> list[str]:
-        return [self.shared.inside(example.prompt) for example in examples]
+        return [self.shared.inside(example.prompt).strip() for example in examples]
 
 
 def _vectorizer(min_rows: int) -> Any:

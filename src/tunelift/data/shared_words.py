@@ -21,13 +21,13 @@ class SharedWords:
         """Find the frame of texts; texts that are all equal are framed by nothing."""
         if len(set(texts)) < 2:
             return cls("", "")
-        prefix = _WORD_AT_END.sub("", _common_start(texts))
-        backwards = _common_start([text[len(prefix) :][::-1] for text in texts])
+        prefix = _WORD_AT_END.sub("", common_start(texts))
+        backwards = common_start([text[len(prefix) :][::-1] for text in texts])
         return cls(prefix, _WORD_AT_START.sub("", backwards[::-1]))
 
     def inside(self, text: str) -> str:
         """Return what stands between the common beginning and end."""
-        return text.removeprefix(self.prefix).removesuffix(self.suffix).strip()
+        return text.removeprefix(self.prefix).removesuffix(self.suffix)
 
     @property
     def first_line(self) -> str:
@@ -36,8 +36,8 @@ class SharedWords:
         return lines[0].strip() if lines and _WORD.search(lines[0]) else ""
 
 
-def _common_start(texts: Sequence[str]) -> str:
+def common_start(texts: Sequence[str]) -> str:
     """Return what all texts begin with: what the first and the last of them in sorted order do."""
     first, last = min(texts), max(texts)
     differs = (i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-    return first[: next(differs, min(len(first), len(last)))]
+    return first[: next(differs, len(first))]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tunelift.core import progress
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
@@ -39,16 +38,14 @@ def misfit(plan: Plan, train: Sequence[Example], *, likelihoods: bool) -> str | 
         return "it predicts labels, and no metric here ranks any"
     if not given_metrics(plan, likelihoods=likelihoods):
         return "a label without a probability gives none of the metrics"
-    return None if train else "there are no training rows"
-
-
-def needs_two_labels(train: Sequence[Example]) -> str | None:
-    """Say that there is nothing to tell apart, where all training rows have one label."""
-    return None if len({example.completion for example in train}) > 1 else "the training rows have one label only"
+    if not train:
+        return "there are no training rows"
+    nothing_to_tell = likelihoods and len({example.completion for example in train}) < 2
+    return "the training rows have one label only" if nothing_to_tell else None
 
 
 def label_rows(
-    given: Given,
+    plan: Plan,
     made_by: Mapping[str, Any],
     examples: Sequence[Example],
     predictions: Sequence[Found],
@@ -56,7 +53,7 @@ def label_rows(
     likelihoods: bool,
 ) -> Scores:
     """Return scores in which each example was answered with a label; `likelihoods` says if with its probability."""
-    metrics, slices = given_metrics(given.plan, likelihoods=likelihoods), slices_of(examples, given.plan.slices)
+    metrics, slices = given_metrics(plan, likelihoods=likelihoods), slices_of(examples, plan.slices)
     rows = []
     for example, values, found in zip(examples, slices, predictions, strict=True):
         answer = answered(example, found, metrics)
@@ -68,19 +65,9 @@ def label_rows(
         "items": len(rows),
         "unscored": sum("unscored" in row for row in rows),
         "metrics": {metric.name: metric_entry(metric, rows) for metric in metrics},
-        "made_with": {"task": given.plan.task.name, **made_by},
+        "made_with": {"task": plan.task.name, **made_by},
     }
     return Scores(rows, info)
-
-
-def certain(label: str) -> Found:
-    """A label without a probability."""
-    return Found(label, tokens=1)
-
-
-def labels_of(examples: Sequence[Example]) -> list[str]:
-    """Return the label of each example: the completion's text, or the name of a class."""
-    return [example.completion for example in examples]
 
 
 class Regression:
