@@ -16,7 +16,7 @@ from torch import Tensor
 import tiny_models
 from tunelift.adapters.build import attach, switched_off
 from tunelift.adapters.loading import check_fits, load_adapter
-from tunelift.adapters.methods import READ
+from tunelift.adapters.read import READ
 from tunelift.core.errors import InputError
 from tunelift.fast.target_model import target_model
 from tunelift.fast.targets import IGNORED

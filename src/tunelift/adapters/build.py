@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS, REWRITES, method_of
+from tunelift.adapters.methods import METHODS, method_of
+from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed

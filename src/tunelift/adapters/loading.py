@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import homeless, refuse_changes_of_base
-from tunelift.adapters.methods import BEGINNINGS, LORA_READ, READ, method_of, name_of
+from tunelift.adapters.methods import method_of, name_of
+from tunelift.adapters.read import BEGINNINGS, LORA_READ, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness

@@ -1,13 +1,14 @@
-"""The table of PEFT methods: what peft is asked to make, what training does beside, and what is true of each."""
+"""What is known of a PEFT method: what peft is asked to make, what training does beside, and what is true of it.
+
+`rows.py` has a row for each.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunelift.adapters.targets import kind, linear_layers
 from tunelift.core.registry import Registry
 
 Defaults = Mapping[str, Any] | Callable[[Any, int, int], Mapping[str, Any]]
@@ -67,53 +68,6 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("PEFT method")
-METHODS.add(
-    "lora",
-    Method(
-        "LORA",
-        title="LoRA",
-        defaults={"target_modules": "all-linear"},
-        begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
-    ),
-)
-
-
-KEYS_VALUES = re.compile(r"(^|_)(w?q?k?v|w?q?k|keys?|values?|c_attn)(_|$)")
-"""Names of layers that make keys or values, alone or with the queries in one."""
-
-
-def scaled_layers(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:
-    """Return what IA3 scales: what peft knows for the model's type, else keys, values and the feed-forward's inside.
-
-    The latter is what goes into the layer that leads from another width back to the model's. Of a model that has
-    neither the outputs of all linear layers are scaled.
-    """
-    from peft.utils import constants
-
-    known = (
-        constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
-        constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
-    )
-    if all(model.config.model_type in table for table in known):
-        return {}
-    linear = [name for name in linear_layers(model)[0] if any(part.isdigit() for part in name.split("."))]
-    scaled = {kind(name) for name in linear if KEYS_VALUES.search(name.rpartition(".")[2].lower())}
-    fed_forward = {kind(name) for name in linear if _leads_back(model, name)} - scaled
-    if not scaled and not fed_forward:
-        return {"target_modules": linear or "all-linear", "feedforward_modules": []}
-    at = "|".join(map(re.escape, sorted(fed_forward)))
-    return {"target_modules": sorted(scaled | fed_forward), "feedforward_modules": rf".*\.({at})" if at else []}
-
-
-def _leads_back(model: Any, name: str) -> bool:
-    """Tell whether a layer leads from another width back to the model's own, outside of attention."""
-    layer, width = model.get_submodule(name), getattr(model.config.get_text_config(), "hidden_size", None)
-    inside, outside = (layer.in_features, layer.out_features) if hasattr(layer, "in_features") else (layer.nx, layer.nf)
-    return inside != width == outside and "att" not in name.rpartition(".")[0].lower()
-
-
-# docs/methods.md has the rates that were tried.
-METHODS.add("ia3", Method("IA3", title="IA3", defaults=scaled_layers, learning_rate=1e-2))
 
 
 def method_of(config: Any) -> Method:
@@ -135,32 +89,3 @@ def name_of(peft_type: str) -> str | None:
 def title_of(name: str) -> str:
     """Return how a method's name is written; the name itself where no row has it, as in files made elsewhere."""
     return (METHODS.get(name).title or name) if name in METHODS else name
-
-
-READ = frozenset(
-    {
-        *("ADALORA", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA", "FOURIERFT"),
-        *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "OSF"),
-        *("PEANUT", "PREFIX_TUNING", "PROMPT_TUNING", "PSOFT", "PVERA", "P_TUNING", "RANDLORA", "ROAD", "SUPERTUNING"),
-        *("TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
-    }
-)
-"""Methods whose saved adapters are seen to give stock peft's scores, and the base's when switched off."""
-
-LORA_READ = frozenset(
-    {
-        *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
-        *("inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out"),
-        *("bias", "use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern"),
-        *("rank_pattern", "alpha_pattern", "megatron_core", "trainable_token_indices", "loftq_config", "eva_config"),
-        *("corda_config", "lora_ga_config", "use_dora", "velora_config", "alora_invocation_tokens", "use_qalora"),
-        *("qalora_group_size", "lora_bias", "target_parameters", "ensure_weight_tying", "layer_replication"),
-    }
-)
-"""Settings of LoRA of which the same is seen."""
-
-BEGINNINGS = (True, False, "true", "false", "gaussian", "orthogonal", "eva")
-"""Ways to begin a LoRA that leave the base as it is, in `init_lora_weights`."""
-
-REWRITES = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways that do not, by how their names begin."""
