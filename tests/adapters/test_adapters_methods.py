@@ -40,6 +40,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     "PSOFT": {"r": 4},
     "P_TUNING": {**VIRTUAL, "encoder_hidden_size": 16},
     "ROAD": {"group_size": 16},
+    "SHIRA": {"r": 4},
     "TRAINABLE_TOKENS": {"token_indices": [5, 6], "target_modules": None},
     "VBLORA": {"num_vectors": 16, "vector_length": 16, "r": 4},
     "WAVEFT": {"n_frequency": 10},

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import tunelift
-from tunelift.adapters.methods import METHODS, Method
+from tunelift.adapters.methods import Method
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
@@ -41,9 +41,9 @@ def test_a_method_from_outside_runs_compares_reloads_and_reports(
     assert compared["metrics"]["accuracy"] == comparison["metrics"]["accuracy"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["lora", "ia3", "adalora", "vera"])
 @pytest.mark.parametrize("kind", ["tiny", "tiny_encoder"])
-def test_every_method_runs(name: str, kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_method_runs_by_its_name_alone(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     keywords = request.getfixturevalue(kind)
     assert tunelift.run(**keywords, adapter={"method": name}).to_dict()["items"] == 20
     manifest = json.loads((Path(keywords["output"]) / "manifest.json").read_text())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS, method_of
+from tunelift.adapters.methods import METHODS, method_of, refused
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -42,12 +42,19 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the adapter section's keys, a sentence each; imports peft only if there are any."""
     extra = keys.keys() - OURS
     method = keys.get("method", "lora")
+    if reason := refused(str(method)):
+        return [f"adapter.method: {reason}"]
     if method not in METHODS:
         return [f'adapter.method: there is no PEFT method "{method}".{did_you_mean(str(method), METHODS)}']
-    if not extra:
-        return []
     if keys.get("start_from"):
         return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
+    lacking = [
+        f"adapter.{key}: {METHODS.get(method).title or method} needs {what}."
+        for key, what in METHODS.get(method).needs.items()
+        if not keys.get(key)
+    ]
+    if not extra or lacking:
+        return lacking
     fields = {field.name for field in dataclasses.fields(METHODS.get(method).config_class) if field.init}
     unknown = [
         f"adapter.{key}: peft's {METHODS.get(method).config_class.__name__} has no such key."
@@ -107,7 +114,9 @@ def attach(model: Any, config: Any, seed: int) -> Any:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             adapted = get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
+            raise  # as torch says where shapes alone do not suffice
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
     check_layers(adapted, "adapter.target_modules")
     _check_comes_back(adapted)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tunelift.adapters.targets import kind, linear_layers
+
+Sizes = Mapping[str, Any] | Callable[["Widths"], Mapping[str, Any]]
 
 KEYS_VALUES = re.compile(r"(^|_)(w?q?k?v|w?q?k|keys?|values?|c_attn)(_|$)")
 """Names of layers that make keys or values, alone or with the queries in one."""
@@ -42,14 +46,68 @@ def _leads_back(model: Any, name: str) -> bool:
     return inside != width == outside and "att" not in name.rpartition(".")[0].lower()
 
 
-def at_known_layers(peft_type: str, **sizes: Any) -> Callable[[Any, int, int], Mapping[str, Any]]:
-    """Return defaults that leave the layers to peft where it knows some for the model's type, else take all linear."""
+def norms(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:
+    """Return the norms that peft knows for the model's type, else all that are called so."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING as KNOWN
+
+    if model.config.model_type in KNOWN:
+        return {}
+    return {"target_modules": sorted({kind(name) for name, part in model.named_modules() if _is_norm(part)})}
+
+
+def _is_norm(module: Any) -> bool:
+    return type(module).__name__.endswith("Norm") and any(True for _ in module.parameters(recurse=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """What fits all linear layers of a model but its head, whichever of them are adapted."""
+
+    shapes: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, model: Any) -> Widths:
+        """Measure the layers of a model."""
+        layers = [model.get_submodule(name) for name in linear_layers(model)[0]]
+        return cls(
+            [(la.in_features, la.out_features) if hasattr(la, "in_features") else (la.nx, la.nf) for la in layers]
+        )
+
+    def block(self, most: int) -> int:
+        """Return the largest size of blocks, up to `most`, that divides what every layer takes and gives."""
+        common = math.gcd(*(width for shape in self.shapes for width in shape))
+        return max(size for size in range(1, most + 1) if common % size == 0)
+
+    def block_taken(self, most: int) -> int:
+        """Return the same for what every layer takes."""
+        common = math.gcd(*(taken for taken, _ in self.shapes))
+        return max(size for size in range(1, most + 1) if common % size == 0)
+
+    def rank(self, most: int) -> int:
+        """Return the largest rank, up to `most`, at which two factors hold no more numbers than any layer."""
+        return max(1, min(most, *(taken * given // (taken + given) for taken, given in self.shapes)))
+
+    def full_rank(self, most: int) -> int:
+        """Return the largest rank, up to `most`, that every layer can have."""
+        return min(most, *map(min, self.shapes))
+
+    def numbers(self, most: int) -> int:
+        """Return how many numbers, up to `most`, every layer has."""
+        return min(most, *(taken * given for taken, given in self.shapes))
+
+
+def at_known_layers(peft_type: str, sizes: Sizes) -> Callable[[Any, int, int], Mapping[str, Any]]:
+    """Return defaults that leave the layers to peft where it knows some for the model's type, else take all linear.
+
+    `sizes` are further keys, or a function that makes them of the widths of the model's layers.
+    """
 
     def keys(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
         by_type: Mapping[str, Any] = PEFT_TYPE_TO_TUNER_MAPPING  # whose keys are texts too
         known = model.config.model_type in by_type[peft_type].target_module_mapping
-        return {} if known else {"target_modules": "all-linear"}
+        made = sizes(Widths.of(model)) if callable(sizes) else sizes
+        return {**({} if known else {"target_modules": "all-linear"}), **made}
 
     return keys

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tunelift.adapters.build import homeless, refuse_changes_of_base
-from tunelift.adapters.methods import method_of, name_of
+from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
+
+T = TypeVar("T")
 
 PREFIX = "base_model.model."
 VALUE_HEADS = ("value_head.safetensors", "value_head.bin")
@@ -47,7 +49,7 @@ def check_fits(
         )
     _check_tried(config, folder)
     _check_brought(Path(folder), fresh)
-    adapted = _placed(shapes_of(model), Path(folder))
+    adapted = _placed(model, Path(folder))
     check_layers(adapted, f"The adapter {folder}")
     _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
@@ -67,15 +69,32 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
-def shapes_of(model: Any) -> Any:
-    """Return a copy of a model whose parameters have shapes only."""
+def check_goes_on(folder: str | Path) -> None:
+    """Raise InputError for an adapter that peft does not load to be trained on."""
+    name = name_of(str(read_adapter_config(folder)["peft_type"]))
+    if name is not None and METHODS.get(name).virtual_tokens:
+        raise InputError(
+            f"The adapter {folder} is of {title_of(name)}, which peft does not load to be trained on.",
+            fix="Train a new one: leave adapter.start_from out.",
+        )
+
+
+def on_a_copy(model: Any, put_on: Callable[[Any], T], *, whole: bool = False) -> T:
+    """Return what `put_on` makes of a copy of a model whose parameters have shapes only.
+
+    Some methods look at the weights to begin with: they are given a copy that shares them, or a `whole` one where
+    something might be written into them.
+    """
     import torch
 
-    shapes = {
-        id(p): torch.nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        for p in model.parameters()
-    }
-    return deepcopy(model, shapes)
+    def copied(of: Callable[[Any], Any]) -> Any:
+        own = {id(p): torch.nn.Parameter(of(p.detach()), requires_grad=p.requires_grad) for p in model.parameters()}
+        return deepcopy(model, own)
+
+    try:
+        return put_on(copied(lambda weight: torch.empty_like(weight, device="meta")))
+    except NotImplementedError:  # as torch says of what shapes alone cannot give
+        return put_on(copied(torch.clone if whole else lambda weight: weight))
 
 
 @contextmanager
@@ -145,14 +164,19 @@ def _check_base(folder: str | Path, weights_sha256: str | None) -> None:
         )
 
 
-def _placed(shapes: Any, folder: Path) -> Any:
-    """Put the adapter on a copy of a model that has shapes only; raise InputError if peft drops any tensor."""
+def _placed(model: Any, folder: Path) -> Any:
+    """Put the adapter on a copy of a model, of shapes only if it can be; raise InputError if peft drops any tensor."""
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    def put_on(copy: Any) -> tuple[Any, Any]:
+        adapted = PeftModel.from_pretrained(copy, str(folder))
+        if adapted.active_peft_config.peft_type == "ADALORA":
+            adapted.active_peft_config.rank_pattern = None  # by which peft would take ranks away once more
+        return adapted, set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
 
     with _fitting(folder):
         warnings.filterwarnings("ignore", message=".*parameter in the checkpoint to a meta parameter")  # as is meant
-        adapted = PeftModel.from_pretrained(shapes, str(folder))
-        found = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
+        adapted, found = on_a_copy(model, put_on, whole=True)
     if lost := homeless(adapted, found):
         raise InputError(
             f"The adapter {folder} holds {lost[0]}{_and_more(lost)}, for which this model has no place as its config "

@@ -29,7 +29,10 @@ class Method:
 
     Training calls two hooks, with peft's model around the base: `after_step(model, step)`, from step 1 on, when the
     parameters are moved and their gradients still there, and `further_loss(model)`, a scalar Tensor (nats) that is
-    added to the mean loss of each step.
+    added to the mean loss of each step. Two more are for what it knows beside its parameters: `kept(model)`, tensors by
+    name that a checkpoint holds too, and `put_back(model, tensors)` in a training that goes on from there.
+    `after_training(model)` is called once the parameters are the last or the best ones. `needs` are keys that the user
+    must set, each with what it is.
 
     What is true of it: `trains_base(config)` tells whether parameters of the base are trained, which switching off does
     not bring back. `begins_as_noop`, `switches_off` (to the base, bit for bit), `merges` (into the base's weights) and
@@ -44,6 +47,10 @@ class Method:
     learning_rate: float | None = None
     after_step: Callable[[Any, int], None] | None = None
     further_loss: Callable[[Any], Any] | None = None
+    kept: Callable[[Any], Mapping[str, Any]] | None = None
+    put_back: Callable[[Any, Mapping[str, Any]], None] | None = None
+    after_training: Callable[[Any], None] | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
     trains_base: Callable[[Any], bool] = trains_biases
     begins_as_noop: bool = True
     switches_off: bool = True
@@ -68,6 +75,8 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("PEFT method")
+REFUSED: dict[str, tuple[str, str]] = {}
+"""Methods of peft that cannot be right here, by peft's own names: how each is written, and why it cannot be."""
 
 
 def method_of(config: Any) -> Method:
@@ -84,6 +93,14 @@ def method_of(config: Any) -> Method:
 def name_of(peft_type: str) -> str | None:
     """Return the name of the first row of peft's type, None where there is none."""
     return next((name for name in METHODS if METHODS.get(name).peft_type == peft_type), None)
+
+
+def refused(name: str) -> str | None:
+    """Return why a method of peft, by the name that a row would have, is not trained here; None where it may be."""
+    if name in METHODS:
+        return None
+    found = REFUSED.get(name.upper().replace("-", "_"))
+    return f"{found[0]} is refused, as it is in peft 0.21.2: {found[1]}." if found else None
 
 
 def title_of(name: str) -> str:

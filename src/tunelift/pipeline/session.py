@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
-from tunelift.adapters.loading import check_fits, load_adapter, shapes_of
+from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
+from tunelift.adapters.methods import method_of
 from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
@@ -146,10 +148,12 @@ class Session:
         if is_adapted(adapted):
             self._check_put_on()
         elif isinstance(keys, Mapping) and keys.get("start_from"):
+            check_goes_on(keys["start_from"])
             self.examine(keys["start_from"])
             return (Path(keys["start_from"]) / ADAPTER_WEIGHTS).stat().st_size
         else:
-            adapted = attach(shapes_of(adapted), self._peft_config(keys), seed=0)
+            config = self._peft_config(keys)
+            adapted = on_a_copy(adapted, lambda copy: attach(copy, deepcopy(config), seed=0))
         return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
 
     def _check_put_on(self) -> None:
@@ -251,6 +255,8 @@ class Session:
                 f"The adapter's task_type is {config.task_type}, and the task is {self.task.name}.",
                 fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
             )
+        if self.task.has_head:
+            _refuse_headless(config, self.task)
         beside = [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
         if beside and self.task.has_head:
             saved = [*(config.modules_to_save or []), *beside]
@@ -265,6 +271,20 @@ class Session:
         """Return the modules of a classifier that its files lack, or may lack where others loaded it."""
         base = base_of(self.model)
         return self.fresh if base in _known else _may_be_new(base)
+
+
+def _refuse_headless(config: Any, task: Task) -> None:
+    """Raise InputError for a method that cannot be used with a head."""
+    method, reason = method_of(config), ""
+    if "modules_to_save" not in vars(config):
+        reason = "peft saves no head with it"
+    elif method.virtual_tokens:
+        reason = "peft cannot switch it off under a head"
+    if reason:
+        raise InputError(
+            f"adapter: {method.title or method.peft_type} does not go with the task {task.name}: {reason}.",
+            fix="Take another method.",
+        )
 
 
 def head_labels(model: Any) -> list[str]:

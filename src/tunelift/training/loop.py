@@ -19,13 +19,16 @@ from tunelift.core import stopping
 from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch, Loss
 from tunelift.training import ranks
-from tunelift.training.state import Fit, State
+from tunelift.training.state import Fit, State, below
 from tunelift.training.step import StepResult, is_out_of_memory, train_step
 
-__all__ = ["Fit", "Listener", "Store", "fit", "learning_rate"]
+__all__ = ["Beside", "Fit", "Listener", "Store", "fit", "learning_rate"]
 
 BAD_IN_A_ROW = 10
 """So many steps without a finite loss and gradient, one after another, end the training."""
+
+BESIDE = "beside/"
+"""How the names of a method's own tensors begin in a checkpoint."""
 
 T = TypeVar("T")
 
@@ -55,6 +58,21 @@ class Budget(Protocol):
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a method does beside moving its parameters.
+
+    `after_step` is given the step's number, from 1, when the parameters are moved and their gradients still there.
+    `kept` are tensors that a checkpoint is to hold too, which `put_back` is given when a training goes on from it.
+    `ended` is called when the parameters are the last or the best ones.
+    """
+
+    after_step: Callable[[int], None] = lambda _step: None
+    kept: Callable[[], Mapping[str, Tensor]] = dict
+    put_back: Callable[[Mapping[str, Tensor]], None] = lambda _tensors: None
+    ended: Callable[[], None] = lambda: None
+
+
 def fit(
     model: nn.Module,
     steps: Sequence[Iterable[Batch]],
@@ -65,7 +83,7 @@ def fit(
     *,
     store: Store | None = None,
     budget: Budget | None = None,
-    after_step: Callable[[int], None] | None = None,
+    beside: Beside | None = None,
 ) -> Fit:
     """Train the model's trainable parameters, one optimiser step per element of `steps`.
 
@@ -73,12 +91,12 @@ def fit(
     the end, and `patience` looks without improvement end the training. With `store` it goes on from the state kept
     there, if there is one, exactly as if it had never ended; a signal to stop is obeyed once the step is done and
     saved (raises Stopped). Where memory runs out, `budget` is halved and the window computed again from the start.
-    `after_step` is given the step's number, from 1, when the parameters are moved and their gradients still there.
+    `beside` is what the method does beside.
     Of `settings` it reads the rate and what follows there up to `max_grad_norm`, `evaluate_every` and `patience`.
     Raises TuneliftError where no step had a finite loss, or where memory does not suffice for one row.
     """
     state = State(model, settings.learning_rate, settings.weight_decay)
-    loop = _Loop(model, state, listeners, store, budget, after_step)
+    loop = _Loop(model, state, listeners, store, budget, beside or Beside())
     loop.resume()
     began = time.monotonic() - loop.state.fit.seconds
     model.train()
@@ -117,7 +135,7 @@ class _Loop:
     listeners: Sequence[Listener]
     store: Store | None
     budget: Budget | None
-    after_step: Callable[[int], None] | None
+    beside: Beside
 
     def resume(self) -> None:
         saved = self.store.load() if self.store is not None else None
@@ -125,6 +143,7 @@ class _Loop:
             self.fault(what, done, 0)
         if saved is not None:
             self.state.put_back(*saved)
+            self.beside.put_back(below(BESIDE, saved[0]))
             if self.budget is not None:
                 self.budget.tokens = saved[1]["micro_batch_tokens"]
             self.tell("resumed", time=_now(), step=self.state.fit.steps)
@@ -142,8 +161,7 @@ class _Loop:
         fit.steps, fit.rows, fit.tokens = fit.steps + 1, fit.rows + done.rows, fit.tokens + done.tokens
         if done.finite:
             state.move()
-        if done.finite and self.after_step is not None:
-            self.after_step(fit.steps)
+            self.beside.after_step(fit.steps)
         state.clear()
         fit.seconds = time.monotonic() - began
         if not done.finite:
@@ -224,7 +242,8 @@ class _Loop:
         state, fit = self.state, self.state.fit
         asked = ranks.any_of(stopping.asked(), next(iter(state.parameters.values())).device)
         if fit.losses and (due or asked):
-            tensors, facts = state.tensors(), state.facts()
+            tensors = state.tensors() | {f"{BESIDE}{name}": tensor for name, tensor in self.beside.kept().items()}
+            facts = state.facts()
             facts["micro_batch_tokens"] = self.budget.tokens if self.budget is not None else None
             if ranks.position()[0] == 0:
                 self.store.save(fit.steps, tensors, facts)
@@ -240,6 +259,7 @@ class _Loop:
                 fix="Lower train.learning_rate, or set model.dtype to float32.",
             )
         self.state.put_back_best()
+        self.beside.ended()
         self.model.eval()
         fit.seconds = time.monotonic() - began
         fit.stopped = fit.stopped or "all steps done"

@@ -33,7 +33,7 @@ from tunelift.training import ranks
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import show
-from tunelift.training.loop import Fit, Listener, fit
+from tunelift.training.loop import Beside, Fit, Listener, fit
 from tunelift.training.step import is_out_of_memory
 
 
@@ -108,11 +108,12 @@ def train(
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
-        after_step = partial(method.after_step, model) if method.after_step is not None else None
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
             told = [partial(show, advance), *listeners]
-            done = fit(model, batches, loss, loop, told, validate, store=store, budget=batches, after_step=after_step)
+            done = fit(
+                model, batches, loss, loop, told, validate, store=store, budget=batches, beside=_beside(method, model)
+            )
     return Trained(done, report, fast_paths)
 
 
@@ -152,6 +153,16 @@ def _loss(model: Any, task: Task, batch: Batch, products: str, tokens: float) ->
         products = int8_trial.take(model, partial(loss, batch))
         packed = pack(model, ways) if products.startswith("off") else ""
     return loss, fast_paths | {"frozen_products": packed, "int8_products": products}
+
+
+def _beside(method: Method, model: Any) -> Beside:
+    """Return what the method does beside, on this model."""
+    hooks: dict[str, Callable[..., Any] | None] = {
+        **{"after_step": method.after_step, "kept": method.kept, "put_back": method.put_back},
+        "ended": method.after_training,
+    }
+    known: dict[str, Any] = {name: partial(hook, model) for name, hook in hooks.items() if hook is not None}
+    return Beside(**known)
 
 
 def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:

@@ -151,18 +151,18 @@ class State:
         self.looked, self.looks_since = facts["looked"], facts["looks_since"]
         self.bad_in_a_row = facts["bad_in_a_row"]
         self.scale = LossScale(**facts.get("loss_scale", asdict(self.scale)))
-        self._copy(_below("parameter/", tensors))
-        exact = _below("exact/", tensors)
+        self._copy(below("parameter/", tensors))
+        exact = below("exact/", tensors)
         for name, own in self.exact.items():
             own.copy_(exact.get(name, self.parameters[name].detach()))
-        best = _below("best/", tensors)
+        best = below("best/", tensors)
         self.best = {name: tensor.to(self.parameters[name].device) for name, tensor in best.items()}
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimiser/", tensors).items():
+        for name, tensor in below("optimiser/", tensors).items():
             index, key = name.split("/")
             moments.setdefault(int(index), {})[key] = tensor
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": moments})
-        _put_back_torch_states(_below("random/", tensors), self.device)
+        _put_back_torch_states(below("random/", tensors), self.device)
         version, numbers, gauss = facts["python_random"]
         random.setstate((version, tuple(numbers), gauss))
         kind, keys, *position = facts["numpy_random"]
@@ -174,7 +174,8 @@ class State:
                 self.parameters[name].copy_(tensor)
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
