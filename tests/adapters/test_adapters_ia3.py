@@ -19,7 +19,7 @@ DECODERS = {
     "biogpt": ({"self_attn.k_proj", "self_attn.v_proj"}, {"fc2"}),
     "openai-gpt": ({"attn.c_attn"}, {"mlp.c_proj"}),
     "qwen3_moe": ({"self_attn.k_proj", "self_attn.v_proj"}, set[str]()),
-    "mamba": ({"mixer.dt_proj", "mixer.in_proj", "mixer.x_proj"}, set[str]()),
+    "mamba": ({"mixer.in_proj", "mixer.x_proj"}, set[str]()),
 }
 ENCODERS = {
     "bert": ({"attention.self.key", "attention.self.value"}, {"attention.output.dense", "output.dense"}),

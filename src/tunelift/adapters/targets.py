@@ -11,6 +11,11 @@ EXPERTS = "experts"
 ROUTERS = ("router", "gate")
 HEAD_LEFT_OUT = ("CAUSAL_LM", "SEQ_CLS")
 """Task types of peft whose "all-linear" is without the head."""
+READ_BY_WEIGHT = ("dt_proj",)
+"""Layers of Mamba and its kin of which the model's forward pass takes the weights itself (transformers 5.23).
+
+An adapter there never acts, and once merged it would.
+"""
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 
 
@@ -37,7 +42,7 @@ def linear_layers(model: Any) -> tuple[list[str], list[str]]:
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
-    never = _renamed(model) | _refused(model)
+    never = {*_renamed(model), *_refused(model), *READ_BY_WEIGHT}
     left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in never]
     return [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS], left
 
