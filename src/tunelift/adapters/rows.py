@@ -91,11 +91,11 @@ _add("shira", "SHIRA", "SHiRA", 3e-4, lambda widths: {"r": widths.rank(32)})
 _add("supertuning", "SUPERTUNING", "SuperTuning", 1e-4)
 _add("waveft", "WAVEFT", "WaveFT", 1e-4, lambda widths: {"n_frequency": widths.numbers(2592)})
 _add(  # peft begins with random spectra by default, with which a model's answers are noise
-    *("fourierft", "FOURIERFT", "FourierFT", 1e-2),
+    *("fourierft", "FOURIERFT", "FourierFT", 6e-2),
     lambda widths: {"n_frequency": widths.numbers(1000), "init_weights": True},
 )
 _add(
-    *("beft", "BEFT", "BEFT", 1e-3),
+    *("beft", "BEFT", "BEFT", 8e-3),
     merges=False,
     known_failures={"merges (encoder)": "where layers have biases, as BERT's have, it can be merged"},
 )
@@ -118,7 +118,7 @@ def _add_prompts(name: str, peft_type: str, title: str, rate: float) -> None:
 _add_prompts("prompt-tuning", "PROMPT_TUNING", "Prompt tuning", 1e-3)
 _add_prompts("p-tuning", "P_TUNING", "P-tuning", 1e-4)
 _add_prompts("prefix-tuning", "PREFIX_TUNING", "Prefix tuning", 5e-3)
-_add_prompts("cartridge", "CARTRIDGE", "Cartridge", 5e-3)
+_add_prompts("cartridge", "CARTRIDGE", "Cartridge", 1e-3)
 
 REFUSED |= {
     "XLORA": ("X-LoRA", "it saves nothing of what it trained, and cannot be loaded again"),
