@@ -45,7 +45,8 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     if reason := refused(str(method)):
         return [f"adapter.method: {reason}"]
     if method not in METHODS:
-        return [f'adapter.method: there is no PEFT method "{method}".{did_you_mean(str(method), METHODS)}']
+        near = did_you_mean(str(method), METHODS) or f" Known: {listed(METHODS, 99)}."
+        return [f'adapter.method: there is no PEFT method "{method}".{near}']
     if keys.get("start_from"):
         return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
     lacking = [
