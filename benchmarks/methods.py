@@ -74,6 +74,7 @@ def short(reason: str) -> str:
     reason = re.sub(r"Conv1D\([^)]*\)|of type <class '[\w.]+\.Conv1D'>", "Conv1D", reason)
     if "Conv1D" in reason and "support" in reason:
         return "peft adapts no Conv1D with it"
+    reason = re.sub(r"(Unsupported model type for adaption prompt): .*", r"\1", reason)
     return re.sub(r"adapter: [\w -]+ does not go with the task [\w-]+: ", "", reason)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
 
 Defaults = Mapping[str, Any] | Callable[[Any, int, int], Mapping[str, Any]]
@@ -62,11 +63,15 @@ class Method:
 
     @property
     def config_class(self) -> Any:
-        """Return peft's own config class, found by its type."""
-        import peft  # noqa: F401  which fills the table
+        """Return peft's own config class, found by its type; raise InputError where the installed peft has none."""
+        import peft  # which fills the table
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         by_type: Mapping[str, Any] = PEFT_TYPE_TO_CONFIG_MAPPING  # whose keys are texts too
+        if self.peft_type not in by_type:
+            raise InputError(
+                f"peft {peft.__version__} has no {self.title or self.peft_type}.", fix="Install a later one."
+            )
         return by_type[self.peft_type]
 
     def keys_for(self, model: Any, rows: int, steps: int) -> Mapping[str, Any]:
