@@ -23,6 +23,7 @@ from tunelift.data.columns import ANSWERS
 from tunelift.pipeline import stages, tuning
 from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
+from tunelift.tasks import TASKS
 
 
 def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
@@ -48,6 +49,15 @@ def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
     base = tunelift.Scores.read(out / "base")
     assert base.info["made_with"]["adapter"] is None
     assert list(base.metrics) == ["accuracy", "loss"]
+
+
+def test_training_rows_are_rendered_once(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    task, asked = type(TASKS.get("causal-lm")), list[int]()
+    rows = task.rows
+    monkeypatch.setattr(task, "rows", lambda self, some, *rest: asked.append(len(some)) or rows(self, some, *rest))
+    run(from_keywords("train", **tiny))
+    assert sorted(asked, reverse=True)[:2] == [38, 2]  # train and validation; proofs look at single rows
+    assert max(sorted(asked, reverse=True)[2:]) == 1
 
 
 def test_a_finished_run_does_nothing_and_another_is_refused(

@@ -19,6 +19,7 @@ from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
+from tunelift.data.render import RenderReport
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
 from tunelift.model_facts.anatomy import base_of
@@ -30,6 +31,7 @@ from tunelift.models.loader import check_padding
 from tunelift.pipeline.folder import RunFolder
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import Task
+from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 
@@ -73,6 +75,7 @@ class Session:
     base_tokenizer: Any = None
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
+    _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.base_tokenizer = self.tokenizer
@@ -121,6 +124,14 @@ class Session:
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
         return session
+
+    def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
+        """Return examples as rows of at most so many tokens: made once, as long as the tokenizer is the same."""
+        key = id(examples), id(self.tokenizer), str(getattr(self.tokenizer, "chat_template", "")), max_length
+        if key not in self._rendered:
+            made = self.task.rows(examples, self.tokenizer, max_length, self.labels)
+            self._rendered[key] = examples, made  # held, so that no other list has its id
+        return self._rendered[key][1]
 
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
         """Know what a new adapter will be trained on: some methods make their settings of it."""

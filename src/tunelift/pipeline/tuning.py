@@ -40,7 +40,7 @@ def check_training(
     session.will_train(splits.train, settings)
     trained = session.check(adapter.model_dump())
     max_length = min(settings.max_length, context_length(session.model, session.tokenizer))
-    session.task.rows(splits.train, session.tokenizer, max_length, session.labels)
+    session.rows(splits.train, max_length)
     trained = 0 if folder.proved else trained
     around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in session.labels or session.ranked)
     rows = sum(len(example.prompt) + 2 * len(example.completion) + around for example in splits.test)
@@ -98,6 +98,7 @@ def train_in(
             session.model, session.tokenizer, session.task,
             {"train": splits.train, "validation": splits.validation}, settings, labels=session.labels,
             listeners=[events, *listeners] if events else listeners, checkpoints=paths.checkpoints,
+            render=session.rows,
         )  # fmt: skip
     if ranks.first():
         session.save_adapter(paths.adapter)

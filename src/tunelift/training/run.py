@@ -52,6 +52,8 @@ class Trained:
         return figures | {"first_loss": losses[0], "last_loss": losses[-1]}
 
 
+Render = Callable[[Sequence[Example], int], tuple[Sequence[Row], RenderReport]]
+
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
 
@@ -66,27 +68,28 @@ def train(
     labels: Sequence[str] = (),
     listeners: Sequence[Listener] = (),
     checkpoints: Path | None = None,
+    render: Render | None = None,
 ) -> Trained:
     """Train the adapter of a PEFT model in place on `examples["train"]`, selecting on `examples["validation"]` if any.
 
-    With `checkpoints`, a folder, the state is kept there, and a training that was cut off goes on from it. Raises
-    InputError where nothing is trainable, no row is left, or the checkpoints are of another training; TuneliftError
-    where a disk or memory does not suffice.
+    `render` gives rows cut to so many tokens; the task's own otherwise. With `checkpoints`, a folder, the state is kept
+    there, and a training that was cut off goes on from it. Raises InputError where nothing is trainable, no row is
+    left, or the checkpoints are of another training; TuneliftError where a disk or memory does not suffice.
     """
     if not any(p.requires_grad for p in model.parameters()):
-        raise InputError(
-            "The model has no trainable parameter.", fix="Put an adapter on it with peft's get_peft_model."
-        )
+        fix = "Put an adapter on it with peft's get_peft_model."
+        raise InputError("The model has no trainable parameter.", fix=fix)
     max_length = min(settings.max_length, context_length(model, tokenizer))
-    rows, report = task.rows(examples["train"], tokenizer, max_length, labels)
+    render = render or (lambda some, length: task.rows(some, tokenizer, length, labels))
+    rows, report = render(examples["train"], max_length)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
     refuse_products(model, settings)
     with sped_up(model) as layers:
         batch = task.collate(_some(rows, task), pad, model.device)
         tokens = _tokens_at_once(rows, task, settings)
-        loss, fast_paths = _loss(model, task, batch, _products(model, settings, tokens, layers, checkpoints), tokens)
-        fast_paths |= layers | {"frozen_products": layers["frozen_products"] + fast_paths["frozen_products"]}
+        products = _products(model, settings, tokens, layers, checkpoints)
+        loss, fast_paths = _loss(model, task, batch, layers | {"int8_products": products}, tokens)
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
 
@@ -100,21 +103,25 @@ def train(
         batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
         validate = None
         if examples.get("validation"):
-            held_out, held_out_report = task.rows(examples["validation"], tokenizer, max_length, labels)
+            held_out, held_out_report = render(examples["validation"], max_length)
             _say(held_out_report, "validation", max_length)
             validate = _validation(held_out, _sizes(held_out, task, packs), loss, batches)
-        twice_an_epoch = max(1, -(-math.ceil(len(rows) / settings.batch_size) // 2))
-        loop = settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
-            told = [partial(show, advance), *listeners]
             done = fit(
-                model, batches, loss, loop, told, validate, store=store, budget=batches, beside=_beside(method, model)
-            )
+                model, batches, loss, _loop(settings, len(rows)), [partial(show, advance), *listeners], validate,
+                store=store, budget=batches, beside=_beside(method, model),
+            )  # fmt: skip
     return Trained(done, report, fast_paths)
+
+
+def _loop(settings: TrainSection, rows: int) -> TrainSection:
+    """Return the settings of the loop, which looks at validation twice an epoch where nothing else is asked for."""
+    twice_an_epoch = max(1, -(-math.ceil(rows / settings.batch_size) // 2))
+    return settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
 
 
 def refuse_products(model: Any, settings: TrainSection) -> None:
@@ -143,16 +150,20 @@ def _products(
     return ranks.of_first("on" if chosen.startswith("on") else chosen)
 
 
-def _loss(model: Any, task: Task, batch: Batch, products: str, tokens: float) -> tuple[Loss, dict[str, str]]:
-    """Return the loss, and its fast paths with what became of frozen products: in int8 if `products` is "on" and a
-    trial on the batch agrees, else with packed weights."""
+def _loss(
+    model: Any, task: Task, batch: Batch, layers: Mapping[str, str], tokens: float
+) -> tuple[Loss, dict[str, str]]:
+    """Return the loss, and all fast paths: `layers` with what became of frozen products, which are in int8 if that is
+    to be tried ("on") and a trial on the batch agrees, else with packed weights."""
+    products = layers["int8_products"]
     ways: Ways = "both" if tokens <= FEW_TOKENS else "none"
     packed = "" if products == "on" else pack(model, ways)
     loss, fast_paths = task.loss(model, batch)
     if products == "on":
         products = int8_trial.take(model, partial(loss, batch))
         packed = pack(model, ways) if products.startswith("off") else ""
-    return loss, fast_paths | {"frozen_products": packed, "int8_products": products}
+    of_products = {"frozen_products": layers["frozen_products"] + packed, "int8_products": products}
+    return loss, {**fast_paths, **layers, **of_products}
 
 
 def _beside(method: Method, model: Any) -> Beside:
