@@ -168,6 +168,7 @@ def test_memory_that_runs_out_in_one_of_two_says_what_to_do(monkeypatch: pytest.
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
 
     monkeypatch.setattr(ranks, "position", lambda: (1, 2))
+    monkeypatch.setattr(ranks, "of_first", lambda value: value)
     said = r"ran out in process 2 of 2: CUDA out of memory(.|\n)*Lower train\.micro_batch_tokens, which is 40:"
     with pytest.raises(TuneliftError, match=said):
         trained(None, task=Watched(watch))
