@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import Weight, frozen_weights
-from tunelift.fast.int8 import Int8Weight
+from tunelift.fast.int8 import Int8Tiles, Int8Weight
 from tunelift.fast.unpad import sped_up
 from tunelift.tasks import TASKS
 from tunelift.training.run import refuse_products, train
@@ -101,6 +102,19 @@ def test_what_cannot_be_had_is_refused(products: Any, said: str, model: Any) -> 
     model = model.double() if products == "int8" else model
     with pytest.raises(InputError, match=f"train.products is {products}, and .*{said}"):
         refuse_products(model, TrainSection(products=products))
+
+
+@compiled
+def test_a_copy_of_a_weight_has_no_eight_bits_of_the_first(model: Any) -> None:
+    _, weights = taken(model)
+    weight = next(iter(weights.values()))
+    weight.eight, weight.tiles = Int8Weight(weight.plain, None), Int8Tiles()
+    copied = deepcopy(weight)
+    assert copied.eight is copied.tiles is None
+
+
+def test_rows_without_a_gradient_are_off() -> None:
+    assert "no gradient" in str(int8_trial._apart((1.0, {}), (1.0, {})))
 
 
 @compiled

@@ -43,11 +43,8 @@ class Weight:
         self.tiles: Int8Tiles | None = None  # of a head
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {
-            "packed": None,
-            "turned": None,
-            "eight": None,
-        }  # torch cannot copy or write them
+        # torch cannot copy packed weights, nor write them; a head's tiles are known by where they lie.
+        return vars(self) | dict.fromkeys(("packed", "turned", "eight", "tiles"))
 
     def pack(self, ways: Ways) -> None:
         """Make the copies, of the weight's size each."""

@@ -173,6 +173,8 @@ def _apart(plain: tuple[float, Gradient], found: tuple[float, Gradient]) -> str 
     (loss, gradient), (other_loss, other) = plain, found
     if not abs(other_loss - loss) <= LOSS * abs(loss):
         return f"in eight bits the loss is {other_loss:.4g} where it is {loss:.4g}"
+    if not gradient:
+        return "no gradient of the first rows reaches the adapter"
     cosines = {name: _cosine([gradient[name]], [other[name]]) for name in gradient}
     whole = _cosine([*gradient.values()], [*other.values()])
     worst = min(cosines, key=lambda name: cosines[name])
