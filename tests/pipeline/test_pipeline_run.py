@@ -20,6 +20,7 @@ from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.data.columns import ANSWERS
+from tunelift.evaluation.measures.ranked_labels import RankedLabels
 from tunelift.pipeline import stages, tuning
 from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
@@ -58,6 +59,14 @@ def test_training_rows_are_rendered_once(tiny: dict[str, Any], monkeypatch: pyte
     run(from_keywords("train", **tiny))
     assert sorted(asked, reverse=True)[:2] == [38, 2]  # train and validation; proofs look at single rows
     assert max(sorted(asked, reverse=True)[2:]) == 1
+
+
+def test_test_rows_are_made_into_tokens_once(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, asked = RankedLabels.begin, list[Any]()
+    monkeypatch.setattr(RankedLabels, "begin", lambda self: asked.append(self.examples) or begin(self))
+    run(from_keywords("train", **tiny))
+    assert len(asked) > 1
+    assert len({id(examples) for examples in asked}) == len(asked)
 
 
 def test_a_finished_run_does_nothing_and_another_is_refused(

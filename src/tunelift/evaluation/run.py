@@ -28,9 +28,12 @@ def score(
     plan: Plan,
     made_with: Mapping[str, Any],
     title: str = "score",
+    *,
+    known: list[Measure] | None = None,
 ) -> Scores:
     """Return one row per example and the aggregates; `made_with` adds to what the rows were made with.
 
+    Tokens of the same items are taken from `known` measures, to which this one is added where it is another.
     Items that do not fit the model's context are unscored, with that reason. Raises InputError where nothing is left to
     score, a metric needs labels and there are none, or the data have no column of a slice's name.
     """
@@ -38,7 +41,7 @@ def score(
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
     slices = slices_of(examples, plan.slices)
     with in_evaluation(model), sped_up(model, "forward") as layers:
-        measure = measure_for(plan)(model, tokenizer, examples, plan, title)
+        measure = _begun(model, tokenizer, examples, plan, title, known=known)
         if not measure.fitting:
             longest = max(measure.length(i) for i in range(len(examples)))
             raise InputError(
@@ -71,6 +74,18 @@ def score(
         },
     }
     return Scores(rows, info)
+
+
+def _begun(
+    model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan, title: str, *, known: list[Measure] | None
+) -> Measure:
+    for measure in known or []:
+        if measure.examples is examples and measure.tokenizer is tokenizer and measure.plan == plan:
+            return measure.on(model, title)
+    measure = measure_for(plan)(model, tokenizer, examples, plan, title)
+    if known is not None:
+        known.append(measure)
+    return measure
 
 
 def _found(measure: Measure, made_with: Mapping[str, Any]) -> tuple[dict[int, Found], int]:

@@ -20,6 +20,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import RenderReport
+from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
 from tunelift.model_facts.anatomy import base_of
@@ -76,6 +77,7 @@ class Session:
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
+    _measured: list[Measure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.base_tokenizer = self.tokenizer
@@ -239,8 +241,8 @@ class Session:
         return folder
 
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
-        """Measure the model as it is now."""
-        return score(self.model, self.tokenizer, examples, plan, self.made_with(), title)
+        """Measure the model as it is now; items that were measured before are not made into tokens again."""
+        return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""

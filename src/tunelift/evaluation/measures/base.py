@@ -6,7 +6,8 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 from tunelift.core import progress
 from tunelift.core.records import Example
@@ -46,6 +47,12 @@ class Measure(ABC):
         self.fast_paths: dict[str, str] = {}
         self.fitting: Sequence[int] = range(len(examples))
         self.begin()
+
+    def on(self, model: Any, title: str) -> Self:
+        """Return the same items, as they are, to be measured on a model with the same tokenizer and context."""
+        other = copy(self)
+        other.model, other.title, other.fast_paths = model, title, {}
+        return other
 
     @abstractmethod
     def begin(self) -> None:
