@@ -11,6 +11,7 @@ import torch
 from test_fast_kernels import compiled
 
 import tiny_models
+from tunelift import fast
 from tunelift.config.schema import TrainSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
@@ -122,3 +123,56 @@ def test_auto_leaves_small_layers_alone(model: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(int8_trial, "refused", lambda model: None)
     with sped_up(model):
         assert int8_trial.worth(model, 64) == "no: the model's layers are too small for it"
+
+
+@compiled
+def test_a_short_training_does_not_try(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(int8_trial, "worth", lambda model, tokens: asked.append(tokens) or "no: it was asked")
+    for steps, said in ((2, "too short"), (200, "it was asked")):
+        if steps == 200:
+            monkeypatch.setattr("tunelift.training.run.fit", lambda *_, **__: None)
+        settings = TrainSection(steps=steps, batch_size=4)
+        done = train(model, tiny_models.tokenizer(), TASKS.get("causal-lm"), {"train": ROWS}, settings)
+        assert said in done.fast_paths["int8_products"]
+    assert len(asked) == 1
+
+
+@compiled
+def test_validation_is_not_measured_in_eight_bits(model: Any) -> None:
+    if int8_trial.refused(model):
+        pytest.skip("this processor has no products in int8")
+    _, weights = taken(model)
+    assert all(weight.is_eight for weight in weights.values() if weight.eight)
+    with sped_up(model):
+        frozen = frozen_weights(model)
+        for weight in frozen.values():
+            weight.eight = Int8Weight(weight.plain, None)
+        with int8_trial.wide(model):
+            assert not any(weight.is_eight for weight in frozen.values())
+        assert all(weight.is_eight for weight in frozen.values())
+
+
+@compiled
+def test_a_loop_of_ones_own_learns_in_eight_bits_and_measures_as_before(model: Any) -> None:
+    if int8_trial.refused(model):
+        pytest.skip("this processor has no products in int8")
+    task = TASKS.get("causal-lm")
+    batch = task.collate(task.rows(ROWS, tiny_models.tokenizer(), 64, [])[0], 0, model.device)
+    asked = {**batch.inputs, "labels": batch.labels}
+    stock = model.eval()(**batch.inputs).logits
+    losses, measured = {}, {}
+    for products in (None, "int8"):
+        states = fast.apply(model, products=products)  # type: ignore[arg-type]
+        losses[products] = float(model.train()(**asked).loss)
+        measured[products] = model.eval()(**batch.inputs).logits
+    assert states["int8_products"].startswith("on")
+    assert losses["int8"] == pytest.approx(losses[None], rel=0.01)
+    assert losses["int8"] != losses[None]
+    assert torch.equal(measured["int8"], measured[None])
+    model.train()(**asked).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    fast.restore(model)
+    assert torch.equal(model.eval()(**batch.inputs).logits, stock)
+    with pytest.raises(InputError, match="products is 'int4'"):
+        fast.apply(model, products="int4")  # type: ignore[arg-type]

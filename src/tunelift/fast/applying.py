@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.fast import int8_trial
 from tunelift.fast.allocator import keep_freed_memory
 from tunelift.fast.attention import registered
 from tunelift.fast.frozen import frozen_products
@@ -30,16 +32,24 @@ from tunelift.model_facts.parameters import device_of, is_wide
 ALONE = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "num_items_in_batch"}
 """Arguments of a training call that is computed at its targets only."""
 
+TRIED_LATER = "tried on the first batch with labels"
+
 _applied: WeakKeyDictionary[Any, Undo] = WeakKeyDictionary()
 
 
-def apply(model: Any) -> dict[str, str]:
+def apply(model: Any, *, products: Literal["int8"] | None = None) -> dict[str, str]:
     """Make a stock transformers or peft model fast in the user's own loop, `Trainer` and TRL included.
 
     Returns each fast path by name with "on", or "off" and the reason, and says the latter. In training, a call with
     `labels` gives the same loss; its `outputs.logits` are computed when asked for, (B, T, V). Evaluation and generation
     give what they gave before, logits included. `restore` undoes all of it.
+
+    With `products="int8"` those with frozen weights are computed in eight bits in training mode, if a trial on the
+    first batch with labels shows that loss and gradient are the same but for a hundredth; what came of it then stands
+    in the dictionary that was returned.
     """
+    if products not in (None, "int8"):
+        raise InputError(f'products is {products!r}; "int8" is allowed, or None for what the model has.')
     restore(model)
     undo = Undo()
     base = base_of(model)
@@ -61,11 +71,37 @@ def apply(model: Any) -> dict[str, str]:
                 undo.attention.append((view.decoder.config, view.decoder.config._attn_implementation))
                 view.decoder.config._attn_implementation = registered(view.decoder.config._attn_implementation)
     states |= unpad(model, undo, always=not causal)
+    if products == "int8":
+        reason = int8_trial.refused(model)
+        states["int8_products"] = f"off: {reason}" if reason else TRIED_LATER
+        if not reason:
+            undo.put(base, partial(_tried_first, base, base.forward, model, states))
     _applied[base] = undo
     for name, state in states.items():
         if state.startswith("off"):
             progress.note(f"fast: {name.replace('_', ' ')} is {state}")
     return states
+
+
+def _tried_first(base: Any, forward: Any, model: Any, states: dict[str, str], *args: Any, **inputs: Any) -> Any:
+    """Try products in eight bits on the first call that has a loss to learn from, then leave all calls as they are."""
+    inputs = named(forward, args, inputs)
+    learns = base.training and torch.is_grad_enabled() and inputs.get("labels") is not None
+    if states["int8_products"] == TRIED_LATER and learns:
+
+        def loss() -> Tensor:
+            base.training = True  # for the way that a training call takes; what is inside drops nothing out
+            try:
+                found: Tensor = forward(**inputs)["loss"]
+            finally:
+                base.training = False
+            return found
+
+        states["int8_products"] = state = int8_trial.take(model, loss)
+        for weight in int8_trial.weights_of(model):
+            weight.only_in = base
+        progress.note(f"fast: int8 products are {state}")
+    return forward(**inputs)
 
 
 def restore(model: Any) -> None:

@@ -41,10 +41,16 @@ class Weight:
         self.turned: Tensor | None = None
         self.eight: Int8Weight | None = None
         self.tiles: Int8Tiles | None = None  # of a head
+        self.only_in: nn.Module | None = None  # as long as it is in training mode there are eight bits
 
     def __getstate__(self) -> dict[str, Any]:
         # torch cannot copy packed weights, nor write them; a head's tiles are known by where they lie.
-        return vars(self) | dict.fromkeys(("packed", "turned", "eight", "tiles"))
+        return vars(self) | dict.fromkeys(("packed", "turned", "eight", "tiles", "only_in"))
+
+    @property
+    def is_eight(self) -> bool:
+        """Whether products are computed in eight bits now."""
+        return self.eight is not None and (self.only_in is None or self.only_in.training)
 
     def pack(self, ways: Ways) -> None:
         """Make the copies, of the weight's size each."""
@@ -54,7 +60,7 @@ class Weight:
 
     def of(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b (N, O), x (N, I)."""
-        if self.eight is not None:
+        if self.eight is not None and self.is_eight:
             return self.eight.of(x)
         weight = self.plain if self.packed is None else self.packed
         if weight is self.plain and not _by_onednn(x):
@@ -63,7 +69,7 @@ class Weight:
 
     def back(self, dy: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return dy W (N, I), dy (N, O); added to `onto`, which may be lost."""
-        if self.eight is not None:
+        if self.eight is not None and self.is_eight:
             return self.eight.back(dy, onto)
         if self.turned is None and not _by_onednn(dy):
             return dy @ self.plain if onto is None else onto.addmm_(dy, self.plain)

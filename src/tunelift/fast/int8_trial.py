@@ -16,7 +16,7 @@ from tunelift.core.timing import shortest
 from tunelift.fast import int8, kernels
 from tunelift.fast.compiling import UncompiledError
 from tunelift.fast.frozen import SHARE_OF_MEMORY, Weight, frozen_weights
-from tunelift.fast.undo import in_evaluation
+from tunelift.fast.undo import acting, in_evaluation
 from tunelift.model_facts.parameters import compute_dtype, device_of
 
 LOSS = 0.01
@@ -24,9 +24,6 @@ LOSS = 0.01
 
 COSINE, COSINE_OF_ONE = 0.99, 0.95
 """Of the adapter's gradient with the plain one: over all numbers, and of each tensor."""
-
-DRAWN = 0.02
-"""Deviation of the numbers that stand for an adapter's tensor that begins at zero, for a gradient to pass it."""
 
 PRODUCT = 0.05
 """A layer's product may be so far from the plain one, relatively, over the first ROWS rows that it is asked for."""
@@ -86,10 +83,10 @@ def take(model: Any, loss: Callable[[], Tensor]) -> str:
     head = _head(model)
     if not weights:
         return "off: the model has no frozen linear layers that it is for"
-    everything = [*weights.values(), *([head] if head else [])]
+    everything = weights_of(model)
     if 2 * sum(weight.plain.numel() for weight in everything) > SHARE_OF_MEMORY * (machine.usable_bytes() or 0):
         return "off: there is no memory for the weights in eight bits"
-    with in_evaluation(model), _moved(model):
+    with in_evaluation(model), acting(model):
         with _looked_at(weights.values()) as seen:
             plain = _asked(model, loss)
         for weight in weights.values():
@@ -105,6 +102,25 @@ def take(model: Any, loss: Callable[[], Tensor]) -> str:
         return f"off: {reason or 'no layer computes the same in eight bits'}"
     count = f"on: {len(weights) - len(wide)} layers{_said(head)}"
     return f"{count}; wide, as their products would differ: {', '.join(wide)}" if wide else count
+
+
+def weights_of(model: Any) -> list[Weight]:
+    """Return all that may be in eight bits, the head's too."""
+    return [*frozen_weights(model).values(), *([head] if (head := _head(model)) else [])]
+
+
+@contextmanager
+def wide(model: Any) -> Iterator[None]:
+    """Compute products as the model has them for a while, as what is measured is."""
+    weights = weights_of(model)
+    eight = [(weight.eight, weight.tiles) for weight in weights]
+    try:
+        for weight in weights:
+            weight.eight = weight.tiles = None
+        yield
+    finally:
+        for weight, (own, tiles) in zip(weights, eight, strict=True):
+            weight.eight, weight.tiles = own, tiles
 
 
 def _alike(weight: Weight, seen: Seen | None) -> int8.Int8Weight | None:
@@ -188,19 +204,3 @@ def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     along = sum(float((a * b).sum()) for a, b in zip(one, other, strict=True))
     sizes = [sum(float(x.square().sum()) for x in tensors) ** 0.5 for tensors in (one, other)]
     return along / (sizes[0] * sizes[1]) if all(sizes) else float(sizes[0] == sizes[1])
-
-
-@contextmanager
-def _moved(model: Any) -> Iterator[None]:
-    """Let trained tensors that are all zero hold small numbers for a while."""
-    own = torch.Generator().manual_seed(0)
-    zeros = [p for p in model.parameters() if p.requires_grad and not p.detach().any()]
-    try:
-        with torch.no_grad():
-            for p in zeros:
-                p.copy_(torch.randn(p.shape, generator=own, dtype=torch.float32).mul_(DRAWN))
-        yield
-    finally:
-        with torch.no_grad():
-            for p in zeros:
-                p.zero_()

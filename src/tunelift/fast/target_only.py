@@ -170,17 +170,18 @@ class TargetOnly:
         return chosen, targets, lambda: put_back(states, packed_row, labels.shape[1])
 
 
-IN_LAYERS = {
-    *("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "LN_TUNING", "VBLORA"),
-    *("RANDLORA", "C3A", "MISS", "SHIRA", "ROAD", "TRAINABLE_TOKENS"),
-}
-"""Methods of peft that change layers and nothing of the call: the decoder may be called by itself."""
-
-
 def acts_in_layers(model: Any) -> bool:
-    """Tell whether all that an adapter does is done by the layers that it changes.
+    """Tell whether all that an adapter does is done by the layers that it changes, as peft's classes have it.
 
-    Virtual tokens are not, nor is an adapter that looks in the ids for where it begins to act (aLoRA).
+    Virtual tokens are not, nor what a method does around the call, nor an adapter that looks in the ids for where it
+    begins to act (aLoRA).
     """
-    configs = (getattr(model, "peft_config", None) or {}).values()
-    return all(c.peft_type in IN_LAYERS and not getattr(c, "alora_invocation_tokens", None) for c in configs)
+    configs = getattr(model, "peft_config", None)
+    if not configs:
+        return True
+    from peft import AdaLoraModel
+    from peft.tuners.tuners_utils import BaseTuner
+
+    calls = BaseTuner.forward, AdaLoraModel.forward  # which adds to a loss, and we take none from it
+    plain = isinstance(model.base_model, BaseTuner) and type(model.base_model).forward in calls
+    return plain and not any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())

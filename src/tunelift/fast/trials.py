@@ -18,7 +18,7 @@ from tunelift.fast import tried
 from tunelift.fast.last_layer import last_layer, unsuited
 from tunelift.fast.packed_rows import SHARED_AT_LEAST, pack
 from tunelift.fast.rounding import ROUNDINGS, Plain, apart, asked_plainly
-from tunelift.fast.undo import in_evaluation, stock, without_cache
+from tunelift.fast.undo import acting, in_evaluation, stock, without_cache
 from tunelift.model_facts.anatomy import base_of, own_pad_id, positions, vocabulary
 from tunelift.model_facts.parameters import device_of, is_wide, stored_dtypes
 
@@ -66,7 +66,11 @@ def found(model: Any, fast: Any, rows: Rows = ()) -> Found:
     if key not in known or known[key].length < len(three[0]):
         kept_as = tried.key_of(model, structure)
         kept = tried.read(kept_as)
-        known[key] = Found(**kept) if kept and kept["length"] >= len(three[0]) else _tried(model, fast, three)
+        if kept and kept["length"] >= len(three[0]):
+            known[key] = Found(**kept)
+        else:
+            with acting(model):
+                known[key] = _tried(model, fast, three)
         tried.write(kept_as, asdict(known[key]))
     return known[key]
 

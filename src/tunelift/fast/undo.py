@@ -10,7 +10,12 @@ from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
+
 from tunelift.model_facts.anatomy import base_of
+
+DRAWN = 0.02
+"""Deviation of the numbers that stand for an adapter's tensor that begins at zero."""
 
 _ABSENT = object()
 _numbers = count()
@@ -113,6 +118,22 @@ def in_training(model: Any) -> Iterator[None]:
     finally:
         for module in asked:
             module.training = False
+
+
+@contextmanager
+def acting(model: Any) -> Iterator[None]:
+    """Let trained tensors that are all zero hold small numbers for a while, so that an adapter does what it will do."""
+    own = torch.Generator().manual_seed(0)
+    zeros = [p for p in model.parameters() if p.requires_grad and not p.detach().any()]
+    try:
+        with torch.no_grad():
+            for p in zeros:
+                p.copy_(torch.randn(p.shape, generator=own, dtype=torch.float32).mul_(DRAWN))
+        yield
+    finally:
+        with torch.no_grad():
+            for p in zeros:
+                p.zero_()
 
 
 def without_cache(model: Any) -> dict[str, bool]:

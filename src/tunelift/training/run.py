@@ -30,7 +30,7 @@ from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
 from tunelift.tasks.base import Batch, Loss, Row, Task
 from tunelift.training import ranks
-from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes
+from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes, steps_of
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import show
 from tunelift.training.loop import Beside, Fit, Listener, fit
@@ -56,6 +56,10 @@ Render = Callable[[Sequence[Example], int], tuple[Sequence[Row], RenderReport]]
 
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
+
+PAYS_FROM = 10
+"""A trial of products in int8 takes about as long as two or three of its batches, and saves a quarter or more of the
+rest: a training of fewer of them is not worth it."""
 
 
 def train(
@@ -86,9 +90,10 @@ def train(
     pad = pad_id(model, tokenizer)
     refuse_products(model, settings)
     with sped_up(model) as layers:
-        batch = task.collate(_some(rows, task), pad, model.device)
-        tokens = _tokens_at_once(rows, task, settings)
-        products = _products(model, settings, tokens, layers, checkpoints)
+        batch = task.collate(_some(rows, task, settings), pad, model.device)
+        step, tokens = _tokens_of(rows, task, settings)
+        long = step * _steps(rows, settings) >= PAYS_FROM * batch.tokens
+        products = _products(model, settings, tokens, layers, checkpoints, long=long)
         loss, fast_paths = _loss(model, task, batch, layers | {"int8_products": products}, tokens)
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
@@ -105,7 +110,7 @@ def train(
         if examples.get("validation"):
             held_out, held_out_report = render(examples["validation"], max_length)
             _say(held_out_report, "validation", max_length)
-            validate = _validation(held_out, _sizes(held_out, task, packs), loss, batches)
+            validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches)
         store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
@@ -135,18 +140,25 @@ def refuse_products(model: Any, settings: TrainSection) -> None:
 
 
 def _products(
-    model: Any, settings: TrainSection, tokens: float, layers: Mapping[str, str], checkpoints: Path | None
+    model: Any,
+    settings: TrainSection,
+    tokens: float,
+    layers: Mapping[str, str],
+    checkpoints: Path | None,
+    *,
+    long: bool,
 ) -> str:
     """Return "on" where products in int8 are to be tried, over about so many tokens at once, else why not.
 
-    What a training that goes on had chosen is not measured again.
+    A training that is not `long` does not try. What one that goes on had chosen is not measured again.
     """
     chosen = "on"
     if not layers["frozen_products"].startswith("on") or settings.products not in ("auto", "int8"):
         chosen = "no: there are none, or it was not asked for"
     elif settings.products == "auto":
         before = choices_in(checkpoints).get("int8_products")
-        chosen = before or int8_trial.worth(model, max(1, round(tokens)))
+        short = "" if long else "no: the training is too short for a trial of them to pay"
+        chosen = before or short or int8_trial.worth(model, max(1, round(tokens)))
     return ranks.of_first("on" if chosen.startswith("on") else chosen)
 
 
@@ -182,21 +194,26 @@ def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:
     return loss if further is None else lambda batch: loss(batch) + batch.targets * further(model)
 
 
-def _tokens_at_once(rows: Sequence[Row], task: Task, settings: TrainSection) -> float:
-    """Return about how many tokens a micro-batch will have, what its rows begin with alike counted once."""
+def _tokens_of(rows: Sequence[Row], task: Task, settings: TrainSection) -> tuple[float, float]:
+    """Return about how many tokens a step will have, what its rows begin with alike counted once, and a micro-batch."""
     costs = _sizes(rows, task, packs=True)
     step = costs.shared + settings.batch_size * sum(costs.own) / len(rows)
-    return step / math.ceil(step / settings.micro_batch_tokens)
+    return step, step / math.ceil(step / settings.micro_batch_tokens)
 
 
-def _some(rows: Sequence[Row], task: Task) -> Sequence[Row]:
+def _steps(rows: Sequence[Row], settings: TrainSection) -> int:
+    return steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
+
+
+def _some(rows: Sequence[Row], task: Task, settings: TrainSection) -> Sequence[Row]:
     """Return the first rows, one at least, of about as many tokens as are computed at once.
 
     Of a head's rows these are the longest and the shortest, between which padding is tried.
     """
     if task.has_head:
         return [max(rows, key=lambda row: len(row.ids)), min(rows, key=lambda row: len(row.ids))]
-    count = sum(total < SOME_TOKENS for total in accumulate(len(row.ids) for row in rows))
+    most = min(SOME_TOKENS, settings.micro_batch_tokens)
+    count = sum(total < most for total in accumulate(len(row.ids) for row in rows))
     return rows[: max(count, 1)]
 
 
@@ -258,12 +275,12 @@ def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
     return sizes([row.ids for row in rows], firsts, packs)
 
 
-def _validation(rows: Sequence[Row], costs: Sizes, loss: Loss, batches: _Batches) -> Callable[[], float]:
+def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batches: _Batches) -> Callable[[], float]:
     """Return the function that gives the mean loss per target over the validation rows, in nats."""
 
     def validate() -> float:
         total, targets = 0.0, 0
-        with torch.no_grad():
+        with torch.no_grad(), int8_trial.wide(model):
             for group in micro_batches(range(len(rows)), costs, batches.tokens):
                 batch = batches.collate([rows[i] for i in group])
                 total += float(loss(batch))
