@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from method_battery import GIVEN
 
 import tiny_models
+from method_battery import GIVEN
 from tunelift.adapters.build import attach, peft_config
 from tunelift.adapters.methods import METHODS
 from tunelift.fast.target_model import target_model
