@@ -57,8 +57,10 @@ _added: WeakKeyDictionary[Any, tuple[Any, list[str], Added]] = WeakKeyDictionary
 class Encoder:
     """A transformers tokenizer, by many texts at once, without the special tokens that it puts around a text."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, added = tokenizer, Added.to(tokenizer)
+    def __init__(self, tokenizer: Any, added: Added | None = None) -> None:
+        """`added` are the tokenizer's own, where they are at hand."""
+        added = added or Added.to(tokenizer)
+        self.tokenizer = tokenizer
         self.special, self.added = added.special, added.every
 
     def encode(self, texts: Sequence[Text]) -> list[list[int]]:

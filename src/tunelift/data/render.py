@@ -82,7 +82,7 @@ class Renderer:
         added = Added.to(tokenizer)
         self.special_ids = added.ids
         self._begin = _ids_put_before(tokenizer)
-        self._encoder = Encoder(tokenizer)
+        self._encoder = Encoder(tokenizer, added)
         self._chat = Chat(tokenizer, self._encoder)
         self._endings = added.names - {tokenizer.bos_token} | {tokenizer.eos_token}
         self._counts = Counter[str]()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ NAME = "packed_"
 
 REFUSED = ("position_bias", "s_aux", "head_mask")
 """Arguments of attention functions that change the result and are not known here."""
+
+MOST_POSITIONS = 1024
+"""Up to so many the rule is asked for all positions at once, rather than by each block for its own."""
 
 _current: ContextVar[PackedRow | None] = ContextVar("the packed row of the calls inside", default=None)
 
@@ -88,6 +91,11 @@ class Rule:
             self._plans[share] = block_attention.planned(self.packed_row, share, self._mask)
         return self._plans[share]
 
+    @cached_property
+    def most(self) -> tuple[int, int]:
+        """What the blocks come to, as the kernels ask for it."""
+        return block_attention.most_of(self.packed_row)
+
     def causal(self, number: int) -> bool:
         """Tell whether a block attends to itself alone, each token to those up to it."""
         mask = self._mask(number)
@@ -112,15 +120,44 @@ class Rule:
         for other in (*(packed_row.blocks[b] for b in block.before), block):
             seen.extend(packed_row.positions[other.start : other.stop])
         own = packed_row.positions[block.start : block.stop]
-        queries, keys = (torch.tensor(places, dtype=torch.long, device="cpu") for places in (own, seen))
-        queries, keys, zero = queries[:, None], keys[None], torch.zeros((), dtype=torch.long, device="cpu")
-        mask = self.allowed(zero, zero, queries, keys).expand(len(own), len(seen))
+        mask = self._between(own, seen)
         if block.sees is not None:
             mask = mask.clone()
             mask[:, -block.sees.shape[1] :] &= block.sees
         if not bool(mask.any(dim=1).all()):
             raise UnpackableError("some token sees no other, nor itself")
         return mask
+
+    def _between(self, own: list[int], seen: list[int]) -> Tensor:
+        """Return the rule for tokens at these positions, (own, seen): a part of a table where many blocks ask."""
+        if self._table is None:
+            return self._asked(_numbers(own), _numbers(seen))
+        rows, columns = (_slice(places) for places in (own, seen))
+        if rows is not None and columns is not None:
+            return self._table[rows, columns]
+        return self._table[_numbers(own)][:, _numbers(seen)]
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """The rule between all positions there are, unless that is more than is asked for."""
+        packed_row = self.packed_row
+        end = max([packed_row.past.tokens if packed_row.past else 0, *(place + 1 for place in packed_row.positions)])
+        places = torch.arange(end, dtype=torch.long, device="cpu") if end <= MOST_POSITIONS else None
+        return None if places is None or len(packed_row.blocks) == 1 else self._asked(places, places)
+
+    def _asked(self, own: Tensor, seen: Tensor) -> Tensor:
+        zero = torch.zeros((), dtype=torch.long, device="cpu")
+        return self.allowed(zero, zero, own[:, None], seen[None]).expand(len(own), len(seen))
+
+
+def _numbers(places: list[int]) -> Tensor:
+    return torch.tensor(places, dtype=torch.long, device="cpu")
+
+
+def _slice(places: list[int]) -> slice | None:
+    """Return positions that follow one another as a slice, None for others."""
+    first = places[0] if places else 0
+    return slice(first, first + len(places)) if places == list(range(first, first + len(places))) else None
 
 
 def _mask(name: str, **arguments: Any) -> Any:
@@ -167,7 +204,7 @@ def _over_blocks(module: Any, query: Tensor, key: Tensor, value: Tensor, rule: R
     if rule.stops:
         raise AttentionReached
     past = packed_row.past.layers[module.layer_idx] if packed_row.past else []
-    if block_attention.suits(query, key, value, packed_row, options):
+    if block_attention.suits(query, key, value, rule.most, options):
         if past or first:
             key, value = (_joined([pair[i] for pair in (*past, *kept)]) for i in (0, 1))
         return block_attention.attend(query, key, value, rule.plan(query.shape[1] // key.shape[1]), options)

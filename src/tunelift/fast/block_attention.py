@@ -57,19 +57,25 @@ class _PlanStruct(ctypes.Structure):
     )
 
 
-def suits(query: Tensor, key: Tensor, value: Tensor, packed_row: PackedRow, options: dict[str, Any]) -> bool:
-    """Tell whether these blocks are to be computed here."""
+def suits(query: Tensor, key: Tensor, value: Tensor, most: tuple[int, int], options: dict[str, Any]) -> bool:
+    """Tell whether blocks that come to so much at `most` are to be computed here."""
     if options.get("softcap") is not None or not 0 <= (options.get("dropout") or 0.0) < 1:
         return False
     if not _alike(query, key, value) or kernels.of(query, key, value) is None:
         return False
+    blocks, scores = most
+    return blocks <= SEES_AT_MOST and query.shape[1] * scores <= SCORES_AT_MOST
+
+
+def most_of(packed_row: PackedRow) -> tuple[int, int]:
+    """Return how many blocks one attends to at most, the past's and its own with them, and to how many scores."""
     past = packed_row.past.tokens if packed_row.past else 0
     lengths = [block.stop - block.start for block in packed_row.blocks]
-    return all(
-        len(block.before) < SEES_AT_MOST - 1
-        and query.shape[1] * n * (past + n + sum(lengths[b] for b in block.before)) <= SCORES_AT_MOST
+    scores = (
+        n * (past + n + sum(lengths[b] for b in block.before))
         for block, n in zip(packed_row.blocks, lengths, strict=True)
     )
+    return max(len(block.before) + 2 for block in packed_row.blocks), max(scores)
 
 
 def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
