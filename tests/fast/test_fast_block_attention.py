@@ -43,7 +43,7 @@ def numbers(packed_row: PackedRow, heads: int, groups: int, size: int, dtype: to
 
 def attended(leaves: list[Tensor], rule: Rule, dropout: float = 0.0) -> Tensor:
     options = {"dropout": dropout, "scaling": SCALE}
-    assert block_attention.suits(*leaves, rule.packed_row, options)
+    assert block_attention.suits(*leaves, rule.most, options)
     found: Tensor = attention._over_blocks(SimpleNamespace(layer_idx=0), *leaves, rule, options)
     return found
 
@@ -168,4 +168,4 @@ def test_what_it_is_not_for_goes_to_torch() -> None:
         (16, torch.float32, {"softcap": 5.0}),
         (16, torch.float32, {"dropout": 1.0}),
     ):
-        assert not block_attention.suits(*numbers(packed_row, 2, 1, size, dtype), packed_row, options)
+        assert not block_attention.suits(*numbers(packed_row, 2, 1, size, dtype), block_attention.most_of(packed_row), options)
