@@ -88,7 +88,10 @@ def on_a_copy(model: Any, put_on: Callable[[Any], T], *, whole: bool = False) ->
     import torch
 
     def copied(of: Callable[[Any], Any]) -> Any:
-        own = {id(p): torch.nn.Parameter(of(p.detach()), requires_grad=p.requires_grad) for p in model.parameters()}
+        own = {
+            id(p): torch.nn.Parameter(of(p.detach()), requires_grad=p.requires_grad) if p.is_floating_point() else p
+            for p in model.parameters()
+        }  # quantised weights, which nobody trains, are shared
         return deepcopy(model, own)
 
     try:

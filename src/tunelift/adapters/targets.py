@@ -66,9 +66,11 @@ def check_layers(adapted: Any, where: str) -> None:
 
 
 def _maps(layer: Any) -> bool:
-    """Tell whether a layer makes one tensor of its output's width, as a linear one does."""
+    """Tell whether a layer makes one tensor of its output's width, as a linear one does, and as a quantised one."""
     import torch
 
+    if not layer.weight.is_floating_point():
+        return type(layer).__module__.startswith("bitsandbytes.")  # for which peft has layers of its own
     try:
         shaped = deepcopy(layer).to("meta")
         made = shaped(torch.empty(1, 1, layer.in_features, dtype=layer.weight.dtype, device="meta"))

@@ -102,6 +102,9 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Precision of the base model; auto measures what is fast here."
     )
+    quantization: Literal["none", "nf4"] = setting(
+        "none", "Hold the base's linear layers in four bits (NF4, by bitsandbytes), where the model is too large."
+    )
     device: str = setting("auto", "cuda, cuda:1, mps or cpu; auto takes the first there is.")
 
 

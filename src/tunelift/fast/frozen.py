@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.core import machine
+from tunelift.fast.four_bits import numbers_of
 from tunelift.fast.int8 import Int8Tiles, Int8Weight
 from tunelift.fast.undo import Undo
 
@@ -32,10 +33,15 @@ FEW_TOKENS = 512
 
 
 class Weight:
-    """The frozen weight (O, I) and bias (O,) of a linear layer, and copies packed for its products."""
+    """The frozen weight (O, I) and bias (O,) of a linear layer, and copies packed for its products.
+
+    `dtype` is that of its products. One that is held in `four` bits is widened for each of them.
+    """
 
     def __init__(self, layer: nn.Linear) -> None:
         self.plain, self.bias = layer.weight, layer.bias
+        self.four = numbers_of(layer)
+        self.dtype = self.plain.dtype if self.four is None else self.four.dtype
         self.version = self.plain._version
         self.packed: Tensor | None = None
         self.turned: Tensor | None = None
@@ -53,7 +59,9 @@ class Weight:
         return self.eight is not None and (self.only_in is None or self.only_in.training)
 
     def pack(self, ways: Ways) -> None:
-        """Make the copies, of the weight's size each."""
+        """Make the copies, of the weight's size each; none of one in four bits."""
+        if self.four is not None:
+            return
         with torch.no_grad():
             self.packed = _packing(self.plain) if ways != "none" else None
             self.turned = _packing(self.plain.t()) if ways == "both" else None
@@ -62,6 +70,8 @@ class Weight:
         """Return x Wᵀ + b (N, O), x (N, I)."""
         if self.eight is not None and self.is_eight:
             return self.eight.of(x)
+        if self.four is not None:
+            return linear(x, self.four.wide(), self.bias)
         weight = self.plain if self.packed is None else self.packed
         if weight is self.plain and not _by_onednn(x):
             return F.linear(x, weight, self.bias)
@@ -71,6 +81,9 @@ class Weight:
         """Return dy W (N, I), dy (N, O); added to `onto`, which may be lost."""
         if self.eight is not None and self.is_eight:
             return self.eight.back(dy, onto)
+        if self.four is not None:
+            wide = self.four.wide()
+            return product(dy, wide) if onto is None else onto.addmm_(dy, wide)
         if self.turned is None and not _by_onednn(dy):
             return dy @ self.plain if onto is None else onto.addmm_(dy, self.plain)
         weight = self.plain.t() if self.turned is None else self.turned
@@ -92,20 +105,23 @@ def weight_of(layer: nn.Linear) -> Weight:
     found: Weight | None = vars(layer).get("frozen")
     if found is None or found.plain is not layer.weight or found.bias is not layer.bias:
         return Weight(layer)
+    if found.four is not None and found.four.state is not getattr(layer.weight, "quant_state", None):
+        return Weight(layer)
     return found if found.version == found.plain._version else Weight(layer)
 
 
 def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     """Let frozen linear layers compute so until undone; return "on: what" or "off: reason" for the manifest."""
     adapters = of_adapters(model)
-    linears = [m for m in model.modules() if type(m) is nn.Linear and id(m) not in adapters]
+    linears = [m for m in model.modules() if is_plain(m) and id(m) not in adapters]
     layers = [m for m in linears if ways == "forward" or not _learns(m)]
     if not layers:
         return "off: the model has no frozen linear layers"
-    if not _works(layers[0].weight):
+    weights = [Weight(layer) for layer in layers]
+    if not all(map(_works, weights)):
         return "off: they are for float32 and bfloat16 on an x86 CPU"
-    for layer in layers:
-        undo.put_name(vars(layer), "frozen", Weight(layer))
+    for layer, weight in zip(layers, weights, strict=True):
+        undo.put_name(vars(layer), "frozen", weight)
         if "forward" not in vars(layer):
             undo.put(layer, partial(_forward, layer, layer.forward))
     return f"on: {len(layers)} layers{pack(model, ways)}"
@@ -145,12 +161,13 @@ def _learns(layer: nn.Linear) -> bool:
 
 def _forward(layer: nn.Linear, plain: Callable[..., Tensor], x: Tensor, *args: Any, **options: Any) -> Tensor:
     kinds = (torch.float32, torch.bfloat16)
-    suits = x.device.type == "cpu" and x.dtype == layer.weight.dtype and x.dtype in kinds and x.numel() > 0
+    found = weight_of(layer)
+    suits = x.device.type == "cpu" and x.dtype == found.dtype and x.dtype in kinds and x.numel() > 0
     more = bool(args or options) or torch.is_autocast_enabled("cpu")
     if more or not suits or (torch.is_grad_enabled() and _learns(layer)):
         return plain(x, *args, **options)
-    found: Tensor = _Linear.apply(x, weight_of(layer))  # type: ignore[no-untyped-call]
-    return found
+    y: Tensor = _Linear.apply(x, found)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Linear(torch.autograd.Function):
@@ -198,8 +215,13 @@ def _by_onednn(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu" and len(x) > 0 and _here()
 
 
-def _works(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _here()
+def is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer is torch's own linear one, or bitsandbytes' in four bits."""
+    return type(layer) is nn.Linear or numbers_of(layer) is not None
+
+
+def _works(weight: Weight) -> bool:
+    return weight.plain.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and _here()
 
 
 _found: list[bool] = []

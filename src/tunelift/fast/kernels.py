@@ -77,6 +77,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "int8_rows": (E, O, U8, S, N, N, N, N, I),
     "int8_pack": (E, O, O, I8, I32, O, N, N, N, N, N, N, I),
     "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, N, I, I),
+    "four_bits_wide": (U8, S, S, E, N, N, N, I),
 }
 TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
 """The kinds of a function's tensors, which come first (in attention behind the plan)."""
@@ -131,6 +132,12 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
     "int8_pack": lambda w_out, w_deep, out, size, deep, group, *_: (
         *(((out, w_out), (size, w_deep)), size, size),
         *_int8(0, out, -(-out // 16) * 16, deep, -(-deep // group))[2:5],
+    ),
+    "four_bits_wide": lambda first, count, block, *_: (
+        -(-(first + count) // 2),
+        -(-(first + count) // block),
+        16,
+        count,
     ),
     "int8_product": lambda rows, out, deep, group, *_: _int8(rows, out, -(-out // 16) * 16, deep, -(-deep // group)),
 }

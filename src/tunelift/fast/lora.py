@@ -4,7 +4,7 @@ peft's own layer writes three tensors of the output's size on the way forward (B
 as many back. Here the low-rank product is added in place by the matrix product itself. Layers that read the same
 tensor (query, key and value; gate and up) run together at the first one's call: one product with their stacked A, and
 one sum of their gradients. Layers that do more than plain LoRA on a frozen linear (dropout, DoRA, several adapters,
-merged weights, quantised bases) keep peft's own forward.
+merged weights) keep peft's own forward.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunelift.fast.frozen import Weight, as_batch, weight_of
+from tunelift.fast.frozen import Weight, as_batch, is_plain, weight_of
 from tunelift.fast.low_rank import Products
 from tunelift.fast.recomputing import Recomputing, recomputing
 from tunelift.fast.undo import Undo
@@ -64,7 +64,9 @@ def fuse(model: nn.Module, undo: Undo) -> str:
 def _fusable(module: Any) -> bool:
     from peft.tuners.lora.layer import Linear
 
-    if type(module) is not Linear or type(module.base_layer) is not nn.Linear or module.fan_in_fan_out:
+    four_bits = "peft.tuners.lora.bnb", "Linear4bit"  # which is there with bitsandbytes alone
+    ours = type(module) is Linear or (type(module).__module__, type(module).__name__) == four_bits
+    if not ours or not is_plain(module.base_layer) or getattr(module, "fan_in_fan_out", False):
         return False
     frozen = not any(p.requires_grad for p in module.base_layer.parameters())
     thin = [*module.lora_A.values(), *module.lora_B.values()]
@@ -86,9 +88,10 @@ def _parts(module: Any, x: Tensor) -> Parts | None:
     drops = isinstance(dropout, nn.Dropout) and dropout.p > 0 and module.training
     # On a bfloat16 base the adapter, kept in fp32, is computed in bfloat16 as under autocast, and its gradient with it.
     computed = x.dtype == a.dtype or (x.dtype, a.dtype) == (torch.bfloat16, torch.float32)
-    if drops or not computed or base.weight.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+    weight = weight_of(base)
+    if drops or not computed or weight.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
         return None
-    return weight_of(base), a, b, module.scaling[name]
+    return weight, a, b, module.scaling[name]
 
 
 def _forward(module: Any, plain: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

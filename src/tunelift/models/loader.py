@@ -14,7 +14,7 @@ from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.model_facts.anatomy import own_pad_id
-from tunelift.models import precision, sources, streamed_conversion, weights
+from tunelift.models import precision, quantized, sources, streamed_conversion, weights
 from tunelift.models.sources import ModelIdentity
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -50,7 +50,8 @@ def load(
     revision: str | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device and revision.
+    """Load a model by Hub id, folder, .gguf file or bundled name; a config section brings dtype, device, revision and
+    quantization.
 
     For a task with a head `labels` names the classes of a new one, drawn by `seed`. A head that the checkpoint has for
     these labels, and maybe more, is kept, and so is any head where none are given; labels that are `ordered` say which
@@ -71,6 +72,10 @@ def load(
         if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
             # Older versions let torch's fused attention run Gemma 2, which leaves the soft cap of its scores out.
             options["attn_implementation"] = "eager"
+        if section.quantization != "none":
+            quantized.check(section.quantization, chosen, task, config)
+            options |= quantized.options(chosen.dtype, chosen.device)
+            identity = dataclasses.replace(identity, quantization=section.quantization)
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
@@ -80,7 +85,11 @@ def load(
             loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
         check_padding(loaded)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
-    loaded = loaded.to(chosen.device).eval()
+    if identity.quantization:
+        quantized.keep(loaded, identity.name)
+    else:
+        loaded = loaded.to(chosen.device)
+    loaded = loaded.eval()
     if chosen.device.type == "cpu":
         allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
     return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)

@@ -23,6 +23,7 @@ class ModelIdentity:
 
     `name` is what the user calls it, `path` what stock transformers loads (Hub id or local folder), `commit` the Hub's,
     and `weights_sha256` the hash of the safetensors file (where there are several, of the list of their hashes).
+    `quantization` says how the linear layers are held, where that is not as in the file.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelIdentity:
     commit: str | None = None
     weights_sha256: str | None = None
     note: str = ""
+    quantization: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as manifests and adapters name it; `commit` is called revision there."""

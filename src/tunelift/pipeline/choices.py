@@ -19,7 +19,7 @@ from tunelift.data.template import Template
 from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
-from tunelift.models import natural_task
+from tunelift.models import natural_task, quantized
 from tunelift.tasks import TASKS, Task
 
 
@@ -171,6 +171,7 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
     return {
         "base": base.get("name") or config.get("base_model_name_or_path"),
         "revision": base.get("revision"),
+        "quantization": base.get("quantization"),
         "task": lineage.get("task") or tasks.get(str(made_for)),
         "labels": lineage.get("labels") or [],
         "conversations": lineage.get("conversations") is True,
@@ -184,6 +185,8 @@ def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dic
     facts, model = adapter_facts(adapter), config.model
     if not model.name:
         model = model.model_copy(update={"name": facts["base"], "revision": model.revision or facts["revision"]})
+        if facts["quantization"] in quantized.KINDS:  # as it was trained
+            model = model.model_copy(update={"quantization": facts["quantization"]})
     return config.model_copy(update={"model": model, "task": config.task or facts["task"]}), facts
 
 

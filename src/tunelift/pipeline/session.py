@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
 from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.methods import method_of
-from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, save_adapter
+from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
@@ -95,6 +95,7 @@ class Session:
         _known[loaded.model] = (loaded.identity, loaded.fresh, samples(loaded.model))
         identity = loaded.identity
         about = f" ({identity.note})" if identity.note else ""
+        about += f", linear layers in {identity.quantization}" if identity.quantization else ""
         dtype = dtype_name(loaded.dtype)
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
         labels = head_labels(loaded.model) if head else ()
@@ -202,6 +203,10 @@ class Session:
                 fix="Leave the task out: it is then the adapter's.",
             )
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
+        held = read_lineage(folder).get("base", {}).get("quantization"), self.identity.quantization
+        if held[0] != held[1]:
+            first, second = (f"in {kind}" if kind else "as its file has it" for kind in held)
+            notes.append(f"it was trained on a base held {first}, which is held {second} here")
         self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
         for note in self.examined.notes:
             progress.note(f"adapter: {note}")
@@ -248,6 +253,7 @@ class Session:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""
         identity = self.identity.to_dict()
         model = {key: identity[key] for key in ("name", "revision", "weights_sha256")}
+        model |= {"quantization": identity["quantization"]} if identity["quantization"] else {}
         return {"model": model, "adapter": self.adapter if is_adapted(self.model) else None}
 
     def facts(self) -> dict[str, Any]:
