@@ -127,7 +127,7 @@ def test_every_problem_is_reported_at_once_with_its_line(write) -> None:
         ("evaluate=fast", "evaluate: 'fast' is not a section; write its keys below it, such as metrics"),
         ("learning_rate=1e-4", "learning_rate: there is no such key. It belongs to a section: train.learning_rate."),
         ("data.batch_size=3", "It belongs to a section: train.batch_size or evaluate.batch_size."),
-        ("model.zzzz=3", "model.zzzz: there is no such key. Allowed: name, revision, dtype, device."),
+        ("model.zzzz=3", "model.zzzz: there is no such key. Allowed: name, revision, dtype, quantization, device."),
         ("trust_remote_code=true", "code from a model repository is never run"),
     ],
 )
