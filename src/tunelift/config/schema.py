@@ -120,6 +120,7 @@ class DataSection(Section):
     prompt: str | None = setting(None, 'Template over the columns, such as "Message: {text}\\nIntent:".')
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
+    text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
     label: str | None = setting(None, "Column of the label, for a classification head.")
     labels: Names | None = setting(None, "All labels, where the data does not show every one.")
     turns: Literal["all", "each", "last"] | None = setting(

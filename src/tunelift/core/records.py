@@ -54,7 +54,18 @@ class Tags:
         return " ".join(self.tags)
 
 
-Given = Conversation | Words
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts that are asked about together, such as a premise and a hypothesis."""
+
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.first}\n{self.second}"
+
+
+Given = Conversation | Words | Pair
 Wanted = Tags
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 

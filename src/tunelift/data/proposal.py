@@ -134,8 +134,11 @@ def _for_head(table: Table, section: DataSection, asked: list[str], answer: str)
             f'The column "{answer}" holds numbers, and a head here has one class for each different one. '
             f"With a causal language model: {_command(table, section.columns, **_templates(asked, answer))}"
         )
-    text = asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)
-    return f"This would fit: {_command(table, section.columns, text=text, label=answer)}"
+    if len(asked) == 2:
+        texts = {"text": asked[0], "text-pair": asked[1]}
+    else:
+        texts = {"text": asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)}
+    return f"This would fit: {_command(table, section.columns, **texts, label=answer)}"
 
 
 def _holds_messages(table: Table, column: str) -> bool:

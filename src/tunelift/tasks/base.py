@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Pair
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
 from tunelift.data.render import Renderer, RenderReport, Tokens
-from tunelift.fast.classifying import ClassLogits, rows_in
+from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 
@@ -23,10 +23,11 @@ from tunelift.fast.undo import without_cache
 @dataclass(frozen=True, slots=True)
 class Row:
     """One rendered example: token ids (T,), and what the task learns of it, such as one label per token (IGNORED
-    outside the loss) or the index of a class."""
+    outside the loss) or the index of a class. `segments` are the token types (T,), where it is of two texts."""
 
     ids: Sequence[int]
     labels: Any
+    segments: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ class Task(ABC):
 
     def plain_loss(self, row: Learned, model: Any) -> float:
         """Return the loss of one row (nats) from the stock model's own logits, in fp64, without any fast path."""
-        logits, where = model(**row.batch.inputs, **without_cache(model)).logits, row.batch.labels != IGNORED
+        inputs, where = accepted(model, row.batch.inputs), row.batch.labels != IGNORED
+        logits = model(**inputs, **without_cache(model)).logits
         likely = logits[where].double().log_softmax(dim=-1)
         return -float(likely.gather(1, row.batch.labels[where][:, None]).sum())
 
@@ -166,6 +168,34 @@ class Task(ABC):
 TASKS: Registry[Task] = Registry("task")
 
 
+def says_the_texts(row: Learned, tokenizer: Any) -> bool:
+    """Tell whether a row's tokens are those of a pair's two texts in order, each in its own segment where it has any.
+
+    Of a row that was cut they are the beginnings. A row of one text is not looked at.
+    """
+    given = row.example.given
+    if not isinstance(given, Pair):
+        return True
+    alone = (tokenizer(text, add_special_tokens=False, verbose=False) for text in (given.first, given.second))
+    first, second = (letters(tokenizer, found["input_ids"]) for found in alone)
+    said = letters(tokenizer, row.ids)
+    if row.truncated:
+        begin = any(first.startswith(said[:at]) and second.startswith(said[at:]) for at in range(len(said) + 1))
+    else:
+        begin = said == first + second
+    types = row.batch.inputs.get("token_type_ids")
+    if types is None or not begin:
+        return begin
+    by_type = [[token for token, own in zip(row.ids, types[0].tolist(), strict=True) if own == one] for one in (0, 1)]
+    parts = [letters(tokenizer, ids) for ids in by_type]
+    return first.startswith(parts[0]) and second.startswith(parts[1]) and "".join(parts) == said
+
+
+def letters(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return what tokens say, without special ones, blanks, and halves of characters at which a row was cut."""
+    return "".join(tokenizer.decode(list(ids), skip_special_tokens=True).split()).replace("\ufffd", "")
+
+
 def labelled_tokens(rows: Sequence[Row], pad: int, device: torch.device, first: int = 0) -> Batch:
     """Return a batch of rows that have a label for each token, (B, T), IGNORED at the padding; targets from `first`."""
     labels = padded([row.labels for row in rows], IGNORED, torch.device("cpu"))
@@ -174,15 +204,27 @@ def labelled_tokens(rows: Sequence[Row], pad: int, device: torch.device, first: 
 
 
 def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask, each (B, T), padded on the right."""
-    return padded_inputs([row.ids for row in rows], pad, device)
+    """Return input_ids and attention_mask, each (B, T), padded on the right, and token_type_ids where rows have any."""
+    return padded_inputs([row.ids for row in rows], pad, device, [row.segments for row in rows])
 
 
-def padded_inputs(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask of rows of token ids, each (B, T), padded on the right."""
+def padded_inputs(
+    rows: Sequence[Sequence[int]],
+    pad: int,
+    device: torch.device,
+    segments: Sequence[Sequence[int] | None] = (),
+) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask of rows of token ids, each (B, T), padded on the right.
+
+    Where a row has `segments`, token_type_ids (B, T) stand beside them: 0 for rows without any, and at the padding.
+    """
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return {"input_ids": padded(rows, pad, device), "attention_mask": mask.long().to(device)}
+    inputs = {"input_ids": padded(rows, pad, device), "attention_mask": mask.long().to(device)}
+    if not any(segments):
+        return inputs
+    types = [own or [0] * len(row) for own, row in zip(segments, rows, strict=True)]
+    return inputs | {"token_type_ids": padded(types, 0, device)}
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device, *, left: bool = False) -> Tensor:

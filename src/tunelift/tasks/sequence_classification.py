@@ -1,4 +1,4 @@
-"""Classification with a head on an encoder or a decoder: one label per text."""
+"""Classification with a head on an encoder or a decoder: one label per text, or per pair of texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.columns import CLASSES
 from tunelift.data.render import Renderer, RenderReport
-from tunelift.tasks.base import TASKS, Batch, Learned, Row, Task, pad_inputs
+from tunelift.tasks.base import TASKS, Batch, Learned, Row, Task, pad_inputs, says_the_texts
 
 
 class SequenceClassification(Task):
@@ -41,7 +41,7 @@ class SequenceClassification(Task):
             tokens = renderer.head_tokens(example)
             report.truncated += tokens.truncated
             report.tokens += len(tokens.ids)
-            rows.append(Row(tokens.ids, index[example.completion]))
+            rows.append(Row(tokens.ids, index[example.completion], tokens.segments))
         report.tokens_in_loss = len(rows)
         return rows, report
 
@@ -51,8 +51,8 @@ class SequenceClassification(Task):
         return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
-        """Compare the name of the class with the example's label."""
-        return labels[int(row.batch.labels[0])] == row.example.completion
+        """Compare the name of the class with the example's label, and of a pair what the tokens say with both texts."""
+        return labels[int(row.batch.labels[0])] == row.example.completion and says_the_texts(row, tokenizer)
 
 
 TASKS.add(SequenceClassification.name, SequenceClassification())
