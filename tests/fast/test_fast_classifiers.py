@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +13,10 @@ from architectures_classifiers import ROWS
 from tiny_models import tokenizer
 from tunelift import InputError
 from tunelift.core.records import Example
-from tunelift.evaluation.baselines.linear_probe import LinearProbe, mean_hidden_states
+from tunelift.data.render import Tokens
+from tunelift.evaluation.features import HiddenFeatures, mean_hidden_states
 from tunelift.evaluation.measures.head import head_logits
+from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import ClassLogits
 from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import sped_up
@@ -134,17 +135,15 @@ def test_a_body_with_parameters_of_its_own_is_no_new_head() -> None:
 
 @pytest.mark.parametrize("kind", ["canine", "fnet", "jamba"])
 def test_features_do_not_depend_on_neighbours_either(kind: str) -> None:
-    probe = LinearProbe.__new__(LinearProbe)
     model, told_by = tiny(kind), architectures_classifiers._tokenizer()
-    plan = SimpleNamespace(max_length=64, rows_at_once=8)
-    probe.given = SimpleNamespace(model=model, tokenizer=told_by, plan=plan)  # type: ignore[assignment]
+    features = HiddenFeatures(model, told_by, Plan([], max_length=64, rows_at_once=8))
     examples = [Example(str(i), "w7 w8 w9 w10 " * (3 - i), "a") for i in range(3)]
-    together = probe._hidden(examples, "all")
-    alone = [probe._hidden([example], "one")[0] for example in examples]
+    together = features(examples, "all")
+    alone = [features([example], "one")[0] for example in examples]
     assert abs(together - alone).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["funnel", "perceiver", "t5"])
 def test_a_body_without_a_state_for_each_token_has_no_probe(kind: str) -> None:
     with pytest.raises(InputError, match="gives no hidden state for each token"):
-        mean_hidden_states(tiny(kind), ROWS, 0, 8, "features")
+        mean_hidden_states(tiny(kind), [Tokens(row, [], len(row)) for row in ROWS], 0, 8, "features")
