@@ -65,8 +65,19 @@ class Pair:
         return f"{self.first}\n{self.second}"
 
 
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A number for each output of a head, by the outputs' names."""
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return " ".join(repr(value).removesuffix(".0") for value in self.values)
+
+
 Given = Conversation | Words | Pair
-Wanted = Tags
+Wanted = Tags | Numbers
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 

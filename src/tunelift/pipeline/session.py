@@ -60,7 +60,7 @@ class Session:
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
-    the rows and the steps, about, that a new adapter is made for.
+    the rows and the steps, about, that a new adapter is made for, and `learned` those rows.
     """
 
     model: Any
@@ -76,6 +76,7 @@ class Session:
     base_tokenizer: Any = None
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
+    learned: Sequence[Example] = ()
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
     _measured: list[Measure] = field(default_factory=list)
 
@@ -136,7 +137,8 @@ class Session:
         return self._rendered[key][1]
 
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
-        """Know what a new adapter will be trained on: some methods make their settings of it."""
+        """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
+        self.learned = rows
         self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
@@ -149,7 +151,9 @@ class Session:
         if isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
+            fresh = self.fresh if self.model in _known else ()
             self.model = attach(self.model, self._peft_config(keys), seed)
+            self.task.begin(self.model, self.learned, self.labels, fresh)
 
     def check(self, keys: Mapping[str, Any] | Any) -> int:
         """Raise InputError for adapter settings that will not do, before anything is computed.

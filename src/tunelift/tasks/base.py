@@ -72,6 +72,9 @@ Shown = tuple[Tokens, str]
 """A row as people see it: its tokens, and what is said behind them."""
 
 
+SINGLE_LABEL = "single_label_classification"
+
+
 class Task(ABC):
     """A kind of work: all that the rooms above must know of it. Each has a file in this folder, which adds it to TASKS.
 
@@ -90,12 +93,19 @@ class Task(ABC):
     """What rows of a table mean to it."""
     measures: tuple[str, ...]
     """The names of what can be measured, the first that gives all that the metrics need is taken."""
+    problem_type: str | None = None
+    """What transformers calls it where a class of models serves several tasks: it would guess by the labels' dtype."""
     has_head: bool = True
     """Whether its models choose among classes with a head of their own, whose order is kept with the adapter."""
     next_token: bool = False
     """Whether the loss is that of each token's successor, so that its models continue text."""
     untuned: str = "the base model with a head that was not trained"
     """What the report calls the base."""
+
+    @property
+    def by_class(self) -> bool:
+        """Whether a model's class tells that this is its task, where its config says nothing else."""
+        return self.problem_type in (None, SINGLE_LABEL)
 
     def fits(self, config: Any) -> bool:
         """Tell whether models of this transformers config can do it."""
@@ -112,6 +122,14 @@ class Task(ABC):
         """Tell whether transformers' class of this name does it, or another that is called so."""
         ours = any(name == known or (isinstance(known, tuple) and name in known) for known in self.classes().values())
         return ours or name.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def begin(  # noqa: B027  most begin as they are
+        self, model: Any, examples: Sequence[Example], labels: Sequence[str], fresh: Sequence[str]
+    ) -> None:
+        """Let what is trained begin where these training rows suggest; `fresh` are modules that the base's files lack.
+
+        `model` is peft's, its adapter just put on.
+        """
 
     @abstractmethod
     def metrics(self, examples: Sequence[Example]) -> list[str]:
@@ -166,6 +184,26 @@ class Task(ABC):
 
 
 TASKS: Registry[Task] = Registry("task")
+
+
+def text_rows(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, wanted: Callable[[Example], Any]
+) -> tuple[list[Row], RenderReport]:
+    """Render texts, or pairs of them, for a head; `wanted` gives what a row's labels are. Every row has one target."""
+    report, renderer, rows = RenderReport(rows=len(examples)), Renderer(tokenizer, max_length), []
+    for example in examples:
+        tokens = renderer.head_tokens(example)
+        report.truncated += tokens.truncated
+        report.tokens += len(tokens.ids)
+        rows.append(Row(tokens.ids, wanted(example), tokens.segments))
+    report.tokens_in_loss = len(rows)
+    return rows, report
+
+
+def text_batch(rows: Sequence[Row], labels: Tensor, pad: int, device: torch.device) -> Batch:
+    """Return a batch of rows of texts with their labels, (B, ...), each row one target."""
+    inputs = pad_inputs(rows, pad, device)
+    return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), len(rows))
 
 
 def says_the_texts(row: Learned, tokenizer: Any) -> bool:
