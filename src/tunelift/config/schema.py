@@ -123,6 +123,7 @@ class DataSection(Section):
     text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
     label: str | None = setting(None, "Column of the label, for a classification head.")
     labels: Names | None = setting(None, "All labels, where the data does not show every one.")
+    separator: str | None = setting(None, "Text between the labels of a cell, where several may apply.")
     turns: Literal["all", "each", "last"] | None = setting(
         None,
         "Answers of a conversation that are learned: all in one row, each in its own, or the last; "

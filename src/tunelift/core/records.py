@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
@@ -76,8 +76,20 @@ class Numbers:
         return " ".join(repr(value).removesuffix(".0") for value in self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels that apply, maybe none, each once and in order; none of them holds the text that joins them."""
+
+    labels: tuple[str, ...]
+
+    JOIN: ClassVar[str] = " | "
+
+    def __str__(self) -> str:
+        return self.JOIN.join(self.labels)
+
+
 Given = Conversation | Words | Pair
-Wanted = Tags | Numbers
+Wanted = Tags | Numbers | LabelSet
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 

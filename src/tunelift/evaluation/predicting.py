@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation import predicted_labels, predicted_numbers
+from tunelift.evaluation import predicted_labels, predicted_numbers, predicted_sets
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered, begun, metric_entry, slices_of
@@ -31,7 +31,11 @@ class Predictor(Protocol):
         """Return an answer for each example; `labels` are the names of what there is to answer with."""
 
 
-PREDICTORS: Mapping[str, type[Predictor]] = {"label": predicted_labels.Regression, "numbers": predicted_numbers.Ridge}
+PREDICTORS: Mapping[str, type[Predictor]] = {
+    "label": predicted_labels.Regression,
+    "numbers": predicted_numbers.Ridge,
+    "label-set": predicted_sets.EachLabel,
+}
 """By what metrics need."""
 
 
@@ -47,7 +51,7 @@ def given_metrics(plan: Plan, *, likelihoods: bool) -> list[Metric]:
     A probability of a label stands beside that of a head. Beside a language model's tokens it means something else.
     """
     likely = likelihoods and not plan.task.next_token
-    return [metric for metric in plan.metrics if likely or metric.needs != "likelihood"]
+    return [metric for metric in plan.metrics if likely or metric.needs not in ("likelihood", "label-probabilities")]
 
 
 def misfit(plan: Plan, train: Sequence[Example], *, likelihoods: bool) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Example, Numbers
+from tunelift.core.records import Example, LabelSet, Numbers
 from tunelift.data.template import as_text
 from tunelift.metrics import Answer, Metric, aggregate, score_answer
 
@@ -42,6 +42,22 @@ def numbered(example: Example, outputs: Mapping[str, float]) -> Found:
     values = [outputs[name] for name in example.wanted.names]
     squared = math.fsum((a - b) ** 2 for a, b in zip(values, example.wanted.values, strict=True))
     return Found(" ".join(format(value, ".9g") for value in values), -squared / 2, len(values))
+
+
+def label_set(example: Example, probabilities: dict[str, float], threshold: float) -> Found:
+    """Answer an example with the labels from a probability on.
+
+    The log-likelihood (nats) is that of what applies, each label by itself; None where the example has a label that is
+    not known.
+    """
+    assert isinstance(example.wanted, LabelSet)
+    wanted = set(example.wanted.labels)
+    chosen = LabelSet(tuple(sorted(label for label, value in probabilities.items() if value >= threshold)))
+    likely = None
+    if wanted <= probabilities.keys():
+        said = (value if label in wanted else 1 - value for label, value in probabilities.items())
+        likely = math.fsum(math.log(max(value, 1e-12)) for value in said)
+    return Found(str(chosen), likely, len(probabilities), probabilities)
 
 
 def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[str, str]]:
@@ -88,12 +104,12 @@ def answered(
         return {"metrics": {}, "unscored": reason}
     row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
     wanted = example.completion if reference is None else reference
-    row |= score_answer(
-        Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row), metrics
-    )
+    of_set = found.label_scores if isinstance(example.wanted, LabelSet) else {}  # which the counts of a metric hold
+    answer = Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row, of_set)
+    row |= score_answer(answer, metrics)
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
-    return row | {"label_scores": found.label_scores} if found.label_scores else row
+    return row | {"label_scores": found.label_scores} if found.label_scores and not of_set else row
 
 
 def metric_entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

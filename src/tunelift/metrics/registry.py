@@ -36,7 +36,8 @@ class Answer:
     """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
 
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
-    computed; `row` holds the columns the item came from.
+    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where several labels may
+    apply.
     """
 
     prediction: str
@@ -44,6 +45,7 @@ class Answer:
     log_likelihood: float | None = None
     tokens: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
 from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.methods import method_of
-from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, save_adapter
+from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
@@ -23,6 +23,8 @@ from tunelift.data.render import RenderReport
 from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
+from tunelift.metrics import resolve
+from tunelift.metrics.label_sets import best_threshold
 from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, samples
 from tunelift.models import ModelIdentity
@@ -40,6 +42,12 @@ _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, s
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
 numbers of its weights, by which a model is told that was changed since, as by merging an adapter."""
 
+
+NEUTRAL = 0.5
+"""The probability from which a label applies, where no validation rows say another."""
+
+_thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+"""By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
 
 SAVED_BY_PEFT = {"classifier", "score"}
 """Heads that peft trains and saves whole by itself."""
@@ -60,7 +68,8 @@ class Session:
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
-    the rows and the steps, about, that a new adapter is made for, and `learned` those rows.
+    the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
+    apply, those from the `threshold` on do; the base has its own.
     """
 
     model: Any
@@ -77,6 +86,8 @@ class Session:
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
+    threshold: float = NEUTRAL
+    base_threshold: float = NEUTRAL
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
     _measured: list[Measure] = field(default_factory=list)
 
@@ -126,6 +137,7 @@ class Session:
         identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
+        session.threshold = _thresholds.get(model, NEUTRAL)
         return session
 
     def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
@@ -139,6 +151,7 @@ class Session:
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
         """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
         self.learned = rows
+        self.task.check(self.model, rows, self.labels)
         self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
@@ -218,6 +231,7 @@ class Session:
             self.examine(folder)
         self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
+        self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold", NEUTRAL)
         if self.examined:
             self.tokenizer = self.examined.tokenizer
         self.adapter = {"source": str(folder), "sha256": sha256}
@@ -225,12 +239,13 @@ class Session:
     @contextmanager
     def base(self) -> Iterator[None]:
         """Let the session be the base for a while: its adapter switched off, and asked as the base is."""
-        tuned_with, self.tokenizer = self.tokenizer, self.base_tokenizer
+        tuned = self.tokenizer, self.threshold
+        self.tokenizer, self.threshold = self.base_tokenizer, self.base_threshold
         try:
             with switched_off(self.model):
                 yield
         finally:
-            self.tokenizer = tuned_with
+            self.tokenizer, self.threshold = tuned
 
     def save_adapter(self, folder: Path) -> Path:
         """Write the adapter, whole or not at all."""
@@ -239,6 +254,7 @@ class Session:
             "task": self.task.name,
             "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
+            **({"threshold": self.threshold} if self.task.has_threshold else {}),
         }
         save_adapter(self.model, self.tokenizer, folder, lineage)
         self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}
@@ -246,7 +262,22 @@ class Session:
 
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
         """Measure the model as it is now; items that were measured before are not made into tokens again."""
+        plan = replace(plan, threshold=self.threshold) if self.task.has_threshold else plan
         return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
+
+    def choose_threshold(self, validation: Sequence[Example], max_length: int, title: str) -> None:
+        """Choose the threshold of the model as it is now, on validation rows; without any it stays as it is."""
+        if not self.task.has_threshold or not validation:
+            return
+        plan = Plan(
+            resolve(["average_precision"]), task=self.task, labels=self.labels, max_length=max_length, cache=True
+        )
+        self.threshold = best_threshold(self.score(validation, plan, title).rows) or NEUTRAL
+        if is_adapted(self.model):
+            _thresholds[self.model] = self.threshold
+        else:
+            self.base_threshold = self.threshold
+        progress.note(f"{title}: labels apply from the probability {self.threshold:.3g} on, chosen on validation")
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""

@@ -97,6 +97,8 @@ class Task(ABC):
     """What transformers calls it where a class of models serves several tasks: it would guess by the labels' dtype."""
     has_head: bool = True
     """Whether its models choose among classes with a head of their own, whose order is kept with the adapter."""
+    has_threshold: bool = False
+    """Whether several labels may apply, those from a probability on that is chosen on validation rows."""
     next_token: bool = False
     """Whether the loss is that of each token's successor, so that its models continue text."""
     untuned: str = "the base model with a head that was not trained"
@@ -122,6 +124,9 @@ class Task(ABC):
         """Tell whether transformers' class of this name does it, or another that is called so."""
         ours = any(name == known or (isinstance(known, tuple) and name in known) for known in self.classes().values())
         return ours or name.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:  # noqa: B027  see begin
+        """Raise InputError for training rows that a model cannot learn as it is, before anything is computed."""
 
     def begin(  # noqa: B027  most begin as they are
         self, model: Any, examples: Sequence[Example], labels: Sequence[str], fresh: Sequence[str]

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunelift.config.schema import DataSection
 from tunelift.core import progress
@@ -26,12 +27,15 @@ from tunelift.data.layouts import Layout, Said, Texts
 from tunelift.data.render import RenderReport
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Task, says_the_texts, text_batch, text_rows
 
 USUAL = ("score", "label", "labels", "similarity", "similarity_score", "relatedness_score", "target", "value", "rating")
 """What people call a column of numbers to be learned."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+TOLD_APART = 0.1
+"""Steps between the numbers that a precision knows, in relation to their spread."""
 FAR_OFF = 30.0
 """So many spreads away from zero a head without a bias is said to learn slowly."""
 
@@ -132,19 +136,32 @@ class Regression(Task):
         """Return the names of the outputs."""
         return {name for example in examples for name in _wanted(example).names}
 
+    def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:
+        """Raise InputError where the model's precision does not tell the numbers apart: it gives no finer ones."""
+        dtype = compute_dtype(model)
+        _, spread, largest = _moments(examples, labels)
+        steps = largest * torch.finfo(dtype).eps
+        for name, step, own in zip(labels, steps.tolist(), spread.tolist(), strict=True):
+            if own > 0 and step > TOLD_APART * own:
+                raise InputError(
+                    f"In {dtype_name(dtype)} the model's head gives numbers in steps of {step:.3g} where those of "
+                    f'"{name}" lie, and the training rows spread by {own:.3g}.',
+                    fix="--dtype float32, or numbers with their mean taken off.",
+                )
+
     def begin(self, model: Any, examples: Sequence[Example], labels: Sequence[str], fresh: Sequence[str]) -> None:
         """Let a new head's last layer begin at the mean of the rows, its weights as large as their spread."""
         if not examples or not fresh:
             return
-        wanted = torch.tensor([values_of(example, labels) for example in examples], dtype=torch.float64)
-        mean, spread = wanted.mean(dim=0), wanted.std(dim=0, correction=0)
+        mean, spread, _ = _moments(examples, labels)
         trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         for module in model.modules():
-            weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-            if id(weight) not in trained or getattr(module, "out_features", None) != len(labels):
+            own = dict(module.named_parameters(recurse=False))  # peft's wrapper has those of the module in it as well
+            weight, bias = own.get("weight"), own.get("bias")
+            if weight is None or id(weight) not in trained or getattr(module, "out_features", None) != len(labels):
                 continue
             with torch.no_grad():
-                weight.mul_(torch.where(spread > 0, spread, 1.0).to(weight)[:, None])  # type: ignore[union-attr]
+                weight.mul_(torch.where(spread > 0, spread, 1.0).to(weight)[:, None])
                 if bias is not None:
                     bias.copy_(mean)
             if bias is None and bool((mean.abs() > FAR_OFF * spread).any()):
@@ -177,6 +194,12 @@ class Regression(Task):
         said = dict(zip(_wanted(row.example).names, map(float, row.example.completion.split()), strict=True))
         wanted = torch.tensor([said[name] for name in labels], dtype=torch.float32)
         return torch.equal(wanted, row.batch.labels[0].cpu()) and says_the_texts(row, tokenizer)
+
+
+def _moments(examples: Sequence[Example], labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, standard deviation and largest absolute value of each output, (outputs,) each."""
+    wanted = torch.tensor([values_of(example, labels) for example in examples], dtype=torch.float64)
+    return wanted.mean(dim=0), wanted.std(dim=0, correction=0), wanted.abs().amax(dim=0)
 
 
 def values_of(example: Example, names: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The most frequent training label, whatever the item."""
+"""The most frequent training label, or set of labels, whatever the item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunelift.evaluation.rows import Found
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    if "label" not in measure_for(plan).gives:
+    if not measure_for(plan).gives & {"label", "label-set"}:
         return "it predicts labels, and no metric here ranks any"
     return predicting.misfit(plan, train, likelihoods=False)
 
