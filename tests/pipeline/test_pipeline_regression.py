@@ -155,6 +155,8 @@ def test_a_whole_run(scored: dict[str, Any]) -> None:
         assert [float(number) for number in row["prediction"].split()] == pytest.approx(expected, rel=1e-4, abs=1e-4)
     again = tunelift.load(scored["model"], adapter=out / "adapter", dtype="float32")
     assert again[0].config.problem_type == "regression"
+    with pytest.raises(InputError, match="was made for regression, and the task is sequence-classification"):
+        tunelift.load(scored["model"], adapter=out / "adapter", dtype="float32", task="sequence-classification")
     scores = tunelift.evaluate(*again, data=scored["data"]["test"], label="a,b", deduplicate=False)
     assert scores.metrics["spearman"] == pytest.approx(made["metrics"]["spearman"]["tuned"], rel=1e-5)
 
@@ -204,3 +206,12 @@ def test_a_new_head_begins_at_the_mean_and_one_of_the_files_is_left_as_it_is(
     own.weight.data.copy_(kept.weight.data)
     TASK.begin(session.model, some, ["a", "b"], [])
     assert torch.equal(own.weight.data, kept.weight.data)
+
+
+def test_a_stock_model_in_memory_is_tuned_whose_outputs_have_no_names(scored: dict[str, Any]) -> None:
+    model = tiny_models.classifier(["LABEL_0", "LABEL_1"], problem_type="regression")
+    tokenizer = tunelift.load(scored["model"], task="regression", labels=["x"], dtype="float32")[1]
+    tuned = tunelift.tune(model, tokenizer, data=scored["data"], steps=2)
+    found = tunelift.evaluate(tuned, tokenizer, data=scored["data"]["test"], label="a,b", deduplicate=False)
+    assert list(found.metrics) == TASK.metrics([])
+    assert all(len(row["prediction"].split()) == 2 for row in found.rows)

@@ -139,9 +139,9 @@ class Scores:
     A row has "id", "input", "reference", "prediction", "metrics" ({name: value}), "log_likelihood" (nats) and "tokens".
     Where they apply, it also has: "cluster", the source that several items come from; "unscored", the reason why there
     are no metrics; "label_scores" ({label: log-likelihood}, without labels that were never finished since they could
-    not win); "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items and
-    stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id of a training row that the
-    item repeats, exactly or nearly.
+    not win); "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items or
+    looked at all together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id
+    of a training row that the item repeats, exactly or nearly.
 
     `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}) and "made_with"
     (whatever must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt,

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.core import progress
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Numbers
 from tunelift.evaluation.predicted_labels import FOLDS, MOST_ROWS_TO_CHOOSE
 from tunelift.evaluation.rows import Found, numbered
-from tunelift.tasks.regression import values_of
 
 
 class Ridge:
@@ -29,9 +28,7 @@ class Ridge:
     ) -> None:
         from sklearn.model_selection import KFold
 
-        assert train[0].wanted is not None
-        self.names: tuple[str, ...] = train[0].wanted.names  # type: ignore[union-attr]
-        wanted = np.array([values_of(example, self.names) for example in train])
+        wanted = np.array([example.wanted.values for example in train if isinstance(example.wanted, Numbers)])
         self.low, self.high = wanted.min(axis=0), wanted.max(axis=0)
         self.mean, self.spread = wanted.mean(axis=0), np.where(wanted.std(axis=0) > 0, wanted.std(axis=0), 1.0)
         scaled, penalties = (wanted - self.mean) / self.spread, [10 / strengths[0], *(1 / one for one in strengths)]
@@ -54,8 +51,7 @@ class Ridge:
     def predict(self, features: Any, examples: Sequence[Example], labels: Sequence[str]) -> list[Found]:
         """Return each example's numbers."""
         found = np.clip(_predicted(self.model, features) * self.spread + self.mean, self.low, self.high)
-        outputs = (dict(zip(self.names, values, strict=True)) for values in found.tolist())
-        return [numbered(example, values) for example, values in zip(examples, outputs, strict=True)]
+        return [numbered(example, values) for example, values in zip(examples, found.tolist(), strict=True)]
 
 
 def _fitted(penalty: float, features: Any, wanted: NDArray[np.float64]) -> Any:

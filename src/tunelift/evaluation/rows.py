@@ -33,13 +33,12 @@ def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] |
     return Found(best, scores.get(reference), tokens, scores)
 
 
-def numbered(example: Example, outputs: Mapping[str, float]) -> Found:
-    """Answer an example with numbers by the names of the outputs, written as float32 tells them apart.
+def numbered(example: Example, values: Sequence[float]) -> Found:
+    """Answer an example with numbers in the order of its own, written as float32 tells them apart.
 
     The log-likelihood is that of a normal distribution of variance 1 around each, up to a constant (nats).
     """
     assert isinstance(example.wanted, Numbers)
-    values = [outputs[name] for name in example.wanted.names]
     squared = math.fsum((a - b) ** 2 for a, b in zip(values, example.wanted.values, strict=True))
     return Found(" ".join(format(value, ".9g") for value in values), -squared / 2, len(values))
 

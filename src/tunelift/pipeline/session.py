@@ -33,7 +33,7 @@ from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.pipeline.folder import RunFolder
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
-from tunelift.tasks import Task
+from tunelift.tasks import TASKS, Task
 from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
@@ -213,9 +213,11 @@ class Session:
         """
         notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         made_for = read_adapter_config(folder).get("task_type")
-        if made_for is not None and made_for != self.task.peft_type:
+        told = str(read_lineage(folder).get("task"))
+        another = told in TASKS and TASKS.get(told).problem_type != self.task.problem_type
+        if made_for is not None and (another or made_for != self.task.peft_type):
             raise InputError(
-                f"The adapter {folder} was made for {made_for}, and the task is {self.task.name}.",
+                f"The adapter {folder} was made for {told if another else made_for}, and the task is {self.task.name}.",
                 fix="Leave the task out: it is then the adapter's.",
             )
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)

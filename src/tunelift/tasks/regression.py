@@ -191,7 +191,8 @@ class Regression(Task):
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Compare the numbers with those that the example's text says, by their names."""
-        said = dict(zip(_wanted(row.example).names, map(float, row.example.completion.split()), strict=True))
+        numbers = map(float, row.example.completion.split())
+        said = dict(zip(named(row.example, labels), numbers, strict=True))
         wanted = torch.tensor([said[name] for name in labels], dtype=torch.float32)
         return torch.equal(wanted, row.batch.labels[0].cpu()) and says_the_texts(row, tokenizer)
 
@@ -204,13 +205,23 @@ def _moments(examples: Sequence[Example], labels: Sequence[str]) -> tuple[Tensor
 
 def values_of(example: Example, names: Sequence[str]) -> list[float]:
     """Return an example's numbers in the order of the names; raise InputError where it lacks one of them."""
-    known = dict(zip(_wanted(example).names, _wanted(example).values, strict=True))
+    known = dict(zip(named(example, names), _wanted(example).values, strict=True))
     if lacking := [name for name in names if name not in known]:
         raise InputError(
             f"The data has no number called {listed(lacking)}, which the model's head gives.",
             fix=f"It has {listed(known)}. Name the columns with data.label.",
         )
     return [known[name] for name in names]
+
+
+def named(example: Example, names: Sequence[str]) -> Sequence[str]:
+    """Return what a head with outputs of these names calls an example's numbers, in their order.
+
+    Those of a head without names of its own, LABEL_0 and so on, are taken in the order of the data's columns.
+    """
+    own = _wanted(example).names
+    unnamed = list(names) == [f"LABEL_{i}" for i in range(len(own))]
+    return names if unnamed else own
 
 
 def _wanted(example: Example) -> Numbers:

@@ -11,7 +11,6 @@ from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import numbered
-from tunelift.tasks.regression import values_of
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
@@ -26,11 +25,9 @@ class Constant:
 
     def __init__(self, given: Given, name: str, middle: Callable[[Sequence[float]], float]) -> None:
         self.given, self.name = given, name
-        wanted = given.train[0].wanted
-        names = wanted.names if isinstance(wanted, Numbers) else ()
-        columns = zip(*(values_of(example, names) for example in given.train), strict=True)
-        self.values = {name: middle(column) for name, column in zip(names, columns, strict=True)}
-        said = ", ".join(format(value, ".4g") for value in self.values.values())
+        rows = (example.wanted.values for example in given.train if isinstance(example.wanted, Numbers))
+        self.values = [middle(column) for column in zip(*rows, strict=True)]
+        said = ", ".join(format(value, ".4g") for value in self.values)
         self.description = f"the {name} of the training rows ({said})"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:

@@ -18,7 +18,7 @@ class LabelsOfHead(Head):
     A label's probability is the sigmoid of its output. Texts are cut to the length of training.
     """
 
-    gives = frozenset({"label-set", "label-probabilities", "likelihood"})
+    gives = frozenset({"label-set", "label-probabilities", "text", "likelihood"})
 
     def noted(self) -> Mapping[str, Any]:
         return {**super().noted(), "threshold": self.plan.threshold}

@@ -10,7 +10,7 @@ from tunelift.evaluation.measures.base import MEASURES
 from tunelift.evaluation.measures.head import Head, head_logits
 from tunelift.evaluation.rows import Found, numbered
 from tunelift.model_facts.anatomy import pad_id
-from tunelift.tasks.regression import values_of
+from tunelift.tasks.regression import named, values_of
 
 
 class OutputsOfHead(Head):
@@ -19,7 +19,7 @@ class OutputsOfHead(Head):
     The log-likelihood (nats) is that of a normal distribution of variance 1 around them, up to a constant.
     """
 
-    gives = frozenset({"numbers", "likelihood"})
+    gives = frozenset({"numbers", "text", "likelihood"})
 
     def begin(self) -> None:
         super().begin()
@@ -32,8 +32,13 @@ class OutputsOfHead(Head):
         rows, segments = [self.prompts[i] for i in some], [self.segments[i] for i in some]
         pad = pad_id(self.model, self.tokenizer)
         found = head_logits(self.model, rows, pad, self.plan.rows_at_once, advance, segments=segments).tolist()
-        outputs = (dict(zip(self.plan.labels, values, strict=True)) for values in found)
-        return {i: numbered(self.examples[i], values) for i, values in zip(some, outputs, strict=True)}
+        answers = {}
+        for i, values in zip(some, found, strict=True):
+            outputs = dict(zip(self.plan.labels, values, strict=True))
+            answers[i] = numbered(
+                self.examples[i], [outputs[name] for name in named(self.examples[i], self.plan.labels)]
+            )
+        return answers
 
 
 MEASURES.add("numbers", OutputsOfHead)
