@@ -102,3 +102,19 @@ def test_no_threshold_is_better_than_the_one_that_is_chosen(pairs: list[tuple[fl
 
     assert f1(threshold) == pytest.approx(best)
     assert f1(other) <= best + 1e-12
+
+
+def test_brier_scores_equal_scikit_learns() -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(1000):
+        classes, items = int(draw.integers(2, 6)), int(draw.integers(2, 20))
+        labels = [f"l {i}" for i in range(classes)]
+        scores = draw.dirichlet(np.ones(classes), size=items)
+        wanted = draw.integers(0, classes, size=items)
+        answers = [
+            Answer("", labels[one], scores=dict(zip(labels, row.tolist(), strict=True)))
+            for one, row in zip(wanted, scores, strict=True)
+        ]
+        found = aggregate(METRICS.get("brier"), [score_answer(answer, [METRICS.get("brier")]) for answer in answers])
+        truth = np.array(labels)[wanted]
+        assert found == pytest.approx(sk.brier_score_loss(truth, scores, labels=labels, scale_by_half=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, LabelSet
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
-from tunelift.metrics.label_sets import threshold_of
+from tunelift.metrics import Answer
+from tunelift.metrics.label_sets import _applying, threshold_of
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import Learned
 
@@ -196,6 +198,19 @@ def test_the_loss_is_that_of_stock_and_padding_changes_nothing(labelled: dict[st
         assert not TASK.says_the_answer(row, tokenizer, labels)
     with pytest.raises(InputError, match="labels that the model's head has not"):
         TASK.rows(some, tokenizer, 100, labels[1:])
+
+
+def test_probabilities_of_one_label_have_their_metrics_too(tiny_encoder: dict[str, Any]) -> None:
+    metrics = ["accuracy", "brier", "average_precision"]
+    made = tunelift.run(**tiny_encoder, evaluate={"metrics": metrics, "baselines": ["tf-idf"]}).to_dict()
+    assert list(made["metrics"]) == metrics
+    assert made["calibration"] is not None
+    file = Path(tiny_encoder["output"]) / "tuned" / "scores.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        expected = sum((math.exp(v) - (k == row["reference"])) ** 2 for k, v in row["label_scores"].items())
+        assert row["metrics"]["brier"] == pytest.approx(expected)
+    assert _applying(Answer("", "a | b", scores={"a | b": 0.5, "a": 0.5})) == {"a | b"}
 
 
 @pytest.mark.skipif(not (SHARED / "banking77_test.csv").is_file(), reason="needs the shared data")

@@ -215,3 +215,10 @@ def test_a_stock_model_in_memory_is_tuned_whose_outputs_have_no_names(scored: di
     found = tunelift.evaluate(tuned, tokenizer, data=scored["data"]["test"], label="a,b", deduplicate=False)
     assert list(found.metrics) == TASK.metrics([])
     assert all(len(row["prediction"].split()) == 2 for row in found.rows)
+
+
+@pytest.mark.parametrize("method", ["ia3", "oft", "vera"])
+def test_other_methods_pass_the_proofs(method: str, scored: dict[str, Any]) -> None:
+    tunelift.run(**scored | {"adapter": {"method": method}, "train": {"steps": 3}, "evaluate": {"baselines": []}})
+    proofs = json.loads((Path(scored["output"]) / "manifest.json").read_text())["proofs"]
+    assert [proof for proof in proofs if not proof["passed"]] == []

@@ -103,12 +103,15 @@ def answered(
         return {"metrics": {}, "unscored": reason}
     row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
     wanted = example.completion if reference is None else reference
-    of_set = found.label_scores if isinstance(example.wanted, LabelSet) else {}  # which the counts of a metric hold
-    answer = Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row, of_set)
+    is_set = isinstance(example.wanted, LabelSet)
+    scores = found.label_scores if is_set else {}
+    if not is_set and any(metric.needs == "label-probabilities" for metric in metrics):
+        scores = {label: math.exp(value) for label, value in found.label_scores.items()}
+    answer = Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row, scores)
     row |= score_answer(answer, metrics)
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
-    return row | {"label_scores": found.label_scores} if found.label_scores and not of_set else row
+    return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row
 
 
 def metric_entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

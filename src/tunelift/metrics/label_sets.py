@@ -65,11 +65,26 @@ def f1_macro(totals: Totals) -> Floats:
     return macro_f1({name: total for name, total in totals.items() if name != "none"} or {"tp ": totals["none"]})
 
 
+def _applying(answer: Answer) -> frozenset[str]:
+    """Return the labels that apply; a label whose name looks like several is one where the scores know it."""
+    whole = answer.reference.strip()
+    return frozenset({whole}) if whole in answer.scores else labels_of(whole)
+
+
 def score_counts(answer: Answer) -> dict[str, float]:
     """Return the probability of each label, and whether it applies."""
-    wanted = labels_of(answer.reference)
+    wanted = _applying(answer)
     scores = {f"{SCORE}{label}": score for label, score in answer.scores.items()}
     return scores | {f"{WANTED}{label}": float(label in wanted) for label in answer.scores}
+
+
+def brier(answer: Answer) -> float:
+    """Brier score (1950): the squared distance of the probabilities from what applies, summed over the labels.
+
+    From 0 to 2 where one label applies; scikit-learn halves it for two classes.
+    """
+    wanted = _applying(answer)
+    return sum((score - (label in wanted)) ** 2 for label, score in answer.scores.items())
 
 
 def average_precision(items: Mapping[str, Floats], weights: Floats) -> Floats:
@@ -134,6 +149,7 @@ METRICS.add("f1_micro", corpus_metric("f1_micro", micro_counts, f1_micro, "label
 METRICS.add("f1_macro", corpus_metric("f1_macro", macro_counts, f1_macro, "label-set"))
 METRICS.add("f1_samples", Metric("f1_samples", f1_samples, "label-set", bounds=(0, 1)))
 METRICS.add("subset_accuracy", Metric("subset_accuracy", subset_accuracy, "label-set", kind="binary", bounds=(0, 1)))
+METRICS.add("brier", Metric("brier", brier, "label-probabilities", higher_is_better=False))
 METRICS.add(
     "average_precision",
     Metric(

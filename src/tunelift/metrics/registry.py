@@ -36,8 +36,7 @@ class Answer:
     """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
 
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
-    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where several labels may
-    apply.
+    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known.
     """
 
     prediction: str

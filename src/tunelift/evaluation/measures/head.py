@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 64
 class Head(Measure):
     """The class with the highest probability is the prediction; texts are cut to the length of training."""
 
-    gives = frozenset({"label", "text", "likelihood"})
+    gives = frozenset({"label", "text", "likelihood", "label-probabilities"})
 
     def begin(self) -> None:
         tokens = [self.renderer.head_tokens(example) for example in self.examples]
