@@ -53,7 +53,7 @@ def test_the_words_of_an_intent_are_labels(tmp_path: Path) -> None:
         (tmp_path / f"{role}.jsonl").write_text("\n".join(lines) + "\n")
     data = {role: str(tmp_path / f"{role}.jsonl") for role in ("train", "test")}
     limits = {"max_train": 600, "max_validation": 100, "max_test": 200}
-    how: Any = {"epochs": 6, "learning_rate": 5e-3, "evaluate": {"baselines": ["majority", "tf-idf"]}}
+    how: Any = {"epochs": 6, "learning_rate": 1e-3, "evaluate": {"baselines": ["majority", "tf-idf"]}}
     found = made(tmp_path, data, limits, task="multi-label-classification", **how)
     assert all(proofs(tmp_path))
     assert found["metrics"]["f1_micro"]["verdict"] == "better"

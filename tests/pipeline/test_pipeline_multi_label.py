@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import tunelift
-from tunelift.config.schema import DataSection
+from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, LabelSet
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
 from tunelift.metrics import Answer
 from tunelift.metrics.label_sets import _applying, threshold_of
+from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import Learned
 
@@ -198,6 +199,18 @@ def test_the_loss_is_that_of_stock_and_padding_changes_nothing(labelled: dict[st
         assert not TASK.says_the_answer(row, tokenizer, labels)
     with pytest.raises(InputError, match="labels that the model's head has not"):
         TASK.rows(some, tokenizer, 100, labels[1:])
+
+
+def test_a_new_head_begins_at_how_often_each_label_applies(labelled: dict[str, Any]) -> None:
+    some = examples(labelled["data"]["train"])
+    labels = sorted(TASK.labels_in(some))
+    session = Session.open(ModelSection(name=labelled["model"], dtype="float32"), TASK, labels)
+    session.will_train(some, TrainSection())
+    session.attach({"method": "lora"}, 0)
+    head = session.model.base_model.model.classifier
+    shares = [sum(label in e.completion.split(" | ") for e in some) / len(some) for label in labels]
+    assert head.modules_to_save["default"].bias.sigmoid().tolist() == pytest.approx(shares, abs=0.01)
+    assert not head.original_module.bias.data.any()
 
 
 def test_probabilities_of_one_label_have_their_metrics_too(tiny_encoder: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,6 +209,15 @@ def text_batch(rows: Sequence[Row], labels: Tensor, pad: int, device: torch.devi
     """Return a batch of rows of texts with their labels, (B, ...), each row one target."""
     inputs = pad_inputs(rows, pad, device)
     return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), len(rows))
+
+
+def trained_outputs(model: Any, count: int) -> Iterator[Any]:
+    """Yield the trained layers that give so many outputs: of a new head the last one."""
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    for module in model.modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")  # peft's wrapper gives those of others too
+        if weight is not None and id(weight) in trained and getattr(module, "out_features", None) == count:
+            yield module
 
 
 def says_the_texts(row: Learned, tokenizer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,18 @@ from tunelift.data.render import RenderReport
 from tunelift.data.template import as_text
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Task, says_the_texts, text_batch, text_rows
+from tunelift.tasks.base import (
+    TASKS,
+    Batch,
+    Learned,
+    Loss,
+    Row,
+    Task,
+    says_the_texts,
+    text_batch,
+    text_rows,
+    trained_outputs,
+)
 
 USUAL = ("labels", "label", "tags", "categories", "topics", "genres", "classes")
 """What people call a column of labels of which several may apply."""
@@ -132,6 +144,20 @@ class MultiLabelClassification(Task):
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in _labels(example)}
+
+    def begin(self, model: Any, examples: Sequence[Example], labels: Sequence[str], fresh: Sequence[str]) -> None:
+        """Let a new head's last layer begin at how often each label applies (Lin et al. 2017, arXiv 1708.02002).
+
+        From one half the first steps would push all items' outputs down alike, and their features with them.
+        """
+        if not examples or not fresh:
+            return
+        counts = Counter(label for example in examples for label in _labels(example))
+        shares = [(counts[label] + 0.5) / (len(examples) + 1) for label in labels]
+        for layer in trained_outputs(model, len(labels)):
+            if layer.bias is not None:
+                with torch.no_grad():
+                    layer.bias.copy_(torch.tensor(shares, dtype=torch.float64).logit())
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]

@@ -28,7 +28,18 @@ from tunelift.data.render import RenderReport
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Task, says_the_texts, text_batch, text_rows
+from tunelift.tasks.base import (
+    TASKS,
+    Batch,
+    Learned,
+    Loss,
+    Row,
+    Task,
+    says_the_texts,
+    text_batch,
+    text_rows,
+    trained_outputs,
+)
 
 USUAL = ("score", "label", "labels", "similarity", "similarity_score", "relatedness_score", "target", "value", "rating")
 """What people call a column of numbers to be learned."""
@@ -154,17 +165,12 @@ class Regression(Task):
         if not examples or not fresh:
             return
         mean, spread, _ = _moments(examples, labels)
-        trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-        for module in model.modules():
-            own = dict(module.named_parameters(recurse=False))  # peft's wrapper has those of the module in it as well
-            weight, bias = own.get("weight"), own.get("bias")
-            if weight is None or id(weight) not in trained or getattr(module, "out_features", None) != len(labels):
-                continue
+        for layer in trained_outputs(model, len(labels)):
             with torch.no_grad():
-                weight.mul_(torch.where(spread > 0, spread, 1.0).to(weight)[:, None])
-                if bias is not None:
-                    bias.copy_(mean)
-            if bias is None and bool((mean.abs() > FAR_OFF * spread).any()):
+                layer.weight.mul_(torch.where(spread > 0, spread, 1.0).to(layer.weight)[:, None])
+                if layer.bias is not None:
+                    layer.bias.copy_(mean)
+            if layer.bias is None and bool((mean.abs() > FAR_OFF * spread).any()):
                 progress.note(
                     "the model's head has no bias, and the numbers lie far from 0 beside their spread: it learns them "
                     "faster where their mean is taken off"
