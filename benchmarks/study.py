@@ -3,6 +3,8 @@
     python benchmarks/study.py banking77 DATA_FOLDER
     python benchmarks/study.py gsm8k DATA_FOLDER
     python benchmarks/study.py sst2 DATA_FOLDER
+    python benchmarks/study.py sts DATA_FOLDER
+    python benchmarks/study.py intent-words DATA_FOLDER
 
 DATA_FOLDER holds the public files named below. Each study ends in runs/study-NAME with report.html and report.md, in
 under 40 minutes on two cores of an AVX2 processor.
@@ -62,6 +64,28 @@ STUDIES: dict[str, dict[str, Any]] = {
         "train": {"learning_rate": 1e-3, "epochs": 2, "seeds": [0, 1, 2, 3, 4]},
         "evaluate": {"metrics": ["accuracy", "loss"], "margin": 0.01},
     },
+    # Pairs of headlines and how alike they are, from 0 to 5 (SemEval 2015, semantic textual similarity).
+    "sts": {
+        "model": "all-minilm-l6-v2",
+        "task": "regression",
+        "data": {"train": "sts2015_headlines.tsv", "test": 0.3, "columns": ["score", "text1", "text2"]},
+        "train": {"learning_rate": 2e-3, "epochs": 6},
+        "evaluate": {"metrics": ["spearman", "pearson", "rmse", "mae", "r2"]},
+    },
+    # The same questions to a bank; the words of a question's intent are its labels.
+    "intent-words": {
+        "model": "all-minilm-l6-v2",
+        "task": "multi-label-classification",
+        "data": {
+            "train": "banking77_train.csv",
+            "test": "banking77_test.csv",
+            "label": "category",
+            "separator": "_",
+            "max_train": 1000,
+            "max_test": 500,
+        },
+        "train": {"learning_rate": 2e-3, "epochs": 4},
+    },
 }
 
 
@@ -73,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = dict(STUDIES[arguments.study])
     files = {role: str(arguments.folder / settings["data"][role]) for role in ("train", "validation", "test")
-             if role in settings["data"]}  # fmt: skip
+             if isinstance(settings["data"].get(role), str)}  # fmt: skip
     output = arguments.output or Path("runs") / f"study-{arguments.study}"
     began = time.monotonic()
     print(tunelift.run(**settings | {"data": settings["data"] | files, "output": str(output)}))

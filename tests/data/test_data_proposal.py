@@ -67,10 +67,14 @@ def test_a_column_of_messages_under_another_name() -> None:
 
 
 def test_a_head_gets_all_texts_and_no_fractions() -> None:
-    pair = {"sentence1": "a", "sentence2": "b"}
-    assert '--text "{sentence1}\\n{sentence2}" --label "label"' in proposal([{**pair, "label": 1}], CLASSES)
+    pair = {"sentence": "a", "hypothesis": "b"}
+    fix = proposal([{**pair, "label": 1}], CLASSES)
+    assert '--text "hypothesis" --text-pair "sentence" --label "label"' in fix
     fix = proposal([{**pair, "score": 0.5}, {**pair, "score": 3.0}], CLASSES)
-    assert fix.startswith('The column "score" holds numbers, and a head here has one class for each different one.')
+    assert fix.startswith(
+        'The column "score" holds numbers, and a head for labels has one class for each different one.'
+    )
+    assert '--text "hypothesis" --text-pair "sentence" --label "score" --task regression' in fix
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 import tiny_models
+from tiny_tokenizers import byte_level
 from tunelift.adapters.build import switched_off
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example, Scores
+from tunelift.core.records import Example, Pair, Scores
 from tunelift.data.render import Renderer
 from tunelift.data.shared_words import SharedWords
 from tunelift.evaluation import predicted_labels
@@ -172,17 +173,36 @@ def test_two_labels_give_the_probabilities_of_scikit_learn() -> None:
     train = [row for row in rows(60, bare=True) if row.completion != "food"]
     made_baseline: Any = made("tf-idf", train, plan(["loss"], task=HEAD, labels=["sports", "tech"]))
     items = [row for row in rows(12, 100, bare=True) if row.completion != "food"]
-    features = made_baseline.vectorizer.transform([item.prompt for item in items])
+    features = made_baseline.features(items)
     stock = made_baseline.regression.model.predict_proba(features)
     for row, expected in zip(made_baseline.score(items, "tf-idf").rows, stock, strict=True):
         assert [math.exp(s) for s in row["label_scores"].values()] == pytest.approx(list(expected), rel=1e-4)
+
+
+def test_of_pairs_the_baselines_see_how_the_texts_go_together() -> None:
+    """Whether two texts are the same is nothing that either of them tells alone."""
+    words = ["ball", "chip", "soup", "goal", "code", "bread", "team", "disk"]
+
+    def pairs(count: int, start: int) -> list[Example]:
+        drawn, found = random.Random(start), []
+        for i in range(count):
+            first = " ".join(drawn.sample(words, 3))
+            second = first if i % 2 else " ".join(drawn.sample([w for w in words if w not in first.split()], 3))
+            found.append(Example(str(i), f"{first}\n{second}", "same" if i % 2 else "other", Pair(first, second)))
+        return found
+
+    how, items = plan(task=HEAD, labels=["other", "same"]), pairs(40, 1)
+    assert made("tf-idf", pairs(60, 0), how).score(items, "tf-idf").metrics["accuracy"] == 1
+    model = tiny_models.classifier(["other", "same"])
+    given = Given(model, byte_level(bos=False), pairs(60, 0), how, 0, 0, {})
+    assert BASELINES.get("linear-probe").make(given).score(items, "probe").metrics["accuracy"] == 1
 
 
 def test_probe_reads_the_mean_of_the_last_hidden_states() -> None:
     model, tokenizer = tiny_models.classifier(["sports", "tech", "food"]), tiny_models.tokenizer()
     found: Any = probe(plan(task=HEAD), model)
     items = rows(7, 100, bare=True)
-    features = found._hidden(items, "features")
+    features = found.features(items, "features")
     for item, row in zip(items, features, strict=True):
         ids = Renderer(tokenizer, 128).head_tokens(item).ids
         states = model.bert(input_ids=model.dummy_inputs["input_ids"].new_tensor([ids])).last_hidden_state

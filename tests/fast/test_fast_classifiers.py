@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +13,14 @@ from architectures_classifiers import ROWS
 from tiny_models import tokenizer
 from tunelift import InputError
 from tunelift.core.records import Example
-from tunelift.evaluation.baselines.linear_probe import LinearProbe, mean_hidden_states
-from tunelift.evaluation.measures.head import label_log_probabilities
+from tunelift.data.render import Tokens
+from tunelift.evaluation.features import HiddenFeatures, mean_hidden_states
+from tunelift.evaluation.measures.head import head_logits
+from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import ClassLogits
+from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import sped_up
-from tunelift.model_facts.anatomy import context_length
+from tunelift.model_facts.anatomy import context_length, tells_segments
 from tunelift.pipeline.session import Session
 from tunelift.tasks.base import TASKS, Row
 
@@ -46,12 +48,37 @@ def loss_of(model: Any, rows: list[list[int]], *, starts: bool = False) -> torch
 def test_a_rows_numbers_do_not_depend_on_its_neighbours(kind: str) -> None:
     model = tiny(kind)
     with sped_up(model):
-        found = torch.tensor(label_log_probabilities(model, ROWS, 0, 8, lambda *_: None), dtype=torch.float64)
+        found = head_logits(model, ROWS, 0, 8, lambda *_: None).log_softmax(dim=-1)
         loss = loss_of(model, ROWS)
     expected = told(model, ROWS)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     summed = F.nll_loss(expected, torch.tensor(LABELS), reduction="sum")
     torch.testing.assert_close(loss.double(), summed, rtol=1e-5, atol=1e-5)
+
+
+TELL = ["bert", "electra", "albert", "big_bird", "mobilebert", "funnel", "xlnet", "roformer"]
+
+
+@pytest.mark.parametrize("kind", [*TELL, "roberta", "gpt2", "llama"])
+def test_segments_are_told_apart_by_packed_rows_as_by_stock(kind: str) -> None:
+    """Roberta has one segment only, and gpt2 takes the argument for something else: both are asked without."""
+    model = tiny(kind, **({"type_vocab_size": 1} if kind == "roberta" else {}))
+    segments = [[0] * 3 + [1] * (len(row) - 3) for row in ROWS]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    told_apart = kind in TELL
+    assert tells_segments(model) == told_apart
+    expected = []
+    for row, types in zip(ROWS, segments, strict=True):
+        more = {"token_type_ids": torch.tensor([types])} if told_apart else {}
+        expected.append(model(input_ids=torch.tensor([row]), **more, **without_cache(model)).logits[0].double())
+    with sped_up(model) as states:
+        found = head_logits(model, ROWS, 0, 8, lambda *_: None, segments=segments)
+        one = head_logits(model, ROWS, 0, 8, lambda *_: None)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
+    assert "unpadded_pairs" not in states
+    assert (found - one).abs().max() > 1e-4 or not told_apart
 
 
 @pytest.mark.parametrize("kind", READ_PADDING)
@@ -79,9 +106,9 @@ def test_rows_of_new_lengths_are_tried_when_they_come() -> None:
 
 def test_rows_that_the_model_itself_fails_on_are_refused() -> None:
     with pytest.raises(InputError, match="CanineForSequenceClassification itself fails when it is asked, on rows of 2"):
-        label_log_probabilities(tiny("canine"), [[5, 2], ROWS[0]], 0, 8, lambda *_: None)
+        head_logits(tiny("canine"), [[5, 2], ROWS[0]], 0, 8, lambda *_: None)
     with pytest.raises(InputError, match=r"on rows of 8 to 9 tokens: .*<eos>"):
-        label_log_probabilities(tiny("bart"), [ROWS[0], ROWS[0][:-1]], 0, 8, lambda *_: None)
+        head_logits(tiny("bart"), [ROWS[0], ROWS[0][:-1]], 0, 8, lambda *_: None)
 
 
 def test_a_model_that_fails_in_training_only_is_refused_before_it() -> None:
@@ -108,17 +135,15 @@ def test_a_body_with_parameters_of_its_own_is_no_new_head() -> None:
 
 @pytest.mark.parametrize("kind", ["canine", "fnet", "jamba"])
 def test_features_do_not_depend_on_neighbours_either(kind: str) -> None:
-    probe = LinearProbe.__new__(LinearProbe)
     model, told_by = tiny(kind), architectures_classifiers._tokenizer()
-    plan = SimpleNamespace(max_length=64, rows_at_once=8)
-    probe.given = SimpleNamespace(model=model, tokenizer=told_by, plan=plan)  # type: ignore[assignment]
+    features = HiddenFeatures(model, told_by, Plan([], max_length=64, rows_at_once=8))
     examples = [Example(str(i), "w7 w8 w9 w10 " * (3 - i), "a") for i in range(3)]
-    together = probe._hidden(examples, "all")
-    alone = [probe._hidden([example], "one")[0] for example in examples]
+    together = features(examples, "all")
+    alone = [features([example], "one")[0] for example in examples]
     assert abs(together - alone).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["funnel", "perceiver", "t5"])
 def test_a_body_without_a_state_for_each_token_has_no_probe(kind: str) -> None:
     with pytest.raises(InputError, match="gives no hidden state for each token"):
-        mean_hidden_states(tiny(kind), ROWS, 0, 8, "features")
+        mean_hidden_states(tiny(kind), [Tokens(row, [], len(row)) for row in ROWS], 0, 8, "features")

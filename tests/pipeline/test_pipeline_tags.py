@@ -158,7 +158,7 @@ def test_a_whole_run(tagged: dict[str, Any]) -> None:
         said = stock(**tokenizer(row["input"], return_tensors="pt")).logits[0, 1:-1].argmax(dim=-1)
         assert row["prediction"].split() == [labels[int(best)] for best in said]  # each word is one token here
     again = tunelift.load(tagged["model"], adapter=out / "adapter", dtype="float32")
-    with pytest.raises(InputError, match="was made for TOKEN_CLS, and the task is sequence-classification"):
+    with pytest.raises(InputError, match="was made for token-classification, and the task is sequence-classification"):
         tunelift.load(tagged["model"], adapter=out / "adapter", dtype="float32", task="sequence-classification")
     scores = tunelift.evaluate(*again, data=tagged["data"]["test"])
     assert scores.metrics["seqeval_f1"] == pytest.approx(made["metrics"]["seqeval_f1"]["tuned"])

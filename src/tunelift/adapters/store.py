@@ -126,8 +126,10 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / LINEAGE
     lineage = read_object(file) if file.is_file() else {}
-    base, labels = lineage.get("base", {}), lineage.get("labels", [])
+    base, labels, threshold = lineage.get("base", {}), lineage.get("labels", []), lineage.get("threshold", 0.5)
     sound = isinstance(base, dict) and isinstance(labels, list)
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise InputError(f"{file}: the threshold {threshold!r:.40} is no probability.")
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
         raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
     return lineage

@@ -9,7 +9,7 @@ scores give the same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,22 @@ def bootstrap_sums(values: Floats) -> Floats:
 def swapped_sums(values: Floats) -> Floats:
     """Return the columns' sums over the units that are swapped, each with chance 1/2: (columns, RESAMPLES)."""
     return _sums(_swaps, values)
+
+
+def bootstrap_weights(units: int, resamples: int) -> Iterator[Floats]:
+    """Yield how often each unit is in each bootstrap sample, (some samples, units) at a time."""
+    return _blocks(_weights, units, resamples)
+
+
+def swaps(units: int, resamples: int) -> Iterator[Floats]:
+    """Yield which units are swapped, 1 with chance 1/2 and else 0, (some samples, units) at a time."""
+    return _blocks(_swaps, units, resamples)
+
+
+def _blocks(draw: Draw, units: int, resamples: int) -> Iterator[Floats]:
+    source, most = np.random.SFC64(_SEED), max(1, _BLOCK // units)
+    for start in range(0, resamples, most):
+        yield draw(source, (min(most, resamples - start), units))
 
 
 def beyond(resampled: Floats, observed: Floats) -> Floats:

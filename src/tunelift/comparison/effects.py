@@ -57,7 +57,7 @@ def effect_of(measured: Measured, level: float) -> Effect:
         return _effect(measured, level)
     base, tuned = measured.aggregates if measured.items else (0.0, 0.0)
     difference = tuned - base
-    if measured.value is not None:
+    if measured.of_set:
         missing = f"{_share(measured)}, and a value of the whole set has no bounds for the others"
         return Effect(difference, "none", missing=missing, one_sided=one_sided)
     known = measured.bounds
@@ -68,6 +68,10 @@ def effect_of(measured: Measured, level: float) -> Effect:
 def _effect(measured: Measured, level: float) -> Effect:
     clusters = clusters_of(measured.pairs)
     base, tuned = measured.by_distinct()
+    if measured.of_items is not None:
+        from tunelift.comparison.resampling import items_effect
+
+        return items_effect(base, tuned, measured.of_items, clusters, level)
     if measured.value is None:
         return paired_effect(base, tuned, clusters, level)
     if measured.of_ratio is not None and np.array_equal(base[:, 1], tuned[:, 1]):

@@ -15,7 +15,7 @@ from tunelift.comparison.draws import Floats
 from tunelift.comparison.pairing import LeftOut, Pair, Side, distinct
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import ScoreRow
-from tunelift.metrics import METRICS, bounds, direction, formula, ratio_value
+from tunelift.metrics import METRICS, bounds, direction, formula, of_items, ratio_value
 
 _COUNTS = 'Counts are written as "counts": {"bleu": {"matched 1": 7, ...}}, with numbers.'
 
@@ -32,7 +32,9 @@ class Measured:
     metric that is made of sums over the data set, such as BLEU or the loss by token, they are counts of shape
     (pairs, counts), and `value` makes values of shape (selections,) of summed counts (selections, counts).
     Where the value is a ratio of two such sums, the counts are nats and weight, and `of_ratio` makes the value of nats
-    by weight. `higher_is_better` is None where nobody says.
+    by weight. Where it depends on how the items stand to each other, the counts are their own numbers, and `of_items`
+    makes values (selections,) of them and of how often each counts (selections, items); `closeness` is an item's own.
+    `higher_is_better` is None where nobody says.
     """
 
     name: str
@@ -43,12 +45,19 @@ class Measured:
     left_out: list[LeftOut]
     value: Callable[[Floats], Floats] | None = None
     of_ratio: Callable[[Floats], Floats] | None = None
+    of_items: Callable[[Floats, Floats], Floats] | None = None
+    closeness: Callable[[Floats], Floats] | None = None
+
+    @property
+    def of_set(self) -> bool:
+        """Whether it is a value of the whole set, which has no mean over items."""
+        return self.base.ndim == 2
 
     @property
     def both(self) -> Mask:
         """Which pairs are of items that have a finite value on both sides, in each of their rows, (pairs,)."""
         finite = np.isfinite(self.base) & np.isfinite(self.tuned)
-        known = np.asarray(finite if self.value is None else finite.all(axis=1))
+        known = np.asarray(finite.all(axis=1) if self.of_set else finite)
         if known.all():
             return known
         member, _ = distinct(self.pairs)
@@ -69,6 +78,9 @@ class Measured:
         """The metric's value on each side over the items with a value on both."""
         known = self.over(self.both)
         base, tuned = known.by_distinct()
+        if self.of_items is not None:
+            once = np.ones((1, len(base)))
+            return float(self.of_items(base, once)[0]), float(self.of_items(tuned, once)[0])
         if self.value is None:
             return float(base.mean()), float(tuned.mean())
         one, other = self.value(np.stack([base.sum(axis=0), tuned.sum(axis=0)])).tolist()
@@ -77,12 +89,13 @@ class Measured:
     @property
     def by_pair(self) -> tuple[Floats, Floats]:
         """Each pair's own value on both sides, of shape (pairs,): where there are counts, that of its own counts."""
-        return (self.base, self.tuned) if self.value is None else (self.value(self.base), self.value(self.tuned))
+        own = self.closeness or self.value
+        return (self.base, self.tuned) if own is None else (own(self.base), own(self.tuned))
 
     @property
     def bounds(self) -> tuple[float, float] | None:
         """The least and the largest value an item can have, where that is known and all finite ones obey."""
-        if self.value is not None:
+        if self.of_set:
             return None
         there = np.concatenate([self.base, self.tuned])
         there = there[np.isfinite(there)]
@@ -99,7 +112,7 @@ class Measured:
         np.add.at(sums[0], member, self.base)
         np.add.at(sums[1], member, self.tuned)
         size = np.bincount(member).astype(float)
-        means = sums / (size if self.value is None else size[:, None])
+        means = sums / (size[:, None] if self.of_set else size)
         return means[0], means[1]
 
     def over(self, chosen: Mask | NDArray[np.intp]) -> Measured:
@@ -209,8 +222,8 @@ def _of_ratio(of_ratio: Callable[[Any], Any], totals: Floats) -> Floats:
 
 
 def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pair]) -> Measured:
-    from_counts, of_ratio = formula(name), ratio_value(name)
-    if from_counts is None and of_ratio is None:
+    from_counts, of_ratio, by_items = formula(name), ratio_value(name), of_items(name)
+    if from_counts is None and of_ratio is None and by_items is None:
         reason = f"{name} is given by counts, and tunelift has no formula for it"
         empty = np.empty((0,))
         return Measured(name, higher_is_better, [], empty, empty, [LeftOut(item.id, reason) for item in pairs])
@@ -222,10 +235,12 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
     one, other = ([side[number] for number in numbers] for side in there)
     first = () if of_ratio is None else ("nats", "weight")
     names = list(dict.fromkeys([*first, *(count for row in [*one, *other] for count in row or ())]))
+    tables = _table(one, names), _table(other, names)
+    if by_items is not None:
+        value, closeness = (partial(_by_name, own, names) for own in by_items)
+        return Measured(name, higher_is_better, kept, *tables, left_out, of_items=value, closeness=closeness)
     value = partial(_from_totals, from_counts, names) if of_ratio is None else partial(_of_ratio, of_ratio)
-    measured = Measured(
-        name, higher_is_better, kept, _table(one, names), _table(other, names), left_out, value, of_ratio
-    )
+    measured = Measured(name, higher_is_better, kept, *tables, left_out, value, of_ratio)
     try:
         _ = measured.aggregates if measured.both.any() else None
     except KeyError as error:
@@ -238,6 +253,10 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
 
 def _from_totals(from_counts: Any, names: Sequence[str], totals: Floats) -> Floats:
     return np.asarray(from_counts(dict(zip(names, totals.T, strict=True))))
+
+
+def _by_name(own: Any, names: Sequence[str], table: Floats, *weights: Floats) -> Floats:
+    return np.asarray(own(dict(zip(names, table.T, strict=True)), *weights))
 
 
 def _sides(pairs: Sequence[Pair]) -> tuple[list[ScoreRow], list[ScoreRow]]:

@@ -123,8 +123,10 @@ class DataSection(Section):
     prompt: str | None = setting(None, 'Template over the columns, such as "Message: {text}\\nIntent:".')
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
-    label: str | None = setting(None, "Column of the label, for a classification head.")
+    text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
+    label: str | None = setting(None, "Column of the label, for a head; of numbers or labels several, with commas.")
     labels: Names | None = setting(None, "All labels, where the data does not show every one.")
+    separator: str | None = setting(None, "Text between the labels of a cell, where several may apply.")
     turns: Literal["all", "each", "last"] | None = setting(
         None,
         "Answers of a conversation that are learned: all in one row, each in its own, or the last; "

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
@@ -54,8 +54,42 @@ class Tags:
         return " ".join(self.tags)
 
 
-Given = Conversation | Words
-Wanted = Tags
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts that are asked about together, such as a premise and a hypothesis."""
+
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.first}\n{self.second}"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A number for each output of a head, by the outputs' names."""
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return " ".join(repr(value).removesuffix(".0") for value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels that apply, maybe none, each once and in order; none of them holds the text that joins them."""
+
+    labels: tuple[str, ...]
+
+    JOIN: ClassVar[str] = " | "
+
+    def __str__(self) -> str:
+        return self.JOIN.join(self.labels)
+
+
+Given = Conversation | Words | Pair
+Wanted = Tags | Numbers | LabelSet
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 
@@ -105,9 +139,9 @@ class Scores:
     A row has "id", "input", "reference", "prediction", "metrics" ({name: value}), "log_likelihood" (nats) and "tokens".
     Where they apply, it also has: "cluster", the source that several items come from; "unscored", the reason why there
     are no metrics; "label_scores" ({label: log-likelihood}, without labels that were never finished since they could
-    not win); "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items and
-    stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id of a training row that the
-    item repeats, exactly or nearly.
+    not win); "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items or
+    looked at all together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id
+    of a training row that the item repeats, exactly or nearly.
 
     `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}) and "made_with"
     (whatever must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import Table
-from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates
+from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates, Texts
 from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.template import Template
@@ -39,7 +39,7 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
     InputError for columns that are missing, for columns beside those names that change what a row means and cannot be
     used, and for a table of other columns with the command that would fit.
     """
-    by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "label"))
+    by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "text_pair", "label"))
     for refuse in reading.refuse if by_names else ():
         refuse(table)
     layout = reading.choose(table, section)
@@ -49,10 +49,14 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
         refuse_unusable(table, layout.columns)
     if not isinstance(layout, Templates):
         return layout
-    templates = [template for template in (layout.prompt, layout.completion) if template is not None]
+    check_columns(layout.templates, table)
+    return replace(layout, labels=_in_one_way(table, layout, section))
+
+
+def check_columns(templates: Sequence[Template], table: Table) -> None:
+    """Raise InputError for columns that templates name and a table lacks."""
     if problems := [said for template in templates for said in template.problems(table.columns, table.name)]:
         raise InputError(*problems, fix=header_hint(table) or "Correct the name, or the template that holds it.")
-    return replace(layout, labels=_in_one_way(table, layout, section))
 
 
 def notes_on_columns(table: Table, section: DataSection, reading: Reading) -> list[str]:
@@ -89,6 +93,11 @@ def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mappin
 
 
 def _answers(table: Table, section: DataSection) -> Layout | None:
+    if section.text_pair is not None:
+        raise InputError(
+            "data.text_pair names the second of two texts for a head, and this task writes one text.",
+            fix='Put both into the prompt: --prompt "{premise}\\n{hypothesis}\\nLabel:" --completion " {label}"',
+        )
     if section.prompt is not None or section.completion is not None:
         return _prompt_and_completion(table.columns, section)
     if section.text is not None or section.label is not None:
@@ -122,10 +131,40 @@ _USUAL: Sequence[tuple[Set[str], Callable[[Table, DataSection], Layout]]] = (
 
 
 def _classes(table: Table, section: DataSection) -> Layout | None:
-    """The text goes to the model as it is, and the completion is the label's name."""
-    text = _first_set(table.columns, section, ("text", "prompt"))
+    """The text goes to the model as it is, or a pair of texts, and the completion is the label's name."""
+    texts = given_texts(table, section)
     label = _first_set(table.columns, section, ("label", "completion"))
-    return None if text is None or label is None else Templates(text, label, bare=True, is_label=True)
+    return None if texts is None or label is None else Templates(texts, label, bare=True, is_label=True)
+
+
+PAIRS = (
+    ("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"),
+    ("sentence_A", "sentence_B"), ("question1", "question2"), ("question", "sentence"), ("question", "passage"),
+    ("query", "document"), ("query", "passage"), ("text1", "text2"), ("text_1", "text_2"), ("text_a", "text_b"),
+)  # fmt: skip
+"""What people call two columns of texts that are read together."""
+
+
+def given_texts(table: Table, section: DataSection) -> Texts | None:
+    """Return the text or the two that a head is to read: those named, or columns of usual names; None without any.
+
+    Raises InputError where a second text is named and no first one is there, and where columns fit several pairs.
+    """
+    found = [pair for pair in PAIRS if set(pair) <= set(table.columns)]
+    named = section.text is not None or section.prompt is not None
+    first = _first_set(table.columns, section, ("text", "prompt"))
+    if section.text_pair is not None:
+        if first is None:
+            raise InputError("data.text_pair names a second text, and data.text no first one.", fix="Name both.")
+        return Texts(first, _column_or_template(section.text_pair, "data.text_pair"))
+    if named or (first is not None and found[:1] != [PAIRS[0]]):
+        return None if first is None else Texts(first)
+    if len(found) > 1:
+        raise InputError(
+            f"{table.name} has several pairs of texts: {listed(' and '.join(pair) for pair in found)}.",
+            fix="Name the two with data.text and data.text_pair.",
+        )
+    return Texts(*(Template(f"{{{name}}}", "data.text") for name in found[0])) if found else None
 
 
 def _first_set(columns: list[str], section: DataSection, names: tuple[str, str]) -> Template | None:
@@ -150,7 +189,7 @@ def _prompt_and_completion(columns: list[str], section: DataSection) -> Template
     prompt, completion = (
         Template(f"{{{name}}}" if value is None else value, f"data.{name}") for name, value in given.items()
     )
-    return Templates(prompt, completion)
+    return Templates(Texts(prompt), completion)
 
 
 def _text_and_label(column: str, label: str | None) -> Templates:
@@ -159,7 +198,7 @@ def _text_and_label(column: str, label: str | None) -> Templates:
     if label is None:
         return Templates(None, text)
     answer = Template(label if "{" in label else f" {{{label}}}", "data.label")
-    return Templates(Template(text.text + "\nLabel:", text.key), answer, is_label=True)
+    return Templates(Texts(Template(text.text + "\nLabel:", text.key)), answer, is_label=True)
 
 
 def _column_or_template(value: str, key: str) -> Template:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Pair
 from tunelift.data.conversations import as_answer, as_prompt, conversation_of, is_learned
 from tunelift.data.formats import Table, TableRow
 from tunelift.data.template import Template
@@ -39,33 +39,66 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """The text that is given, from a template, or a pair of texts from two."""
+
+    first: Template
+    second: Template | None = None
+
+    @property
+    def templates(self) -> Sequence[Template]:
+        """The template of each text."""
+        return [self.first] if self.second is None else [self.first, self.second]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that the templates name."""
+        return [name for template in self.templates for name in template.columns]
+
+    def __call__(self, row: TableRow, where: str) -> Said:
+        """Return what is given, without a completion; a text is empty where all columns that it names are blank."""
+        if any(template.blank(row, where) for template in self.templates):
+            return "empty prompt" if self.second is None else "an empty text of a pair"
+        first = self.first.fill(row, where)
+        if self.second is None:
+            return Example("", first, "")
+        pair = Pair(first, self.second.fill(row, where))
+        return Example("", str(pair), "", pair)
+
+
+@dataclass(frozen=True, slots=True)
 class Templates:
-    """Prompt and completion from templates. `prompt=None` is plain text; `bare` strips the completion to a label.
+    """Texts and completion from templates. `texts=None` is plain text; `bare` strips the completion to a label.
 
     `labels` are the texts of a label column to be used instead of those that the rows have.
     """
 
-    prompt: Template | None
+    texts: Texts | None
     completion: Template
     bare: bool = False
     is_label: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def templates(self) -> Sequence[Template]:
+        """All templates."""
+        return [*(self.texts.templates if self.texts else ()), self.completion]
+
+    @property
     def columns(self) -> Sequence[str]:
         """The columns that the templates name."""
-        return [*(self.prompt.columns if self.prompt else ()), *self.completion.columns]
+        return [name for template in self.templates for name in template.columns]
 
     def __call__(self, row: TableRow, where: str) -> Said:
         """Fill the templates; a row is empty where all columns that a template names are blank."""
-        prompt = "" if self.prompt is None else self.prompt.fill(row, where)
+        said = Example("", "", "") if self.texts is None else self.texts(row, where)
         answer = {name: self.labels.get(str(row.get(name)), row.get(name)) for name in self.completion.columns}
         completion = self.completion.fill(answer, where)
-        if self.prompt is not None and self.prompt.blank(row, where):
-            return "empty prompt"
+        if isinstance(said, str):
+            return said
         if self.completion.blank(row, where) or not completion.strip():
-            return "empty text" if self.prompt is None else "empty completion"
-        return Example("", prompt, completion.strip() if self.bare else completion)
+            return "empty text" if self.texts is None else "empty completion"
+        return replace(said, completion=completion.strip() if self.bare else completion)
 
 
 _INSTRUCTION = Template("### Instruction:\n{instruction}\n\n### Response:\n", "the instruction format")
@@ -87,7 +120,8 @@ class Instructions:
 
     def __call__(self, row: TableRow, where: str) -> Said:
         """Return what the row says; raise InputError for a history that is no list of pairs."""
-        found = Templates(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT, _OUTPUT)(row, where)
+        asked = Texts(_INSTRUCTION if _INPUT.blank(row, where) else _WITH_INPUT)
+        found = Templates(asked, _OUTPUT)(row, where)
         beside = {name: row.get(name) for name in ("system", "history")}
         if not any(beside.values()):
             return found
@@ -110,7 +144,7 @@ class Questions:
         """Return what the row says; a question without an answer is left out."""
         answers = self.answers(row, where)
         completion = Template(" {answer}", "the question format")
-        return Templates(_QUESTION, completion)({**row, "answer": answers[0] if answers else ""}, where)
+        return Templates(Texts(_QUESTION), completion)({**row, "answer": answers[0] if answers else ""}, where)
 
     def answers(self, row: TableRow, where: str) -> list[str]:
         """Return the texts of a row's answers, each once."""

@@ -129,13 +129,21 @@ def _templates(asked: list[str], answer: str) -> dict[str, str]:
 
 
 def _for_head(table: Table, section: DataSection, asked: list[str], answer: str) -> str:
+    texts = _for_texts(asked)
     if _are_fractions(table, answer):
+        command = _command(table, section.columns, **texts, label=answer)
         return (
-            f'The column "{answer}" holds numbers, and a head here has one class for each different one. '
-            f"With a causal language model: {_command(table, section.columns, **_templates(asked, answer))}"
+            f'The column "{answer}" holds numbers, and a head for labels has one class for each different one. '
+            f"To learn them as numbers: {command} --task regression"
         )
-    text = asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)
-    return f"This would fit: {_command(table, section.columns, text=text, label=answer)}"
+    return f"This would fit: {_command(table, section.columns, **texts, label=answer)}"
+
+
+def _for_texts(asked: list[str]) -> dict[str, str]:
+    """Return the flags that name one text, two, or all of several in one."""
+    if len(asked) == 2:
+        return {"text": asked[0], "text-pair": asked[1]}
+    return {"text": asked[0] if len(asked) == 1 else "\\n".join(f"{{{name}}}" for name in asked)}
 
 
 def _holds_messages(table: Table, column: str) -> bool:

@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Any
 
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Pair
 from tunelift.data.answers import Asked, Marks
 from tunelift.data.chat import Chat, Written
 from tunelift.data.conversations import as_answer
 from tunelift.data.encoding import Added, Encoder, Text
+from tunelift.data.pairs import encode_pair
 
 PROMPT_TOO_LONG = "the prompt alone fills max_length"
 NOTHING_TO_LEARN = "nothing after the prompt"
@@ -29,12 +30,14 @@ Continued = tuple[list[int], list[list[int]]]
 class Tokens:
     """One row for the model: token ids (T,), and for each whether the loss counts its prediction (T,).
 
-    `full_length` is the row's length in tokens before it was cut on the right.
+    `full_length` is the row's length in tokens before it was cut on the right. `segments` are the token types (T,) by
+    which a model tells two texts apart, None where all are alike.
     """
 
     ids: list[int]
     in_loss: list[bool]
     full_length: int
+    segments: list[int] | None = None
 
     @property
     def truncated(self) -> bool:
@@ -154,7 +157,10 @@ class Renderer:
         return list(self._rows([example]))[-1]
 
     def head_tokens(self, example: Example) -> Tokens:
-        """Return the prompt's text for a classification head: special tokens as the tokenizer puts them, no loss."""
+        """Return the prompt's text for a head: special tokens as the tokenizer puts them, no loss; of a pair both."""
+        if isinstance(example.given, Pair):
+            both = encode_pair(self.tokenizer, example.given, self.max_length)
+            return Tokens(both.ids, [False] * len(both.ids), both.full_length, both.segments)
         ids = list(self.tokenizer(example.prompt, verbose=False)["input_ids"])
         full_length = len(ids)
         if full_length > self.max_length:  # the tokenizer itself keeps a closing SEP where it cuts

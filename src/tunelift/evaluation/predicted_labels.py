@@ -1,91 +1,44 @@
-"""What baselines that predict labels share: the rows of their scores, and the regression behind two of them."""
+"""Labels predicted from features, by logistic regression."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunelift.core import progress
-from tunelift.core.records import Example, Scores
-from tunelift.evaluation.measures import measure_for
-from tunelift.evaluation.plan import Plan
-from tunelift.evaluation.rows import Found, answered, begun, labelled, metric_entry, slices_of
-from tunelift.metrics import Metric
-from tunelift.run_files.layout import FORMAT
+from tunelift.core.records import Example
+from tunelift.evaluation.rows import Found, labelled
 
 FOLDS = 3
 MOST_ROWS_TO_CHOOSE = 3000
 """Training rows at most on which C is chosen: the fit with the chosen one takes them all."""
 
 
-def given_metrics(plan: Plan, *, likelihoods: bool) -> list[Metric]:
-    """Return the metrics that a predicted label gives, and with `likelihoods` those that its probability gives.
-
-    A probability of a label stands beside that of a head. Beside a language model's tokens it means something else.
-    """
-    likely = likelihoods and not plan.task.next_token
-    return [metric for metric in plan.metrics if likely or metric.needs != "likelihood"]
-
-
-def misfit(plan: Plan, train: Sequence[Example], *, likelihoods: bool) -> str | None:
-    """Say why a baseline that predicts labels does not suit the plan and the training rows, or return None."""
-    if "label" not in measure_for(plan).gives:
-        return "it predicts labels, and no metric here ranks any"
-    if not given_metrics(plan, likelihoods=likelihoods):
-        return "a label without a probability gives none of the metrics"
-    if not train:
-        return "there are no training rows"
-    nothing_to_tell = likelihoods and len({example.completion for example in train}) < 2
-    return "the training rows have one label only" if nothing_to_tell else None
-
-
-def label_rows(
-    plan: Plan,
-    made_by: Mapping[str, Any],
-    examples: Sequence[Example],
-    predictions: Sequence[Found],
-    *,
-    likelihoods: bool,
-) -> Scores:
-    """Return scores in which each example was answered with a label; `likelihoods` says if with its probability."""
-    metrics, slices = given_metrics(plan, likelihoods=likelihoods), slices_of(examples, plan.slices)
-    rows = []
-    for example, values, found in zip(examples, slices, predictions, strict=True):
-        answer = answered(example, found, metrics)
-        if not likelihoods:  # there is none to tell, and nothing of which it would be
-            answer = {key: value for key, value in answer.items() if key not in ("log_likelihood", "tokens")}
-        rows.append(begun(example, values) | answer)
-    info = {
-        "format": FORMAT,
-        "items": len(rows),
-        "unscored": sum("unscored" in row for row in rows),
-        "metrics": {metric.name: metric_entry(metric, rows) for metric in metrics},
-        "made_with": {"task": plan.task.name, **made_by},
-    }
-    return Scores(rows, info)
-
-
 class Regression:
     """Logistic regression from features to labels; the inverse strength C of its penalty is chosen by cross-validation.
 
-    `features` (rows, features), sparse or dense, and `labels` are those of the training rows; `strengths` are the C to
-    choose from, weakest last. The folds are drawn by `seed` and hold each label alike as far as its rows go. The C with
+    `features` (rows, features), sparse or dense, are those of the training rows; `strengths` are the C to choose
+    from, weakest last. The folds are drawn by `seed` and hold each label alike as far as its rows go. The C with
     most held-out rows right is taken; of equal ones that with the higher log-probability, then the stronger penalty.
     `chosen` says for people which C it is; `title` is that of the progress bar.
     """
 
-    def __init__(self, strengths: Sequence[float], features: Any, labels: list[str], seed: int, title: str) -> None:
-        self.rows, labels_found = len(labels), np.asarray(labels)
+    name: ClassVar[str] = "logistic regression"
+
+    def __init__(
+        self, strengths: Sequence[float], features: Any, train: Sequence[Example], seed: int, title: str
+    ) -> None:
+        self.rows, labels_found = len(train), np.asarray([example.completion for example in train])
         folds = _folds(labels_found, seed)
         with progress.bar(title, len(folds) * len(strengths) + 1) as advance:
             qualities = [(0, 0.0)] * len(strengths)
-            for train, held_out in folds:
-                models = _fitted(strengths, features[train], labels_found[train], advance)
+            for fit, held_out in folds:
+                models = _fitted(strengths, features[fit], labels_found[fit], advance)
                 found = [_quality(model, features[held_out], labels_found[held_out]) for model in models]
                 qualities = [(a + c, b + d) for (a, b), (c, d) in zip(qualities, found, strict=True)]
             best = max(range(len(strengths)), key=lambda i: (*qualities[i], -i))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Example
+from tunelift.core.records import Example, LabelSet, Numbers
 from tunelift.data.template import as_text
 from tunelift.metrics import Answer, Metric, aggregate, score_answer
 
@@ -31,6 +31,32 @@ def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] |
     """Choose the label with the highest score, summed or (with `lengths` in tokens) per token."""
     best = max(scores, key=lambda label: scores[label] / lengths[label] if lengths else scores[label])
     return Found(best, scores.get(reference), tokens, scores)
+
+
+def numbered(example: Example, values: Sequence[float]) -> Found:
+    """Answer an example with numbers in the order of its own, written as float32 tells them apart.
+
+    The log-likelihood is that of a normal distribution of variance 1 around each, up to a constant (nats).
+    """
+    assert isinstance(example.wanted, Numbers)
+    squared = math.fsum((a - b) ** 2 for a, b in zip(values, example.wanted.values, strict=True))
+    return Found(" ".join(format(value, ".9g") for value in values), -squared / 2, len(values))
+
+
+def label_set(example: Example, probabilities: dict[str, float], threshold: float) -> Found:
+    """Answer an example with the labels from a probability on.
+
+    The log-likelihood (nats) is that of what applies, each label by itself; None where the example has a label that is
+    not known.
+    """
+    assert isinstance(example.wanted, LabelSet)
+    wanted = set(example.wanted.labels)
+    chosen = LabelSet(tuple(sorted(label for label, value in probabilities.items() if value >= threshold)))
+    likely = None
+    if wanted <= probabilities.keys():
+        said = (value if label in wanted else 1 - value for label, value in probabilities.items())
+        likely = math.fsum(math.log(max(value, 1e-12)) for value in said)
+    return Found(str(chosen), likely, len(probabilities), probabilities)
 
 
 def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[str, str]]:
@@ -77,12 +103,15 @@ def answered(
         return {"metrics": {}, "unscored": reason}
     row: dict[str, Any] = {} if found.prediction is None else {"prediction": found.prediction}
     wanted = example.completion if reference is None else reference
-    row |= score_answer(
-        Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row), metrics
-    )
+    is_set = isinstance(example.wanted, LabelSet)
+    scores = found.label_scores if is_set else {}
+    if not is_set and any(metric.needs == "label-probabilities" for metric in metrics):
+        scores = {label: math.exp(value) for label, value in found.label_scores.items()}
+    answer = Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row, scores)
+    row |= score_answer(answer, metrics)
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
-    return row | {"label_scores": found.label_scores} if found.label_scores else row
+    return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row
 
 
 def metric_entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tunelift.core.randomness import seeded
 from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
 from tunelift.fast.trials import structure_of
 from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
-from tunelift.model_facts.anatomy import base_of, pad_id
+from tunelift.model_facts.anatomy import base_of, pad_id, tells_segments
 from tunelift.model_facts.parameters import device_of
 
 LEAST = 1e-5
@@ -80,7 +80,14 @@ class ClassLogits:
         return (logits * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
     def _logits(self, inputs: Inputs) -> Tensor:
-        return self.model(**inputs, **self.more).logits  # type: ignore[no-any-return]
+        return self.model(**accepted(self.model, inputs), **self.more).logits  # type: ignore[no-any-return]
+
+
+def accepted(model: Any, inputs: Inputs) -> Inputs:
+    """Return the inputs of a batch without token types where the model does not tell segments apart by them."""
+    if "token_type_ids" not in inputs or tells_segments(model):
+        return inputs
+    return {name: value for name, value in inputs.items() if name != "token_type_ids"}
 
 
 @contextmanager

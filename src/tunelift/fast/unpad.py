@@ -6,7 +6,7 @@ into the padded batch, so that everything around it works as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from tunelift.fast.packed_rows import PackedRow, pack, put_back
 from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.target_only import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
-from tunelift.model_facts.anatomy import base_of, pad_id
+from tunelift.model_facts.anatomy import base_of, pad_id, tells_segments
 from tunelift.model_facts.parameters import device_of
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
@@ -82,7 +82,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
         mine.put(inner, partial(_decoder, inner, inner.forward, always, packs))
     options = without_cache(model)
     try:
-        plain = asked_plainly(model, lambda ids: model(input_ids=ids, **options).logits[0], ROWS)
+        plain = _plain(model, options)
     except Exception as error:  # some take no row so short, or none without its end
         mine.all()
         return {"unpadded": f"off: the model does not take the rows that are tried ({error or type(error).__name__})"}
@@ -93,25 +93,44 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
         mine.all()
         return {"unpadded": f"off: {reason}"}
     undo.replaced += mine.replaced
+    states = {"unpadded": "on"}
+    if tells_segments(model):
+        packs.segments = True
+        if (reason := _fails(model, options, _plain(model, options, segments=True), segments=True)) is not None:
+            packs.segments = False
+            states["unpadded_pairs"] = f"off: {reason}"
     if not alone:
-        return {"unpadded": "on"}
+        return states
     packs.last = last_layer(inner)
     reason = unsuited(packs.last)
     for end in () if reason else (0, -1):
         packs.end = end
         if _fails(model, options, plain) is None:
-            return {"unpadded": "on", "last_layer": "on"}
+            return states | {"last_layer": "on"}
     packs.end = None
-    return {"unpadded": "on", "last_layer": f"off: {reason or 'the head is not seen to read one token of a row'}"}
+    return states | {"last_layer": f"off: {reason or 'the head is not seen to read one token of a row'}"}
 
 
 @dataclass(slots=True)
 class _Packs:
-    """The packed row of the last call; and the last layer with the end of each row that alone is read of it."""
+    """The packed row of the last call; and the last layer with the end of each row that alone is read of it.
+
+    `segments` says whether calls that tell two texts of a row apart are packed too.
+    """
 
     packed_row: PackedRow | None = None
     last: nn.Module | None = None
     end: int | None = None
+    segments: bool = False
+
+    def rows(self, inputs: Mapping[str, Any]) -> list[list[int]] | None:
+        """Return the rows of a call as `rows_of` does; None, too, for a call that carries what cannot be packed."""
+        types = inputs.get("token_type_ids")
+        if any(value is not None and name not in PLAIN for name, value in inputs.items()):
+            return None
+        if types is not None and not self.segments and bool(types.any()):
+            return None
+        return rows_of(inputs.get("input_ids"), inputs.get("attention_mask"))
 
     def alone(self, packed_row: PackedRow) -> AbstractContextManager[None]:
         """Let the last layer compute what is read, for the calls inside."""
@@ -137,10 +156,9 @@ def rows_of(input_ids: Tensor | None, attention_mask: Tensor | None) -> list[lis
 
 def _decoder(inner: Any, forward: Any, always: bool, packs: _Packs, *args: Any, **inputs: Any) -> Any:
     inputs = named(forward, args, inputs)
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    asked = {name for name, value in inputs.items() if value is not None and name not in PLAIN}
+    ids = inputs.get("input_ids")
     caches = inputs.get("use_cache") or (inputs.get("use_cache") is None and not always and not inner.training)
-    rows = None if asked or caches else rows_of(ids, mask)
+    rows = None if caches else packs.rows(inputs)
     if ids is None or rows is None:
         return forward(**inputs)
     packed_row = pack(rows, [len(row) - 1 for row in rows])
@@ -156,9 +174,7 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
 
     def whole(forward: Any, *args: Any, **inputs: Any) -> Any:
         inputs = named(forward, args, inputs)
-        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-        asked = {name for name, value in inputs.items() if value is not None and name not in PLAIN}
-        rows = None if asked else rows_of(ids, mask)
+        rows = packs.rows(inputs)
         if rows is None:
             return forward(**inputs)
         packed_row = pack(rows, [0] * len(rows), share=False)
@@ -185,8 +201,24 @@ def _unpad_encoder(inner: Any, stack: Any, undo: Undo, packs: _Packs) -> None:
     undo.put(stack, partial(layers, stack.forward))
 
 
+def _plain(model: Any, options: dict[str, Any], *, segments: bool = False) -> Plain:
+    """Return what the model says of the rows that are tried; with `segments` each of them is of two texts."""
+
+    def ask(ids: Tensor) -> Tensor:
+        types = {"token_type_ids": _types([ids[0].tolist()], ids.shape[1], ids.device)} if segments else {}
+        return model(input_ids=ids, **types, **options).logits[0]  # type: ignore[no-any-return]
+
+    return asked_plainly(model, ask, ROWS)
+
+
+def _types(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+    """Return token types (B, width) by which the second half of each row is another text."""
+    found = [[0] * (len(row) // 2) + [1] * (len(row) - len(row) // 2) + [0] * (width - len(row)) for row in rows]
+    return torch.tensor(found, dtype=torch.long, device=device)
+
+
 @torch.no_grad()
-def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
+def _fails(model: Any, options: dict[str, Any], plain: Plain, *, segments: bool = False) -> str | None:
     """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
     device = device_of(model)
     pad = pad_id(model)
@@ -194,9 +226,10 @@ def _fails(model: Any, options: dict[str, Any], plain: Plain) -> str | None:
     number = partial(torch.tensor, dtype=torch.long, device=device)
     ids = number([[*row, *[pad] * (width - len(row))] for row in ROWS])
     mask = number([[1] * len(row) + [0] * (width - len(row)) for row in ROWS])
+    types = {"token_type_ids": _types(ROWS, width, device)} if segments else {}
     try:
         with in_evaluation(model):
-            ours = model(input_ids=ids, attention_mask=mask, **options).logits
+            ours = model(input_ids=ids, attention_mask=mask, **types, **options).logits
     except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
         return f"the model takes no packed rows ({error or type(error).__name__})"
     if len(ours) != len(ROWS):

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 Totals = Mapping[str, Floats]
 FromCounts = Callable[[Totals], Floats]
 """From totals by name, each of shape (selections,), to values of shape (selections,)."""
+FromItems = Callable[[Mapping[str, Floats], Floats], Floats]
+"""From the items' numbers by name, (items,) each, and how often each item counts, (selections, items), to values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Answer:
     """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
 
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
-    computed; `row` holds the columns the item came from.
+    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known.
     """
 
     prediction: str
@@ -42,6 +44,7 @@ class Answer:
     log_likelihood: float | None = None
     tokens: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ class Metric:
     aggregate where that is not the mean of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
-    makes the value of the sums. `package` must be installed to score an answer.
+    makes the value of the sums. Where the value depends on how items stand to each other, such as a correlation of
+    ranks, the counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of
+    each how near its answer is, for people to see which items changed. `package` must be installed to score an answer.
     """
 
     name: str
@@ -88,6 +93,8 @@ class Metric:
     ratio: Ratio | None = None
     counts: Callable[[Answer], Mapping[str, float]] | None = None
     from_counts: FromCounts | None = None
+    from_items: FromItems | None = None
+    closeness: Callable[[Mapping[str, Floats]], Floats] | None = None
     package: str | None = None
 
 
@@ -168,12 +175,16 @@ def aggregate(metric: Metric, rows: Iterable[ScoreRow]) -> float:
     It is the mean of the items' values, but for loss, perplexity and bits per byte, which weigh by tokens and bytes,
     and for corpus metrics, which are made of the summed counts. Raises InputError where no row is scored.
     """
-    kept = "metrics" if metric.from_counts is None else "counts"
+    kept = "metrics" if metric.counts is None else "counts"
     scored = [row for row in rows if (row.get(kept) or {}).get(metric.name) is not None]
     if not scored:
         raise InputError(
             f'No item has a value of "{metric.name}".', fix='See "unscored" in the rows for why they were left out.'
         )
+    if metric.from_items is not None:
+        names = scored[0]["counts"][metric.name]
+        columns = {name: np.array([row["counts"][metric.name][name] for row in scored], dtype=float) for name in names}
+        return float(metric.from_items(columns, np.ones((1, len(scored))))[0])
     if metric.from_counts is not None:
         totals = Counter[str]()
         for row in scored:
@@ -198,6 +209,16 @@ def bounds(name: str) -> tuple[float, float] | None:
 def formula(name: str) -> FromCounts | None:
     """Return what makes a metric's value of summed counts; None where no formula is known."""
     return METRICS.get(name).from_counts if name in METRICS else None
+
+
+def of_items(name: str) -> tuple[FromItems, Callable[[Mapping[str, Floats]], Floats]] | None:
+    """Return what makes a metric's value of its items' numbers, and each item's closeness; None where none does."""
+    metric = METRICS.get(name) if name in METRICS else None
+    return (
+        None
+        if metric is None or not (metric.from_items and metric.closeness)
+        else (metric.from_items, metric.closeness)
+    )
 
 
 def ratio_value(name: str) -> Callable[[Any], Any] | None:

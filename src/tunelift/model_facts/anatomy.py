@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,20 @@ def positions(model: Any, names: Sequence[str] = POSITIONS) -> int | None:
     config = model.config.get_text_config()
     named = [getattr(config, name, None) or 0 for name in names]
     return min((int(count) for count in named if count > 0), default=None)  # XLNet's config says -1: no limit
+
+
+def tells_segments(model: Any) -> bool:
+    """Tell whether a model learns of token types which of two texts a token is of, as BERT does.
+
+    Others take an argument of this name for something else (GPT-2 adds embeddings of words by it, Gemma 3 tells images
+    by it) or have no table of segments. So the table is asked for: by its size in the config, or as XLNet and Funnel
+    call it in their attention.
+    """
+    base = base_of(model)
+    if "token_type_ids" not in signature(base.forward).parameters:
+        return False
+    has_table = (getattr(base.config, "type_vocab_size", None) or 0) > 1
+    return has_table or any(name.endswith(".seg_embed") for name, _ in base.named_parameters())
 
 
 def own_pad_id(model: Any) -> int | None:

@@ -64,6 +64,9 @@ def load(
     chosen = precision.choose(section.device, section.dtype)
     config = read_config(identity, folder)
     _check_fit(identity, config, task)
+    told = getattr(config, "problem_type", None)
+    if not task.by_class:
+        config.problem_type = task.problem_type
     own_labels = _name_labels(config, labels, ordered) if task.has_head and labels else None
     # First the tokenizer: what building it takes is free again before the weights come.
     tokenizer = read_tokenizer(identity.name, identity.path, folder)
@@ -77,6 +80,11 @@ def load(
             options |= quantized.options(chosen.dtype, chosen.device)
             identity = dataclasses.replace(identity, quantization=section.quantization)
         loaded, fresh, trained = _weights(identity, folder, options, task)
+    if trained and told and told != (task.problem_type or told):
+        raise InputError(
+            f"{identity.name} has a head for {told}, and the task {task.name} is {task.problem_type}.",
+            fix="Take another task, or a model without a head.",
+        )
     if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
     if task.has_head:
@@ -248,7 +256,13 @@ def fitting_tasks(config: Any) -> list[Task]:
     The one that it was saved for comes first, then the most natural.
     """
     found = [task for task in map(TASKS.get, TASKS) if task.fits(config)]
-    return sorted(found, key=lambda task: not was_saved_for(config, task))
+    return sorted(found, key=lambda task: (not was_saved_for(config, task), not _told(config, task)))
+
+
+def _told(config: Any, task: Task) -> bool:
+    """Tell whether a config says that a task of a class that serves several is meant; where it says none, by class."""
+    told = getattr(config, "problem_type", None)
+    return task.by_class if told is None else task.problem_type in (None, told)
 
 
 def was_saved_for(config: Any, task: Task) -> bool:
@@ -268,7 +282,8 @@ def natural_task(name: str, revision: str | None = None) -> Task:
 def task_of(base: Any) -> Task:
     """Return the task that a model in memory was made for, by its class; raise InputError for one that fits none."""
     name = type(base).__name__
-    known = next((task for task in map(TASKS.get, TASKS) if task.is_class(name)), None)
+    fitting = (task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task))
+    known = next(fitting, None)
     if getattr(base.config, "is_encoder_decoder", False) and (known is None or not known.has_head):
         raise InputError(
             f"{name} has an encoder and a decoder; language models here have a decoder alone.",

@@ -162,7 +162,8 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
     Raises InputError for an adapter of a task that is none of ours.
     """
     config, lineage = read_adapter_config(folder), read_lineage(folder)
-    tasks = {TASKS.get(name).peft_type: name for name in reversed(list(TASKS))}  # of several the first counts
+    by_class = [name for name in TASKS if TASKS.get(name).by_class]
+    tasks = {TASKS.get(name).peft_type: name for name in reversed(by_class)}  # of several the first counts
     made_for = config.get("task_type")
     if made_for is not None and str(made_for) not in tasks:
         known = listed(dict.fromkeys(TASKS.get(name).peft_type for name in TASKS))

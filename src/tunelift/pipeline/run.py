@@ -63,6 +63,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
         plan = replace(plan, labels=session.labels or plan.labels)
         with folder.begun(**session.facts()):
             folder.took("load", time.monotonic() - began)
+            session.choose_threshold(splits.validation, training.max_length, "base on validation")
             measured(folder, "base", session, splits, plan)
             look_for_verbatim(folder, session, splits.test)
             measure_baselines(folder, session, splits, plan, evaluate, data.seed)

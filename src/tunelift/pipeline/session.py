@@ -23,6 +23,8 @@ from tunelift.data.render import RenderReport
 from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
+from tunelift.metrics import resolve
+from tunelift.metrics.label_sets import best_threshold
 from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, samples
 from tunelift.models import ModelIdentity
@@ -31,7 +33,7 @@ from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.pipeline.folder import RunFolder
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
-from tunelift.tasks import Task
+from tunelift.tasks import TASKS, Task
 from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
@@ -40,6 +42,12 @@ _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, s
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
 numbers of its weights, by which a model is told that was changed since, as by merging an adapter."""
 
+
+NEUTRAL = 0.5
+"""The probability from which a label applies, where no validation rows say another."""
+
+_thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+"""By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
 
 SAVED_BY_PEFT = {"classifier", "score"}
 """Heads that peft trains and saves whole by itself."""
@@ -60,7 +68,8 @@ class Session:
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
-    the rows and the steps, about, that a new adapter is made for.
+    the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
+    apply, those from the `threshold` on do; the base has its own.
     """
 
     model: Any
@@ -76,6 +85,9 @@ class Session:
     base_tokenizer: Any = None
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
+    learned: Sequence[Example] = ()
+    threshold: float = NEUTRAL
+    base_threshold: float = NEUTRAL
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
     _measured: list[Measure] = field(default_factory=list)
 
@@ -126,6 +138,7 @@ class Session:
         identity, fresh = _identity(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
+        session.threshold = _thresholds.get(model, NEUTRAL)
         return session
 
     def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
@@ -137,7 +150,9 @@ class Session:
         return self._rendered[key][1]
 
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
-        """Know what a new adapter will be trained on: some methods make their settings of it."""
+        """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
+        self.learned = rows
+        self.task.check(self.model, rows, self.labels)
         self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
@@ -150,7 +165,9 @@ class Session:
         if isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
+            fresh = self.fresh if self.model in _known else ()
             self.model = attach(self.model, self._peft_config(keys), seed)
+            self.task.begin(self.model, self.learned, self.labels, fresh)
 
     def check(self, keys: Mapping[str, Any] | Any) -> int:
         """Raise InputError for adapter settings that will not do, before anything is computed.
@@ -197,9 +214,11 @@ class Session:
         """
         notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         made_for = read_adapter_config(folder).get("task_type")
-        if made_for is not None and made_for != self.task.peft_type:
+        told = str(read_lineage(folder).get("task"))
+        another = told in TASKS and TASKS.get(told).problem_type != self.task.problem_type
+        if made_for is not None and (another or made_for != self.task.peft_type):
             raise InputError(
-                f"The adapter {folder} was made for {made_for}, and the task is {self.task.name}.",
+                f"The adapter {folder} was made for {told if another else made_for}, and the task is {self.task.name}.",
                 fix="Leave the task out: it is then the adapter's.",
             )
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
@@ -219,6 +238,7 @@ class Session:
             self.examine(folder)
         self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
+        self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold", NEUTRAL)
         if self.examined:
             self.tokenizer = self.examined.tokenizer
         self.adapter = {"source": str(folder), "sha256": sha256}
@@ -226,12 +246,13 @@ class Session:
     @contextmanager
     def base(self) -> Iterator[None]:
         """Let the session be the base for a while: its adapter switched off, and asked as the base is."""
-        tuned_with, self.tokenizer = self.tokenizer, self.base_tokenizer
+        tuned = self.tokenizer, self.threshold
+        self.tokenizer, self.threshold = self.base_tokenizer, self.base_threshold
         try:
             with switched_off(self.model):
                 yield
         finally:
-            self.tokenizer = tuned_with
+            self.tokenizer, self.threshold = tuned
 
     def save_adapter(self, folder: Path) -> Path:
         """Write the adapter, whole or not at all."""
@@ -240,6 +261,7 @@ class Session:
             "task": self.task.name,
             "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
+            **({"threshold": self.threshold} if self.task.has_threshold else {}),
         }
         save_adapter(self.model, self.tokenizer, folder, lineage)
         self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}
@@ -247,7 +269,22 @@ class Session:
 
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
         """Measure the model as it is now; items that were measured before are not made into tokens again."""
+        plan = replace(plan, threshold=self.threshold) if self.task.has_threshold else plan
         return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
+
+    def choose_threshold(self, validation: Sequence[Example], max_length: int, title: str) -> None:
+        """Choose the threshold of the model as it is now, on validation rows; without any it stays as it is."""
+        if not self.task.has_threshold or not validation:
+            return
+        plan = Plan(
+            resolve(["average_precision"]), task=self.task, labels=self.labels, max_length=max_length, cache=True
+        )
+        self.threshold = best_threshold(self.score(validation, plan, title).rows) or NEUTRAL
+        if is_adapted(self.model):
+            _thresholds[self.model] = self.threshold
+        else:
+            self.base_threshold = self.threshold
+        progress.note(f"{title}: labels apply from the probability {self.threshold:.3g} on, chosen on validation")
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""

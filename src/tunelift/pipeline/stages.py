@@ -65,7 +65,9 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     folder = Path(config.output) if config.output else free_folder(default_output(config), "scores")
     refuse_to_write_over(folder)
     session, splits, plan = _to_measure(config, facts)
-    if adapter is not None:
+    if adapter is None:
+        session.choose_threshold(splits.validation, plan.max_length, "base on validation")
+    else:
         session.load_adapter(adapter)
     scores = session.score(splits.test, plan, "evaluate")
     scores.save(folder)
@@ -92,6 +94,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     with folder.begun(**session.facts()):
         for note in notes:
             folder.happened("adapter", note)
+        session.choose_threshold(splits.validation, plan.max_length, "base on validation")
         measured(folder, "base", session, splits, plan)
         measure_forgetting(folder, "base", session, sets, config.evaluate, plan.max_length)
         session.load_adapter(adapter)

@@ -101,6 +101,7 @@ def train_in(
             render=session.rows,
         )  # fmt: skip
     if ranks.first():
+        session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
         session.save_adapter(paths.adapter)
     return trained
 

@@ -92,6 +92,7 @@ def _loading(run: RunContents) -> list[str]:
     with_peft = auto.replace("Auto", "AutoPeft", 1)
     labels = read_lineage(RunPaths(run.folder).adapter).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
+    count += f', problem_type="{run.task().problem_type}"' * (not run.task().by_class)
     if run.noted("model").get("kind") == "hub":
         lines = [
             f"from peft import {with_peft}",
@@ -108,8 +109,11 @@ def _loading(run: RunContents) -> list[str]:
             'model = PeftModel.from_pretrained(base, "adapter")',
         ]
     code = "\n".join(["```python", *lines, 'tokenizer = AutoTokenizer.from_pretrained("adapter")', "```"])
-    names = [f"Labels, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
-    return ["## Load it", code, *names]
+    what = "Labels" if run.task().by_class else "Outputs"
+    names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
+    threshold = read_lineage(RunPaths(run.folder).adapter).get("threshold") if run.task().has_threshold else None
+    said = [f"A label applies where the sigmoid of its output is at least {threshold:.6g}."] if threshold else []
+    return ["## Load it", code, *names, *said]
 
 
 def _training(run: RunContents) -> list[str]:

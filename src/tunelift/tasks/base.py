@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Pair
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
 from tunelift.data.render import Renderer, RenderReport, Tokens
-from tunelift.fast.classifying import ClassLogits, rows_in
+from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 
@@ -23,10 +23,11 @@ from tunelift.fast.undo import without_cache
 @dataclass(frozen=True, slots=True)
 class Row:
     """One rendered example: token ids (T,), and what the task learns of it, such as one label per token (IGNORED
-    outside the loss) or the index of a class."""
+    outside the loss) or the index of a class. `segments` are the token types (T,), where it is of two texts."""
 
     ids: Sequence[int]
     labels: Any
+    segments: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ Shown = tuple[Tokens, str]
 """A row as people see it: its tokens, and what is said behind them."""
 
 
+SINGLE_LABEL = "single_label_classification"
+
+
 class Task(ABC):
     """A kind of work: all that the rooms above must know of it. Each has a file in this folder, which adds it to TASKS.
 
@@ -89,12 +93,21 @@ class Task(ABC):
     """What rows of a table mean to it."""
     measures: tuple[str, ...]
     """The names of what can be measured, the first that gives all that the metrics need is taken."""
+    problem_type: str | None = None
+    """What transformers calls it where a class of models serves several tasks: it would guess by the labels' dtype."""
     has_head: bool = True
     """Whether its models choose among classes with a head of their own, whose order is kept with the adapter."""
+    has_threshold: bool = False
+    """Whether several labels may apply, those from a probability on that is chosen on validation rows."""
     next_token: bool = False
     """Whether the loss is that of each token's successor, so that its models continue text."""
     untuned: str = "the base model with a head that was not trained"
     """What the report calls the base."""
+
+    @property
+    def by_class(self) -> bool:
+        """Whether a model's class tells that this is its task, where its config says nothing else."""
+        return self.problem_type in (None, SINGLE_LABEL)
 
     def fits(self, config: Any) -> bool:
         """Tell whether models of this transformers config can do it."""
@@ -111,6 +124,17 @@ class Task(ABC):
         """Tell whether transformers' class of this name does it, or another that is called so."""
         ours = any(name == known or (isinstance(known, tuple) and name in known) for known in self.classes().values())
         return ours or name.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:  # noqa: B027  see begin
+        """Raise InputError for training rows that a model cannot learn as it is, before anything is computed."""
+
+    def begin(  # noqa: B027  most begin as they are
+        self, model: Any, examples: Sequence[Example], labels: Sequence[str], fresh: Sequence[str]
+    ) -> None:
+        """Let what is trained begin where these training rows suggest; `fresh` are modules that the base's files lack.
+
+        `model` is peft's, its adapter just put on.
+        """
 
     @abstractmethod
     def metrics(self, examples: Sequence[Example]) -> list[str]:
@@ -154,7 +178,8 @@ class Task(ABC):
 
     def plain_loss(self, row: Learned, model: Any) -> float:
         """Return the loss of one row (nats) from the stock model's own logits, in fp64, without any fast path."""
-        logits, where = model(**row.batch.inputs, **without_cache(model)).logits, row.batch.labels != IGNORED
+        inputs, where = accepted(model, row.batch.inputs), row.batch.labels != IGNORED
+        logits = model(**inputs, **without_cache(model)).logits
         likely = logits[where].double().log_softmax(dim=-1)
         return -float(likely.gather(1, row.batch.labels[where][:, None]).sum())
 
@@ -166,6 +191,63 @@ class Task(ABC):
 TASKS: Registry[Task] = Registry("task")
 
 
+def text_rows(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, wanted: Callable[[Example], Any]
+) -> tuple[list[Row], RenderReport]:
+    """Render texts, or pairs of them, for a head; `wanted` gives what a row's labels are. Every row has one target."""
+    report, renderer, rows = RenderReport(rows=len(examples)), Renderer(tokenizer, max_length), []
+    for example in examples:
+        tokens = renderer.head_tokens(example)
+        report.truncated += tokens.truncated
+        report.tokens += len(tokens.ids)
+        rows.append(Row(tokens.ids, wanted(example), tokens.segments))
+    report.tokens_in_loss = len(rows)
+    return rows, report
+
+
+def text_batch(rows: Sequence[Row], labels: Tensor, pad: int, device: torch.device) -> Batch:
+    """Return a batch of rows of texts with their labels, (B, ...), each row one target."""
+    inputs = pad_inputs(rows, pad, device)
+    return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), len(rows))
+
+
+def trained_outputs(model: Any, count: int) -> Iterator[Any]:
+    """Yield the trained layers that give so many outputs: of a new head the last one."""
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    for module in model.modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")  # peft's wrapper gives those of others too
+        if weight is not None and id(weight) in trained and getattr(module, "out_features", None) == count:
+            yield module
+
+
+def says_the_texts(row: Learned, tokenizer: Any) -> bool:
+    """Tell whether a row's tokens are those of a pair's two texts in order, each in its own segment where it has any.
+
+    Of a row that was cut they are the beginnings. A row of one text is not looked at.
+    """
+    given = row.example.given
+    if not isinstance(given, Pair):
+        return True
+    alone = (tokenizer(text, add_special_tokens=False, verbose=False) for text in (given.first, given.second))
+    first, second = (letters(tokenizer, found["input_ids"]) for found in alone)
+    said = letters(tokenizer, row.ids)
+    if row.truncated:
+        begin = any(first.startswith(said[:at]) and second.startswith(said[at:]) for at in range(len(said) + 1))
+    else:
+        begin = said == first + second
+    types = row.batch.inputs.get("token_type_ids")
+    if types is None or not begin:
+        return begin
+    by_type = [[token for token, own in zip(row.ids, types[0].tolist(), strict=True) if own == one] for one in (0, 1)]
+    parts = [letters(tokenizer, ids) for ids in by_type]
+    return first.startswith(parts[0]) and second.startswith(parts[1]) and "".join(parts) == said
+
+
+def letters(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return what tokens say, without special ones, blanks, and halves of characters at which a row was cut."""
+    return "".join(tokenizer.decode(list(ids), skip_special_tokens=True).split()).replace("\ufffd", "")
+
+
 def labelled_tokens(rows: Sequence[Row], pad: int, device: torch.device, first: int = 0) -> Batch:
     """Return a batch of rows that have a label for each token, (B, T), IGNORED at the padding; targets from `first`."""
     labels = padded([row.labels for row in rows], IGNORED, torch.device("cpu"))
@@ -174,15 +256,27 @@ def labelled_tokens(rows: Sequence[Row], pad: int, device: torch.device, first: 
 
 
 def pad_inputs(rows: Sequence[Row], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask, each (B, T), padded on the right."""
-    return padded_inputs([row.ids for row in rows], pad, device)
+    """Return input_ids and attention_mask, each (B, T), padded on the right, and token_type_ids where rows have any."""
+    return padded_inputs([row.ids for row in rows], pad, device, [row.segments for row in rows])
 
 
-def padded_inputs(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
-    """Return input_ids and attention_mask of rows of token ids, each (B, T), padded on the right."""
+def padded_inputs(
+    rows: Sequence[Sequence[int]],
+    pad: int,
+    device: torch.device,
+    segments: Sequence[Sequence[int] | None] = (),
+) -> dict[str, Tensor]:
+    """Return input_ids and attention_mask of rows of token ids, each (B, T), padded on the right.
+
+    Where a row has `segments`, token_type_ids (B, T) stand beside them: 0 for rows without any, and at the padding.
+    """
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return {"input_ids": padded(rows, pad, device), "attention_mask": mask.long().to(device)}
+    inputs = {"input_ids": padded(rows, pad, device), "attention_mask": mask.long().to(device)}
+    if not any(segments):
+        return inputs
+    types = [own or [0] * len(row) for own, row in zip(segments, rows, strict=True)]
+    return inputs | {"token_type_ids": padded(types, 0, device)}
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int, device: torch.device, *, left: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""Classification with a head on an encoder or a decoder: one label per text."""
+"""Classification with a head on an encoder or a decoder: one label per text, or per pair of texts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.data.columns import CLASSES
-from tunelift.data.render import Renderer, RenderReport
-from tunelift.tasks.base import TASKS, Batch, Learned, Row, Task, pad_inputs
+from tunelift.data.render import RenderReport
+from tunelift.tasks.base import SINGLE_LABEL, TASKS, Batch, Learned, Row, Task, says_the_texts, text_batch, text_rows
 
 
 class SequenceClassification(Task):
@@ -20,6 +20,7 @@ class SequenceClassification(Task):
     mapping = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
     peft_type = "SEQ_CLS"
     pipeline_tag = "text-classification"
+    problem_type = SINGLE_LABEL
     reading = CLASSES
     measures = ("head",)
 
@@ -35,24 +36,14 @@ class SequenceClassification(Task):
                 f"The data has labels that the model's head has not: {listed(unknown)}.",
                 fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
             )
-        report, renderer = RenderReport(rows=len(examples)), Renderer(tokenizer, max_length)
-        rows = []
-        for example in examples:
-            tokens = renderer.head_tokens(example)
-            report.truncated += tokens.truncated
-            report.tokens += len(tokens.ids)
-            rows.append(Row(tokens.ids, index[example.completion]))
-        report.tokens_in_loss = len(rows)
-        return rows, report
+        return text_rows(examples, tokenizer, max_length, lambda example: index[example.completion])
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-        labels = torch.tensor([row.labels for row in rows], device=device)
-        tokens = sum(len(row.ids) for row in rows)
-        return Batch(pad_inputs(rows, pad_id, device), labels, len(rows), tokens, len(rows))
+        return text_batch(rows, torch.tensor([row.labels for row in rows]), pad_id, device)
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
-        """Compare the name of the class with the example's label."""
-        return labels[int(row.batch.labels[0])] == row.example.completion
+        """Compare the name of the class with the example's label, and of a pair what the tokens say with both texts."""
+        return labels[int(row.batch.labels[0])] == row.example.completion and says_the_texts(row, tokenizer)
 
 
 TASKS.add(SequenceClassification.name, SequenceClassification())

@@ -24,7 +24,7 @@ from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
 from tunelift.fast.targets import IGNORED
-from tunelift.tasks.base import TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens
+from tunelift.tasks.base import TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
 
 _ENTITY = re.compile(r"[BIESLU]-.+")
 
@@ -68,9 +68,9 @@ def _texts(value: Any, where: str) -> list[str]:
 
 def _choose(table: Table, section: DataSection) -> Layout:
     """Take the columns that data.text and data.label name, or those with the usual names."""
-    if section.prompt is not None or section.completion is not None:
+    if any(value is not None for value in (section.prompt, section.completion, section.text_pair)):
         raise InputError(
-            "data.prompt and data.completion make texts, and this task tags words.",
+            "data.prompt, data.completion and data.text_pair make texts, and this task tags words.",
             fix="Name the columns of words and tags with data.text and data.label.",
         )
     tags = [TAGS, "ner_tags", *(name for name in table.columns if name.endswith("tags")), "labels"]
@@ -177,17 +177,13 @@ class TokenClassification(Task):
         tags = [labels[int(row.batch.labels[0][at])] for at in counted]
         if tags != [_tags(row.example)[i] for i in read]:
             return False
-        said = [_letters(tokenizer, ids[at:end]) for at, end in zip(counted, [*counted[1:], len(ids)], strict=True)]
-        alone = [_letters(tokenizer, tokenizer(words[i], add_special_tokens=False)["input_ids"]) for i in read]
+        said = [letters(tokenizer, ids[at:end]) for at, end in zip(counted, [*counted[1:], len(ids)], strict=True)]
+        alone = [letters(tokenizer, tokenizer(words[i], add_special_tokens=False)["input_ids"]) for i in read]
         return said[:-1] == alone[:-1] and (row.truncated or said == alone)  # the cut may go through a word
 
 
 def _tags(example: Example) -> tuple[str, ...]:
     return example.wanted.tags if isinstance(example.wanted, Tags) else ()
-
-
-def _letters(tokenizer: Any, ids: Sequence[int]) -> str:
-    return "".join(tokenizer.decode(list(ids), skip_special_tokens=True).split())
 
 
 TASKS.add(TokenClassification.name, TokenClassification())

@@ -298,7 +298,7 @@ def _store(
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), frozen, _adapter_settings(model)],
-        [(list(row.ids), row.labels) for row in rows],
+        [(list(row.ids), row.labels, *([list(row.segments)] if row.segments else [])) for row in rows],
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
     check_space(folder, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))

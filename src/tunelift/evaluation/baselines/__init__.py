@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
-from tunelift.evaluation.baselines import few_shot, linear_probe, majority, tf_idf
+from tunelift.evaluation.baselines import few_shot, linear_probe, majority, mean, median, tf_idf
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
 
@@ -20,6 +20,8 @@ __all__ = ["BASELINES", "Baseline", "Given", "suitable"]
 BASELINES: Registry[Kind] = Registry("baseline")
 BASELINES.add("few-shot", Kind(few_shot.misfit, few_shot.FewShot))
 BASELINES.add("majority", Kind(majority.misfit, majority.Majority))
+BASELINES.add("mean", Kind(mean.misfit, mean.make))
+BASELINES.add("median", Kind(median.misfit, median.make))
 BASELINES.add("tf-idf", Kind(tf_idf.misfit, tf_idf.TfIdf))
 BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
 

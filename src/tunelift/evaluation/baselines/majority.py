@@ -1,4 +1,4 @@
-"""The most frequent training label, whatever the item."""
+"""The most frequent training label, or set of labels, whatever the item."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tunelift.core.records import Example, Scores
-from tunelift.evaluation import predicted_labels
+from tunelift.evaluation import predicting
 from tunelift.evaluation.baselines.base import Given
+from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
-    return predicted_labels.misfit(plan, train, likelihoods=False)
+    if not measure_for(plan).gives & {"label", "label-set"}:
+        return "it predicts labels, and no metric here ranks any"
+    return predicting.misfit(plan, train, likelihoods=False)
 
 
 class Majority:
@@ -29,6 +32,4 @@ class Majority:
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the one label."""
         made_by, found = self.given.made_by("majority", self.description), Found(self.label, tokens=1)
-        return predicted_labels.label_rows(
-            self.given.plan, made_by, examples, [found] * len(examples), likelihoods=False
-        )
+        return predicting.predicted_rows(self.given.plan, made_by, examples, [found] * len(examples), likelihoods=False)

@@ -22,20 +22,21 @@ ROWS_AT_ONCE = 64
 class Head(Measure):
     """The class with the highest probability is the prediction; texts are cut to the length of training."""
 
-    gives = frozenset({"label", "text", "likelihood"})
+    gives = frozenset({"label", "text", "likelihood", "label-probabilities"})
 
     def begin(self) -> None:
         tokens = [self.renderer.head_tokens(example) for example in self.examples]
         self.truncated = sum(t.truncated for t in tokens)
         if self.truncated:
             progress.note(f"{self.truncated} of {len(tokens)} texts were cut to {self.renderer.max_length} tokens.")
-        self.prompts = [t.ids for t in tokens]
+        self.prompts, self.segments = [t.ids for t in tokens], [t.segments for t in tokens]
 
     def length(self, i: int) -> int:
         return len(self.prompts[i])
 
     def key(self, i: int) -> Any:
-        return [self.prompts[i], [], self.examples[i].completion, []]
+        segments = self.segments[i]
+        return [self.prompts[i], [], self.examples[i].completion, [], *([segments] if segments else [])]
 
     def how(self) -> Mapping[str, Any]:
         return {"label_scoring": labels_how(self.plan), "max_length": self.renderer.max_length}
@@ -48,8 +49,9 @@ class Head(Measure):
 
     def _classified(self, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
         labels, pad = list(self.plan.labels), pad_id(self.model, self.tokenizer)
-        rows = [self.prompts[i] for i in some]
-        scores = label_log_probabilities(self.model, rows, pad, self.plan.rows_at_once, advance)
+        rows, segments = [self.prompts[i] for i in some], [self.segments[i] for i in some]
+        found = head_logits(self.model, rows, pad, self.plan.rows_at_once, advance, segments=segments)
+        scores = found.log_softmax(dim=-1).tolist()
         return {
             i: labelled(self.examples[i].completion, dict(zip(labels, row, strict=True)), None, tokens=1)
             for i, row in zip(some, scores, strict=True)
@@ -57,18 +59,24 @@ class Head(Measure):
 
 
 @torch.no_grad()
-def label_log_probabilities(
-    model: Any, rows: Sequence[Sequence[int]], pad_id: int, rows_at_once: int, advance: progress.Advance
-) -> list[list[float]]:
-    """Return for each row of token ids the log-probability (nats) of every label, in the head's order."""
-    results: list[list[float]] = [[]] * len(rows)
-    logits = ClassLogits(model, rows)
+def head_logits(
+    model: Any,
+    rows: Sequence[Sequence[int]],
+    pad_id: int,
+    rows_at_once: int,
+    advance: progress.Advance,
+    *,
+    segments: Sequence[Sequence[int] | None] = (),
+) -> torch.Tensor:
+    """Return what the head says of each row of token ids, in its order: (rows, classes) in fp64, on the CPU."""
+    results: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    logits, types = ClassLogits(model, rows), segments or [None] * len(rows)
     for group in by_length([len(row) for row in rows], max(rows_at_once, ROWS_AT_ONCE)):
-        found = logits(padded_inputs([rows[i] for i in group], pad_id, model.device)).double().log_softmax(dim=-1)
-        for i, row in zip(group, found.tolist(), strict=True):
+        inputs = padded_inputs([rows[i] for i in group], pad_id, model.device, [types[i] for i in group])
+        for i, row in zip(group, logits(inputs).double().cpu(), strict=True):
             results[i] = row
         advance(len(group))
-    return results
+    return torch.stack(results)
 
 
 MEASURES.add("head", Head)
