@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS, method_of, refused
+from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -47,8 +47,8 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     if method not in METHODS:
         near = did_you_mean(str(method), METHODS) or f" Known: {listed(METHODS, 99)}."
         return [f'adapter.method: there is no PEFT method "{method}".{near}']
-    if keys.get("start_from"):
-        return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
+    if keys.get("start_from") or METHODS.get(method).takes is not None:
+        return _idle_keys(METHODS.get(method), keys)
     lacking = [
         f"adapter.{key}: {METHODS.get(method).title or method} needs {what}."
         for key, what in METHODS.get(method).needs.items()
@@ -67,6 +67,18 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     found = [(key, *wrong) for key in values for wrong in gate.wrong_settings({key: values[key]}, ADAPTER_CONFIG)]
     foreign = [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
     return unknown + foreign + _wrong_values(method, values)
+
+
+def _idle_keys(row: Method, keys: Mapping[str, Any]) -> list[str]:
+    """Return which keys would do nothing, where the method or the adapter to go on from brings its own."""
+    extra = keys.keys() - OURS
+    if not keys.get("start_from"):
+        known = f" It takes: {listed(row.takes)}." if row.takes else ""
+        idle = extra.difference(row.takes or ())
+        return [f"adapter.{key}: {row.title} has no such key.{known}" for key in sorted(idle)]
+    if row.whole:
+        return [f"adapter.start_from: {row.title} goes on from no adapter; name the model to go on from as the model."]
+    return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
 
 
 def peft_config(keys: Mapping[str, Any], task_type: str, model: Any = None, rows: int = 0, steps: int = 0) -> Any:
@@ -151,10 +163,11 @@ def homeless(adapted: Any, found: Any) -> list[str]:
 
 def check_targets(model: Any, config: Any) -> None:
     """Raise InputError where none of the target modules is in the model, listing the linear layers there are."""
+    from peft.utils.constants import DUMMY_TARGET_MODULES
     from torch import nn
 
     targets = getattr(config, "target_modules", None)
-    if not targets or targets == "all-linear":
+    if not targets or targets in ("all-linear", DUMMY_TARGET_MODULES):
         return
     names = [name for name, _ in model.named_modules()]
     if isinstance(targets, str):
@@ -171,8 +184,11 @@ def check_targets(model: Any, config: Any) -> None:
 
 
 def count_parameters(model: Any) -> ParameterCount:
-    """Return the trainable and the total number of parameters of a PEFT model."""
-    return ParameterCount(*model.get_nb_trainable_parameters())
+    """Return the trainable and the total number of parameters of a PEFT model, or of one that is trained whole."""
+    if is_adapted(model):
+        return ParameterCount(*model.get_nb_trainable_parameters())
+    counts = [(p.numel() * p.requires_grad, p.numel()) for p in model.parameters()]
+    return ParameterCount(*map(sum, zip(*counts, strict=True)))
 
 
 def is_adapted(model: Any) -> bool:

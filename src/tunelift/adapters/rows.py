@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunelift.adapters import adalora
-from tunelift.adapters.defaults import Sizes, at_known_layers, norms, scaled_layers
+from tunelift.adapters.defaults import Sizes, at_known_layers, head_alone, norms, scaled_layers
 from tunelift.adapters.methods import METHODS, REFUSED, Method
 
 METHODS.add(
@@ -119,6 +119,13 @@ _add_prompts("prompt-tuning", "PROMPT_TUNING", "Prompt tuning", 1e-3)
 _add_prompts("p-tuning", "P_TUNING", "P-tuning", 1e-4)
 _add_prompts("prefix-tuning", "PREFIX_TUNING", "Prefix tuning", 5e-3)
 _add_prompts("cartridge", "CARTRIDGE", "Cartridge", 1e-3)
+
+# The two ends that every method is compared with.
+METHODS.add("full", Method("", "full fine-tuning", {}, 2e-5, trains_base=lambda _: True, whole=True, takes=()))
+METHODS.add(  # saved as a LoRA that is on no layer, which stock peft loads: what is trained lies beside the base
+    "head",
+    Method("LORA", "the head alone", head_alone, 1e-3, needs_head=True, takes=("modules_to_save",), merges=False),
+)
 
 REFUSED |= {
     "XLORA": ("X-LoRA", "it saves nothing of what it trained, and cannot be loaded again"),
