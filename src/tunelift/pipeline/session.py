@@ -191,7 +191,7 @@ class Session:
         if is_adapted(adapted):
             self._check_put_on()
         elif asks_for_whole(keys):
-            return check_trainable(self.model)
+            return check_trainable(self.model, keys)
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             check_goes_on(keys["start_from"])
             self.examine(keys["start_from"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunelift.adapters.build import check_keys
 from tunelift.adapters.methods import trains_whole
 from tunelift.adapters.store import adapter_hash
 from tunelift.config.schema import ModelSection
@@ -26,11 +27,14 @@ def asks_for_whole(keys: Mapping[str, Any] | Any) -> bool:
     return isinstance(keys, Mapping) and trains_whole(str(keys.get("method")))
 
 
-def check_trainable(model: Any) -> Footprint:
+def check_trainable(model: Any, keys: Mapping[str, Any]) -> Footprint:
     """Return what training a model's own weights takes.
 
-    Raises InputError where they are no numbers with a point, or where the model could not be saved again.
+    Raises InputError for keys of the adapter section that do nothing here, for weights that are no numbers with a
+    point, and for a model that could not be saved again.
     """
+    if problems := check_keys({key: value for key, value in keys.items() if value is not None}):
+        raise InputError(*problems)
     parameters = dict(model.named_parameters())
     if rounded := [name for name, p in parameters.items() if not p.is_floating_point()]:
         raise InputError(
