@@ -84,7 +84,11 @@ def test_a_model_trained_whole_is_stock_in_a_new_process(
     assert scores.metrics == pytest.approx(tuned, rel=1e-5)
     # It is a model too, which needs no base.
     as_model = from_keywords(
-        "evaluate", model=str(out / "model"), data=keywords["data"]["test"], output=str(tmp_path / "as"), dtype="float32"
+        "evaluate",
+        model=str(out / "model"),
+        data=keywords["data"]["test"],
+        output=str(tmp_path / "as"),
+        dtype="float32",
     )
     assert stages.evaluate_stage(as_model).metrics == pytest.approx(tuned, rel=1e-5)
 
@@ -283,7 +287,7 @@ def test_what_memory_cannot_hold_is_refused_before(tiny: dict[str, Any], monkeyp
     check_memory(model, Footprint(0, weights, 0))
 
 
-def test_another_base_of_the_same_shapes_does_not_go_on_from_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_another_base_of_these_shapes_does_not_go_on_from_its_checkpoints(tiny: dict[str, Any], tmp_path: Path) -> None:
     task = TASKS.get("causal-lm")
     rows = load_splits(DataSection(train=tiny["data"]["train"]), reading=task.reading, roles=("train",)).train
     for seed in (0, 1):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
@@ -19,8 +20,6 @@ from tunelift.run_files.layout import ADAPTER_CONFIG
 from tunelift.untrusted import gate
 
 OURS = {"method", "start_from"}
-CHANGES_BASE = (*REWRITES, "eva")
-"""Ways to begin a LoRA that rewrite the base's weights or need data of their own to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +121,15 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     from peft import get_peft_model
 
     check_targets(model, config)
+    begins_with = config.init_lora_weights if is_subtracted(config) else ""
+    config = doubled(config) if begins_with else config
     refuse_changes_of_base(vars(config), "adapter")
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             adapted = get_peft_model(model, config)
+            if begins_with:
+                begin(adapted, begins_with)
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
@@ -186,7 +189,8 @@ def check_targets(model: Any, config: Any) -> None:
 def count_parameters(model: Any) -> ParameterCount:
     """Return the trainable and the total number of parameters of a PEFT model, or of one that is trained whole."""
     if is_adapted(model):
-        return ParameterCount(*model.get_nb_trainable_parameters())
+        trained, total = model.get_nb_trainable_parameters()
+        return ParameterCount(trained - sum(one.values.numel() for one in held_in(model)), total)
     counts = [(p.numel() * p.requires_grad, p.numel()) for p in model.parameters()]
     return ParameterCount(*map(sum, zip(*counts, strict=True)))
 
@@ -212,15 +216,17 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
 
     hints = get_type_hints(METHODS.get(method).config_class)
     problems = []
+    how = values.get("init_lora_weights")
     for key, value in values.items():
+        if key == "init_lora_weights" and isinstance(value, str):
+            continue  # below
         try:
             TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
             problems.append(f"adapter.{key}: {value!r} is not allowed: {error.errors()[0]['msg']}.")
-    begin = values.get("init_lora_weights")
-    if isinstance(begin, str) and begin.lower().startswith(CHANGES_BASE):
+    if isinstance(how, str) and how not in ("gaussian", "orthogonal") and SUBTRACTED.fullmatch(how) is None:
         problems.append(
-            f"adapter.init_lora_weights: {begin!r} changes the base's weights or needs data to begin with; "
-            "true, false, gaussian and orthogonal are allowed."
+            f"adapter.init_lora_weights: {how!r} is not trained here: others need data to begin with, a quantised "
+            "base, or freeze what they save. Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora."
         )
     return problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunelift.adapters import adalora
+from tunelift.adapters import adalora, beginnings
 from tunelift.adapters.defaults import Sizes, at_known_layers, head_alone, norms, scaled_layers
 from tunelift.adapters.methods import METHODS, REFUSED, Method
 
@@ -19,6 +19,7 @@ METHODS.add(
         "LORA",
         title="LoRA",
         defaults={"target_modules": "all-linear"},
+        after_step=beginnings.hold,
         begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
     ),
 )

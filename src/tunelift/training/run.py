@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tunelift.adapters.beginnings import held_in
 from tunelift.adapters.build import is_adapted
 from tunelift.adapters.methods import Method, method_of
 from tunelift.config.schema import TrainSection
@@ -299,6 +300,7 @@ def _store(
     # An adapter's parameters begin as the seed draws them, a model's own as its file has them.
     own = not is_adapted(model)
     begun_with = [sum_of_own_width(p) for p in model.parameters() if own or not p.requires_grad]
+    begun_with += [sum_of_own_width(one.values) for one in held_in(model)]
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), begun_with, _adapter_settings(model)],
