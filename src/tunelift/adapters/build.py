@@ -134,6 +134,8 @@ def attach(model: Any, config: Any, seed: int) -> Any:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+    if not any(p.requires_grad for p in adapted.parameters()):  # as OSF passes over Conv1D without a word (peft 0.21)
+        raise InputError("adapter: peft finds nothing to train in this model with these settings.")
     check_layers(adapted, "adapter.target_modules")
     _check_comes_back(adapted)
     return adapted

@@ -81,6 +81,7 @@ _add("adamss", "ADAMSS", "AdaMSS", 1e-3)
 _add("frod", "FROD", "FRoD", 1e-4, {"progressbar": False})
 _add("psoft", "PSOFT", "PSOFT", 1e-4, lambda widths: dict.fromkeys(("r", "psoft_alpha"), widths.full_rank(32)))
 _add("peanut", "PEANUT", "PEANuT", 1e-4)
+_add("osf", "OSF", "OSF", 5e-5)
 # Rotations, and products along circles.
 _add("oft", "OFT", "OFT", 1e-4)
 _add("boft", "BOFT", "BOFT", 1e-4, lambda widths: {"boft_block_size": widths.block_taken(4)})
@@ -125,7 +126,7 @@ _add_prompts("cartridge", "CARTRIDGE", "Cartridge", 1e-3)
 METHODS.add("full", Method("", "full fine-tuning", {}, 2e-5, trains_base=lambda _: True, whole=True, takes=()))
 METHODS.add(  # saved as a LoRA that is on no layer, which stock peft loads: what is trained lies beside the base
     "head",
-    Method("LORA", "the head alone", head_alone, 1e-3, needs_head=True, takes=("modules_to_save",), merges=False),
+    Method("LORA", "the head alone", head_alone, 1e-3, needs_head=True, takes=("modules_to_save",)),
 )
 
 REFUSED |= {
@@ -140,7 +141,6 @@ REFUSED |= {
         "CPT",
         "it needs ids, masks and kinds of its tokens, and with the masks it takes by itself no loss is a number",
     ),
-    "OSF": ("OSF", "it trains a decomposition of the base's own weights, and its file is as large as they are"),
     "SHADOW": (
         "ShadowPEFT",
         "a part of it is trained only by a loss that the model's forward pass adds where it is given labels, "
