@@ -276,14 +276,17 @@ def test_what_memory_cannot_hold_is_refused_before(tiny: dict[str, Any], monkeyp
     model = tiny_models.causal("llama")
     weights = 4 * sum(p.numel() for p in model.parameters())
     footprint = Footprint.of(model.parameters())
-    assert (footprint.memory, footprint.checkpoint, footprint.saved) == (4 * weights, 4 * weights, weights)
+    assert (footprint.memory, footprint.checkpoint, footprint.saved) == (8 * weights, 4 * weights, weights)
     half = Footprint.of(model.to(torch.bfloat16).parameters())
-    assert (half.memory, half.checkpoint, half.saved) == (5 * weights, 4 * weights, weights // 2)
+    assert (half.memory, half.checkpoint, half.saved) == (9 * weights, 4 * weights, weights // 2)
 
-    monkeypatch.setattr("tunelift.core.machine.usable_bytes", lambda: 4 * weights)
+    monkeypatch.setattr("tunelift.core.machine.usable_bytes", lambda: 8 * weights)
     with pytest.raises(InputError, match="Memory does not suffice for this training"):
         stages.tune_stage(from_keywords("train", **tiny, adapter={"method": "full"}))
     assert not Path(tiny["output"]).exists()
+    loaded, tokenizer = tunelift.load(tiny["model"], dtype="float32")
+    with pytest.raises(InputError, match="Memory does not suffice for this training"):
+        tunelift.tune(loaded, tokenizer, tiny["data"]["train"], adapter={"method": "full"}, steps=1)
     check_memory(model, Footprint(0, weights, 0))
 
 
@@ -298,3 +301,13 @@ def test_another_base_of_these_shapes_does_not_go_on_from_its_checkpoints(tiny: 
         else:
             with pytest.raises(InputError, match="is of another training"):
                 train(model, tiny_models.tokenizer(), task, *how, checkpoints=tmp_path / "checkpoints")
+
+
+def test_in_half_precision_and_with_further_seeds(tiny: dict[str, Any]) -> None:
+    """Steps are taken in fp32; what is saved is what was measured, in the precision of the run."""
+    keywords = tiny | {"dtype": "bfloat16", "train": {"steps": 3, "learning_rate": 1e-4, "seeds": [0, 1]}}
+    tunelift.run(**keywords, adapter={"method": "full"})
+    for folder in (Path(tiny["output"]), Path(tiny["output"]) / "seeds" / "1"):
+        assert all(proof["passed"] for proof in manifest(folder)["proofs"])
+        saved = load_file(folder / "model" / "model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}

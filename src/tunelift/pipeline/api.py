@@ -30,6 +30,7 @@ from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
 from tunelift.training.run import train
+from tunelift.training.state import check_memory
 
 
 def load(
@@ -109,7 +110,7 @@ def tune(
     put_on = adapter if ready else config.adapter.model_dump()
     config = choices.settled(config, _method(model, put_on))
     session.will_train(splits.train, config.train)
-    session.check(put_on)
+    check_memory(session.model, session.check(put_on))
     if output:
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
