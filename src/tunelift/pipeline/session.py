@@ -256,6 +256,7 @@ class Session:
         if is_model(Path(folder)):
             self._begin_whole()
             self.model = saved_model(folder, self.model, self.task)
+            self._measured = [known.on(self.model, known.title) for known in self._measured]  # which hold the base
         else:
             self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
