@@ -168,4 +168,6 @@ def test_what_it_is_not_for_goes_to_torch() -> None:
         (16, torch.float32, {"softcap": 5.0}),
         (16, torch.float32, {"dropout": 1.0}),
     ):
-        assert not block_attention.suits(*numbers(packed_row, 2, 1, size, dtype), block_attention.most_of(packed_row), options)
+        assert not block_attention.suits(
+            *numbers(packed_row, 2, 1, size, dtype), block_attention.most_of(packed_row), options
+        )
