@@ -41,7 +41,8 @@ def main() -> int:
 
         models = options.models.split(",")
         found = {}
-        for name in options.methods.split(",") if options.methods else METHODS:
+        peft_methods = [name for name in METHODS if not METHODS.get(name).whole]
+        for name in options.methods.split(",") if options.methods else peft_methods:
             found[name] = {model: verdict(name, model, Path(scratch)) for model in models}
             print(f"{name}: {'; '.join(f'{MODELS[m]} {said}' for m, said in found[name].items())}", file=sys.stderr)
     text = table(found, models)

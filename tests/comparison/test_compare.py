@@ -260,7 +260,7 @@ def test_comparison_json_has_the_contracts_keys() -> None:
     assert written["format"] == 1
     assert (written["items"], written["left_out"], written["level"]) == (20, 0, 0.95)
     assert (written["headline"]["metric"], written["headline"]["against"]) == ("accuracy", "base")
-    assert written["claim"] == "this adapter, on items like these"
+    assert written["claim"] == "this tuned model, on items like these"
     assert written["baselines"] == {}
     assert written["flips"]["lost"] == []
     assert len(written["flips"]["gained"]) == 19

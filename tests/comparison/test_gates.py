@@ -109,7 +109,7 @@ def test_the_markdown_has_the_sentence_the_table_and_the_gates() -> None:
     assert table[2].split("|")[2].strip() == "base"
     assert table[2].rstrip().endswith("| better |")
     assert [line[:13] for line in lines if line.startswith("- ")] == ["- Gate passed", "- Gate passed"]
-    assert lines[-1] == "It speaks of this adapter, on items like these."
+    assert lines[-1] == "It speaks of this tuned model, on items like these."
     again = markdown(comparison.to_dict() | {"looks": 4}).splitlines()[-1]
     assert again.endswith("This is look 4 at these test items; the error rates hold for the first.")
 

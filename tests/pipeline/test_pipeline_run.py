@@ -115,7 +115,7 @@ def test_settings_that_cannot_work_are_found_before_anything_is_measured(tiny: d
     for adapter, message in (
         ({"target_modules": ["query"]}, "none of query is a layer"),
         ({"r": "many"}, r"adapter\.r: 'many' is not allowed"),
-        ({"init_lora_weights": "pissa"}, "changes the base's weights"),
+        ({"init_lora_weights": "corda"}, "others need data to begin with"),
         ({"start_from": "nowhere"}, "is not an adapter"),
     ):
         with pytest.raises(InputError, match=message):
@@ -141,8 +141,10 @@ def test_the_room_that_a_run_takes_is_known_before(
     keywords, asked, whole = request.getfixturevalue(kind), list[Any](), tuning.check_space
     monkeypatch.setattr(tuning, "check_space", lambda *room: (asked.append(room), whole(*room)))
     run(from_keywords("train", **keywords))
-    (_, trained, others), out = asked[0], Path(keywords["output"])
-    assert trained == others["adapter"] == 4 * json.loads((out / "manifest.json").read_text())["adapter"]["trainable"]
+    (_, checkpoint, others), out = asked[0], Path(keywords["output"])
+    trained = others["adapter"]
+    assert checkpoint == 4 * trained  # with the best look's, and two moments
+    assert trained == 4 * json.loads((out / "manifest.json").read_text())["adapter"]["trainable"]
     assert trained == pytest.approx((out / "adapter" / "adapter_model.safetensors").stat().st_size, rel=0.3)
     scores = sum((out / side / "scores.jsonl").stat().st_size for side in ("base", "tuned"))
     assert scores <= others["scores"] <= 4 * scores

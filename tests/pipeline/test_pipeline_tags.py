@@ -138,6 +138,16 @@ def tagged(tiny_encoder: dict[str, Any]) -> dict[str, Any]:
     return tiny_encoder | {"data": data, "task": "token-classification", "train": {"steps": 20, "learning_rate": 0.05}}
 
 
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_both_ends_learn_tags(tagged: dict[str, Any], method: str) -> None:
+    made, out = tunelift.run(**tagged, adapter={"method": method}).to_dict(), Path(tagged["output"])
+    assert all(proof["passed"] for proof in json.loads((out / "manifest.json").read_text())["proofs"])
+    made_in = out / ("model" if method == "full" else "adapter")
+    model, tokenizer = tunelift.load(tagged["model"], adapter=made_in, dtype="float32")
+    scores = tunelift.evaluate(model, tokenizer, data=tagged["data"]["test"])
+    assert scores.metrics == pytest.approx({n: entry["tuned"] for n, entry in made["metrics"].items()}, rel=1e-4)
+
+
 def test_a_whole_run(tagged: dict[str, Any]) -> None:
     made, out = tunelift.run(**tagged).to_dict(), Path(tagged["output"])
     manifest = json.loads((out / "manifest.json").read_text())

@@ -145,5 +145,5 @@ def test_what_does_not_flatter_is_on_the_card(tmp_path: Path) -> None:
     assert "| general-text (bits per byte) | 1.043 | 1.061 | +0.018 |" in body
     assert "| tf-idf | 0.790 |" in body
     assert "each seed: +0.241, +0.228, +0.248, +0.235, +0.254" in body
-    assert "The claim: this adapter, on items like these." in body
+    assert "The claim: this tuned model, on items like these." in body
     assert "The claim: this recipe, with other seeds, on these items." in body

@@ -143,7 +143,7 @@ def test_the_verdict_is_against_the_strongest_baseline(full: Path, full_seen: tu
     assert page.text.index("Against the base model itself: better") < page.text.index("Effect")
     assert "The strongest of them on validation is tf-idf" in page.text
     assert "Comparisons against these test items so far: 3" in page.text
-    assert "The claim: this adapter, on items like these. Comparisons" in " ".join(page.text.split())
+    assert "The claim: this tuned model, on items like these. Comparisons" in " ".join(page.text.split())
     assert (
         "Over 5 seeds: better; mean difference +0.241, 95% interval +0.229 to +0.254. The claim: this recipe"
         in page.text

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from tunelift.adapters.methods import METHODS, method_of, refused
+from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
+from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -19,8 +20,6 @@ from tunelift.run_files.layout import ADAPTER_CONFIG
 from tunelift.untrusted import gate
 
 OURS = {"method", "start_from"}
-CHANGES_BASE = (*REWRITES, "eva")
-"""Ways to begin a LoRA that rewrite the base's weights or need data of their own to begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,8 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     if method not in METHODS:
         near = did_you_mean(str(method), METHODS) or f" Known: {listed(METHODS, 99)}."
         return [f'adapter.method: there is no PEFT method "{method}".{near}']
-    if keys.get("start_from"):
-        return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
+    if keys.get("start_from") or METHODS.get(method).takes is not None:
+        return _idle_keys(METHODS.get(method), keys)
     lacking = [
         f"adapter.{key}: {METHODS.get(method).title or method} needs {what}."
         for key, what in METHODS.get(method).needs.items()
@@ -67,6 +66,18 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     found = [(key, *wrong) for key in values for wrong in gate.wrong_settings({key: values[key]}, ADAPTER_CONFIG)]
     foreign = [f"adapter.{key if key == at else f'{key}.{at}'}: it {why}. Leave it out." for key, at, why in found]
     return unknown + foreign + _wrong_values(method, values)
+
+
+def _idle_keys(row: Method, keys: Mapping[str, Any]) -> list[str]:
+    """Return which keys would do nothing, where the method or the adapter to go on from brings its own."""
+    extra = keys.keys() - OURS
+    if not keys.get("start_from"):
+        known = f" It takes: {listed(row.takes)}." if row.takes else ""
+        idle = extra.difference(row.takes or ())
+        return [f"adapter.{key}: {row.title} has no such key.{known}" for key in sorted(idle)]
+    if row.whole:
+        return [f"adapter.start_from: {row.title} goes on from no adapter; name the model to go on from as the model."]
+    return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
 
 
 def peft_config(keys: Mapping[str, Any], task_type: str, model: Any = None, rows: int = 0, steps: int = 0) -> Any:
@@ -110,15 +121,21 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     from peft import get_peft_model
 
     check_targets(model, config)
+    begins_with = config.init_lora_weights if is_subtracted(config) else ""
+    config = doubled(config) if begins_with else config
     refuse_changes_of_base(vars(config), "adapter")
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             adapted = get_peft_model(model, config)
+            if begins_with:
+                begin(adapted, begins_with)
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+    if not any(p.requires_grad for p in adapted.parameters()):  # as OSF passes over Conv1D without a word (peft 0.21)
+        raise InputError("adapter: peft finds nothing to train in this model with these settings.")
     check_layers(adapted, "adapter.target_modules")
     _check_comes_back(adapted)
     return adapted
@@ -151,10 +168,11 @@ def homeless(adapted: Any, found: Any) -> list[str]:
 
 def check_targets(model: Any, config: Any) -> None:
     """Raise InputError where none of the target modules is in the model, listing the linear layers there are."""
+    from peft.utils.constants import DUMMY_TARGET_MODULES
     from torch import nn
 
     targets = getattr(config, "target_modules", None)
-    if not targets or targets == "all-linear":
+    if not targets or targets in ("all-linear", DUMMY_TARGET_MODULES):
         return
     names = [name for name, _ in model.named_modules()]
     if isinstance(targets, str):
@@ -171,8 +189,12 @@ def check_targets(model: Any, config: Any) -> None:
 
 
 def count_parameters(model: Any) -> ParameterCount:
-    """Return the trainable and the total number of parameters of a PEFT model."""
-    return ParameterCount(*model.get_nb_trainable_parameters())
+    """Return the trainable and the total number of parameters of a PEFT model, or of one that is trained whole."""
+    if is_adapted(model):
+        trained, total = model.get_nb_trainable_parameters()
+        return ParameterCount(trained - sum(one.values.numel() for one in held_in(model)), total)
+    counts = [(p.numel() * p.requires_grad, p.numel()) for p in model.parameters()]
+    return ParameterCount(*map(sum, zip(*counts, strict=True)))
 
 
 def is_adapted(model: Any) -> bool:
@@ -196,15 +218,17 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
 
     hints = get_type_hints(METHODS.get(method).config_class)
     problems = []
+    how = values.get("init_lora_weights")
     for key, value in values.items():
+        if key == "init_lora_weights" and isinstance(value, str):
+            continue  # below
         try:
             TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
             problems.append(f"adapter.{key}: {value!r} is not allowed: {error.errors()[0]['msg']}.")
-    begin = values.get("init_lora_weights")
-    if isinstance(begin, str) and begin.lower().startswith(CHANGES_BASE):
+    if isinstance(how, str) and how not in ("gaussian", "orthogonal") and SUBTRACTED.fullmatch(how) is None:
         problems.append(
-            f"adapter.init_lora_weights: {begin!r} changes the base's weights or needs data to begin with; "
-            "true, false, gaussian and orthogonal are allowed."
+            f"adapter.init_lora_weights: {how!r} is not trained here: others need data to begin with, a quantised "
+            "base, or freeze what they save. Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora."
         )
     return problems

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunelift.adapters.targets import kind, linear_layers
+from tunelift.core.errors import InputError
 
 Sizes = Mapping[str, Any] | Callable[["Widths"], Mapping[str, Any]]
 
@@ -44,6 +45,29 @@ def _leads_back(model: Any, name: str) -> bool:
     layer, width = model.get_submodule(name), getattr(model.config.get_text_config(), "hidden_size", None)
     inside, outside = (layer.in_features, layer.out_features) if hasattr(layer, "in_features") else (layer.nx, layer.nf)
     return inside != width == outside and "att" not in name.rpartition(".")[0].lower()
+
+
+def head_alone(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:
+    """Return what adapts no layer and trains all modules outside of the model's body, saved whole.
+
+    peft's name for no layer is a constant of its own. Raises InputError where the body is no module of its own.
+    """
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    parts = outside_body(model)
+    if len(parts) == len(owners(model)):
+        raise InputError(f"adapter.method: of a {type(model).__name__} nobody can tell which part is the head.")
+    return {"target_modules": DUMMY_TARGET_MODULES, "modules_to_save": list(parts)}
+
+
+def owners(model: Any) -> list[str]:
+    """Return the names of the modules that hold parameters."""
+    return sorted({name.rpartition(".")[0] for name, _ in model.named_parameters()})
+
+
+def outside_body(model: Any) -> list[str]:
+    """Return the modules that hold parameters and are no part of the body that transformers puts under a head."""
+    return [name for name in owners(model) if not f"{name}.".startswith(f"{model.base_model_prefix}.")]
 
 
 def norms(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ def check_fits(
     that it does not know.
     """
     config = read_adapter_config(folder)
-    _check_base(folder, weights_sha256)
+    check_base(folder, weights_sha256)
     refuse_changes_of_base(config, str(folder))
     if Path(folder).name in REWRITTEN:
         raise InputError(
@@ -64,7 +64,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     from peft import PeftModel
 
     read_adapter_config(folder)
-    _check_base(folder, weights_sha256)
+    check_base(folder, weights_sha256)
     with _fitting(folder):
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
@@ -157,11 +157,12 @@ def _check_brought(folder: Path, fresh: Collection[str]) -> None:
         )
 
 
-def _check_base(folder: str | Path, weights_sha256: str | None) -> None:
+def check_base(folder: str | Path, weights_sha256: str | None) -> None:
+    """Raise InputError where a folder says that it was made on other weights than these."""
     made_on = read_lineage(folder).get("base", {})
     if weights_sha256 and made_on.get("weights_sha256") not in (None, weights_sha256):
         raise InputError(
-            f"The adapter {folder} was made on {made_on.get('name')} (weights {made_on['weights_sha256'][:12]}), "
+            f"What {folder} holds was made on {made_on.get('name')} (weights {made_on['weights_sha256'][:12]}), "
             f"not on this model (weights {weights_sha256[:12]}).",
             fix="Name the model that it was made on.",
         )

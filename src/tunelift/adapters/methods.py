@@ -40,6 +40,10 @@ class Method:
     `stands_beside` (another adapter of its kind on the same model) say what holds. `virtual_tokens` says that tokens
     are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero.
     `known_failures` are checks of the battery that it fails, by name, each with the reason.
+
+    A `whole` one trains the model's own weights, all that transformers leaves trainable; nothing of peft is put on, and
+    it has no `peft_type`. `needs_head` says that it is for tasks whose models have a head of their own. `takes` are the
+    keys that the user may set, where not all of the config's do something; None: all.
     """
 
     peft_type: str
@@ -58,6 +62,9 @@ class Method:
     merges: bool = True
     stands_beside: bool = True
     virtual_tokens: bool = False
+    whole: bool = False
+    needs_head: bool = False
+    takes: tuple[str, ...] | None = None
     begins_at_random: tuple[str, ...] = ()
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
@@ -106,6 +113,11 @@ def refused(name: str) -> str | None:
         return None
     found = REFUSED.get(name.upper().replace("-", "_"))
     return f"{found[0]} is refused, as it is in peft 0.21.2: {found[1]}." if found else None
+
+
+def trains_whole(name: str) -> bool:
+    """Tell whether a method of this name trains all of the model's own weights; one that no row has does not."""
+    return name in METHODS and METHODS.get(name).whole
 
 
 def title_of(name: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunelift.adapters import adalora
-from tunelift.adapters.defaults import Sizes, at_known_layers, norms, scaled_layers
+from tunelift.adapters import adalora, beginnings
+from tunelift.adapters.defaults import Sizes, at_known_layers, head_alone, norms, scaled_layers
 from tunelift.adapters.methods import METHODS, REFUSED, Method
 
 METHODS.add(
@@ -19,6 +19,7 @@ METHODS.add(
         "LORA",
         title="LoRA",
         defaults={"target_modules": "all-linear"},
+        after_step=beginnings.hold,
         begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
     ),
 )
@@ -80,6 +81,7 @@ _add("adamss", "ADAMSS", "AdaMSS", 1e-3)
 _add("frod", "FROD", "FRoD", 1e-4, {"progressbar": False})
 _add("psoft", "PSOFT", "PSOFT", 1e-4, lambda widths: dict.fromkeys(("r", "psoft_alpha"), widths.full_rank(32)))
 _add("peanut", "PEANUT", "PEANuT", 1e-4)
+_add("osf", "OSF", "OSF", 5e-5)
 # Rotations, and products along circles.
 _add("oft", "OFT", "OFT", 1e-4)
 _add("boft", "BOFT", "BOFT", 1e-4, lambda widths: {"boft_block_size": widths.block_taken(4)})
@@ -120,6 +122,13 @@ _add_prompts("p-tuning", "P_TUNING", "P-tuning", 1e-4)
 _add_prompts("prefix-tuning", "PREFIX_TUNING", "Prefix tuning", 5e-3)
 _add_prompts("cartridge", "CARTRIDGE", "Cartridge", 1e-3)
 
+# The two ends that every method is compared with.
+METHODS.add("full", Method("", "full fine-tuning", {}, 5e-5, trains_base=lambda _: True, whole=True, takes=()))
+METHODS.add(  # saved as a LoRA that is on no layer, which stock peft loads: what is trained lies beside the base
+    "head",
+    Method("LORA", "the head alone", head_alone, 1e-2, needs_head=True, takes=("modules_to_save",)),
+)
+
 REFUSED |= {
     "XLORA": ("X-LoRA", "it saves nothing of what it trained, and cannot be loaded again"),
     "LILY": ("Lily", "each token is changed by the mean of all tokens, those behind it and those of other rows too"),
@@ -132,7 +141,6 @@ REFUSED |= {
         "CPT",
         "it needs ids, masks and kinds of its tokens, and with the masks it takes by itself no loss is a number",
     ),
-    "OSF": ("OSF", "it trains a decomposition of the base's own weights, and its file is as large as they are"),
     "SHADOW": (
         "ShadowPEFT",
         "a part of it is trained only by a loss that the model's forward pass adds where it is given labels, "

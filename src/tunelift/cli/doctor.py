@@ -91,9 +91,9 @@ def _show_findings(path: Path, as_json: bool) -> int:
 
 
 def _adapter_of(path: Path) -> Path:
-    """Return the adapter's folder where `path` is a run's, and `path` where it is not."""
-    adapter = RunPaths(path).adapter
-    return adapter if is_adapter(adapter) else path
+    """Return the folder of what was trained where `path` is a run's, and `path` where it is not."""
+    run = RunPaths(path)
+    return run.made if is_adapter(run.made) or (run.manifest.is_file() and run.made.is_dir()) else path
 
 
 def _machine() -> Facts:

@@ -15,7 +15,7 @@ from tunelift.comparison.verdict import Verdict, Word
 from tunelift.run_files.layout import FORMAT
 from tunelift.wording import comparison_text as text
 
-CLAIM = "this adapter, on items like these"
+CLAIM = "this tuned model, on items like these"
 """What one training run can show; that another seed would do as well takes several runs."""
 
 BASE = "base"

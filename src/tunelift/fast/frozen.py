@@ -131,7 +131,7 @@ def pack(model: Any, ways: Ways) -> str:
     """Pack the frozen weights where that fits in memory; return what was done, to be put behind the manifest's "on"."""
     weights, copies = frozen_weights(model).values(), {"none": 0, "forward": 1, "both": 2}[ways]
     fits = copies * sum(weight.plain.nbytes for weight in weights) <= SHARE_OF_MEMORY * (machine.usable_bytes() or 0)
-    if not copies or not fits:
+    if not copies or not fits or not weights:
         return ""
     for weight in weights:
         weight.pack(ways)

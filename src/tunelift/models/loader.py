@@ -175,7 +175,7 @@ def _weights(
     auto = getattr(transformers, task.auto_class)
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task.has_head}
     sources.weights_of(identity, folder)
-    with _quiet(), streamed_conversion.converted_in_pieces():
+    with quiet(), streamed_conversion.converted_in_pieces():
         try:
             model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)
         except (OSError, ImportError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -196,8 +196,8 @@ def _weights(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' report on a head drawn anew, which is expected, and its bar."""
+def quiet() -> Iterator[None]:
+    """Silence transformers' report on a head drawn anew, which is expected, and its bars."""
     from transformers.utils import logging
 
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -87,6 +87,11 @@ def weights_of(identity: ModelIdentity, folder: Path) -> list[Path]:
     return found
 
 
+def is_model(folder: Path) -> bool:
+    """Tell whether a folder holds a model; an adapter may have its base's config beside it."""
+    return (folder / "config.json").is_file() and not is_adapter(folder)
+
+
 def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
     folder, answered = hub.locate(name, revision)
     if answered:

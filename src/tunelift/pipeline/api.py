@@ -30,6 +30,7 @@ from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
 from tunelift.training.run import train
+from tunelift.training.state import check_memory
 
 
 def load(
@@ -109,7 +110,7 @@ def tune(
     put_on = adapter if ready else config.adapter.model_dump()
     config = choices.settled(config, _method(model, put_on))
     session.will_train(splits.train, config.train)
-    session.check(put_on)
+    check_memory(session.model, session.check(put_on))
     if output:
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
@@ -157,7 +158,7 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainS
     if not ranks.first():
         return
     try:
-        prove(session, paths.adapter, some, before, max_length)
+        prove(session, paths.made, some, before, max_length)
     except ProofFailed:
         shutil.rmtree(paths.checkpoints)
         raise
@@ -175,8 +176,8 @@ def _refuse_to_write_over(paths: RunPaths) -> None:
     """Raise InputError where a folder holds anything but what a `tune` that was cut off leaves."""
     if paths.folder.is_dir():
         found = {path for path in paths.folder.iterdir() if not path.name.endswith((files.PART, files.OLD))}
-        left = {paths.events, paths.checkpoints, paths.lock, paths.adapter}
-        if found <= left and (paths.checkpoints in found or paths.adapter not in found):
+        left = {paths.events, paths.checkpoints, paths.lock, paths.made}
+        if found <= left and (paths.checkpoints in found or paths.made not in found):
             return
     refuse_to_write_over(paths.folder)
 

@@ -19,7 +19,7 @@ from tunelift.data.template import Template
 from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
-from tunelift.models import natural_task, quantized
+from tunelift.models import is_model, natural_task, quantized
 from tunelift.tasks import TASKS, Task
 
 
@@ -159,9 +159,11 @@ def settled(config: Config, method: Method | None = None) -> Config:
 def adapter_facts(folder: str | Path) -> dict[str, Any]:
     """Return what an adapter's folder says of itself: base (name or path), task and labels (both may be missing).
 
+    So does that of a model whose own weights were tuned; one that others tuned names no base.
     Raises InputError for an adapter of a task that is none of ours.
     """
-    config, lineage = read_adapter_config(folder), read_lineage(folder)
+    config = {} if is_model(Path(folder)) else read_adapter_config(folder)
+    lineage = read_lineage(folder)
     by_class = [name for name in TASKS if TASKS.get(name).by_class]
     tasks = {TASKS.get(name).peft_type: name for name in reversed(by_class)}  # of several the first counts
     made_for = config.get("task_type")

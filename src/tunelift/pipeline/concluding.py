@@ -17,7 +17,7 @@ def concluded(folder: RunFolder) -> Comparison:
     Of a run that is complete only a report that is missing is written again.
     """
     paths, complete = folder.paths, folder.complete
-    written_last = (paths.adapter if paths.adapter.is_dir() else paths.folder) / CARD
+    written_last = (paths.made if paths.made.is_dir() else paths.folder) / CARD
     if complete:
         progress.note(f"{folder.path} holds this very run, complete; nothing to do.")
     comparison = compare_run(folder.path, margin=folder.config.evaluate.margin)

@@ -58,7 +58,7 @@ class RunFolder:
         if not paths.manifest.is_file():
             _refuse_other_files(paths)
             return cls(path, config, manifest)
-        if any(path.exists() for path in (paths.base, paths.tuned, paths.adapter, paths.checkpoints)):
+        if any(path.exists() for path in (paths.base, paths.tuned, paths.made, paths.checkpoints)):
             manifest = files.read_manifest(paths.manifest)
             _refuse_another_run(paths, manifest, config, inputs)
         folder = cls(path, config, manifest)

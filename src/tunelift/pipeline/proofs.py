@@ -29,6 +29,7 @@ from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import is_wide
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.whole import saved_model
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks.base import Learned, Row
 from tunelift.tasks.causal_lm import stops
@@ -78,18 +79,18 @@ def prove(
     """Return the proofs, each {"name", "passed", "detail"}; raise ProofFailed, which holds them all, where one fails.
 
     `before` are the base's log-likelihoods of the same examples, taken before the training; they are not looked at
-    where the adapter trains parameters of the base.
+    where the adapter trains parameters of the base. Of a model whose own weights were trained the base is loaded again.
     """
     memory = likelihoods(session, examples, max_length)
     with session.base():
         base = likelihoods(session, examples, max_length)
     proofs = [
-        _saved(session, folder),
+        _model_saved(session, folder) if session.whole else _saved(session, folder),
         _lineage(session, folder),
         _disk_equals_memory(session, folder, examples, memory, max_length),
-        _apart_proof("adapter acts", _apart(memory, base), 1e-7, at_most=False),
+        _apart_proof("training acts" if session.whole else "adapter acts", _apart(memory, base), 1e-7, at_most=False),
     ]
-    if not _trains_base(session):
+    if session.whole or not _trains_base(session):
         apart = _apart(base, before)
         proofs.append(_apart_proof("base unchanged by training", apart, _tolerance(session), at_most=True))
     proofs += _proofs_of_the_loss(session, examples, max_length)
@@ -124,11 +125,29 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     return _proof(name, not found, "; ".join([f"{len(saved)} tensors for {trained} trained ones", *found]))
 
 
-def _lineage(session: Session, folder: Path) -> dict[str, Any]:
-    """The adapter's files name the base it was trained on: its weights by hash, and where it is."""
-    name, identity = "adapter names its base", session.identity
+def _model_saved(session: Session, folder: Path) -> dict[str, Any]:
+    """A model read back from disk has every parameter of the one in memory, bit for bit, all finite."""
+    name, expected = "model saved", dict(session.model.named_parameters())
     try:
-        base, path = read_lineage(folder).get("base", {}), read_adapter_config(folder).get("base_model_name_or_path")
+        saved = dict(saved_model(folder, session.model, session.task).named_parameters())
+    except (InputError, OSError, SafetensorError) as error:
+        return _proof(name, False, str(error).splitlines()[0].rstrip("."))
+    problems = {
+        "missing": [key for key in expected if key not in saved],
+        "not as in memory": [k for k, p in expected.items() if k in saved and not torch.equal(saved[k], p)],
+        "not finite": [key for key, parameter in saved.items() if not torch.isfinite(parameter).all()],
+    }
+    found = [f"{problem}: {listed(keys, 3)}" for problem, keys in problems.items() if keys]
+    return _proof(name, not found, "; ".join([f"{len(saved)} parameters", *found]))
+
+
+def _lineage(session: Session, folder: Path) -> dict[str, Any]:
+    """The files name the base that they were trained from: its weights by hash, and an adapter's where it is."""
+    name, identity = f"{'model' if session.whole else 'adapter'} names its base", session.identity
+    try:
+        base, path = read_lineage(folder).get("base", {}), identity.path
+        if not session.whole:
+            path = str(read_adapter_config(folder).get("base_model_name_or_path"))
     except (InputError, OSError, ValueError) as error:
         return _proof(name, False, str(error).splitlines()[0].rstrip("."))
     named, right = base.get("weights_sha256"), identity.weights_sha256
@@ -143,9 +162,8 @@ def _disk_equals_memory(
     session: Session, folder: Path, examples: Sequence[Example], memory: Sequence[float], max_length: int
 ) -> dict[str, Any]:
     """The adapter read back from disk gives the scores of the one in memory."""
-    name = "adapter on disk equals memory"
+    name = f"{'model' if session.whole else 'adapter'} on disk equals memory"
     try:
-        read_adapter_config(folder)  # without these files peft would look for the adapter on the Hub
         disk = _reloaded(session, folder, examples, max_length)
     except (InputError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         return _proof(name, False, f"it cannot be read back: {str(error).splitlines()[0].rstrip('.')}")
@@ -154,6 +172,10 @@ def _disk_equals_memory(
 
 def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_length: int) -> list[float]:
     """Return the log-likelihoods with the adapter read back from disk, beside the one in memory where two can stand."""
+    if session.whole:
+        with session.instead(saved_model(folder, session.model, session.task)):
+            return likelihoods(session, examples, max_length)
+    read_adapter_config(folder)  # without these files peft would look for the adapter on the Hub
     if _trains_base(session) or not _method(session).stands_beside:
         weights = load_peft_weights(str(folder), device=str(session.model.device))
         set_peft_model_state_dict(session.model, weights, adapter_name=session.model.active_adapter)
@@ -166,9 +188,9 @@ def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_l
         session.model.set_adapter("from_disk")
         return likelihoods(session, examples, max_length)
     finally:
-        session.model.set_adapter(active)
         if "from_disk" in session.model.peft_config:
             session.model.delete_adapter("from_disk")
+        session.model.set_adapter(active)  # last: where no layer is adapted, deleting leaves none active (peft 0.21)
         for name, parameter in session.model.named_parameters():
             parameter.requires_grad_(name in trainable)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from safetensors import safe_open
+
 from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
-from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
-from tunelift.adapters.methods import method_of
-from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.defaults import outside_body, owners
+from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
+from tunelift.adapters.methods import METHODS, Method, method_of
+from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
@@ -27,16 +31,26 @@ from tunelift.metrics import resolve
 from tunelift.metrics.label_sets import best_threshold
 from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, samples
-from tunelift.models import ModelIdentity
+from tunelift.models import ModelIdentity, is_model
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
+from tunelift.models.saving import save_model
 from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.whole import (
+    asks_for_whole,
+    check_same_kind,
+    check_trainable,
+    loaded_again,
+    saved_model,
+    tuned_hash,
+)
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import TASKS, Task
 from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
+from tunelift.training.state import Footprint
 
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
@@ -69,7 +83,9 @@ class Session:
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
     the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
-    apply, those from the `threshold` on do; the base has its own.
+    apply, those from the `threshold` on do; the base has its own. Of a `whole` session it is the model's own weights
+    that are tuned: `again` gives the base once more, from its files where it was loaded from some. `adapter` says where
+    lies what was tuned, whichever it is.
     """
 
     model: Any
@@ -80,6 +96,8 @@ class Session:
     dtype_reason: str = ""
     fresh: Sequence[str] = ()
     conversations: bool = False
+    whole: bool = False
+    again: Callable[[], Any] | None = None
     adapter: dict[str, Any] | None = field(default=None)
     ranked: Sequence[str] = ()
     base_tokenizer: Any = None
@@ -111,7 +129,10 @@ class Session:
         dtype = dtype_name(loaded.dtype)
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
         labels = head_labels(loaded.model) if head else ()
-        return cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
+        session = cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
+        same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
+        session.again = partial(loaded_again, same, task=task, labels=head, ordered=ordered, seed=seed)
+        return session
 
     @classmethod
     def of_run(cls, folder: RunFolder, task: Task, labels: Sequence[str], ranked: Sequence[str] = ()) -> Session:
@@ -162,30 +183,42 @@ class Session:
         """
         if is_adapted(self.model):
             return
-        if isinstance(keys, Mapping) and keys.get("start_from"):
+        if asks_for_whole(keys):
+            self._begin_whole()
+        elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
             fresh = self.fresh if self.model in _known else ()
             self.model = attach(self.model, self._peft_config(keys), seed)
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
-    def check(self, keys: Mapping[str, Any] | Any) -> int:
+    def _begin_whole(self) -> None:
+        """Let the model's own weights be those that are tuned; the base of a model in memory is kept as a copy."""
+        if self.again is None:
+            kept = deepcopy(self.model)
+            self.again = lambda: kept
+        self.whole, self.adapter = True, {"source": "in memory"}
+
+    def check(self, keys: Mapping[str, Any] | Any) -> Footprint:
         """Raise InputError for adapter settings that will not do, before anything is computed.
 
         What will do is put on a copy of the model whose weights have shapes only. Of an adapter that is on already its
-        own settings are looked at. Returns the size in bytes of the parameters that are trained.
+        own settings are looked at. Returns what the training takes.
         """
         adapted = self.model
         if is_adapted(adapted):
             self._check_put_on()
+        elif asks_for_whole(keys):
+            return check_trainable(self.model, keys)
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             check_goes_on(keys["start_from"])
             self.examine(keys["start_from"])
-            return (Path(keys["start_from"]) / ADAPTER_WEIGHTS).stat().st_size
+            with safe_open(Path(keys["start_from"]) / ADAPTER_WEIGHTS, "pt") as weights:
+                return Footprint.of(weights.get_tensor(key) for key in weights.keys())  # noqa: SIM118  it is no mapping
         else:
             config = self._peft_config(keys)
             adapted = on_a_copy(adapted, lambda copy: attach(copy, deepcopy(config), seed=0))
-        return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
+        return Footprint.of(p for p in adapted.parameters() if p.requires_grad)
 
     def _check_put_on(self) -> None:
         """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
@@ -212,31 +245,46 @@ class Session:
         Raises InputError where it does not fit the model in every tensor. The tuned side is then asked as it was
         trained, with the tokenizer and the chat template beside the adapter. Returns what was said.
         """
-        notes = check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
-        made_for = read_adapter_config(folder).get("task_type")
-        told = str(read_lineage(folder).get("task"))
+        lineage = read_lineage(folder)
+        told = str(lineage.get("task"))
         another = told in TASKS and TASKS.get(told).problem_type != self.task.problem_type
-        if made_for is not None and (another or made_for != self.task.peft_type):
+        made_for = self.task.peft_type
+        notes = list[str]()
+        if is_model(Path(folder)):
+            check_base(folder, self.identity.weights_sha256)
+            check_same_kind(folder, self.model, self.task)
+        else:
+            notes += check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
+            made_for = read_adapter_config(folder).get("task_type") or made_for
+        if another or made_for != self.task.peft_type:
             raise InputError(
                 f"The adapter {folder} was made for {told if another else made_for}, and the task is {self.task.name}.",
                 fix="Leave the task out: it is then the adapter's.",
             )
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
-        held = read_lineage(folder).get("base", {}).get("quantization"), self.identity.quantization
+        held = lineage.get("base", {}).get("quantization"), self.identity.quantization
         if held[0] != held[1]:
             first, second = (f"in {kind}" if kind else "as its file has it" for kind in held)
             notes.append(f"it was trained on a base held {first}, which is held {second} here")
-        self.examined = Examined(adapter_hash(folder), asked_with, (*notes, *differs))
+        self.examined = Examined(tuned_hash(folder), asked_with, (*notes, *differs))
         for note in self.examined.notes:
             progress.note(f"adapter: {note}")
         return self.examined.notes
 
     def load_adapter(self, folder: str | Path, *, trainable: bool = False) -> None:
-        """Put a saved adapter on; raise InputError where it does not fit the model."""
-        sha256 = adapter_hash(folder)
+        """Put a saved adapter on, or take the model in `folder` in the base's place, whose weights were tuned whole.
+
+        Raises InputError where it does not fit the model.
+        """
+        sha256 = tuned_hash(folder)
         if self.examined is None or self.examined.sha256 != sha256:
             self.examine(folder)
-        self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
+        if is_model(Path(folder)):
+            self._begin_whole()
+            self.model = saved_model(folder, self.model, self.task)
+            self._measured = [known.on(self.model, known.title) for known in self._measured]  # which hold the base
+        else:
+            self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
         self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold", NEUTRAL)
         if self.examined:
@@ -249,13 +297,23 @@ class Session:
         tuned = self.tokenizer, self.threshold
         self.tokenizer, self.threshold = self.base_tokenizer, self.base_threshold
         try:
-            with switched_off(self.model):
+            with self.instead(self.again()) if self.whole and self.again else switched_off(self.model):
                 yield
         finally:
             self.tokenizer, self.threshold = tuned
 
+    @contextmanager
+    def instead(self, model: Any) -> Iterator[None]:
+        """Let another model stand in the place of the session's for a while: the base, or one read back from disk."""
+        own = self.model, self.whole, self.adapter
+        self.model, self.whole, self.adapter = model, False, None
+        try:
+            yield
+        finally:
+            self.model, self.whole, self.adapter = own
+
     def save_adapter(self, folder: Path) -> Path:
-        """Write the adapter, whole or not at all."""
+        """Write the adapter, or the model whose own weights were tuned, whole or not at all."""
         lineage = {
             "base": self.identity.to_dict(),
             "task": self.task.name,
@@ -263,8 +321,9 @@ class Session:
             **({"conversations": True} if self.conversations else {}),
             **({"threshold": self.threshold} if self.task.has_threshold else {}),
         }
-        save_adapter(self.model, self.tokenizer, folder, lineage)
-        self.adapter = {"source": str(folder), "sha256": adapter_hash(folder)}
+        save = save_model if self.whole else save_adapter
+        save(self.model, self.tokenizer, folder, lineage)
+        self.adapter = {"source": str(folder), "sha256": tuned_hash(folder)}
         return folder
 
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
@@ -291,7 +350,7 @@ class Session:
         identity = self.identity.to_dict()
         model = {key: identity[key] for key in ("name", "revision", "weights_sha256")}
         model |= {"quantization": identity["quantization"]} if identity["quantization"] else {}
-        return {"model": model, "adapter": self.adapter if is_adapted(self.model) else None}
+        return {"model": model, "adapter": self.adapter if self.whole or is_adapted(self.model) else None}
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of the model."""
@@ -311,6 +370,8 @@ class Session:
                 f"The adapter's task_type is {config.task_type}, and the task is {self.task.name}.",
                 fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
             )
+        if not (ready or self.task.has_head):
+            _refuse_for_want_of_a_head(METHODS.get(keys.get("method", "lora")), self.task)
         if self.task.has_head:
             _refuse_headless(config, self.task)
         beside = [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
@@ -343,6 +404,15 @@ def _refuse_headless(config: Any, task: Task) -> None:
         )
 
 
+def _refuse_for_want_of_a_head(method: Method, task: Task) -> None:
+    """Raise InputError for a method that is for tasks with a head."""
+    if method.needs_head:
+        raise InputError(
+            f"adapter.method: {method.title} is for tasks with a head; that of {task.name} is the whole vocabulary.",
+            fix="adapter.method: full trains it with all else, and adapter.modules_to_save with an adapter.",
+        )
+
+
 def head_labels(model: Any) -> list[str]:
     """Return the class names of a classification head, in its order."""
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
@@ -365,9 +435,8 @@ def _may_be_new(base: Any) -> tuple[str, ...]:
 
     Nobody can tell of a model that others loaded; a part that was drawn at random is lost if it is not saved.
     """
-    owners = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
-    body = f"{base.base_model_prefix}."
-    return tuple(sorted(name for name in owners if not f"{name}.".startswith(body) or "pooler" in name.split(".")))
+    poolers = {name for name in owners(base) if "pooler" in name.split(".")}
+    return tuple(sorted({*outside_body(base), *poolers}))
 
 
 def _stock_identity(base: Any) -> ModelIdentity:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.store import adapter_hash
 from tunelift.comparison import Comparison
 from tunelift.config.load import default_output, load_config
 from tunelift.config.schema import Config, ModelSection
@@ -23,6 +22,7 @@ from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import measured
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.tuning import check_training, tune
+from tunelift.pipeline.whole import tuned_hash
 from tunelift.run_files.layout import SCORES, RunPaths
 from tunelift.training import ranks
 
@@ -44,7 +44,7 @@ def tune_stage(config: Config) -> Path:
     folder = RunFolder.open(config, "tune", sources=splits.report.sources)
     if folder.complete:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
-        return folder.paths.adapter
+        return folder.paths.made
     labels = choices.ranked_labels(task, splits, config.data)
     with folder.dated():
         session = Session.of_run(folder, task, labels, labels if looks_like_labels(splits.train) else [])
@@ -52,7 +52,7 @@ def tune_stage(config: Config) -> Path:
         with folder.begun(**session.facts()):
             tune(folder, session, splits, config.train, config.adapter)
             folder.finish()
-    return folder.paths.adapter
+    return folder.paths.made
 
 
 def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
@@ -88,7 +88,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     choices.check_required(required, plan.metrics)
     notes = session.examine(adapter)
     sets = forgetting_sets(config.evaluate, session.task)
-    folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=adapter_hash(adapter))
+    folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=tuned_hash(adapter))
     if folder.complete:
         return concluded(folder)
     with folder.begun(**session.facts()):
@@ -112,13 +112,14 @@ def examined_adapter(folder: str, name: str) -> Sequence[str]:
 
 
 def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
-    """Return the config and the adapter's folder of a run; raise InputError where there is none (yet)."""
+    """Return the config of a run and the folder of what it trained; raise InputError where there is none (yet)."""
     paths = RunPaths(folder)
-    if not paths.config.is_file() or not paths.adapter.is_dir():
+    if not paths.config.is_file() or not paths.made.is_dir():
         raise InputError(
-            f"{folder} is no run folder with an adapter.", fix="Give the output folder of tunelift run or tune."
+            f"{folder} is no run folder with an adapter or a tuned model.",
+            fix="Give the output folder of tunelift run or tune.",
         )
-    return load_config(paths.config), paths.adapter
+    return load_config(paths.config), paths.made
 
 
 def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits, Plan]:

@@ -21,6 +21,7 @@ from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
 from tunelift.training.run import Trained, refuse_products, train
+from tunelift.training.state import check_memory
 
 ROW_BYTES, LABEL_BYTES = 700, 30
 """Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
@@ -38,14 +39,16 @@ def check_training(
     """
     refuse_products(session.model, settings)
     session.will_train(splits.train, settings)
-    trained = session.check(adapter.model_dump())
+    footprint = session.check(adapter.model_dump())
+    check_memory(session.model, footprint)
     max_length = min(settings.max_length, context_length(session.model, session.tokenizer))
     session.rows(splits.train, max_length)
-    trained = 0 if folder.proved else trained
     around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in session.labels or session.ranked)
     rows = sum(len(example.prompt) + 2 * len(example.completion) + around for example in splits.test)
     seeds = max(1, len(settings.seeds))
-    check_space(folder.paths.checkpoints, trained, {"adapter": seeds * trained, "scores": (1 + seeds) * rows})
+    to_save = 0 if folder.proved else seeds * footprint.saved
+    checkpoint = 0 if folder.proved else footprint.checkpoint
+    check_space(folder.paths.checkpoints, checkpoint, {"adapter": to_save, "scores": (1 + seeds) * rows})
 
 
 def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSection, adapter: AdapterSection) -> None:
@@ -55,7 +58,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     after the training.
     """
     if folder.proved:
-        session.load_adapter(folder.paths.adapter)
+        session.load_adapter(folder.paths.made)
         return
     keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
     before = likelihoods(session, some, settings.max_length)
@@ -78,7 +81,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
         fast_paths=trained.fast_paths,
     )  # fmt: skip
     try:
-        folder.note(proofs=prove(session, folder.paths.adapter, some, before, settings.max_length))
+        folder.note(proofs=prove(session, folder.paths.made, some, before, settings.max_length))
     except ProofFailed as failure:
         folder.note(proofs=failure.proofs)
         folder.remove_checkpoints()
@@ -102,7 +105,7 @@ def train_in(
         )  # fmt: skip
     if ranks.first():
         session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
-        session.save_adapter(paths.adapter)
+        session.save_adapter(paths.model if session.whole else paths.adapter)
     return trained
 
 

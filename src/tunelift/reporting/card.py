@@ -48,7 +48,6 @@ def card_text(run: RunContents) -> str:
 
 def _lineage(run: RunContents) -> str:
     model = run.noted("model")
-    method = title_of(run.noted("adapter").get("method", "lora"))
     revision = f" at revision `{model['revision']}`" if model.get("revision") else ""
     known = str(model.get("name") or "its base model")
     base = f"`{Path(known).name if model.get('kind') in ('folder', 'gguf') else known}`{revision}"
@@ -56,7 +55,9 @@ def _lineage(run: RunContents) -> str:
     original = base_model(run) if model.get("kind") == "bundled" else None
     holds = f" It is `{original}`; on that model's own weights the figures can differ." if original else ""
     weights = f" Its weights have SHA-256 `{model['weights_sha256']}`." if model.get("weights_sha256") else ""
-    return f"A {method} adapter for {base}.{note}{holds}{weights}"
+    method = title_of(run.noted("adapter").get("method", "lora"))
+    what = f"{base}, all of its weights fine-tuned." if run.tuned_whole() else f"A {method} adapter for {base}."
+    return f"{what}{note}{holds}{weights}"
 
 
 def _evidence(run: RunContents) -> list[str]:
@@ -90,10 +91,17 @@ def _limits(run: RunContents) -> list[str]:
 def _loading(run: RunContents) -> list[str]:
     head, auto = run.task().has_head, run.task().auto_class
     with_peft = auto.replace("Auto", "AutoPeft", 1)
-    labels = read_lineage(RunPaths(run.folder).adapter).get("labels") or []
+    folder = RunPaths(run.folder).made
+    labels = read_lineage(folder).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     count += f', problem_type="{run.task().problem_type}"' * (not run.task().by_class)
-    if run.noted("model").get("kind") == "hub":
+    if run.tuned_whole():
+        lines = [
+            f"from transformers import {auto}, AutoTokenizer",
+            "",
+            f'model = {auto}.from_pretrained("{folder.name}")',
+        ]
+    elif run.noted("model").get("kind") == "hub":
         lines = [
             f"from peft import {with_peft}",
             "from transformers import AutoTokenizer",
@@ -108,10 +116,10 @@ def _loading(run: RunContents) -> list[str]:
             f'base = {auto}.from_pretrained("FOLDER_OF_THE_BASE"{", " + count if count else ""})',
             'model = PeftModel.from_pretrained(base, "adapter")',
         ]
-    code = "\n".join(["```python", *lines, 'tokenizer = AutoTokenizer.from_pretrained("adapter")', "```"])
+    code = "\n".join(["```python", *lines, f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")', "```"])
     what = "Labels" if run.task().by_class else "Outputs"
     names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
-    threshold = read_lineage(RunPaths(run.folder).adapter).get("threshold") if run.task().has_threshold else None
+    threshold = read_lineage(folder).get("threshold") if run.task().has_threshold else None
     said = [f"A label applies where the sigmoid of its output is at least {threshold:.6g}."] if threshold else []
     return ["## Load it", code, *names, *said]
 
@@ -139,7 +147,8 @@ def _rows(run: RunContents) -> list[str]:
         return []
     given = source(run, "train")
     parts = [f"{kept['train']} rows{f' of `{given}`' if given else ''}"]
-    parts += [f"the best adapter chosen on {kept['validation']} others"] if "validation" in kept else []
+    best = "weights" if run.tuned_whole() else "adapter"
+    parts += [f"the best {best} chosen on {kept['validation']} others"] if "validation" in kept else []
     parts += [f"tested on {kept['test']} that took no part in either"] if "test" in kept else []
     return [f"{'; '.join(parts)}."]
 
@@ -152,9 +161,10 @@ def front_matter(run: RunContents) -> dict[str, Any]:
     base = base_model(run)
     datasets = [name for name in {dataset(run, "train"): None, dataset(run, "test"): None} if name]
     tags = [str(run.noted("adapter").get("method", "lora")), "tunelift"]
-    tags += [f"base_model:adapter:{base}"] if base else []
-    front: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
-    front |= {"library_name": "peft", "pipeline_tag": run.task().pipeline_tag, "tags": tags}
+    relation, library = ("finetune", "transformers") if run.tuned_whole() else ("adapter", "peft")
+    tags += [f"base_model:{relation}:{base}"] if base else []
+    front: dict[str, Any] = {"base_model": base, "base_model_relation": relation} if base else {}
+    front |= {"library_name": library, "pipeline_tag": run.task().pipeline_tag, "tags": tags}
     front |= {"datasets": datasets} if datasets else {}
     results = _results(run)
     return front | ({"model-index": [{"name": name(run), "results": results}]} if results else {})
@@ -169,7 +179,7 @@ def base_model(run: RunContents) -> str | None:
 
 
 def name(run: RunContents) -> str:
-    """Return what the adapter is called: its run folder's name."""
+    """Return what the adapter or the model is called: its run folder's name."""
     return run.folder.resolve().name
 
 

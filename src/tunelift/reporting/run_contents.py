@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.methods import title_of
+from tunelift.adapters.methods import title_of, trains_whole
 from tunelift.config import yaml_text
 from tunelift.core import files, text_files
 from tunelift.core.errors import InputError
@@ -40,6 +40,10 @@ class RunContents:
         model = self.noted("model").get("name") or self.folder.resolve().name
         method = self.noted("adapter").get("method")
         return f"{model}, tuned with {title_of(method)}" if method else str(model)
+
+    def tuned_whole(self) -> bool:
+        """Tell whether the model's own weights were trained, and no adapter."""
+        return trains_whole(str(self.noted("adapter").get("method")))
 
     def task(self) -> Task:
         """Return the kind of work that the manifest or the config names, the first of all where neither does.

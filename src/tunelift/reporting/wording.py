@@ -158,7 +158,7 @@ def reason(comparison: Mapping[str, Any]) -> str:
 
 
 def claim(comparison: Mapping[str, Any]) -> str:
-    """Return what the verdict speaks of, such as this adapter on items like these; empty where it is not said."""
+    """Return what the verdict speaks of, such as this tuned model on items like these; empty where it is not said."""
     return str(comparison.get("claim") or "").rstrip(".")
 
 

@@ -48,11 +48,16 @@ class RunPaths:
         self.events = folder / "events.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.lock = folder / ".lock"
-        self.adapter = folder / "adapter"
+        self.adapter, self.model = folder / "adapter", folder / "model"
         self.base, self.tuned = folder / BASE, folder / TUNED
         self.comparison = folder / "comparison.json"
         self.page, self.markdown, self.card = folder / "report.html", folder / "report.md", folder / CARD
         self._baselines, self._forgetting, self._seeds = folder / "baselines", folder / "forgetting", folder / "seeds"
+
+    @property
+    def made(self) -> Path:
+        """Return what the training made: `model` where all weights were trained, else `adapter`; it may be missing."""
+        return self.model if self.model.is_dir() else self.adapter
 
     def side(self, name: str) -> Path:
         """Return the scores of BASE or TUNED."""

@@ -117,14 +117,13 @@ def choices_in(folder: Path | None) -> dict[str, str]:
     return {}
 
 
-def check_space(folder: Path, trained: int, others: Mapping[str, int] | None = None) -> None:
+def check_space(folder: Path, checkpoint: int, others: Mapping[str, int] | None = None) -> None:
     """Raise TuneliftError where the disk has no room for the checkpoints in `folder`, and for `others` (bytes by name).
 
-    Of `trained` bytes of parameters each checkpoint holds these, those of the best look and AdamW's two moments; three
-    are there while one is made.
+    `checkpoint` is the size of one (bytes); one more than are kept is there while it is made.
     """
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    needed = {"checkpoints": max(0, 4 * trained * (KEPT + 1) - there), **(others or {})}
+    needed = {"checkpoints": max(0, checkpoint * (KEPT + 1) - there), **(others or {})}
     total, where = sum(needed.values()), folder
     while not where.exists():
         where = where.parent

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from tunelift.adapters.beginnings import held_in
+from tunelift.adapters.build import is_adapted
 from tunelift.adapters.methods import Method, method_of
 from tunelift.config.schema import TrainSection
 from tunelift.core import progress
@@ -34,6 +36,7 @@ from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, si
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import show
 from tunelift.training.loop import Beside, Fit, Listener, fit
+from tunelift.training.state import Footprint
 from tunelift.training.step import is_out_of_memory
 
 
@@ -294,14 +297,17 @@ def _store(
     folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str]
 ) -> Checkpoints:
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
-    frozen = [sum_of_own_width(p) for p in model.parameters() if not p.requires_grad]
+    # An adapter's parameters begin as the seed draws them, a model's own as its file has them.
+    own = not is_adapted(model)
+    begun_with = [sum_of_own_width(p) for p in model.parameters() if own or not p.requires_grad]
+    begun_with += [sum_of_own_width(one.values) for one in held_in(model)]
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
-        [trained(model), frozen, _adapter_settings(model)],
+        [trained(model), begun_with, _adapter_settings(model)],
         [(list(row.ids), row.labels, *([list(row.segments)] if row.segments else [])) for row in rows],
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
-    check_space(folder, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    check_space(folder, Footprint.of(p for p in model.parameters() if p.requires_grad).checkpoint)
     return Checkpoints(folder, settings.save_every, made_for, fast_paths)
 
 

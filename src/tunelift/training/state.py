@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tunelift.model_facts.parameters import is_half, stored_dtypes
+from tunelift.core import machine
+from tunelift.core.errors import InputError
+from tunelift.model_facts.parameters import device_of, is_half, stored_dtypes
 from tunelift.training import ranks
 
 FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24
@@ -75,6 +77,49 @@ class LossScale:
             return False
         self.value, self.steps = self.value / 2, 0
         return True
+
+
+class Footprint(NamedTuple):
+    """What a training takes (bytes): a checkpoint, memory beside the model, and what is saved of it in the end."""
+
+    checkpoint: int
+    memory: int
+    saved: int
+
+    @classmethod
+    def of(cls, parameters: Iterable[Tensor], saved: int | None = None) -> Footprint:
+        """Return that of a `State` of these: gradients, moments, the best look's values, copies of halves in fp32.
+
+        A checkpoint is made in memory before it is written, where safetensors holds it twice. What is saved are these
+        parameters, where nothing else is said.
+        """
+        some = list(parameters)
+        own, single = size_of(some), 4 * sum(p.numel() for p in some)
+        exact = 4 * sum(p.numel() for p in some if is_half(p))
+        checkpoint = 2 * own + exact + 2 * single
+        return cls(checkpoint, 2 * checkpoint + 2 * own + 2 * exact + 2 * single, own if saved is None else saved)
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def check_memory(model: nn.Module, footprint: Footprint) -> None:
+    """Raise InputError where memory cannot hold a model and what its training takes beside, activations aside.
+
+    Nothing is said of a device that does not say what it has.
+    """
+    device = device_of(model)
+    usable = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine.usable_bytes()
+    weights = size_of(model.parameters())
+    if usable is None or device.type not in ("cpu", "cuda") or weights + footprint.memory <= usable:
+        return
+    parts = f"weights {weights / 1e9:.1f} GB, gradients and the optimiser's state {footprint.memory / 1e9:.1f} GB"
+    raise InputError(
+        f"Memory does not suffice for this training: it takes {parts}, and there are {usable / 1e9:.1f} GB.",
+        fix="Train an adapter (adapter.method: lora), which has few of the latter, or take a smaller model.",
+    )
 
 
 class State:
