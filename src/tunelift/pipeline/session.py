@@ -49,8 +49,12 @@ NEUTRAL = 0.5
 _thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
 
-SAVED_BY_PEFT = {"classifier", "score"}
-"""Heads that peft trains and saves whole by itself."""
+SAVED_BY_PEFT = {
+    "SEQ_CLS": {"classifier", "score"},
+    "TOKEN_CLS": {"classifier", "score"},
+    "QUESTION_ANS": {"qa_outputs"},
+}
+"""Heads that peft trains and saves whole by itself, by its task type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +311,8 @@ class Session:
             )
         if self.task.has_head:
             _refuse_headless(config, self.task)
-        beside = [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
+        by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
+        beside = [name for name in self._new() if not by_peft & set(name.split("."))]
         if beside and self.task.has_head:
             saved = [*(config.modules_to_save or []), *beside]
             config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
