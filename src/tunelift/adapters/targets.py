@@ -19,7 +19,7 @@ An adapter there never acts, and once merged it would.
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 
 
-def linear_targets(model: Any, peft_type: str) -> tuple[list[str], str] | None:
+def linear_targets(model: Any, peft_type: str | None) -> tuple[list[str], str] | None:
     """Return the names of a model's linear layers but its head and its routers, and what is adapted and what is bare.
 
     None where peft's own "all-linear" is right: for a task type of which it leaves out the head, on a model without
