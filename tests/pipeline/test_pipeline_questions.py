@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForQuestionAnswering, BertTokenizerFast
 
 import tiny_models
@@ -410,3 +411,29 @@ def test_real_questions_are_read_and_none_is_lost() -> None:
     found = examples(SHARED / "xquad_en.json")
     assert (len(found), len({e.cluster for e in found})) == (1190, 240)
     assert all(isinstance(e.given, Pair) and e.completion in e.given.second for e in found)
+
+
+NO_BODY = {"num_decoder_layers": 2, "num_heads": 2, "d_model": 32, "d_kv": 16, "d_ff": 32, "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "whole"),
+    [
+        ("modernbert", {"cls_token_id": 0, "sep_token_id": 1}, {"classifier", "head.dense", "head.norm"}),
+        ("t5", NO_BODY, {"qa_outputs"}),
+        ("qwen3", {}, {"qa_outputs"}),
+    ],
+)
+def test_heads_of_several_kinds_are_trained_and_saved_whole(
+    kind: str, sizes: dict[str, Any], whole: set[str], tmp_path: Path
+) -> None:
+    """Of ModernBERT's two layers, and of T5, which has no body of its own, so that nothing tells what else is new."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **tiny_models.SIZES | sizes)
+    model = AutoModelForQuestionAnswering.from_config(config).eval()
+    rows = [row("who sat?", *["cat"][: number % 2], passage=f"the cat {number} sat.") for number in range(8)]
+    tunelift.tune(model, knows_pairs(), rows, output=tmp_path / "out", steps=2, learning_rate=1e-2)
+    saved = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    names = {name.removeprefix("base_model.model.").rpartition(".")[0] for name in saved if "lora_" not in name}
+    assert names == whole
+    assert not any("lora_" in name and part in name for name in saved for part in ("qa_outputs", "classifier"))

@@ -14,7 +14,7 @@ from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_chan
 from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.methods import method_of
 from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, read_lineage, save_adapter
-from tunelift.adapters.targets import linear_targets
+from tunelift.adapters.targets import HEADS, linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
@@ -365,6 +365,8 @@ def _may_be_new(base: Any) -> tuple[str, ...]:
     Nobody can tell of a model that others loaded; a part that was drawn at random is lost if it is not saved.
     """
     owners = {name.rpartition(".")[0] for name, _ in base.named_parameters()}
+    if not hasattr(base, base.base_model_prefix):  # as T5 with a head for question answering: it has no body of its own
+        return tuple(sorted(name for name in owners if {*HEADS} & {*name.split(".")}))
     body = f"{base.base_model_prefix}."
     return tuple(sorted(name for name in owners if not f"{name}.".startswith(body) or "pooler" in name.split(".")))
 
