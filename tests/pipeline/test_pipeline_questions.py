@@ -141,7 +141,7 @@ def asked(tiny_encoder: dict[str, Any]) -> dict[str, Any]:
             lines.append(json.dumps(row(draw.choice(words), answer, passage=" ".join(passage))))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     data = {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "deduplicate": False}
-    train = {"steps": 40, "learning_rate": 0.05}
+    train = {"steps": 80, "learning_rate": 0.01}
     return tiny_encoder | {"data": data, "task": "question-answering", "train": train}
 
 
@@ -198,8 +198,8 @@ def test_a_whole_run_that_stock_peft_reads_in_another_process(asked: dict[str, A
     assert scores.metrics["loss"] == pytest.approx(made["metrics"]["loss"]["tuned"], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3"])
-def test_a_whole_run_on_questions_of_which_some_have_no_answer(asked: dict[str, Any], method: str) -> None:
+@pytest.mark.parametrize(("method", "rate"), [("lora", 0.01), ("ia3", 0.05)])
+def test_a_whole_run_on_questions_of_which_some_have_no_answer(asked: dict[str, Any], method: str, rate: float) -> None:
     folder, draw = Path(asked["output"]).parent, random.Random(2)
     answer, *words = (folder / "vocab.txt").read_text().split()[4:]
     for name, count in (("train", 96), ("test", 40)):
@@ -210,11 +210,11 @@ def test_a_whole_run_on_questions_of_which_some_have_no_answer(asked: dict[str, 
             found = [answer] if number % 2 else []
             lines.append(json.dumps(row(draw.choice(words), *found, passage=" ".join(passage), kind=str(number % 2))))
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    more = {"train": {"steps": 80, "learning_rate": 0.05}, "adapter": {"method": method}}
+    more = {"train": {"steps": 120, "learning_rate": rate}, "adapter": {"method": method}}
     made = tunelift.run(**asked | more | {"evaluate": {"slices": ["kind"]}}).to_dict()
-    assert made["metrics"]["squad_exact_match"]["tuned"] > 0.8
+    assert made["metrics"]["squad_exact_match"]["tuned"] > 0.9
     rows = [json.loads(line) for line in (Path(asked["output"]) / "tuned" / "scores.jsonl").read_text().splitlines()]
-    assert sum(r["prediction"] == "" for r in rows) == pytest.approx(20, abs=8)
+    assert sum(r["prediction"] == "" for r in rows) == pytest.approx(20, abs=3)
     assert all((r["none_over_span"] > 0) == (r["prediction"] == "") for r in rows)
     assert {r["reference"] for r in rows} == {"", answer}
     manifest = json.loads((Path(asked["output"]) / "manifest.json").read_text())
