@@ -5,6 +5,7 @@
     python benchmarks/study.py sst2 DATA_FOLDER
     python benchmarks/study.py sts DATA_FOLDER
     python benchmarks/study.py intent-words DATA_FOLDER
+    python benchmarks/study.py xquad DATA_FOLDER
 
 DATA_FOLDER holds the public files named below. Each study ends in runs/study-NAME with report.html and report.md, in
 under 40 minutes on two cores of an AVX2 processor.
@@ -85,6 +86,14 @@ STUDIES: dict[str, dict[str, Any]] = {
             "max_test": 500,
         },
         "train": {"learning_rate": 2e-3, "epochs": 4},
+    },
+    # Questions on passages of Wikipedia, answers as parts of them (XQuAD, the English part).
+    "xquad": {
+        "model": "all-minilm-l6-v2",
+        "task": "question-answering",
+        "data": {"train": "xquad_en.json", "test": 0.2},
+        "adapter": {"r": 16},
+        "train": {"learning_rate": 1e-3, "epochs": 4},
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -45,6 +46,15 @@ def byte_level(bos: bool = True, eos: bool = True, template: str | None = None) 
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return _wrapped(tokenizer, bos, eos, template)
+
+
+@cache
+def knows_pairs() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that puts <s> before two texts too, and nothing between them."""
+    tokenizer = deepcopy(byte_level())
+    template = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])
+    tokenizer.backend_tokenizer.post_processor = template
+    return tokenizer
 
 
 @cache

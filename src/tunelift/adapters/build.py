@@ -80,7 +80,9 @@ def _idle_keys(row: Method, keys: Mapping[str, Any]) -> list[str]:
     return [f"adapter.{key}: it cannot be set, since adapter.start_from brings its own." for key in sorted(extra)]
 
 
-def peft_config(keys: Mapping[str, Any], task_type: str, model: Any = None, rows: int = 0, steps: int = 0) -> Any:
+def peft_config(
+    keys: Mapping[str, Any], task_type: str | None, model: Any = None, rows: int = 0, steps: int = 0
+) -> Any:
     """Return peft's own config for the adapter section's keys; raise InputError for keys or values it refuses.
 
     Defaults of some methods are made from the base `model`, the number of training rows and that of steps.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunelift.adapters.targets import kind, linear_layers
+from tunelift.adapters.targets import HEADS, kind, linear_layers
 from tunelift.core.errors import InputError
 
 Sizes = Mapping[str, Any] | Callable[["Widths"], Mapping[str, Any]]
@@ -67,6 +67,8 @@ def owners(model: Any) -> list[str]:
 
 def outside_body(model: Any) -> list[str]:
     """Return the modules that hold parameters and are no part of the body that transformers puts under a head."""
+    if not hasattr(model, model.base_model_prefix):  # as T5 with a head for question answering: it has no body
+        return [name for name in owners(model) if {*HEADS} & {*name.split(".")}]
     return [name for name in owners(model) if not f"{name}.".startswith(f"{model.base_model_prefix}.")]
 
 

@@ -17,9 +17,10 @@ READ_BY_WEIGHT = ("dt_proj",)
 An adapter there never acts, and once merged it would.
 """
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
+"""Heads, which are trained whole, or what the layers of one lie in."""
 
 
-def linear_targets(model: Any, peft_type: str) -> tuple[list[str], str] | None:
+def linear_targets(model: Any, peft_type: str | None) -> tuple[list[str], str] | None:
     """Return the names of a model's linear layers but its head and its routers, and what is adapted and what is bare.
 
     None where peft's own "all-linear" is right: for a task type of which it leaves out the head, on a model without
@@ -44,7 +45,7 @@ def linear_layers(model: Any) -> tuple[list[str], list[str]]:
     linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not head]
     never = {*_renamed(model), *_refused(model), *READ_BY_WEIGHT}
     left = [name for name in linear if _routes(model, name) or name.rpartition(".")[2] in never]
-    return [name for name in linear if name not in left and name.rpartition(".")[2] not in HEADS], left
+    return [name for name in linear if name not in left and not {*HEADS} & {*name.split(".")}], left
 
 
 def check_layers(adapted: Any, where: str) -> None:

@@ -15,6 +15,7 @@ from tunelift.config.problems import sentences
 from tunelift.config.schema import Config
 from tunelift.config.settings import Setting, assemble, flatten, parse_assignment, translate
 from tunelift.core.errors import InputError
+from tunelift.run_files.layout import RunPaths
 
 Check = Callable[[Config], list[str]]
 """Looks at a whole config and returns what is wrong with it, one sentence each."""
@@ -25,17 +26,21 @@ def load_config(
     overrides: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     checks: Sequence[Check] = (),
+    *,
+    of_run: bool = False,
 ) -> Config:
     """Return the config of a YAML file with overrides and flags on top (flags win).
 
     `overrides` are `train.learning_rate=1e-4`; `flags` map dotted names to values, where text is read as in an
-    override. Raises InputError with every problem: unknown keys, wrong values, and what other rooms' `checks` say.
+    override. `of_run` says that the file is a run's, whose code is not run. Raises InputError with every problem:
+    unknown keys, wrong values, code that another folder's config names, and what other rooms' `checks` say.
     """
     problems: list[str] = []
     layers = []
     if path is not None:
         tree, lines = yaml_text.read_mapping(Path(path))
         layers.append(flatten(tree, {key: f"{path}, line {line}" for key, line in lines.items()}))
+        problems += [] if of_run else _strange_code(Path(path), layers[0])
     layers.append(_override_settings(overrides, problems))
     given = [(tuple(name.split(".")), value) for name, value in (flags or {}).items()]
     texts = [(key, parse_assignment(key, value) if isinstance(value, str) else value) for key, value in given]
@@ -71,6 +76,19 @@ def default_output(config: Config) -> Path:
     source = config.data.train if config.data.train is not None else config.data.test
     names = [config.model.name or "model", source if isinstance(source, str) else "data"]
     return Path("runs") / "-".join(_short_name(name) for name in names)
+
+
+def _strange_code(path: Path, settings: Sequence[Setting]) -> list[str]:
+    """Say where a config names code to run and is not one of the working folder: it may be anybody's."""
+    named = [s for s in settings if s.name.rpartition(".")[2] == "metrics" and ".py:" in str(s.value)]
+    of_run = RunPaths(path.parent).manifest.exists()
+    if not named or (path.resolve().parent == Path.cwd().resolve() and not of_run):
+        return []
+    where = "is the config of a run" if of_run else "lies in another folder"
+    return [
+        f"{path} names code as a metric, and {where}: it may be somebody else's. Give the metric with the command "
+        "(--metrics FILE.py:FUNCTION), or copy the config here."
+    ]
 
 
 def _is_text(setting: Setting) -> bool:

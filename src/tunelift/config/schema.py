@@ -185,6 +185,7 @@ class EvaluateSection(Section):
 
     metrics: Metrics | None = setting(None, "{choices}; by the data otherwise.")
     max_new_tokens: int = setting(128, "Longest generated answer (tokens).", gt=0)
+    max_answer_tokens: int = setting(30, "Longest part of a passage that answers a question (tokens).", gt=0)
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
     thinking: Literal["strip", "keep"] = setting(
         "strip", "What is thought before an answer: no part of it, or scored with it."

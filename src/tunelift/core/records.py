@@ -88,8 +88,33 @@ class LabelSet:
         return self.JOIN.join(self.labels)
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a passage: its text, and the place of its first character there."""
+
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The place behind its last character."""
+        return self.start + len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The parts of a passage that answer a question, the first of them the one to learn; none where nothing does."""
+
+    spans: tuple[Span, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What they say, each text once."""
+        return tuple(dict.fromkeys(span.text for span in self.spans))
+
+
 Given = Conversation | Words | Pair
-Wanted = Tags | Numbers | LabelSet
+Wanted = Tags | Numbers | LabelSet | Spans
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 
@@ -127,6 +152,11 @@ class Example:
         return self.prompt, self.completion
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Every text that is a right answer; none where a question has no answer."""
+        return self.wanted.texts if isinstance(self.wanted, Spans) else (self.completion,)
+
+    @property
     def is_text(self) -> bool:
         """Whether prompt and completion are all there is."""
         return self.given is None and self.wanted is None
@@ -137,11 +167,12 @@ class Scores:
     """What `evaluate` returns: one row per item (the scores.jsonl contract) and how the rows were made (metrics.json).
 
     A row has "id", "input", "reference", "prediction", "metrics" ({name: value}), "log_likelihood" (nats) and "tokens".
-    Where they apply, it also has: "cluster", the source that several items come from; "unscored", the reason why there
-    are no metrics; "label_scores" ({label: log-likelihood}, without labels that were never finished since they could
-    not win); "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items or
-    looked at all together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id
-    of a training row that the item repeats, exactly or nearly.
+    Where they apply, it also has: "references", all of several; "cluster", the source that several items come from;
+    "unscored", the reason why there are no metrics; "label_scores" ({label: log-likelihood}, without labels that were
+    never finished since they could not win); "none_over_span", by how much no answer scores above the best one;
+    "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items or looked at all
+    together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id of a training
+    row that the item repeats, exactly or nearly.
 
     `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}) and "made_with"
     (whatever must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt,

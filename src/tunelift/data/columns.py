@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import Table
-from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Questions, Templates, Texts
+from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Noted, Questions, Templates, Texts
 from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.template import Template
@@ -24,11 +24,18 @@ class Reading:
 
     `choose` returns the layout of a table, or None where it is not clear; `refuse` raises InputError for tables that
     would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label.
+    `group` returns the column whose equal values belong together where data.group names none.
     """
 
     choose: Callable[[Table, DataSection], Layout | None]
     refuse: Sequence[Callable[[Table], None]] = (refuse_preferences, refuse_tagged_tokens)
     labels: bool = False
+    group: Callable[[DataSection], str] | None = None
+
+    def grouped(self, section: DataSection) -> DataSection:
+        """Return the settings with the column of groups that these rows have by themselves."""
+        own = self.group(section) if self.group and section.group is None else None
+        return section if own is None else section.model_copy(update={"group": own})
 
 
 def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layout:
@@ -67,7 +74,7 @@ def notes_on_columns(table: Table, section: DataSection, reading: Reading) -> li
     notes = header_note(table, section)
     named = listed([name or "(no name)" for name in unused], len(unused))
     notes += [f"not used for prompt or answer: the column{'s' * (len(unused) > 1)} {named}"] * bool(unused)
-    return notes + (layout.notes(table, section.group) if isinstance(layout, Questions) else [])
+    return notes + (layout.notes(table, section.group) if isinstance(layout, Noted) else [])
 
 
 def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mapping[str, str]:
@@ -190,6 +197,11 @@ def _prompt_and_completion(columns: list[str], section: DataSection) -> Template
         Template(f"{{{name}}}" if value is None else value, f"data.{name}") for name, value in given.items()
     )
     return Templates(Texts(prompt), completion)
+
+
+def plain_text(column: str) -> Templates:
+    """Return the layout of a text that is learned as it is, by its column or a template."""
+    return _text_and_label(column, None)
 
 
 def _text_and_label(column: str, label: str | None) -> Templates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,9 @@ from tunelift.data.columns import Reading, choose_layout
 from tunelift.data.formats import Table
 from tunelift.data.template import as_text
 
+LONGEST_NAME = 100
+"""Characters of a cluster's name."""
+
 MOST_LABELS = 200
 """More distinct completions than this are answers, not labels."""
 
@@ -25,6 +29,7 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
     `reading` says what a row means to the task. Raises InputError for missing columns, duplicate ids and values that
     are not text.
     """
+    layout = choose_layout(table, section, reading)
     columns = table.columns
     problems = [
         f'data.{key} names the column "{name}", which {table.name} does not have.{did_you_mean(name, columns)}'
@@ -33,7 +38,6 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
     ]
     if problems:
         raise InputError(*problems, fix=f"Its columns: {listed(columns)}.")
-    layout = choose_layout(table, section, reading)
     ids = _ids(table, section)
     groups = {group_of(row, section, table.where(index)) for index, row in enumerate(table.rows)}
     examples, empty = [], Counter[str]()
@@ -47,8 +51,16 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
         if cluster is None and section.group:  # a cluster of its own, called as no group is
             cluster = next(name for n in count() if (name := f"row {ids[index]}{' alone' * n}") not in groups)
         given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
-        examples.append(replace(said, id=ids[index], given=given, cluster=cluster, row=row))
+        examples.append(replace(said, id=ids[index], given=given, cluster=_short(cluster), row=row))
     return examples, empty
+
+
+def _short(cluster: str | None) -> str | None:
+    """Return what a cluster is called: of a text that is long, such as a passage, its beginning and its hash."""
+    if cluster is None or len(cluster) <= LONGEST_NAME:
+        return cluster
+    digest = hashlib.sha256(cluster.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{' '.join(cluster[:40].split())}... {digest[:16]}"
 
 
 def group_of(row: Mapping[str, Any], section: DataSection, where: str = "a row") -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tunelift.core import text_files
 from tunelift.core.errors import InputError
@@ -36,6 +36,14 @@ class Layout(Protocol):
 
     def __call__(self, row: TableRow, where: str) -> Said:
         """Return what the row says; raise InputError that names it."""
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A layout that has something to say of a whole table."""
+
+    def notes(self, table: Table, group: str | None) -> list[str]:
+        """Return what a reader of the data should know; `group` is the column of groups."""
 
 
 @dataclass(frozen=True, slots=True)

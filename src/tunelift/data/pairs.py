@@ -35,7 +35,7 @@ def encode_pair(tokenizer: Any, pair: Pair, max_length: int, *, offsets: bool = 
     is put before the second. Raises InputError where `max_length` has no room for a token of each, for a tokenizer that
     leaves special tokens out of pairs, and for offsets of one that does not tell them.
     """
-    between = _between(tokenizer)
+    between = between_texts(tokenizer)
     texts = pair.first, between + pair.second
     if offsets and not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -62,7 +62,7 @@ def encode_pair(tokenizer: Any, pair: Pair, max_length: int, *, offsets: bool = 
     return replace(encoded, texts=owners, offsets=lie)
 
 
-def _between(tokenizer: Any) -> str:
+def between_texts(tokenizer: Any) -> str:
     """Return what is to stand between two texts besides the tokenizer's own tokens."""
     pair, single = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (True, False))
     if pair < single:

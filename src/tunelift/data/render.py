@@ -15,6 +15,7 @@ from tunelift.data.chat import Chat, Written
 from tunelift.data.conversations import as_answer
 from tunelift.data.encoding import Added, Encoder, Text
 from tunelift.data.pairs import encode_pair
+from tunelift.data.pieces import pieces
 
 PROMPT_TOO_LONG = "the prompt alone fills max_length"
 NOTHING_TO_LEARN = "nothing after the prompt"
@@ -72,6 +73,8 @@ class RenderReport:
 
 class Renderer:
     """Makes tokens with one tokenizer; rows for training are cut on the right to `max_length` tokens.
+
+    A text without a prompt is not cut off: it makes as many rows as it takes.
 
     `tokenizer` is a transformers tokenizer. What it puts before a text by itself (BOS for most models) is put there
     once. What it puts behind (SEP, or an EOS that only some add) is not: every completion is closed by one EOS here.
@@ -151,8 +154,8 @@ class Renderer:
     def tokens(self, example: Example) -> Tokens:
         """Return the whole row, cut on the right to max_length, with the loss on completion and EOS only.
 
-        The first token is never in the loss: nothing stands before it from which it could be predicted. Of a
-        conversation that is learned in several rows it is the last one.
+        The first token is never in the loss: nothing stands before it from which it could be predicted. Of what is
+        learned in several rows it is the last one.
         """
         return list(self._rows([example]))[-1]
 
@@ -199,13 +202,19 @@ class Renderer:
             chats = iter(self._conversations([example for example in some if example.conversation is not None]))
             for example in some:
                 if example.conversation is not None:
-                    ids, in_loss = next(chats)
-                else:
-                    prompt, answer = next(continued)
-                    ids = [*prompt, *(token for completion in answer for token in completion)]
-                    in_loss = [False] * len(prompt) + [True] * (len(ids) - len(prompt))
-                in_loss[:1] = [False] * len(in_loss[:1])
-                yield Tokens(ids[: self.max_length], in_loss[: self.max_length], len(ids))
+                    yield self._cut(*next(chats))
+                    continue
+                prompt, answer = next(continued)
+                whole = [token for completion in answer for token in completion]
+                parts = [(prompt, whole)] if example.prompt else pieces(prompt, whole, self.max_length)
+                self._counts["documents"] += len(parts) > 1
+                self._counts["pieces"] += len(parts) * (len(parts) > 1)
+                for before, ids in parts:
+                    yield self._cut([*before, *ids], [False] * len(before) + [True] * len(ids))
+
+    def _cut(self, ids: list[int], in_loss: list[bool]) -> Tokens:
+        in_loss[:1] = [False] * len(in_loss[:1])
+        return Tokens(ids[: self.max_length], in_loss[: self.max_length], len(ids))
 
     def _counted(self, example: Example) -> list[Example]:
         parts = self.parts(example)
@@ -316,6 +325,9 @@ class Renderer:
                 f"{counts['conversations']} conversations are learned answer by answer, in {counts['parts']} rows"
             )
             notes = [by_answer, *notes]
+        if counts["documents"]:
+            longer = f"{counts['documents']} texts are longer than {self.max_length} tokens"
+            notes = [*notes, f"{longer}, and make {counts['pieces']} rows"]
         if counts["spelt"]:
             notes.append(f"{counts['spelt']} rows spell a special token in what is said; it is text there")
         return notes

@@ -70,7 +70,7 @@ class _Loader:
     """One reading of the data: sources, then rows, then the splits between them."""
 
     def __init__(self, section: DataSection, reading: Reading, roles: frozenset[str]) -> None:
-        self.section = section
+        self.section = reading.grouped(section)
         self.reading = reading
         self.roles = roles
         self.report = DataReport()

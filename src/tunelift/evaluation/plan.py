@@ -26,6 +26,7 @@ class Plan:
     labels: Sequence[str] = ()
     label_score: str = _USUAL.label_score
     max_new_tokens: int = _USUAL.max_new_tokens
+    max_answer_tokens: int = _USUAL.max_answer_tokens
     stop: Sequence[str] = ()
     thinking: str = _USUAL.thinking
     rows_at_once: int = _USUAL.batch_size

@@ -18,13 +18,17 @@ NOT_A_NUMBER = "its score is not a number"
 
 @dataclass(slots=True)
 class Found:
-    """What was computed for one item. `cut` says that its answer was to go on where it had to end."""
+    """What was computed for one item.
+
+    `cut` says that its answer was to go on where it had to end; `beside` is what else its row is to say.
+    """
 
     prediction: str | None = None
     log_likelihood: float | None = None
     tokens: int = 0
     label_scores: dict[str, float] = field(default_factory=dict)
     cut: bool = False
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> Found:
@@ -82,6 +86,8 @@ def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[
 def begun(example: Example, slices: Mapping[str, str]) -> dict[str, Any]:
     """What a row says of its item, whatever the answer."""
     row: dict[str, Any] = {"id": example.id, "input": example.prompt, "reference": example.completion}
+    if len(example.references) > 1:
+        row["references"] = list(example.references)
     if example.cluster is not None:
         row["cluster"] = example.cluster
     return row | {"slices": dict(slices)} if slices else row
@@ -107,10 +113,11 @@ def answered(
     scores = found.label_scores if is_set else {}
     if not is_set and any(metric.needs == "label-probabilities" for metric in metrics):
         scores = {label: math.exp(value) for label, value in found.label_scores.items()}
-    answer = Answer(found.prediction or "", wanted, found.log_likelihood, found.tokens, example.row, scores)
-    row |= score_answer(answer, metrics)
+    references = example.references if reference is None else ()
+    prediction, likely = found.prediction or "", (found.log_likelihood, found.tokens)
+    row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references), metrics)
     row |= {"cut": True} if found.cut else {}
-    row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens}
+    row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens, **found.beside}
     return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row
 
 

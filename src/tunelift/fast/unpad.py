@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tunelift.core import garbage
 from tunelift.fast.attention import packed, packed_inputs, registered
+from tunelift.fast.classifying import said_of
 from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
 from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
@@ -33,6 +34,9 @@ PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "t
 
 ROWS = [list(range(1, 24)), [*range(1, 20), 4], [7, 6, 5]]
 """Rows that are tried."""
+
+PAIRS = [list(range(1, 24)), [*range(1, 20), 4], list(range(5, 16))]
+"""Those of two texts. A head may say two numbers of each token: of few tokens they are too few to tell rounding by."""
 
 
 @contextmanager
@@ -206,9 +210,9 @@ def _plain(model: Any, options: dict[str, Any], *, segments: bool = False) -> Pl
 
     def ask(ids: Tensor) -> Tensor:
         types = {"token_type_ids": _types([ids[0].tolist()], ids.shape[1], ids.device)} if segments else {}
-        return model(input_ids=ids, **types, **options).logits[0]  # type: ignore[no-any-return]
+        return said_of(model, {"input_ids": ids, **types}, **options)[0]
 
-    return asked_plainly(model, ask, ROWS)
+    return asked_plainly(model, ask, PAIRS if segments else ROWS)
 
 
 def _types(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
@@ -222,18 +226,19 @@ def _fails(model: Any, options: dict[str, Any], plain: Plain, *, segments: bool 
     """Return why the model's outputs are not what they were, or None; tried on three rows of different lengths."""
     device = device_of(model)
     pad = pad_id(model)
-    width = max(map(len, ROWS))
+    rows = PAIRS if segments else ROWS
+    width = max(map(len, rows))
     number = partial(torch.tensor, dtype=torch.long, device=device)
-    ids = number([[*row, *[pad] * (width - len(row))] for row in ROWS])
-    mask = number([[1] * len(row) + [0] * (width - len(row)) for row in ROWS])
-    types = {"token_type_ids": _types(ROWS, width, device)} if segments else {}
+    ids = number([[*row, *[pad] * (width - len(row))] for row in rows])
+    mask = number([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    types = {"token_type_ids": _types(rows, width, device)} if segments else {}
     try:
         with in_evaluation(model):
-            ours = model(input_ids=ids, attention_mask=mask, **types, **options).logits
+            ours = said_of(model, {"input_ids": ids, "attention_mask": mask, **types}, **options)
     except Exception as error:  # whatever an architecture cannot do with packed rows, it can do without
         return f"the model takes no packed rows ({error or type(error).__name__})"
-    if len(ours) != len(ROWS):
+    if len(ours) != len(rows):
         return "packed rows change this model's outputs"
     token_by_token = ours.dim() == 3  # what stands at padding means nothing
-    found = [one[: len(row)] if token_by_token else one for one, row in zip(ours, ROWS, strict=True)]
+    found = [one[: len(row)] if token_by_token else one for one, row in zip(ours, rows, strict=True)]
     return None if plain.agrees(found) else "packed rows change this model's outputs"

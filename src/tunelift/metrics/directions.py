@@ -16,6 +16,7 @@ HIGHER_IS_BETTER = (
     "precision", "recall", "success", "quasi_exact_match", "prefix_exact_match", "win_rate", "pass_rate",
     "success_rate", "mcc", "auc", "auroc", "roc_auc", "average_precision", "mrr", "ndcg", "map", "spearman", "pearson",
     "r2", "macro_f1", "micro_f1", "token_f1", "rouge_lsum", "rougelsum", "sacrebleu", "comet",
+    "json_schema", "regex_match",
 )  # fmt: skip
 """Well-known names, the most telling first: of several in one table the first is what a verdict is about."""
 
@@ -40,7 +41,7 @@ _TURNED_ROUND = frozenset(
 _IN_UNIT_INTERVAL = frozenset(
     {"correct", "accuracy", "acc", "is_correct", "exact_match", "em", "acc_norm", "f1", "rouge_l", "rouge1", "rouge2",
      "rougel", "rouge_lsum", "rougelsum", "win", "pass", "pass@1", "passed", "success", "quasi_exact_match",
-     "prefix_exact_match", "token_f1", "numeric_match", "precision", "recall"}
+     "prefix_exact_match", "token_f1", "numeric_match", "precision", "recall", "json_schema", "regex_match"}
 )  # fmt: skip
 
 

@@ -41,9 +41,9 @@ def _bytes(reference: str) -> int:
     return max(len(reference.encode()), 1)  # an empty reference is only its closing token, counted as one byte
 
 
-for _name, _value, _ratio in (
-    ("loss", loss, Ratio(lambda row: row.get("tokens"), lambda nats: nats)),
-    ("perplexity", perplexity, Ratio(lambda row: row.get("tokens"), exponential)),
-    ("bits_per_byte", bits_per_byte, Ratio(lambda row: _bytes(row["reference"]), bits)),
+for _name, _value, _needs, _ratio in (
+    ("loss", loss, "likelihood", Ratio(lambda row: row.get("tokens"), lambda nats: nats)),
+    ("perplexity", perplexity, "likelihood", Ratio(lambda row: row.get("tokens"), exponential)),
+    ("bits_per_byte", bits_per_byte, "text-likelihood", Ratio(lambda row: _bytes(row["reference"]), bits)),
 ):
-    METRICS.add(_name, Metric(_name, _value, "likelihood", higher_is_better=False, ratio=_ratio))
+    METRICS.add(_name, Metric(_name, _value, _needs, higher_is_better=False, ratio=_ratio))

@@ -21,6 +21,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
+from tunelift.metrics.own_functions import function_in_file, is_code
 
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
@@ -36,7 +37,8 @@ class Answer:
     """One item answered: the model's text or label, the reference, and the reference's log-likelihood.
 
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
-    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known.
+    computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known;
+    `references` all references, where there are several.
     """
 
     prediction: str
@@ -45,6 +47,12 @@ class Answer:
     tokens: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    references: Sequence[str] = ()
+
+    @property
+    def accepted(self) -> Sequence[str]:
+        """Every reference, any of which may be matched."""
+        return self.references or (self.reference,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,10 @@ class Metric:
     """What is measured on each item.
 
     `needs` says what the model must do for it: "label" chooses among labels, "text" generates (where labels are chosen
-    from, the label is the text), "likelihood" scores the reference's tokens; a task says what it gives. A "binary"
-    metric is 0 or 1 per item; `bounds` are the least and the largest value that an item can have. `ratio` makes the
-    aggregate where that is not the mean of the items' values, but a ratio of sums over them.
+    from, the label is the text), "likelihood" scores the reference's tokens, "text-likelihood" those of all its text; a
+    task says what it gives. A "binary" metric is 0 or 1 per item; `bounds` are the least and the largest value that an
+    item can have. `ratio` makes the aggregate where that is not the mean of the items' values, but a ratio of sums over
+    them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
     makes the value of the sums. Where the value depends on how items stand to each other, such as a correlation of
@@ -117,6 +126,9 @@ OF_COUNTS = {
 
 METRICS: Registry[Metric] = Registry("metric")
 
+WITH_ARGUMENT: Registry[Callable[[str], Metric]] = Registry("metric with an argument")
+"""Metrics that are named with what they are of, such as regex_match:PATTERN."""
+
 
 def corpus_metric(
     name: str,
@@ -130,7 +142,7 @@ def corpus_metric(
 
 
 def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
-    """Return the metrics for names of the table and for Python functions of the user's.
+    """Return the metrics for names of the tables and for Python functions of the user's, or FILE.py:FUNCTION of one.
 
     A function takes `(prediction, reference)` or `(prediction, reference, row)`, the row being the item's columns, and
     returns a number; its own name is the metric's. Higher is better, but for well-known names (such as latency) and
@@ -142,7 +154,7 @@ def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
     fixes: list[str] = []
     for name in names:
         try:
-            metric = METRICS.get(name) if isinstance(name, str) else _from_function(name)
+            metric = _named(name) if isinstance(name, str) else _from_function(name)
             if metric.package is not None and find_spec(metric.package) is None:
                 raise InputError(
                     f'The metric "{metric.name}" needs the package {metric.package.replace("_", "-")}, which is not '
@@ -225,6 +237,17 @@ def ratio_value(name: str) -> Callable[[Any], Any] | None:
     """Return what makes a metric's value of summed nats by summed weight; None where it is no such ratio."""
     own = METRICS.get(name).ratio if name in METRICS else None
     return own.value if own is not None else OF_COUNTS.get(plain_name(name))
+
+
+def _named(name: str) -> Metric:
+    if is_code(name):
+        return _from_function(function_in_file(name))
+    kind, _, argument = name.partition(":")
+    if kind not in WITH_ARGUMENT:
+        return METRICS.get(name)
+    if not argument:
+        raise InputError(f'The metric "{kind}" is of something.', fix=f"Write {kind}: and behind it what it is of.")
+    return WITH_ARGUMENT.get(kind)(argument)
 
 
 def _from_function(function: UserMetric) -> Metric:

@@ -68,6 +68,8 @@ def load(
     if not task.by_class:
         config.problem_type = task.problem_type
     own_labels = _name_labels(config, labels, ordered) if task.has_head and labels else None
+    if task.outputs is not None and config.num_labels != task.outputs:
+        config.num_labels = task.outputs
     # First the tokenizer: what building it takes is free again before the weights come.
     tokenizer = read_tokenizer(identity.name, identity.path, folder)
     with randomness.seeded(seed):
@@ -276,7 +278,13 @@ def natural_task(name: str, revision: str | None = None) -> Task:
     fitting = fitting_tasks(config)
     if not fitting:
         raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")
-    return fitting[0]
+    own = (task for task in fitting if task.natural or (task.has_head and was_saved_for(config, task)))
+    if (task := next(own, None)) is None:
+        raise InputError(
+            f"{name} (model type {config.model_type}) is taken for no task unless one is named.",
+            fix=f"It fits: {', '.join(f'--task {task.name}' for task in fitting)}.",
+        )
+    return task
 
 
 def task_of(base: Any) -> Task:

@@ -66,7 +66,7 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     config = from_keywords("evaluate", data=_as_section(data, "test"), task=task, **settings)
     kind = _task(task, model)
     splits = choices.splits_to_measure(config.data, kind)
-    labels = head_labels(model) if kind.has_head else choices.ranked_labels(kind, splits, config.data)
+    labels = head_labels(model) if kind.has_classes else choices.ranked_labels(kind, splits, config.data)
     metrics = choices.metrics_for(config.evaluate.metrics, kind, splits.train or splits.test)
     plan = choices.evaluation_plan(config.evaluate, metrics, kind, labels, config.train.max_length)
     return Session.of(model, tokenizer, kind, labels).score(splits.test, plan, "evaluate")
@@ -105,7 +105,7 @@ def tune(
     if output:
         _refuse_to_write_over(RunPaths(output))
     splits = load_splits(config.data, reading=kind.reading, roles=("train", "validation"))
-    labels = head_labels(model) if kind.has_head else []
+    labels = head_labels(model) if kind.has_classes else []
     session = Session.of(model, tokenizer, kind, labels)
     put_on = adapter if ready else config.adapter.model_dump()
     config = choices.settled(config, _method(model, put_on))

@@ -101,6 +101,7 @@ def evaluation_plan(
         labels=list(labels) if needed else [],
         label_score=settings.label_score,
         max_new_tokens=settings.max_new_tokens,
+        max_answer_tokens=settings.max_answer_tokens,
         stop=settings.stop,
         thinking=settings.thinking,
         rows_at_once=settings.batch_size,
@@ -168,7 +169,7 @@ def adapter_facts(folder: str | Path) -> dict[str, Any]:
     tasks = {TASKS.get(name).peft_type: name for name in reversed(by_class)}  # of several the first counts
     made_for = config.get("task_type")
     if made_for is not None and str(made_for) not in tasks:
-        known = listed(dict.fromkeys(TASKS.get(name).peft_type for name in TASKS))
+        known = listed(dict.fromkeys(str(TASKS.get(name).peft_type) for name in TASKS if TASKS.get(name).peft_type))
         raise InputError(f"The adapter {folder} was made for {made_for}.", fix=f"Those for {known} are read.")
     base = lineage.get("base", {})
     return {

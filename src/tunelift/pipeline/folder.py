@@ -204,7 +204,7 @@ def refuse_to_write_over(folder: Path) -> None:
 
 
 def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
-    before = load_config(paths.config).model_dump(exclude={"output"})
+    before = load_config(paths.config, of_run=True).model_dump(exclude={"output"})
     # Through the same text, so that objects given in Python compare as they were written down.
     now = build(flatten(yaml.safe_load(dump(config)))).model_dump(exclude={"output"})
     differing = _differing(before, now) + _differing(manifest.get("inputs", {}), inputs)

@@ -38,7 +38,7 @@ def forgetting_sets(settings: EvaluateSection, task: Task) -> dict[str, Splits]:
     found = dict[str, Splits]()
     for source in dict.fromkeys([GENERAL, *settings.forgetting] if settings.forgetting else []):
         if source == GENERAL and not task.next_token:
-            progress.note("forgetting: a classification head continues no text, so general-text is not measured")
+            progress.note(f"forgetting: the task {task.name} continues no text, so general-text is not measured")
             continue
         name = re.sub(r"[^\w.-]+", "-", Path(source).stem)
         if name in found:

@@ -13,12 +13,9 @@ from weakref import WeakKeyDictionary
 
 from safetensors import safe_open
 
-from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
-from tunelift.adapters.defaults import outside_body, owners
+from tunelift.adapters.build import attach, is_adapted, refuse_changes_of_base, switched_off
 from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
-from tunelift.adapters.methods import METHODS, Method, method_of
 from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter
-from tunelift.adapters.targets import linear_targets
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
@@ -30,13 +27,15 @@ from tunelift.evaluation.run import score
 from tunelift.metrics import resolve
 from tunelift.metrics.label_sets import best_threshold
 from tunelift.model_facts.anatomy import base_of
-from tunelift.model_facts.parameters import compute_dtype, dtype_name, samples
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
 from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
+from tunelift.pipeline.adapter_config import config_for
 from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.known import identity_of, is_known, new_modules, remember
 from tunelift.pipeline.whole import (
     asks_for_whole,
     check_same_kind,
@@ -52,19 +51,11 @@ from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 from tunelift.training.state import Footprint
 
-_known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
-"""What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
-numbers of its weights, by which a model is told that was changed since, as by merging an adapter."""
-
-
 NEUTRAL = 0.5
 """The probability from which a label applies, where no validation rows say another."""
 
 _thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
-
-SAVED_BY_PEFT = {"classifier", "score"}
-"""Heads that peft trains and saves whole by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +113,7 @@ class Session:
         """
         head = list(labels) or None if task.has_head else None
         loaded = load_model(section, task=task, labels=head, ordered=ordered, seed=seed)
-        _known[loaded.model] = (loaded.identity, loaded.fresh, samples(loaded.model))
+        remember(loaded.model, loaded.identity, loaded.fresh)
         identity = loaded.identity
         about = f" ({identity.note})" if identity.note else ""
         about += f", linear layers in {identity.quantization}" if identity.quantization else ""
@@ -156,7 +147,7 @@ class Session:
         base = base_of(model)
         if task.has_head:
             check_padding(base)
-        identity, fresh = _identity(base)
+        identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
         session.threshold = _thresholds.get(model, NEUTRAL)
@@ -188,7 +179,7 @@ class Session:
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
-            fresh = self.fresh if self.model in _known else ()
+            fresh = self.fresh if is_known(self.model) else ()
             self.model = attach(self.model, self._peft_config(keys), seed)
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
@@ -231,7 +222,7 @@ class Session:
         moved = " ".join(name for name, parameter in self.model.named_parameters() if parameter.requires_grad)
         bare = [part for part in self._new() if f".{part}.modules_to_save." not in moved]
         bare = [part for part in bare if f".{part.partition('.')[0]}.modules_to_save." not in moved]
-        if bare and base_of(self.model) in _known:
+        if bare and is_known(base_of(self.model)):
             raise InputError(
                 f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
                 fix=f"{kind}(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
@@ -359,87 +350,12 @@ class Session:
         return {"model": model, "task": task, "dtype": dtype, "dtype_reason": self.dtype_reason}
 
     def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
-        """Return the peft config for this model: its task, and the fresh modules that peft would not save by itself."""
-        peft_type = self.task.peft_type
-        ready = not isinstance(keys, Mapping)
-        config: Any = keys if ready else peft_config(keys, peft_type, self.model, *self.training)
-        if config.task_type is None:
-            config = replace(config, task_type=peft_type)
-        if config.task_type != peft_type:
-            raise InputError(
-                f"The adapter's task_type is {config.task_type}, and the task is {self.task.name}.",
-                fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
-            )
-        if not (ready or self.task.has_head):
-            _refuse_for_want_of_a_head(METHODS.get(keys.get("method", "lora")), self.task)
-        if self.task.has_head:
-            _refuse_headless(config, self.task)
-        beside = [name for name in self._new() if not SAVED_BY_PEFT & set(name.split("."))]
-        if beside and self.task.has_head:
-            saved = [*(config.modules_to_save or []), *beside]
-            config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
-        every = getattr(config, "target_modules", None) == "all-linear"
-        if every and (named := linear_targets(self.model, peft_type)):
-            config = replace(config, target_modules=named[0])
-            progress.note_once(f"adapter: {named[1]}")
-        return config
+        return config_for(keys, self.model, self.task, self.training, self._new())
 
     def _new(self) -> Sequence[str]:
-        """Return the modules of a classifier that its files lack, or may lack where others loaded it."""
-        base = base_of(self.model)
-        return self.fresh if base in _known else _may_be_new(base)
-
-
-def _refuse_headless(config: Any, task: Task) -> None:
-    """Raise InputError for a method that cannot be used with a head."""
-    method, reason = method_of(config), ""
-    if "modules_to_save" not in vars(config):
-        reason = "peft saves no head with it"
-    elif method.virtual_tokens:
-        reason = "peft cannot switch it off under a head"
-    if reason:
-        raise InputError(
-            f"adapter: {method.title or method.peft_type} does not go with the task {task.name}: {reason}.",
-            fix="Take another method.",
-        )
-
-
-def _refuse_for_want_of_a_head(method: Method, task: Task) -> None:
-    """Raise InputError for a method that is for tasks with a head."""
-    if method.needs_head:
-        raise InputError(
-            f"adapter.method: {method.title} is for tasks with a head; that of {task.name} is the whole vocabulary.",
-            fix="adapter.method: full trains it with all else, and adapter.modules_to_save with an adapter.",
-        )
+        return new_modules(base_of(self.model), self.fresh)
 
 
 def head_labels(model: Any) -> list[str]:
     """Return the class names of a classification head, in its order."""
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-
-
-def _identity(base: Any) -> tuple[ModelIdentity, Sequence[str]]:
-    """Return what a model in memory is, and its fresh modules; one that was changed has no hash of a file any more."""
-    if base not in _known:
-        return _stock_identity(base), ()
-    identity, fresh, some = _known[base]
-    now = samples(base)
-    if any(now.get(key) != numbers for key, numbers in some.items()):
-        progress.note(f"{identity.name} was changed since it was loaded, as by merging an adapter: it has no hash")
-        identity = replace(identity, name=f"{identity.name}, changed", weights_sha256=None)
-    return identity, fresh
-
-
-def _may_be_new(base: Any) -> tuple[str, ...]:
-    """Return the modules of a classifier that its files may have lacked: those outside of the body, and its pooler.
-
-    Nobody can tell of a model that others loaded; a part that was drawn at random is lost if it is not saved.
-    """
-    poolers = {name for name in owners(base) if "pooler" in name.split(".")}
-    return tuple(sorted({*outside_body(base), *poolers}))
-
-
-def _stock_identity(base: Any) -> ModelIdentity:
-    path = getattr(base.config, "_name_or_path", "") or ""
-    kind = "folder" if Path(path).is_dir() else "hub"
-    return ModelIdentity(path or type(base).__name__, kind, path, getattr(base.config, "_commit_hash", None))  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def from_run_folder(folder: str | Path) -> tuple[Config, Path]:
             f"{folder} is no run folder with an adapter or a tuned model.",
             fix="Give the output folder of tunelift run or tune.",
         )
-    return load_config(paths.config), paths.made
+    return load_config(paths.config, of_run=True), paths.made
 
 
 def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits, Plan]:
@@ -127,7 +127,7 @@ def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits,
     task, data, trained = choices.task_for(config), config.data, facts.get("labels") or []
     splits = choices.splits_to_measure(data, task)
     choices.say_data(splits)
-    if task.has_head and facts and not (trained or data.labels):
+    if task.has_classes and facts and not (trained or data.labels):
         raise InputError(
             "The adapter does not say which label each class of its head is.",
             fix="Name the labels in the head's order: --labels negative,positive",

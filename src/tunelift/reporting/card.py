@@ -89,19 +89,20 @@ def _limits(run: RunContents) -> list[str]:
 
 
 def _loading(run: RunContents) -> list[str]:
-    head, auto = run.task().has_head, run.task().auto_class
+    head, auto = run.task().has_classes, run.task().auto_class
     with_peft = auto.replace("Auto", "AutoPeft", 1)
     folder = RunPaths(run.folder).made
     labels = read_lineage(folder).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     count += f', problem_type="{run.task().problem_type}"' * (not run.task().by_class)
+    hub = run.noted("model").get("kind") == "hub"
     if run.tuned_whole():
         lines = [
             f"from transformers import {auto}, AutoTokenizer",
             "",
             f'model = {auto}.from_pretrained("{folder.name}")',
         ]
-    elif run.noted("model").get("kind") == "hub":
+    elif hub and run.task().peft_type:
         lines = [
             f"from peft import {with_peft}",
             "from transformers import AutoTokenizer",
@@ -109,11 +110,12 @@ def _loading(run: RunContents) -> list[str]:
             f'model = {with_peft}.from_pretrained("adapter"{", " + count if count else ""})',
         ]
     else:
+        base = base_model(run) if hub else "FOLDER_OF_THE_BASE"
         lines = [
             "from peft import PeftModel",
             f"from transformers import {auto}, AutoTokenizer",
             "",
-            f'base = {auto}.from_pretrained("FOLDER_OF_THE_BASE"{", " + count if count else ""})',
+            f'base = {auto}.from_pretrained("{base}"{", " + count if count else ""})',
             'model = PeftModel.from_pretrained(base, "adapter")',
         ]
     code = "\n".join(["```python", *lines, f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")', "```"])
@@ -121,6 +123,7 @@ def _loading(run: RunContents) -> list[str]:
     names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
     threshold = read_lineage(folder).get("threshold") if run.task().has_threshold else None
     said = [f"A label applies where the sigmoid of its output is at least {threshold:.6g}."] if threshold else []
+    said += [run.task().card_note] if run.task().card_note else []
     return ["## Load it", code, *names, *said]
 
 

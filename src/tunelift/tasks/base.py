@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ Loss = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """An example, the batch (of this row alone) that training would make of it, and whether it was cut."""
+    """An example, the batch (of its row alone, or rows) that training would make of it, and whether it was cut."""
 
     example: Example
     batch: Batch
@@ -66,6 +66,18 @@ class Learned:
     def counted(self) -> list[int]:
         """The positions whose labels the loss counts, in order."""
         return [at for at, label in enumerate(self.batch.labels[0].tolist()) if label != IGNORED]
+
+    @property
+    def rows(self) -> list[Learned]:
+        """Each of several rows that the example makes by itself, in order, without padding."""
+        lengths, found = self.batch.inputs["attention_mask"].sum(dim=1).tolist(), list[Learned]()
+        for i, length in enumerate(lengths):
+            inputs = {name: value[i : i + 1, :length] for name, value in self.batch.inputs.items()}
+            labels = self.batch.labels[i : i + 1]
+            labels = labels[:, :length] if labels.shape[1:2] == self.batch.inputs["input_ids"].shape[1:] else labels
+            own = replace(self.batch, inputs=inputs, labels=labels, rows=1)
+            found.append(replace(self, batch=own))
+        return found
 
 
 Shown = tuple[Tokens, str]
@@ -86,7 +98,8 @@ class Task(ABC):
     """The class of transformers that loads its models, such as "AutoModelForCausalLM"."""
     mapping: str
     """What transformers calls its table of their classes by model type."""
-    peft_type: str
+    peft_type: str | None
+    """peft's task type; None where it has none, so that its model is that of any task."""
     pipeline_tag: str
     """The Hub's name of it, for the model card."""
     reading: Reading
@@ -96,11 +109,17 @@ class Task(ABC):
     problem_type: str | None = None
     """What transformers calls it where a class of models serves several tasks: it would guess by the labels' dtype."""
     has_head: bool = True
-    """Whether its models choose among classes with a head of their own, whose order is kept with the adapter."""
+    """Whether its models answer with a head of their own, which is kept with the adapter."""
     has_threshold: bool = False
     """Whether several labels may apply, those from a probability on that is chosen on validation rows."""
+    outputs: int | None = None
+    """How many numbers a head gives whose outputs are no classes; classes have names, which labels of the data are."""
+    natural: bool = True
+    """Whether any model that fits is taken for it where no task is named; otherwise one whose head was saved for it."""
     next_token: bool = False
     """Whether the loss is that of each token's successor, so that its models continue text."""
+    card_note: str = ""
+    """What a reader of the model card should know to ask the model as it was asked here."""
     untuned: str = "the base model with a head that was not trained"
     """What the report calls the base."""
 
@@ -108,6 +127,11 @@ class Task(ABC):
     def by_class(self) -> bool:
         """Whether a model's class tells that this is its task, where its config says nothing else."""
         return self.problem_type in (None, SINGLE_LABEL)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether a head chooses among classes that have names, whose order is kept with the adapter."""
+        return self.has_head and self.outputs is None
 
     def fits(self, config: Any) -> bool:
         """Tell whether models of this transformers config can do it."""

@@ -75,18 +75,21 @@ class CausalLM(Task):
         return lambda batch: view.loss_sum(batch.inputs, batch.labels), view.fast_paths
 
     def plain_loss(self, row: Learned, model: Any) -> float:
-        logits = model(**row.batch.inputs, **without_cache(model)).logits
-        labels = row.batch.labels
-        logits, following = logits[0, -labels.shape[1] :][:-1], labels[0, 1:]  # virtual tokens come first
-        where = following != IGNORED
-        likely = logits[where].double().log_softmax(dim=-1).gather(1, following[where][:, None])
-        return -float(likely.sum())
+        total = 0.0
+        for own in row.rows:
+            logits, labels = model(**own.batch.inputs, **without_cache(model)).logits, own.batch.labels
+            logits, following = logits[0, -labels.shape[1] :][:-1], labels[0, 1:]  # virtual tokens come first
+            where = following != IGNORED
+            likely = logits[where].double().log_softmax(dim=-1).gather(1, following[where][:, None])
+            total -= float(likely.sum())
+        return total
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Compare the row's own tokens that are counted with its answer; with the answers of a conversation."""
-        ids, own = row.ids, row.batch.labels[0].tolist()
-        if any(own[at] != ids[at] for at in row.counted):
-            return False
+        for part in row.rows:
+            ids, own = part.ids, part.batch.labels[0].tolist()
+            if any(own[at] != ids[at] for at in part.counted):
+                return False
         return _says_the_turns(row, tokenizer) if row.example.conversation else _says_the_completion(row, tokenizer)
 
 
@@ -95,7 +98,8 @@ TASKS.add(CausalLM.name, CausalLM())
 
 def stops(row: Learned, tokenizer: Any) -> bool:
     """Tell whether the last token of the row is an end token and is counted."""
-    counted, ids, ends = row.counted, row.ids, {tokenizer.eos_token_id}
+    last = row.rows[-1]
+    counted, ids, ends = last.counted, last.ids, {tokenizer.eos_token_id}
     if row.example.conversation is not None:  # a template may end a turn with another special token
         ends |= {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return bool(counted) and counted[-1] == len(ids) - 1 and ids[-1] in ends
@@ -106,13 +110,12 @@ def _says_the_completion(row: Learned, tokenizer: Any) -> bool:
 
     Without a prompt and without BOS nothing stands before the first token, which is then no label.
     """
-    ids, counted = row.ids, row.counted
-    while counted and ids[counted[-1]] == tokenizer.eos_token_id:
-        counted = counted[:-1]
+    said = [part.ids[at] for part in row.rows for at in part.counted]
+    while said and said[-1] == tokenizer.eos_token_id:
+        said = said[:-1]
     answer = _decoded(tokenizer, _encoded(tokenizer, row.example.completion))
     answer = answer.removesuffix(tokenizer.eos_token or "").strip()
-    said = [ids[at] for at in counted]
-    readings = [said] if row.example.prompt or row.counted[:1] != [1] else [said, ids[:1] + said]
+    readings = [said] if row.example.prompt or row.counted[:1] != [1] else [said, row.ids[:1] + said]
     texts = [_decoded(tokenizer, reading).strip() for reading in readings]
     if row.truncated:  # the cut may go through a character
         return any(answer.startswith(text.rstrip("\ufffd")) for text in texts)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
-from tunelift.evaluation.baselines import few_shot, linear_probe, majority, mean, median, tf_idf
+from tunelift.evaluation.baselines import few_shot, linear_probe, majority, mean, median, span_regression, tf_idf
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
 
@@ -24,6 +24,7 @@ BASELINES.add("mean", Kind(mean.misfit, mean.make))
 BASELINES.add("median", Kind(median.misfit, median.make))
 BASELINES.add("tf-idf", Kind(tf_idf.misfit, tf_idf.TfIdf))
 BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
+BASELINES.add("span-regression", Kind(span_regression.misfit, span_regression.SpanRegression))
 
 
 def suitable(plan: Plan, train: Sequence[Example], named: Sequence[str] | None) -> list[str]:

@@ -19,7 +19,7 @@ from tunelift.evaluation.rows import Found, answered
 class Answers(Likelihood):
     """Greedy answers beside likelihoods; both sides are read in the same way."""
 
-    gives = frozenset({"text", "likelihood"})
+    gives = frozenset({"text", "likelihood", "text-likelihood"})
     at_once = 64
     passes = 2
     generates = True

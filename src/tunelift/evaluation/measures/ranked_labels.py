@@ -21,7 +21,7 @@ MOST_LABELS = 1000
 class RankedLabels(Likelihood):
     """The label ranked first is the prediction, and the text of metrics that need one."""
 
-    gives = frozenset({"label", "text", "likelihood"})
+    gives = frozenset({"label", "text", "likelihood", "text-likelihood"})
     ranks = True
 
     def labels(self) -> Sequence[str]:

@@ -1,0 +1,78 @@
+"""What peft is asked for: the adapter section's keys, and what the task and the model add to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tunelift.adapters.build import peft_config
+from tunelift.adapters.methods import METHODS, Method, method_of
+from tunelift.adapters.targets import linear_targets
+from tunelift.core import progress
+from tunelift.core.errors import InputError
+from tunelift.tasks import Task
+
+SAVED_BY_PEFT = {
+    "SEQ_CLS": {"classifier", "score"},
+    "TOKEN_CLS": {"classifier", "score"},
+    "QUESTION_ANS": {"qa_outputs"},
+}
+"""Heads that peft trains and saves whole by itself, by its task type."""
+
+
+def config_for(
+    keys: Mapping[str, Any] | Any, model: Any, task: Task, training: tuple[int, int], new: Sequence[str]
+) -> Any:
+    """Return peft's config of the adapter section's keys, or a ready one, for this model and its task.
+
+    `training` are rows and steps, about; `new` modules that the model's files lack, of which peft would not save all by
+    itself. Raises InputError for settings that will not do.
+    """
+    peft_type = task.peft_type
+    ready = not isinstance(keys, Mapping)
+    config: Any = keys if ready else peft_config(keys, peft_type, model, *training)
+    if config.task_type is None:
+        config = replace(config, task_type=peft_type)
+    if config.task_type != peft_type:
+        raise InputError(
+            f"The adapter's task_type is {config.task_type}, and the task is {task.name}.",
+            fix=f'task_type="{peft_type}", or none: for another one peft would not save a new head.',
+        )
+    if not (ready or task.has_head):
+        _refuse_for_want_of_a_head(METHODS.get(keys.get("method", "lora")), task)
+    if task.has_head:
+        _refuse_headless(config, task)
+    by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
+    beside = [name for name in new if not by_peft & set(name.split("."))]
+    if beside and task.has_head:
+        saved = [*(config.modules_to_save or []), *beside]
+        config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
+    every = getattr(config, "target_modules", None) == "all-linear"
+    if every and (named := linear_targets(model, peft_type)):
+        config = replace(config, target_modules=named[0])
+        progress.note_once(f"adapter: {named[1]}")
+    return config
+
+
+def _refuse_headless(config: Any, task: Task) -> None:
+    """Raise InputError for a method that cannot be used with a head."""
+    method, reason = method_of(config), ""
+    if "modules_to_save" not in vars(config):
+        reason = "peft saves no head with it"
+    elif method.virtual_tokens:
+        reason = "peft cannot switch it off under a head"
+    if reason:
+        raise InputError(
+            f"adapter: {method.title or method.peft_type} does not go with the task {task.name}: {reason}.",
+            fix="Take another method.",
+        )
+
+
+def _refuse_for_want_of_a_head(method: Method, task: Task) -> None:
+    """Raise InputError for a method that is for tasks with a head."""
+    if method.needs_head:
+        raise InputError(
+            f"adapter.method: {method.title} is for tasks with a head; that of {task.name} is the whole vocabulary.",
+            fix="adapter.method: full trains it with all else, and adapter.modules_to_save with an adapter.",
+        )
