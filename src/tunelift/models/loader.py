@@ -95,14 +95,19 @@ def load(
             loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
         check_padding(loaded)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
-    if identity.quantization:
-        quantized.keep(loaded, identity.name)
-    else:
-        loaded = loaded.to(chosen.device)
-    loaded = loaded.eval()
-    if chosen.device.type == "cpu":
-        allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
+    loaded = _placed(loaded, identity, chosen.device)
     return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
+
+
+def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:
+    """Return the model in evaluation mode on its device, where one in four bits lies already."""
+    if identity.quantization:
+        quantized.keep(model, identity.name)
+    else:
+        model = model.to(device)
+    if device.type == "cpu":
+        allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
+    return model.eval()
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
