@@ -20,7 +20,7 @@ from tunelift.training.run import train
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench("adalora", "decoder", tmp_path_factory.mktemp("adalora"))
+    return Bench("adalora", tmp_path_factory.mktemp("adalora"), "decoder")
 
 
 def values(session: Session) -> dict[str, nn.Parameter]:
@@ -83,6 +83,6 @@ def test_the_factors_are_held_to_be_orthogonal(bench: Bench) -> None:
 
 
 def test_virtual_tokens_are_not_gone_on_from(tmp_path: Path) -> None:
-    prompts = Bench("prompt-tuning", "decoder", tmp_path)
+    prompts = Bench("prompt-tuning", tmp_path, "decoder")
     with pytest.raises(InputError, match="of Prompt tuning, which peft does not load to be trained on"):
         prompts.session().check({"start_from": str(prompts.saved)})

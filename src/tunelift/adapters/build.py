@@ -105,8 +105,17 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
 def attach(model: Any, config: Any, seed: int) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
-    Raises InputError where the target modules are not in the model, or peft refuses the settings.
+    Raises InputError where the target modules are not in the model, peft refuses the settings, or it would not find
+    again what it saves.
     """
+    adapted = built(model, config, seed)
+    check_layers(adapted, "adapter.target_modules")
+    _check_comes_back(adapted)
+    return adapted
+
+
+def built(model: Any, config: Any, seed: int) -> Any:
+    """Return the same without a look at what was made of the layers and at what would be saved."""
     from peft import get_peft_model
 
     check_targets(model, config)
@@ -114,14 +123,11 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
-            adapted = get_peft_model(model, config)
+            return get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
-    check_layers(adapted, "adapter.target_modules")
-    _check_comes_back(adapted)
-    return adapted
 
 
 def _check_comes_back(adapted: Any) -> None:

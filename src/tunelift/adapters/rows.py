@@ -47,6 +47,7 @@ METHODS.add(
         "Trainable tokens",
         learning_rate=0.2,
         needs={"token_indices": "the ids of the tokens whose embeddings are to be trained"},
+        tried_with={"token_indices": [0, 1, 5]},
         stands_beside=False,
         known_failures={
             f"stands_beside ({kind})": "where embeddings are not tied to the head, two of them stand side by side"

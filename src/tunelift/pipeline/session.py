@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tunelift.adapters.build import attach, is_adapted, peft_config, refuse_changes_of_base, switched_off
+from tunelift.adapters.build import (
+    ParameterCount,
+    attach,
+    built,
+    count_parameters,
+    is_adapted,
+    peft_config,
+    refuse_changes_of_base,
+    switched_off,
+)
 from tunelift.adapters.loading import check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.methods import method_of
 from tunelift.adapters.store import adapter_hash, check_name, read_adapter_config, save_adapter
@@ -168,6 +177,14 @@ class Session:
             config = self._peft_config(keys)
             adapted = on_a_copy(adapted, lambda copy: attach(copy, deepcopy(config), seed=0))
         return sum(p.numel() * p.element_size() for p in adapted.parameters() if p.requires_grad)
+
+    def count(self, keys: Mapping[str, Any]) -> ParameterCount:
+        """Return how many numbers a new adapter would train; the model may have shapes only.
+
+        Raises InputError as `check` does, NotImplementedError where the adapter is made of weights that are not there.
+        """
+        config = self._peft_config(keys)
+        return count_parameters(on_a_copy(self.model, lambda copy: built(copy, deepcopy(config), seed=0)))
 
     def _check_put_on(self) -> None:
         """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
