@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 
@@ -86,3 +88,20 @@ def test_virtual_tokens_are_not_gone_on_from(tmp_path: Path) -> None:
     prompts = Bench("prompt-tuning", tmp_path, "decoder")
     with pytest.raises(InputError, match="of Prompt tuning, which peft does not load to be trained on"):
         prompts.session().check({"start_from": str(prompts.saved)})
+
+
+def test_what_a_layers_outputs_are_divided_by_is_not_trained_on_a_base_in_half_precision(tmp_path: Path) -> None:
+    """peft 0.21.2 trains it and does not save it: once it does not, `never_trained` of the row can go."""
+    bench = Bench("adalora", tmp_path, "decoder")
+
+    def trained(model: Any) -> bool:
+        return any("ranknum" in name and p.requires_grad for name, p in model.named_parameters())
+
+    session = bench.session("bfloat16")
+    assert trained(get_peft_model(bench.stock_base(torch.bfloat16), session._peft_config(bench.keys)))
+    session.attach(bench.keys, 0)
+    assert not trained(session.model)
+    folder = session.save_adapter(tmp_path / "begun")
+    again = bench.session("bfloat16")
+    again.load_adapter(folder, trainable=True)
+    assert not trained(again.model)

@@ -123,11 +123,23 @@ def built(model: Any, config: Any, seed: int) -> Any:
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
-            return get_peft_model(model, config)
+            return without_strays(get_peft_model(model, config))
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
+
+
+def without_strays(adapted: Any) -> Any:
+    """Return peft's model, its parameters frozen that the method does not train.
+
+    Of a base in half precision peft 0.21 casts them to fp32 by parameters of their own, which are trained again.
+    """
+    never = {*method_of(adapted.active_peft_config).never_trained}
+    for name, parameter in adapted.named_parameters() if never else ():
+        if never.intersection(name.split(".")):
+            parameter.requires_grad_(False)
+    return adapted
 
 
 def _check_comes_back(adapted: Any) -> None:

@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunelift.adapters.build import homeless, refuse_changes_of_base
+from tunelift.adapters.build import homeless, refuse_changes_of_base, without_strays
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
@@ -66,7 +66,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     read_adapter_config(folder)
     _check_base(folder, weights_sha256)
     with _fitting(folder):
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        return without_strays(PeftModel.from_pretrained(model, str(folder), is_trainable=trainable))
 
 
 def check_goes_on(folder: str | Path) -> None:

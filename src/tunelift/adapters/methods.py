@@ -38,7 +38,8 @@ class Method:
     What is true of it: `trains_base(config)` tells whether parameters of the base are trained, which switching off does
     not bring back. `begins_as_noop`, `switches_off` (to the base, bit for bit), `merges` (into the base's weights) and
     `stands_beside` (another adapter of its kind on the same model) say what holds. `virtual_tokens` says that tokens
-    are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero.
+    are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero; so are
+    `never_trained`: peft trains them all the same where it casts them to fp32, and saves none of it.
     `known_failures` are checks of the battery that it fails, by name, each with the reason.
     """
 
@@ -60,6 +61,7 @@ class Method:
     stands_beside: bool = True
     virtual_tokens: bool = False
     begins_at_random: tuple[str, ...] = ()
+    never_trained: tuple[str, ...] = ()
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -37,6 +37,7 @@ METHODS.add(
         put_back=adalora.put_back,
         after_training=adalora.keep_ranks,
         begins_at_random=("lora_A", "lora_B"),
+        never_trained=("ranknum",),
     ),
 )
 METHODS.add("ln-tuning", Method("LN_TUNING", "LN tuning", norms, 1e-3))

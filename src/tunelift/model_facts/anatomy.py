@@ -52,9 +52,18 @@ def pad_id(model: Any, tokenizer: Any = None) -> int:
 
 
 def context_length(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens the model takes at most, by its positions and by what its tokenizer says."""
+    """Return how many tokens of a row the model takes at most, by its positions and by what its tokenizer says.
+
+    Those that an adapter puts before each row take up positions of it.
+    """
     own, told = positions(model, POSITIONS[:1]) or UNLIMITED, int(tokenizer.model_max_length or UNLIMITED)
-    return min(own, told, _usable(model), _before_scaling(model))
+    return min(own, told, _usable(model), _before_scaling(model)) - virtual_tokens(model)
+
+
+def virtual_tokens(model: Any) -> int:
+    """Return how many tokens, or keys and values of tokens, an adapter puts before each row."""
+    config = getattr(model, "active_peft_config", None)
+    return int(config.num_virtual_tokens or 0) if getattr(config, "is_prompt_learning", False) else 0
 
 
 def _usable(model: Any) -> int:
