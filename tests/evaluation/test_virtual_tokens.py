@@ -26,7 +26,9 @@ PROMPTS = [PromptTuningConfig, PrefixTuningConfig]
 def adapted(config: type[PeftConfig], kind: str = "gpt2") -> Any:
     torch.manual_seed(1)
     settings: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": VIRTUAL}
-    return get_peft_model(tiny_models.causal(kind), config(**settings)).eval()
+    base = tiny_models.causal(kind)
+    del base.config.num_key_value_heads  # which GPT-2 has none of, and peft would follow
+    return get_peft_model(base, config(**settings)).eval()
 
 
 def scored(model: Any, lengths: Sequence[int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
