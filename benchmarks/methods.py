@@ -4,10 +4,10 @@
 
 Each row of the table of methods, and LoRA with each setting that makes it another method, is held to all checks of
 `tests/method_battery.py` on each model: begun, trained, proved, switched off, saved, merged, put beside another, killed
-with SIGKILL while it trains and gone on with, alone and together, in bfloat16. What was saved is read by stock peft in a
-process of its own (`tests/stock_reader.py`). About MINUTES minutes of one core. What was found is kept in a file as
-it is found, and the same command goes on (`--again` begins anew). The tables are printed as Markdown, and written
-between their marks in the file named. Exit code 1 where anything is wrong.
+by SIGKILL as it trains and gone on with, rows alone and together, in bfloat16. What was saved is read by stock peft in
+a process of its own (`tests/stock_reader.py`). About twenty minutes of one core. What was found on a model is kept in a
+file, and the same command goes on (`--again` begins anew). The tables are printed as Markdown, and written between
+their marks in the file named. Exit code 1 where anything is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +39,18 @@ MODELS = {
 BEGIN, END = "<!-- made by benchmarks/methods.py -->", "<!-- until here -->"
 
 
-KIN: dict[str, tuple[str, dict[str, Any]]] = {
-    "rsLoRA": ("", {"use_rslora": True}),
-    "DoRA": ("", {"use_dora": True}),
-    "QALoRA": ("", {"use_qalora": True, "qalora_group_size": 4}),
-    "aLoRA": ("", {"alora_invocation_tokens": [0]}),  # with which every row begins
-    "biases of B": ("", {"lora_bias": True}),
-    "patterns of ranks": ("", {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}),
-    "weights of experts": ("qwen3_moe", {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "rsLoRA": ({"use_rslora": True}, {}),
+    "DoRA": ({"use_dora": True}, {}),
+    "QALoRA": ({"use_qalora": True, "qalora_group_size": 4}, {}),
+    "aLoRA": ({"alora_invocation_tokens": [202]}, {"merges": "it acts on a part of each row"}),  # of every prompt's
+    "biases of B": ({"lora_bias": True}, {"merges": "layers without a bias have no place for it"}),
+    "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
+    "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
 }
-"""LoRA's kin: settings that make it another method, and the one kind of model that some are for."""
+"""LoRA's kin: settings that make it another method, and the checks that it fails with them, each with the reason."""
+ONLY = {"weights of experts": ("qwen3_moe",), "aLoRA": tuple(set(MODELS) - {"encoder"})}
+"""Kinds of models that a setting is for; a classifier's rows have no prompt with a token to begin at."""
 Found = dict[str, dict[str, str]]
 """What became of a method on each model: "right", "refused: why" or "wrong: what"."""
 
@@ -87,16 +89,14 @@ def of_model(model: str, named: str | None, scratch: Path, found: dict[str, Foun
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    cases: dict[str, tuple[str, Mapping[str, Any]]] = {
-        name: (name, {}) for name in (named.split(",") if named else METHODS)
-    }
-    if not named:
-        cases |= {f"lora: {kin}": ("lora", keys) for kin, (only, keys) in KIN.items() if only in ("", model)}
+    names = (
+        named.split(",") if named else [*METHODS, *(f"lora: {kin}" for kin in KIN if model in ONLY.get(kin, MODELS))]
+    )
     held, jobs = {}, []
-    for name, (row, keys) in cases.items():
+    for name in names:
         if model in found.get(name, {}):
             continue
-        held[name], job = verdict(name, row, keys, model, scratch)
+        held[name], job = verdict(name, model, scratch)
         jobs += job
         print(f"{MODELS[model]}, {name}: {held[name]}", file=sys.stderr, flush=True)
     for name, wrong in read_by_stock(jobs, scratch):
@@ -107,18 +107,18 @@ def of_model(model: str, named: str | None, scratch: Path, found: dict[str, Foun
     kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
-def verdict(
-    name: str, row: str, keys: Mapping[str, Any], model: str, scratch: Path
-) -> tuple[str, list[dict[str, Any]]]:
+def verdict(name: str, model: str, scratch: Path) -> tuple[str, list[dict[str, Any]]]:
     """Return what became of a method, and what is to be read of it by stock peft."""
     import method_battery
 
+    row, _, kin = name.partition(": ")
+    keys, known = KIN.get(kin, ({}, {}))
     folder = scratch / re.sub(r"\W+", "-", name)
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),  # bars of transformers
     ):
-        bench = method_battery.Bench(row, folder, model, keys, kills=True)
+        bench = method_battery.Bench(row, folder, model, keys, known, kills=True)
         if reason := method_battery.refusal(bench):
             return f"refused: {short(reason)}", []
         wrong = method_battery.held(bench, method_battery.WHOLE)
@@ -186,7 +186,8 @@ def tables(found: dict[str, Found], models: list[str]) -> str:
         merges = "" if name not in METHODS else "yes" if METHODS.get(name).merges else "no"
         called = f"`{name}` ({title_of(name)})" if name in METHODS else name
         lines.append(f"| {called} | {' | '.join(cells)} | {merges} |")
-    right = [sum(found[name].get(model) == "right" for name in found if name in METHODS) for model in models]
+    types = {name: METHODS.get(name).peft_type for name in found if name in METHODS}
+    right = [len({kind for name, kind in types.items() if found[name].get(model) == "right"}) for model in models]
     lines.append(f"| right, of {len(list(PeftType))} types | {' | '.join(map(str, right))} | |")
     versions = ", ".join(f"{package} {version(package)}" for package in ("peft", "transformers", "torch"))
     said = [f"{number}. {reason.rstrip('.')}." for number, reason in enumerate(reasons, 1)]

@@ -30,6 +30,7 @@ fork = multiprocessing.get_context("fork")
 DECODERS = ("likelihoods", "bfloat16", "labels", "answers", "training", "tune", "apply")
 CLASSIFIERS = ("probabilities", "training", "tune", "apply")
 
+
 def kinds(names: str = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES") -> list[str]:
     """Return the model types of one of transformers' mappings, aliases of one class once."""
     from transformers.models.auto import modeling_auto

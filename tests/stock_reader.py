@@ -1,4 +1,4 @@
-"""A process that knows stock transformers and peft alone: saved adapters are read in it, and what they give is compared.
+"""A process that knows stock transformers and peft alone: saved adapters are read and compared.
 
     python tests/stock_reader.py JOBS.json
 

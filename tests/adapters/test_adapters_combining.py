@@ -171,11 +171,11 @@ def test_other_bases_tasks_shapes_and_options_are_refused(tmp_path: Path) -> Non
             combine([one, two], tmp_path / "sum", **wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least two"):
         combine([one], tmp_path / "sum")
-    with pytest.raises(InputError, match="rank 8 at .*, and 3 by its config"):
+    with pytest.raises(InputError, match=r"rank 8 at .*, and 3 by its config"):
         combine([one, changed(r=3)], tmp_path / "sum")
-    with pytest.raises(InputError, match="made on .* and .* on other"):
+    with pytest.raises(InputError, match=r"made on .* and .* on other"):
         combine([one, changed(r=8, base_model_name_or_path="other")], tmp_path / "sum")
-    with pytest.raises(InputError, match="made for CAUSAL_LM, and .* for SEQ_CLS"):
+    with pytest.raises(InputError, match=r"made for CAUSAL_LM, and .* for SEQ_CLS"):
         named = json.loads((one / "adapter_config.json").read_text())["base_model_name_or_path"]
         combine([one, changed(base_model_name_or_path=named, task_type="SEQ_CLS")], tmp_path / "sum")
     (one / "chat_template.jinja").write_text("{{ messages }}")

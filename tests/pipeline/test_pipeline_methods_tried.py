@@ -105,7 +105,7 @@ def test_a_tasks_examples_are_rows_of_it(name: str) -> None:
 
 
 def test_no_such_method_and_no_such_task_are_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='no PEFT method "lorra".* Did you mean "lora"'):
+    with pytest.raises(InputError, match=r'no PEFT method "lorra".* Did you mean "lora"'):
         recorded(["lorra"])
     tiny_models.classifier(["a", "b"]).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=f"does not fit the task {DEFAULT.name}"):

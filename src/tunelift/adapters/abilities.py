@@ -44,7 +44,7 @@ def recorded(names: Sequence[str] = ()) -> list[Ability]:
     found = []
     for name in names or METHODS:
         method = METHODS.get(name)
-        says = {
+        says: dict[str, Any] = {
             **{"begins_as_base": method.begins_as_noop, "switches_off": method.switches_off},
             **{"merges": method.merges, "stands_beside": method.stands_beside},
         }

@@ -1,9 +1,9 @@
 """Several LoRA adapters of one base made one: a sum of what they add to the weights, saved as a stock LoRA.
 
-An adapter adds `scale * B A` to a weight, (out, in), with the scale that peft takes: `alpha / r`, or `alpha / sqrt(r)` of
-rsLoRA, by the patterns of both. A weighted sum of them has the factors side by side, so that nothing is rounded but
-the numbers themselves. TIES (arXiv:2306.01708) and DARE (arXiv:2311.03099) are peft's own functions, given these
-products: on the factors, to which peft's `add_weighted_adapter` gives them, they do something else.
+An adapter adds `scale * B A` to a weight, (out, in), with the scale that peft takes: `alpha / r`, or of rsLoRA
+`alpha / sqrt(r)`, by the patterns of both. A weighted sum of them has the factors side by side, so that nothing is
+rounded but the numbers themselves. TIES (arXiv:2306.01708) and DARE (arXiv:2311.03099) are peft's own functions, given
+these products: on the factors, to which peft's `add_weighted_adapter` gives them, they do something else.
 """
 
 from __future__ import annotations
@@ -108,19 +108,21 @@ def combine(
     weights = _checked(folders, output, how, weights, rank, density)
     adapters = [_read(Path(folder)) for folder in folders]
     _check_one_base(adapters)
-    combination = {
+    combinations: dict[str, Callable[[Sequence[tuple[float, _Part]]], tuple[Tensor, Tensor]]] = {
         "weighted": _side_by_side,
         "svd": _side_by_side,
         "ties": partial(_dense, how=_of_peft("ties", density)),
         "dare": partial(_dense, how=_of_peft("dare_linear", density)),
-    }[how]
-    tensors, ranks, kept, whole = {}, {}, 0.0, 0.0
+    }
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    kept = whole = 0.0
     with randomness.seeded(seed):
         for name in dict.fromkeys(name for adapter in adapters for name in adapter.layers):
             parts = [(weight, a.layers[name]) for weight, a in zip(weights, adapters, strict=True) if name in a.layers]
             _check_shapes(name, [part for _, part in parts])
             most = max(len(part.down) for _, part in parts) if how == "svd" else sum(len(p.down) for _, p in parts)
-            up, down = combination(parts)
+            up, down = combinations[how](parts)
             exact = how == "weighted" and (rank is None or len(down) <= rank)
             if not exact:
                 up, down, both = _cut(up, down, rank or most)
@@ -189,7 +191,9 @@ def _read(folder: Path) -> _Adapter:
     for key, tensor in load_file(folder / ADAPTER_WEIGHTS).items():
         place = PLACE.fullmatch(key)
         if place is None or tensor.dim() != 2:
-            raise InputError(f"The adapter {folder} holds {key}, {tuple(tensor.shape)}, which is no factor of a product.")
+            raise InputError(
+                f"The adapter {folder} holds {key}, {tuple(tensor.shape)}, which is no factor of a product."
+            )
         factors.setdefault((place[1], bool(place[2])), {})[place[3]] = tensor
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     for (name, embedding), both in factors.items():
@@ -224,8 +228,7 @@ def _check_one_base(adapters: Sequence[_Adapter]) -> None:
             texts = [(a.folder / name).read_bytes() if (a.folder / name).is_file() else None for a in (first, other)]
             if texts[0] != texts[1]:
                 raise InputError(
-                    f"{first.folder} and {other.folder} have each another {name}: nobody can say how their sum is to be "
-                    "asked.",
+                    f"{first.folder} and {other.folder} have each another {name}: nobody can say how to ask their sum.",
                     fix="Take it out of copies of the folders, if the base's own is meant.",
                 )
 

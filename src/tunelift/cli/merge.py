@@ -26,7 +26,7 @@ from tunelift.cli.command import KeyCommand
 @click.option("--density", type=float, metavar="SHARE", help="The share of changes that ties and dare keep, as 0.5.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws what dare leaves out.")
 @click.pass_context
-def command(ctx: click.Context, adapters: tuple[Path, ...], weights: str | None, **options: object) -> None:
+def command(ctx: click.Context, /, adapters: tuple[Path, ...], weights: str | None, **options: object) -> None:
     """Combine LoRA adapters on one base into one, in the space of the weights, and save it as stock peft's LoRA.
 
     What comes out is measured like any adapter: tunelift compare --adapter FOLDER. A run's folder stands for its

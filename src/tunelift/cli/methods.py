@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--markdown", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write it as Markdown too.")
 @click.pass_context
-def command(
-    ctx: click.Context,
-    names: tuple[str, ...],
-    model: str | None,
-    task: str | None,
-    revision: str | None,
-    as_json: bool,
-    file: Path | None,
-) -> None:
+def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: Path | None, **asked: Any) -> None:
     """Show what each PEFT method can do: as recorded, or seen by trying it on a model's architecture.
 
     With --model each method is built, trained for a few steps, saved, loaded by stock peft, merged and put beside
@@ -45,16 +37,16 @@ def command(
       tunelift methods lora vera ia3 --model all-minilm-l6-v2 --task sequence-classification
       tunelift methods --model gpt2 --json
     """
-    if (task or revision) and not model:
+    if (asked["task"] or asked["revision"]) and not asked["model"]:
         raise click.UsageError("--task and --revision go with --model.", ctx)
-    found, about = _tried(model, task, revision, names) if model else _recorded(names)
+    found, about = _tried(names, **asked) if asked["model"] else _recorded(names)
     abilities = [ability.to_dict() for ability in found]
     from tunelift.wording.abilities_text import describe, markdown
 
     if file:
         files.write_text(file, markdown(abilities, about) + "\n")
     versions = provenance.versions()
-    shown = {"model": model, "task": task, "versions": versions, "methods": abilities}
+    shown = {"model": asked["model"], "task": asked["task"], "versions": versions, "methods": abilities}
     click.echo(json.dumps(shown, indent=2) if as_json else describe(abilities, about))
 
 
@@ -64,7 +56,7 @@ def _recorded(names: tuple[str, ...]) -> tuple[list[Ability], str]:
     return recorded(names), "What the records say, whatever the model; --model NAME tries them on one."
 
 
-def _tried(model: str, task: str | None, revision: str | None, names: tuple[str, ...]) -> tuple[list[Ability], str]:
+def _tried(names: tuple[str, ...], *, model: str, task: str | None, revision: str | None) -> tuple[list[Ability], str]:
     from tunelift.config.schema import ModelSection
     from tunelift.pipeline.methods import tried
 

@@ -62,7 +62,7 @@ def context_length(model: Any, tokenizer: Any) -> int:
 
 def virtual_tokens(model: Any) -> int:
     """Return how many tokens, or keys and values of tokens, an adapter puts before each row."""
-    config = getattr(model, "active_peft_config", None)
+    config: Any = getattr(model, "active_peft_config", None)
     return int(config.num_virtual_tokens or 0) if getattr(config, "is_prompt_learning", False) else 0
 
 

@@ -66,7 +66,9 @@ def small_sizes(own: dict[str, Any]) -> dict[str, Any]:
     """Return small values for the keys that a config has, those of its parts too, and no dropout, which is drawn."""
     sizes = {key: value for key, value in SMALL.items() if key in own}
     sizes |= {key: 0.0 for key, value in own.items() if "drop" in key and isinstance(value, float)}
-    sizes |= {key: small_sizes(value) for key, value in own.items() if isinstance(value, dict) and "model_type" in value}
+    sizes |= {
+        key: small_sizes(value) for key, value in own.items() if isinstance(value, dict) and "model_type" in value
+    }
     layers = next((own[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if own.get(key)), 0)
     lists = {k: v for k, v in own.items() if isinstance(v, (list, tuple)) and len(v) == layers > 3}
     if lists:  # one of each kind of layer, as far as three go
@@ -146,7 +148,7 @@ def _weightless(given: dict[str, Any], task: Task, labels: list[str]) -> dict[st
 
 def _fitted(given: dict[str, Any], tokens: int) -> dict[str, Any]:
     """Return what a config and its parts are to have otherwise, that the tokens fit and the heads' rotary pairs do."""
-    sizes = {k: tokens for k in ("vocab_size", "n_words", "vocab_size_per_layer_input") if k in given}
+    sizes: dict[str, Any] = {k: tokens for k in ("vocab_size", "n_words", "vocab_size_per_layer_input") if k in given}
     rope = given.get("rope_parameters")
     if isinstance(rope, dict):
         of_kinds = {key: _plain(value) for key, value in rope.items() if isinstance(value, dict)}

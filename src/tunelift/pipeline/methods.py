@@ -26,8 +26,7 @@ from tunelift.pipeline.trying import (
     still,
     switches_off,
 )
-from tunelift.tasks import TASKS, Task
-
+from tunelift.tasks import TASKS
 
 CHECKS: dict[str, Callable[[OnTwin], bool]] = {
     "begins_as_base": begins_as_base,

@@ -1,4 +1,4 @@
-"""What a PEFT method does on a model, seen by trying it: `tunelift methods`, and the tests' battery, which asks more."""
+"""What a PEFT method does on a model, seen by trying it: for `tunelift methods` and for the tests' battery."""
 
 from __future__ import annotations
 
