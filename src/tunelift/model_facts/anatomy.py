@@ -66,6 +66,12 @@ def virtual_tokens(model: Any) -> int:
     return int(config.num_virtual_tokens or 0) if getattr(config, "is_prompt_learning", False) else 0
 
 
+def begins_by_its_ids(model: Any) -> bool:
+    """Tell whether an adapter looks in a row's ids for where it begins to act (aLoRA): it needs them all in each call."""
+    configs = getattr(model, "peft_config", None) or {}
+    return any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())
+
+
 def _usable(model: Any) -> int:
     """Return the positions of a table that counts from behind its padding's, as RoBERTa's does: 512 of 514."""
     tables = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "position_embeddings"]
