@@ -19,6 +19,7 @@ from tunelift.adapters.combining import combine
 from tunelift.adapters.loading import check_fits
 from tunelift.cli.merge import command
 from tunelift.core.errors import InputError
+from tunelift.core.randomness import seeded
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]},
@@ -103,31 +104,29 @@ def test_a_sum_cut_to_a_rank_is_the_nearest_of_that_rank(three: list[Path], tmp_
     assert_added(tmp_path / "whole", whole)
 
 
-@pytest.mark.parametrize(("how", "function"), [("ties", "ties"), ("dare", "dare_linear")])
-def test_ties_and_dare_are_those_of_the_weights_and_not_of_the_factors(
-    how: str, function: str, three: list[Path], tmp_path: Path
-) -> None:
+def test_ties_is_that_of_the_weights_and_not_of_the_factors(three: list[Path], tmp_path: Path) -> None:
     two, weights = three[:2], [0.7, 0.6]
-    combine(two, tmp_path / how, how=how, weights=weights, density=0.4, rank=64, seed=3)
+    combine(two, tmp_path / "ties", how="ties", weights=weights, density=0.4, rank=64)
     each, expected = [added(folder) for folder in two], {}
-    torch.manual_seed(3)
-    names = dict.fromkeys([*each[0], *each[1]])  # in the order of the layers, which is that of the draws
-    for name in names:
+    for name in {**each[0], **each[1]}:
         own = [(tensors[name], weight) for tensors, weight in zip(each, weights, strict=True) if name in tensors]
-        stacked, by = [tensor for tensor, _ in own], torch.tensor([weight for _, weight in own])
-        expected[name] = getattr(merge_utils, function)(stacked, by, density=0.4)
-    if how == "ties":
-        assert_added(tmp_path / how, expected)
-        return
-    found = added(tmp_path / how)
-    kept = {name: float((tensor != 0).float().mean()) for name, tensor in expected.items()}
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        nonzero = float((tensor.abs() > 1e-6).float().mean())
-        assert abs(nonzero - kept[name]) < 0.15
-    again = combine(two, tmp_path / "again", how=how, weights=weights, density=0.4, rank=64, seed=3)
-    first, second = added(tmp_path / how), added(again.folder)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+        by = torch.tensor([weight for _, weight in own])
+        expected[name] = merge_utils.ties([tensor for tensor, _ in own], by, density=0.4)
+    assert_added(tmp_path / "ties", expected)
+
+
+def test_dare_is_that_of_the_weights_drawn_by_the_seed(tmp_path: Path) -> None:
+    only: dict[str, Any] = {"target_modules": r".*layers\.1\.self_attn\.q_proj"}
+    two = [saved(tmp_path / str(seed), seed, r=3 + seed, **only) for seed in range(2)]
+    made = combine(two, tmp_path / "dare", how="dare", weights=[0.7, 0.6], density=0.4, rank=64, seed=3)
+    each = [added(folder) for folder in two]
+    [name] = each[0]
+    with seeded(3):
+        expected = merge_utils.dare_linear([tensors[name] for tensors in each], torch.tensor([0.7, 0.6]), density=0.4)
+    assert_added(tmp_path / "dare", {name: expected})
+    assert made.left_out == pytest.approx(0, abs=1e-6)
+    combine(two, tmp_path / "cut", how="dare", weights=[0.7, 0.6], density=0.4, seed=4)
+    assert not torch.allclose(added(tmp_path / "cut")[name], expected, atol=1e-2)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -181,17 +180,6 @@ def test_other_bases_tasks_shapes_and_options_are_refused(tmp_path: Path) -> Non
     (one / "chat_template.jinja").write_text("{{ messages }}")
     with pytest.raises(InputError, match=r"another chat_template\.jinja"):
         combine([one, changed(task_type="CAUSAL_LM")], tmp_path / "sum")
-
-
-def test_peft_still_sums_rslora_wrongly(three: list[Path]) -> None:
-    """Once it does not, docs/adapters.md says too much."""
-    folder = three[1]
-    model = PeftModel.from_pretrained(tiny_models.causal("llama"), folder, adapter_name="one")
-    model.load_adapter(folder, adapter_name="two")
-    model.add_weighted_adapter(["one", "two"], [0.5, 0.5], "both", combination_type="cat")
-    layer = next(m for m in model.modules() if hasattr(m, "get_delta_weight") and "both" in m.lora_A)
-    one, both = layer.get_delta_weight("one"), layer.get_delta_weight("both")
-    assert not torch.allclose(both, one, rtol=1e-2)
 
 
 def test_the_command_combines_what_runs_made(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_labels_are_ranked_by_whole_rows() -> None:
 
 
 def test_stock_generation_without_a_cache_is_still_wrong() -> None:
-    """peft 0.21.2 keeps where the adapter began, counted from the row's end: once it does not, docs/methods.md can."""
+    """peft 0.21.2 keeps where the adapter begins, counted from a row's end that moves on."""
     model, tokenizer = model_of(), tiny_models.tokenizer()
     ids = tokenizer(PROMPTS[1], return_tensors="pt").input_ids
     how: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny_models
@@ -121,3 +124,41 @@ def test_the_command_prints_a_table_json_and_markdown(llama: ModelSection, tmp_p
     found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
     assert found["versions"]["peft"] and len(found["methods"]) == len(METHODS._entries) + len(REFUSED)
     assert CliRunner().invoke(command, ["--task", "causal-lm"]).exit_code == 2
+
+
+def printed(model: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
+    capsys.readouterr()
+    model.print_trainable_parameters()
+    trainable, total = re.findall(r"params: ([\d,]+)", capsys.readouterr().out)
+    return int(trainable.replace(",", "")), int(total.replace(",", ""))
+
+
+OWN_NEEDS: dict[str, dict[str, Any]] = {
+    "ADALORA": {"total_step": 10},
+    **{key: {"num_virtual_tokens": 20} for key in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")},
+    "ADAPTION_PROMPT": {"adapter_len": 10, "adapter_layers": 2},
+    "TRAINABLE_TOKENS": {"token_indices": [0, 1, 5]},
+}
+"""Keys without which peft's own config of a method is none."""
+
+
+def test_what_is_counted_on_gpt2_is_what_peft_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """With each method's defaults as peft has them, and with ours: on weights, and on shapes as the command does."""
+    config, counted = AutoConfig.for_model("gpt2", n_layer=2, n_embd=192, n_head=4, vocab_size=500), set()
+    for name in METHODS:
+        method = METHODS.get(name)
+        own = method.config_class(task_type=DEFAULT.peft_type, **OWN_NEEDS.get(method.peft_type, {}))
+        with torch.device("meta"):
+            shapes = Session.of(AutoModelForCausalLM.from_config(config), None, DEFAULT)
+        shapes.will_train(DEFAULT.made_up(), TrainSection())
+        for keys in (own, {"method": name, **method.tried_with}):
+            real = Session.of(AutoModelForCausalLM.from_config(config), None, DEFAULT)
+            real.will_train(DEFAULT.made_up(), TrainSection())
+            try:
+                count = shapes.count(deepcopy(keys))
+                stock = get_peft_model(real.model, real._peft_config(deepcopy(keys)))
+            except (InputError, NotImplementedError):  # Conv1D refused, or made of the weights
+                continue
+            assert printed(stock, capsys) == (count.trainable, count.total), name
+            counted.add(name)
+    assert len(counted) >= 17

@@ -67,7 +67,7 @@ def virtual_tokens(model: Any) -> int:
 
 
 def begins_by_its_ids(model: Any) -> bool:
-    """Tell whether an adapter looks in a row's ids for where it begins to act (aLoRA): it needs them all in each call."""
+    """Tell whether an adapter looks in all ids of a row for where it begins to act (aLoRA)."""
     configs = getattr(model, "peft_config", None) or {}
     return any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())
 
