@@ -35,7 +35,7 @@ METHODS.add(
         further_loss=adalora.orthogonality,
         kept=adalora.kept,
         put_back=adalora.put_back,
-        after_training=adalora.keep_ranks,
+        after_training=adalora.end,
         begins_at_random=("lora_A", "lora_B"),
         never_trained=("ranknum",),
     ),
