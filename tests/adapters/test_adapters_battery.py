@@ -13,6 +13,7 @@ from peft import PeftType
 from method_battery import CHECKS, KINDS, WHOLE, Bench, cases, hold, refusal
 from tunelift.adapters.build import check_keys, peft_config
 from tunelift.adapters.methods import METHODS, REFUSED, Method
+from tunelift.config.schema import TrainSection
 from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
 
@@ -109,3 +110,16 @@ def test_what_a_record_says_wrongly_is_named(methods: Registry[Method], tmp_path
     for named in ("merges (decoder) fails", "begins_as_noop (encoder) fails", "trains (decoder) passes, and is said"):
         assert named in found
     assert found.count("; ") == 5
+
+
+def test_the_docs_have_each_rows_rate() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    said: dict[str, float] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        names = re.findall(r"`([a-z0-9-]+)`", cells[0])
+        if len(cells) == 4 and names:
+            rates = [float(rate) for rate in cells[2].split(", ")]
+            said |= dict(zip(names, rates * (len(names) if len(rates) == 1 else 1), strict=True))
+    usual = TrainSection.model_fields["learning_rate"].default
+    assert said == {name: METHODS.get(name).learning_rate or usual for name in METHODS}

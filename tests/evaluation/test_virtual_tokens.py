@@ -45,6 +45,8 @@ def test_a_row_is_scored_as_long_as_it_fits_behind_them(config: type[PeftConfig]
     assert context_length(model, tiny_models.tokenizer()) == fits
     rows, _ = scored(model, [fits, fits + 1, POSITIONS])
     assert ["unscored" in row for row in rows] == [False, True, True]
+    with pytest.raises(IndexError):
+        model(input_ids=torch.full((1, fits + 1), 5))
     ids = tiny_models.tokenizer()("~" * (fits - 2), return_tensors="pt").input_ids
     ids = torch.cat([ids, torch.tensor([[1]])], dim=1)
     assert ids.shape[1] == fits
