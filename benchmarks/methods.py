@@ -39,12 +39,13 @@ MODELS = {
 BEGIN, END = "<!-- made by benchmarks/methods.py -->", "<!-- until here -->"
 
 
+UNBIASED = ("decoder", "gemma3_text", "qwen3_moe", "mamba")
 KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "rsLoRA": ({"use_rslora": True}, {}),
     "DoRA": ({"use_dora": True}, {}),
     "QALoRA": ({"use_qalora": True, "qalora_group_size": 4}, {}),
     "aLoRA": ({"alora_invocation_tokens": [202]}, {"merges": "it acts on a part of each row"}),  # of every prompt's
-    "biases of B": ({"lora_bias": True}, {"merges": "layers without a bias have no place for it"}),
+    "biases of B": ({"lora_bias": True}, {f"merges ({kind})": "layers have no bias to add it to" for kind in UNBIASED}),
     "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
     "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
 }

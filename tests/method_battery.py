@@ -317,7 +317,7 @@ def held(bench: Bench, checks: Iterable[str] = CHECKS) -> list[str]:
     bench.folder.mkdir(parents=True, exist_ok=True)
     wrong = []
     for kind, check, of_row in cases(bench.name, [bench.kind], checks):
-        known = bench.known.get(check, of_row)
+        known = bench.known.get(f"{check} ({kind})", bench.known.get(check, of_row))
         with progress.silenced():
             try:
                 WHOLE[check](bench)
