@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +112,20 @@ def test_what_a_record_says_wrongly_is_named(methods: Registry[Method], tmp_path
     for named in ("merges (decoder) fails", "begins_as_noop (encoder) fails", "trains (decoder) passes, and is said"):
         assert named in found
     assert found.count("; ") == 5
+
+
+def test_the_whole_battery_is_one_command_that_goes_on(tmp_path: Path) -> None:
+    """It kills a training, reads what was saved in another process, and writes the table; the second time it knows."""
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- made by benchmarks/methods.py --><!-- until here -->\nbehind\n")
+    command = [sys.executable, "benchmarks/methods.py", "--methods", "lora,oft", "--models", "gpt2"]
+    command += ["--kept", str(tmp_path / "kept.json"), "--write", str(page)]
+    for times in (2, 0):
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("GPT-2, ") == times
+        assert "| `lora` (LoRA) | right | yes |\n| `oft` (OFT) | refused (1) | yes |" in page.read_text()
+    assert page.read_text().startswith("before\n") and page.read_text().endswith("\nbehind\n")
 
 
 def test_the_docs_have_each_rows_rate() -> None:

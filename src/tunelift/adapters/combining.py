@@ -252,7 +252,8 @@ def _dense(
     import torch
 
     made = how([part.up @ part.down for _, part in parts], torch.tensor([weight for weight, _ in parts]))
-    return made, torch.eye(made.shape[1])
+    wide = made.shape[0] < made.shape[1]
+    return (torch.eye(made.shape[0]), made) if wide else (made, torch.eye(made.shape[1]))
 
 
 def _of_peft(name: str, density: float | None) -> Callable[[list[Tensor], Tensor], Tensor]:
