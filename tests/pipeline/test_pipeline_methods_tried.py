@@ -82,7 +82,7 @@ def test_what_cannot_be_counted_without_weights_is_not_counted(llama: ModelSecti
     assert by_name(tried(llama, names=["adamss"]))["adamss"]["trainable"] is None
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3_text", "qwen3_moe", "mamba", "phi3", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3_text", "qwen3_moe", "mamba", "phi3", "deepseek_v3", "ministral3"])
 def test_a_twin_has_the_layers_of_its_model(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     model, tokenizer = twin(config, DEFAULT, [])
@@ -95,6 +95,11 @@ def test_a_twin_has_the_layers_of_its_model(kind: str) -> None:
     assert parts(model) == parts(whole)
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_of_what_no_twin_can_be_made_that_is_said() -> None:
+    with pytest.raises(InputError, match=r"No tiny twin of a blt model can be made: .* parameters"):
+        twin(AutoConfig.for_model("blt"), DEFAULT, [])
 
 
 @pytest.mark.parametrize("name", list(TASKS))

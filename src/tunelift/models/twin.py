@@ -158,9 +158,13 @@ def _fitted(given: dict[str, Any], tokens: int) -> dict[str, Any]:
 
 
 def _plain(rope: dict[str, Any]) -> dict[str, Any]:
-    """Return rotary settings without factors for each pair."""
-    kept = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if rope.get(key) is not None}
-    return {"rope_type": "default", **kept}
+    """Return rotary settings without factors for each pair of a head, of which there are fewer."""
+    if any(isinstance(value, (list, tuple)) for value in rope.values()):
+        return {
+            "rope_type": "default",
+            **{key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope},
+        }
+    return rope
 
 
 def _merged(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
