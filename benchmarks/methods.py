@@ -90,9 +90,9 @@ def of_model(model: str, named: str | None, scratch: Path, found: dict[str, Foun
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    names = (
-        named.split(",") if named else [*METHODS, *(f"lora: {kin}" for kin in KIN if model in ONLY.get(kin, MODELS))]
-    )
+    rows = [name for name in METHODS if METHODS.get(name).peft_type]  # of the others nothing of peft is put on
+    kin = [f"lora: {name}" for name in KIN if model in ONLY.get(name, MODELS)]
+    names = named.split(",") if named else [*rows, *kin]
     held, jobs = {}, []
     for name in names:
         if model in found.get(name, {}):

@@ -82,7 +82,10 @@ def test_what_cannot_be_counted_without_weights_is_not_counted(llama: ModelSecti
     assert by_name(tried(llama, names=["adamss"]))["adamss"]["trainable"] is None
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3_text", "qwen3_moe", "mamba", "phi3", "deepseek_v3", "ministral3"])
+TWINS = ("llama", "gpt2", "gemma3_text", "qwen3_moe", "mamba", "phi3", "deepseek_v3", "ministral3")
+
+
+@pytest.mark.parametrize("kind", TWINS)
 def test_a_twin_has_the_layers_of_its_model(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     model, tokenizer = twin(config, DEFAULT, [])

@@ -57,7 +57,7 @@ def tried(section: ModelSection, task_name: str | None = None, names: Sequence[s
     base, tokenizer = twin.twin(config, task, labels)
     own = Session.of(twin.shapes(config, task, labels), tokenizer, task, labels)
     own.will_train(task.made_up(), TrainSection())
-    found, chosen = [], list(names or METHODS)
+    found, chosen = [], list(names) or [name for name in METHODS if METHODS.get(name).peft_type]
     with progress.bar("methods", len(chosen)) as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peft says of the twins
         for name in chosen:
