@@ -180,7 +180,7 @@ def tables(found: dict[str, Found], models: list[str]) -> str:
     for name, row in found.items():
         cells = []
         for model in models:
-            kind, _, reason = row.get(model, "-").partition(": ")
+            kind, _, reason = row.get(model, "-").partition("; ")[0].partition(": ")  # the first of what is wrong
             if reason and reason not in reasons:
                 reasons.append(reason)
             cells.append(f"{kind} ({reasons.index(reason) + 1})" if reason else kind)
