@@ -2,13 +2,14 @@
 # make test    every check: style, types, tests, real models included
 # make quick   the same without the real models
 # make sanitize  the native code under AddressSanitizer and UndefinedBehaviorSanitizer, with and without AVX512
+# make methods  every PEFT method on six architectures, into docs/methods.md: twenty minutes of one core
 # make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick sanitize oldest newest check clean
+.PHONY: demo test quick sanitize methods oldest newest check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -35,6 +36,10 @@ oldest newest:
 	$(PYTHON) -m venv .venv-$@
 	.venv-$@/bin/pip install --quiet $(WITH)
 	.venv-$@/bin/python -m pytest -m "not e2e"
+
+# What was found is kept in methods.json, and the same command goes on; remove it to begin anew.
+methods: .venv/installed-dev
+	$(BIN)/python benchmarks/methods.py --write docs/methods.md
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

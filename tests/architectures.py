@@ -30,51 +30,6 @@ fork = multiprocessing.get_context("fork")
 DECODERS = ("likelihoods", "bfloat16", "labels", "answers", "training", "tune", "apply")
 CLASSIFIERS = ("probabilities", "training", "tune", "apply")
 
-SMALL: dict[str, Any] = {
-    **dict.fromkeys(
-        ("hidden_size", "n_embd", "d_model", "dim", "n_embed", "word_embed_proj_dim", "embedding_size"), 32
-    ),
-    **dict.fromkeys(("attention_hidden_size", "lru_width", "shared_intermediate_size"), 32),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "decoder_ffn_dim"), 48),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 3),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 2),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 128),
-    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "mamba_n_heads"), 4),
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "encoder_attention_heads"), 2),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "moe_intermediate_size", "mamba_d_head"), 16),
-    **dict.fromkeys(("shared_expert_intermediate_size", "head_dim", "v_head_dim"), 16),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim"), 8),
-    **dict.fromkeys(("state_size", "mamba_d_state"), 8),
-    **dict.fromkeys(("num_experts_per_tok", "mamba_expand"), 2),
-    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "num_key_value_heads", "mamba_n_groups"), 1),
-    **{"vocab_size": 160, "num_decoder_layers": 3, "encoder_ffn_dim": 48, "sliding_window": 64, "hidden_act": "silu"},
-    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "is_decoder": True, "is_encoder_decoder": False},
-}
-"""Values for whatever keys of these names a config has."""
-
-
-SPECIAL: dict[str, dict[str, Any]] = {
-    "codegen": {"rotary_dim": 8, "n_head": 4},
-    "cohere_compass_text": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-    "diffllama": {"num_key_value_heads": 2, "num_attention_heads": 4, "head_dim": 8},
-    "dots1": {"n_shared_experts": 1},
-    "ernie4_5_moe": {"moe_k": 2},
-    "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8},
-    "gemma4_text": {"vocab_size_per_layer_input": 160, "hidden_size_per_layer_input": 8, "per_layer_config": None},
-    "gptj": {"rotary_dim": 8},
-    "kimi_linear": {"num_experts_per_token": 2},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
-    "longcat_flash": {"expert_ffn_hidden_size": 16, "zero_expert_num": 2, "moe_topk": 2, "ffn_hidden_size": 48},
-    "reformer": {"axial_pos_embds": False, "axial_pos_embds_dim": [16, 16]},
-    "xlm": {"emb_dim": 32, "n_words": 160, "max_position_embeddings": 128},
-    "xmod": {"default_language": "en_XX"},
-    "zaya": {"num_experts_per_tok": 1},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]], "num_layers": 3},
-    "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2},
-}
-"""What some types want besides."""
-
 
 def kinds(names: str = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES") -> list[str]:
     """Return the model types of one of transformers' mappings, aliases of one class once."""
@@ -95,10 +50,11 @@ def tiny(kind: str, head: str = "AutoModelForCausalLM", special: dict[str, Any] 
     import transformers
     from transformers import AutoConfig
 
-    auto = getattr(transformers, head)
+    from tunelift.models.twin import SPECIAL, small_sizes
 
+    auto = getattr(transformers, head)
     own = AutoConfig.for_model(kind).to_dict()
-    sizes = _small(own) | SPECIAL.get(kind, {})
+    sizes = small_sizes(own) | SPECIAL.get(kind, {})
     if head != "AutoModelForCausalLM":
         for key in ("is_decoder", "is_encoder_decoder"):
             sizes.pop(key, None)
@@ -118,23 +74,6 @@ def tiny(kind: str, head: str = "AutoModelForCausalLM", special: dict[str, Any] 
                 parameter.mul_(2)
     model.built_as = kind
     return model.eval()
-
-
-def _small(own: dict[str, Any]) -> dict[str, Any]:
-    """Return small values for the keys that a config has, those of its parts too, and no dropout, which is drawn."""
-    sizes = {key: value for key, value in SMALL.items() if key in own}
-    sizes |= {key: 0.0 for key, value in own.items() if "drop" in key and isinstance(value, float)}
-    sizes |= {key: _small(value) for key, value in own.items() if isinstance(value, dict) and "model_type" in value}
-    layers = next((own[key] for key in ("num_hidden_layers", "n_layer", "num_layers") if own.get(key)), 0)
-    lists = {k: v for k, v in own.items() if isinstance(v, (list, tuple)) and len(v) == layers > 3}
-    if lists:  # one of each kind of layer, as far as three go
-        kinds = next((v for k, v in lists.items() if "type" in k), next(iter(lists.values())))
-        other = next((i for i, value in enumerate(kinds) if value != kinds[0]), 1)
-        chosen = sorted({0, other, 1 if other > 1 else 2})
-        sizes |= {key: [value[i] for i in chosen] for key, value in lists.items()}
-    if "kv_lora_rank" in own:  # latent attention has as many heads of keys
-        sizes |= {"num_key_value_heads": 2} | ({"head_dim": 8} if "head_dim" in own else {})
-    return sizes
 
 
 def tried(kind: str, checks: tuple[str, ...] = DECODERS) -> dict[str, str]:

@@ -6,31 +6,36 @@ is known to fail stands in the record with the reason; it must fail indeed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, PeftConfig
+import transformers
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch import Tensor
 
 import tiny_models
 import tunelift
 from small_rows import write_rows
 from tunelift.adapters.build import count_parameters
-from tunelift.adapters.methods import METHODS, Method, method_of
+from tunelift.adapters.methods import METHODS, method_of
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.splits import load_splits
+from tunelift.model_facts.parameters import compute_dtype, dtype_name
+from tunelift.pipeline import trying
 from tunelift.pipeline.choices import adapter_facts
 from tunelift.pipeline.proofs import likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.trying import Trial, alike, logits
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.tasks import TASKS, Task
 from tunelift.training.run import train
@@ -46,12 +51,8 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Other causal models, with changes of their configs; `benchmarks/methods.py` holds every row to them."""
 PROMPTS = ["ball 1", "code and data 12"]
-IDS = ([5, 6, 7, 8, 9, 10, 11], [5, 7, 8])
 SETTINGS = TrainSection(steps=10, learning_rate=0.02, batch_size=40, save_every=2, products="float32")
 """Whether products in int8 pay is a matter of time, so that on a busy machine two trainings may choose unlike ones."""
-
-GIVEN = {"token_indices": [0, 5, 8]}
-"""Keys that some methods need."""
 
 
 class CutOffError(Exception):
@@ -59,20 +60,24 @@ class CutOffError(Exception):
 
 
 @dataclass
-class Bench:
+class Bench(Trial):
     """A method on a tiny model of a kind, in a folder of its own; what is trained is trained once."""
 
-    name: str
     kind: str
-    folder: Path
-
-    @property
-    def method(self) -> Method:
-        return METHODS.get(self.name)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Checks that it is known to fail with these settings, each with the reason."""
+    kills: bool = False
+    """Whether a training is cut off by a real SIGKILL, in a process that is forked: torch must have one thread then."""
 
     @property
     def keys(self) -> dict[str, Any]:
-        return {"method": self.name, **{key: GIVEN[key] for key in self.method.needs}}
+        return {**super().keys, **self.settings}
+
+    @property
+    def bare(self) -> bool:
+        """Tell whether the model has no head, and continues text."""
+        return self.kind != "encoder"
 
     @property
     def rounding(self) -> float:
@@ -111,53 +116,25 @@ class Bench:
         source = write_rows(self.folder / "train.csv", 40)
         return load_splits(DataSection(train=str(source)), reading=self.task.reading, roles=("train",)).train
 
-    def session(self) -> Session:
+    def session(self, dtype: str = "float32") -> Session:
         """Return the base, loaded anew."""
         labels = LABELS if self.kind == "encoder" else []
-        session = Session.open(ModelSection(name=str(self.base), dtype="float32"), self.task, labels)
+        session = Session.open(ModelSection(name=str(self.base), dtype=dtype), self.task, labels)
         session.will_train(self.rows, SETTINGS)
         session.model.requires_grad_(False)  # with which torch's convolutions round otherwise
         return session
 
-    def begun(self) -> Session:
-        """Return the base with a new adapter on."""
-        session = self.session()
-        session.attach(self.keys, 0)
-        session.model.eval()
-        return session
-
     def train(self, session: Session, checkpoints: Path | None = None, listeners: Any = ()) -> Session:
+        settings = SETTINGS.model_copy(update={"products": dtype_name(compute_dtype(session.model))})
         train(
-            session.model, session.tokenizer, self.task, {"train": self.rows}, SETTINGS,
+            session.model, session.tokenizer, self.task, {"train": self.rows}, settings,
             labels=session.labels, checkpoints=checkpoints, listeners=listeners,
         )  # fmt: skip
         return session
 
-    @cached_property
-    def tuned(self) -> Session:
-        return self.train(self.begun())
-
-    @cached_property
-    def saved(self) -> Path:
-        return self.tuned.save_adapter(self.folder / "adapter")
-
-    def stock(self) -> Any:
-        """Return the saved adapter as stock peft loads it."""
-        if self.kind != "encoder":
-            return AutoPeftModelForCausalLM.from_pretrained(self.saved, dtype=torch.float32).eval()
-        loaded = AutoPeftModelForSequenceClassification.from_pretrained(self.saved, num_labels=2, dtype=torch.float32)
-        return loaded.eval()
-
-
-@torch.no_grad()
-def logits(model: Any) -> Tensor:
-    """Return a model's logits of some rows, each by itself, those of virtual tokens left out."""
-    found = [model(input_ids=torch.tensor([ids])).logits[0] for ids in IDS]
-    return torch.cat([own[-len(ids) :] if own.dim() == 2 else own[None] for own, ids in zip(found, IDS, strict=True)])
-
-
-def alike(some: Tensor, others: Tensor, apart: float = 1e-5) -> bool:
-    return torch.allclose(some, others, atol=apart, rtol=apart)
+    def stock_base(self, dtype: torch.dtype = torch.float32) -> Any:
+        auto = getattr(transformers, self.task.auto_class)
+        return auto.from_pretrained(self.base, dtype=dtype, **({} if self.bare else {"num_labels": 2})).eval()
 
 
 def builds(bench: Bench) -> None:
@@ -168,16 +145,12 @@ def builds(bench: Bench) -> None:
 
 
 def begins_as_noop(bench: Bench) -> None:
-    base = logits(bench.session().model)
-    assert alike(logits(bench.begun().model), base, 1e-5 * bench.rounding) == bench.method.begins_as_noop
+    assert trying.begins_as_base(bench) == bench.method.begins_as_noop
 
 
 def trains(bench: Bench) -> None:
     """Every tensor moves that is trained, and the training rows become likelier."""
-    before = dict(bench.begun().model.named_parameters())
-    after = {name: p for name, p in bench.tuned.model.named_parameters() if p.requires_grad}
-    still = [name for name, parameter in after.items() if torch.equal(parameter, before[name])]
-    assert not still
+    assert not trying.still(bench)
     assert sum(likelihoods(bench.tuned, bench.rows, 1024)) > sum(likelihoods(bench.begun(), bench.rows, 1024))
 
 
@@ -189,15 +162,11 @@ def is_proved(bench: Bench) -> None:
 
 def switches_off(bench: Bench) -> None:
     """Bit for bit, before and after the training."""
-    base, off = logits(bench.session().model), []
-    for session in (bench.begun(), bench.tuned):
-        with session.base():
-            off.append(torch.equal(logits(session.model), base))
-    assert all(off) == bench.method.switches_off
+    assert trying.switches_off(bench) == bench.method.switches_off
 
 
 def loads_with_peft(bench: Bench) -> None:
-    assert alike(logits(bench.stock()), logits(bench.tuned.model))
+    assert trying.loads_with_peft(bench)
 
 
 def loads_again(bench: Bench) -> None:
@@ -217,46 +186,47 @@ def says_what_it_is(bench: Bench) -> None:
 
 
 def merges(bench: Bench) -> None:
-    model = bench.stock()
-    adapted = logits(model)
-    try:
-        merged = alike(logits(model.merge_and_unload()), adapted, 1e-4 * bench.rounding)
-    except Exception:  # whatever a method that cannot says
-        merged = False
-    assert merged == bench.method.merges
+    assert trying.merges(bench) == bench.method.merges
 
 
 def stands_beside(bench: Bench) -> None:
     """Another adapter of its kind, loaded beside it: each acts alone when it is chosen."""
-    other = bench.begun()
-    model, alone, wanted = bench.stock(), logits(bench.tuned.model), logits(other.model)
-    try:
-        model.load_adapter(str(other.save_adapter(bench.folder / "other")), adapter_name="other")
-        first = logits(model)
-        model.set_adapter("other")
-        second = logits(model)
-        model.set_adapter("default")
-        beside = alike(first, alone) and alike(second, wanted) and alike(logits(model), alone)
-    except Exception:  # whatever a method that cannot says
-        beside = False
-    assert beside == bench.method.stands_beside
+    assert trying.stands_beside(bench) == bench.method.stands_beside
 
 
 def resumes(bench: Bench) -> None:
     """A training that was cut off between two checkpoints goes on, and ends in the same bytes."""
-
-    def cut_off(event: str, **figures: Any) -> None:
-        if event == "train" and figures["step"] == 5:
-            raise CutOffError
-
     checkpoints = bench.folder / "checkpoints"
-    with pytest.raises(CutOffError):
-        bench.train(bench.begun(), checkpoints, [cut_off])
+    (_kill if bench.kills else _cut_off)(bench, checkpoints)
     assert list(checkpoints.iterdir())
     again = bench.train(bench.begun(), checkpoints).save_adapter(bench.folder / "again")
     found, whole = load_file(again / ADAPTER_WEIGHTS), load_file(bench.saved / ADAPTER_WEIGHTS)
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def _cut_off(bench: Bench, checkpoints: Path) -> None:
+    def cut_off(event: str, **figures: Any) -> None:
+        if event == "train" and figures["step"] == 5:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        bench.train(bench.begun(), checkpoints, [cut_off])
+
+
+def _kill(bench: Bench, checkpoints: Path) -> None:
+    def kill(event: str, **figures: Any) -> None:
+        if event == "train" and figures["step"] == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if not child:
+        try:
+            bench.train(bench.begun(), checkpoints, [kill])
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
 def answers_as_stock(bench: Bench) -> None:
@@ -269,6 +239,47 @@ def answers_as_stock(bench: Bench) -> None:
         assert answer["tuned"] == tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
 
 
+def reads_what_stock_saves(bench: Bench) -> None:
+    """An adapter that stock peft made and saved gives the same here."""
+    config = bench.session()._peft_config(bench.keys)
+    model = get_peft_model(bench.stock_base(), config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    model.save_pretrained(bench.folder / "stock")
+    session = bench.session()
+    session.load_adapter(bench.folder / "stock")
+    assert alike(logits(session.model), logits(model.eval()), 1e-5 * bench.rounding)
+
+
+def rows_are_what_they_are_alone(bench: Bench) -> None:
+    """Rows and answers of unlike lengths, together and one by one."""
+    rows = sorted(bench.rows, key=lambda row: len(row.prompt))
+    rows = [*rows[:3], *rows[-3:]]
+    alone = [likelihoods(bench.tuned, [row], 1024)[0] for row in rows]
+    for one, other in zip(likelihoods(bench.tuned, rows, 1024), alone, strict=True):
+        assert abs(one - other) <= 1e-5 * bench.rounding * max(1, abs(other))
+    if bench.bare:
+        asked = {"max_new_tokens": 6}
+        model, tokenizer = bench.tuned.model, bench.tuned.tokenizer
+        one_by_one = [tunelift.generate(model, tokenizer, [prompt], **asked)[0]["tuned"] for prompt in PROMPTS]
+        assert [one["tuned"] for one in tunelift.generate(model, tokenizer, PROMPTS, **asked)] == one_by_one
+
+
+def in_bfloat16(bench: Bench) -> None:
+    """On a base in bfloat16 the proofs hold, and stock peft gives what the model in memory does, but for rounding."""
+    session, some = bench.session("bfloat16"), rows_to_prove_on(bench.rows)
+    before = likelihoods(session, some, 1024)
+    session.attach(bench.keys, 0)
+    bench.train(session)
+    folder = session.save_adapter(bench.folder / "bfloat16")
+    assert all(proof["passed"] for proof in prove(session, folder, some, before, 1024))
+    stock = PeftModel.from_pretrained(bench.stock_base(torch.bfloat16), str(folder)).eval()
+    assert alike(logits(stock).float(), logits(session.model.eval()).float(), 2.0**-7)
+
+
 CHECKS: dict[str, Callable[[Bench], None]] = {
     check.__name__: check
     for check in (
@@ -276,31 +287,42 @@ CHECKS: dict[str, Callable[[Bench], None]] = {
         *(merges, stands_beside, resumes, answers_as_stock),
     )
 }
+WHOLE = CHECKS | {
+    check.__name__: check for check in (reads_what_stock_saves, rows_are_what_they_are_alone, in_bfloat16)
+}
+"""What `benchmarks/methods.py` holds every row to, on every kind of model."""
 NOT_OF = {"answers_as_stock": "encoder"}
 """Checks that one kind of model cannot be held to."""
 
 
-def cases(name: str, kinds: Iterable[str] = KINDS) -> Iterator[tuple[str, str, str | None]]:
+def cases(
+    name: str, kinds: Iterable[str] = KINDS, checks: Iterable[str] = CHECKS
+) -> Iterator[tuple[str, str, str | None]]:
     """Yield each check of a method by its kind of model and its name, with the reason why it is known to fail."""
     known = METHODS.get(name).known_failures
     for kind in kinds:
         if METHODS.get(name).needs_head and kind != "encoder":
             continue
         built = f"builds ({kind})" not in known
-        for check in CHECKS if built else ["builds"]:  # what is refused is held to nothing else
+        for check in checks if built else ["builds"]:  # what is refused is held to nothing else
             if NOT_OF.get(check) != kind:
                 yield kind, check, known.get(f"{check} ({kind})", known.get(check))
 
 
 def hold(name: str, folder: Path, kinds: Iterable[str] = KINDS) -> list[str]:
     """Hold somebody's row to every check; return what is wrong: each that fails, or passes and is said to fail."""
-    benches = {kind: Bench(name, kind, folder / kind) for kind in kinds}
+    return [wrong for kind in kinds for wrong in held(Bench(name, folder / kind, kind))]
+
+
+def held(bench: Bench, checks: Iterable[str] = CHECKS) -> list[str]:
+    """Return the same of one kind of model."""
+    bench.folder.mkdir(parents=True, exist_ok=True)
     wrong = []
-    for kind, check, known in cases(name, kinds):
-        benches[kind].folder.mkdir(exist_ok=True)
+    for kind, check, of_row in cases(bench.name, [bench.kind], checks):
+        known = bench.known.get(f"{check} ({kind})", bench.known.get(check, of_row))
         with progress.silenced():
             try:
-                CHECKS[check](benches[kind])
+                WHOLE[check](bench)
                 failed = ""
             except Exception as error:  # every check says its own
                 failed = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -313,7 +335,7 @@ def hold(name: str, folder: Path, kinds: Iterable[str] = KINDS) -> list[str]:
 
 def refusal(bench: Bench) -> str:
     """Return why a row is refused for a model before anything is computed, nothing where it is not."""
-    bench.folder.mkdir(exist_ok=True)
+    bench.folder.mkdir(parents=True, exist_ok=True)
     try:
         with progress.silenced():
             bench.session().check(bench.keys)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from peft import PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from method_battery import SETTINGS, Bench
 from tunelift.adapters import adalora
 from tunelift.core.errors import InputError
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.trying import logits
 from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tunelift.training.run import train
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench("adalora", "decoder", tmp_path_factory.mktemp("adalora"))
+    return Bench("adalora", tmp_path_factory.mktemp("adalora"), "decoder")
 
 
 def values(session: Session) -> dict[str, nn.Parameter]:
@@ -83,6 +86,41 @@ def test_the_factors_are_held_to_be_orthogonal(bench: Bench) -> None:
 
 
 def test_virtual_tokens_are_not_gone_on_from(tmp_path: Path) -> None:
-    prompts = Bench("prompt-tuning", "decoder", tmp_path)
+    prompts = Bench("prompt-tuning", tmp_path, "decoder")
     with pytest.raises(InputError, match="of Prompt tuning, which peft does not load to be trained on"):
         prompts.session().check({"start_from": str(prompts.saved)})
+
+
+def test_what_is_trained_on_a_base_in_half_precision_is_what_peft_loads(tmp_path: Path) -> None:
+    """peft 0.21.2 rounds it to the base's precision: once it does not, `adalora.end` need not."""
+    bench = Bench("adalora", tmp_path, "decoder")
+    session = bench.session("bfloat16")
+    session.attach(bench.keys, 0)
+    bench.train(session)
+    folder = session.save_adapter(tmp_path / "trained")
+
+    def loaded() -> Tensor:
+        return logits(PeftModel.from_pretrained(bench.stock_base(torch.bfloat16), str(folder)).eval())
+
+    kept = loaded()
+    assert torch.equal(kept, logits(session.model.eval()))
+    saved = load_file(folder / ADAPTER_WEIGHTS)
+    save_file({name: tensor * (1 + 2**-10) for name, tensor in saved.items()}, folder / ADAPTER_WEIGHTS)
+    assert torch.equal(kept, loaded())  # more than half of a digit would be needed
+
+
+def test_what_a_layers_outputs_are_divided_by_is_not_trained_on_a_base_in_half_precision(tmp_path: Path) -> None:
+    """peft 0.21.2 trains it and does not save it: once it does not, `never_trained` of the row can go."""
+    bench = Bench("adalora", tmp_path, "decoder")
+
+    def trained(model: Any) -> bool:
+        return any("ranknum" in name and p.requires_grad for name, p in model.named_parameters())
+
+    session = bench.session("bfloat16")
+    assert trained(get_peft_model(bench.stock_base(torch.bfloat16), session._peft_config(bench.keys)))
+    session.attach(bench.keys, 0)
+    assert not trained(session.model)
+    folder = session.save_adapter(tmp_path / "begun")
+    again = bench.session("bfloat16")
+    again.load_adapter(folder, trainable=True)
+    assert not trained(again.model)

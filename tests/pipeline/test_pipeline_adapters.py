@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import tiny_models
 import tunelift
+from tunelift.adapters.combining import combine
+from tunelift.adapters.store import read_lineage
 from tunelift.adapters.targets import linear_targets
 from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
@@ -24,7 +26,7 @@ from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
 from tunelift.fast.whole_logits import WholeLogits
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import compare_adapter
+from tunelift.pipeline.stages import compare_adapter, tune_stage
 from tunelift.tasks import TASKS
 
 CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -249,3 +251,15 @@ def test_a_folder_of_several_adapters_names_them(tmp_path: Path, base: Path) -> 
         (tmp_path / "several" / name).unlink()
     with pytest.raises(InputError, match="It holds several: second, third"):
         session(base).examine(tmp_path / "several")
+
+
+def test_adapters_made_one_are_compared_like_any_other(tiny: dict[str, Any], tmp_path: Path) -> None:
+    runs = []
+    for rank in (2, 4):
+        settings = tiny | {"train": {"steps": 2}, "adapter": {"r": rank}, "output": str(tmp_path / str(rank))}
+        runs.append(tune_stage(from_keywords("train", **settings)))
+    made = combine(runs, tmp_path / "merged", weights=[0.5, 1.5])
+    assert (made.rank, made.left_out) == (6, 0.0)
+    config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"), dtype="float32")
+    assert compare_adapter(config, str(made.folder)).to_dict()["items"] == 20
+    assert read_lineage(made.folder)["base"] == read_lineage(runs[0])["base"]

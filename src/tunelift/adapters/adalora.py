@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tunelift.model_facts.parameters import compute_dtype
+
 AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 """Moving averages of peft's allocator, by parameter: how much it matters, and how unsure that is."""
 
@@ -62,6 +64,20 @@ def keep_ranks(model: Any) -> None:
     if not _is_allocated(model):
         left = {name.removeprefix("base_model.model."): p.flatten() != 0 for name, p in _own(model, ".lora_E.")}
         model.active_peft_config.rank_pattern = {name: some.tolist() for name, some in left.items()}
+
+
+def end(model: Any) -> None:
+    """Say which ranks are left, and let the numbers be those that peft will load.
+
+    Onto a base in half precision peft 0.21 loads them rounded to it: what is measured and saved is then rounded, too.
+    """
+    import torch
+
+    dtype = compute_dtype(model)
+    with torch.no_grad():
+        for _, parameter in _own(model, ".lora_"):
+            parameter.copy_(parameter.to(dtype))
+    keep_ranks(model)
 
 
 def _is_allocated(model: Any) -> bool:

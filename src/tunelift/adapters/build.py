@@ -118,8 +118,17 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
 def attach(model: Any, config: Any, seed: int) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
-    Raises InputError where the target modules are not in the model, or peft refuses the settings.
+    Raises InputError where the target modules are not in the model, peft refuses the settings, or it would not find
+    again what it saves.
     """
+    adapted = built(model, config, seed)
+    check_layers(adapted, "adapter.target_modules")
+    _check_comes_back(adapted)
+    return adapted
+
+
+def built(model: Any, config: Any, seed: int) -> Any:
+    """Return the same without a look at what was made of the layers and at what would be saved."""
     from peft import get_peft_model
 
     check_targets(model, config)
@@ -138,8 +147,18 @@ def attach(model: Any, config: Any, seed: int) -> Any:
         raise InputError(f"adapter: peft refuses this model and these settings: {error}") from error
     if not any(p.requires_grad for p in adapted.parameters()):  # as OSF passes over Conv1D without a word (peft 0.21)
         raise InputError("adapter: peft finds nothing to train in this model with these settings.")
-    check_layers(adapted, "adapter.target_modules")
-    _check_comes_back(adapted)
+    return without_strays(adapted)
+
+
+def without_strays(adapted: Any) -> Any:
+    """Return peft's model, its parameters frozen that the method does not train.
+
+    Of a base in half precision peft 0.21 casts them to fp32 by parameters of their own, which are trained again.
+    """
+    never = {*method_of(adapted.active_peft_config).never_trained}
+    for name, parameter in adapted.named_parameters() if never else ():
+        if never.intersection(name.split(".")):
+            parameter.requires_grad_(False)
     return adapted
 
 

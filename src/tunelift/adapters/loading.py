@@ -11,9 +11,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunelift.adapters.build import homeless, refuse_changes_of_base
+from tunelift.adapters.build import homeless, refuse_changes_of_base, without_strays
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
-from tunelift.adapters.read import BEGINNINGS, LORA_READ, READ
+from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -66,7 +66,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     read_adapter_config(folder)
     check_base(folder, weights_sha256)
     with _fitting(folder):
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        return without_strays(PeftModel.from_pretrained(model, str(folder), is_trainable=trainable))
 
 
 def check_goes_on(folder: str | Path) -> None:
@@ -130,6 +130,8 @@ def _check_tried(config: Mapping[str, Any], folder: str | Path) -> None:
     import peft
 
     method, begin = config["peft_type"], config.get("init_lora_weights", True)
+    if method in MISREAD:
+        raise InputError(f"The adapter {folder} is of peft's {method}: {MISREAD[method]}.", fix="Take another method.")
     if method not in READ and name_of(method) is None:
         raise InputError(f"The adapter {folder} is of peft's {method}, which was not tried here.", fix=TRIED)
     if method != "LORA":

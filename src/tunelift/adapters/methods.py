@@ -33,12 +33,13 @@ class Method:
     added to the mean loss of each step. Two more are for what it knows beside its parameters: `kept(model)`, tensors by
     name that a checkpoint holds too, and `put_back(model, tensors)` in a training that goes on from there.
     `after_training(model)` is called once the parameters are the last or the best ones. `needs` are keys that the user
-    must set, each with what it is.
+    must set, each with what it is; `tried_with` are values of them for a tiny model.
 
     What is true of it: `trains_base(config)` tells whether parameters of the base are trained, which switching off does
     not bring back. `begins_as_noop`, `switches_off` (to the base, bit for bit), `merges` (into the base's weights) and
     `stands_beside` (another adapter of its kind on the same model) say what holds. `virtual_tokens` says that tokens
-    are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero.
+    are put before each row. `begins_at_random` are parts of tensors' names: such a tensor is never all zero; so are
+    `never_trained`: peft trains them all the same where it casts them to fp32, and saves none of it.
     `known_failures` are checks of the battery that it fails, by name, each with the reason.
 
     A `whole` one trains the model's own weights, all that transformers leaves trainable; nothing of peft is put on, and
@@ -56,6 +57,7 @@ class Method:
     put_back: Callable[[Any, Mapping[str, Any]], None] | None = None
     after_training: Callable[[Any], None] | None = None
     needs: Mapping[str, str] = field(default_factory=dict)
+    tried_with: Mapping[str, Any] = field(default_factory=dict)
     trains_base: Callable[[Any], bool] = trains_biases
     begins_as_noop: bool = True
     switches_off: bool = True
@@ -66,6 +68,7 @@ class Method:
     needs_head: bool = False
     takes: tuple[str, ...] | None = None
     begins_at_random: tuple[str, ...] = ()
+    never_trained: tuple[str, ...] = ()
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -6,12 +6,18 @@ READ = frozenset(
     {
         *("ADALORA", "ADAMSS", "ADAPTION_PROMPT", "BEFT", "BOFT", "C3A", "CARTRIDGE", "CPT", "DEFT", "DELORA"),
         *("FOURIERFT", "FROD", "SHIRA"),
-        *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "OSF"),
+        *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "OSF"),
         *("PEANUT", "PREFIX_TUNING", "PROMPT_TUNING", "PSOFT", "PVERA", "P_TUNING", "RANDLORA", "ROAD", "SUPERTUNING"),
         *("TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
     }
 )
 """Methods whose saved adapters are seen to give stock peft's scores, and the base's when switched off."""
+
+MISREAD = {
+    "LILY": "each token is changed by the mean of all tokens, those behind it and those of other rows too, so that a "
+    "reference is scored by what it says itself",
+}
+"""Methods that peft computes so that no score of theirs is one, each with the reason."""
 
 LORA_READ = frozenset(
     {

@@ -36,8 +36,9 @@ METHODS.add(
         further_loss=adalora.orthogonality,
         kept=adalora.kept,
         put_back=adalora.put_back,
-        after_training=adalora.keep_ranks,
+        after_training=adalora.end,
         begins_at_random=("lora_A", "lora_B"),
+        never_trained=("ranknum",),
     ),
 )
 METHODS.add("ln-tuning", Method("LN_TUNING", "LN tuning", norms, 1e-3))
@@ -48,6 +49,7 @@ METHODS.add(
         "Trainable tokens",
         learning_rate=0.2,
         needs={"token_indices": "the ids of the tokens whose embeddings are to be trained"},
+        tried_with={"token_indices": [0, 1, 5]},
         stands_beside=False,
         known_failures={
             f"stands_beside ({kind})": "where embeddings are not tied to the head, two of them stand side by side"

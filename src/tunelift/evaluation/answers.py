@@ -16,6 +16,7 @@ from torch import Tensor
 from tunelift.core.progress import Advance, note_once
 from tunelift.evaluation.generation import Continuation, Decoding, Ending, Rows, continue_greedily
 from tunelift.fast.undo import in_evaluation, without_cache
+from tunelift.model_facts.anatomy import begins_by_its_ids
 from tunelift.model_facts.parameters import device_of, is_wide
 
 Generate = Callable[[Sequence[Sequence[int]], Decoding, int, Advance], list[Continuation]]
@@ -34,6 +35,8 @@ def greedy(model: Any, tokenizer: Any, nats: float, prompts: Sequence[Sequence[i
     have, but for rounding, the score that a pass over its row alone without a cache gives it. `nats` is how far two
     right scores may be apart. In half precision what is off by chance is tried once more in other prompts.
     """
+    if begins_by_its_ids(model):
+        return partial(_one_by_one, model, tokenizer), "off: the adapter looks in a row for where it begins to act"
     longest = max(map(list, prompts), key=len, default=list[int]())[:LONGEST]
     # What a model makes of rows that begin as none of its own do rounds far more.
     pairs = [[longest, longest[: len(longest) // 3]]] if len(longest) > len(LONG) else []

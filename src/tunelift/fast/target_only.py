@@ -22,7 +22,7 @@ from tunelift.fast.packed_rows import PackedRow, Past, pack, put_back
 from tunelift.fast.targets import PATHS, targets_of
 from tunelift.fast.trials import Found
 from tunelift.fast.undo import in_evaluation
-from tunelift.model_facts.anatomy import base_of
+from tunelift.model_facts.anatomy import base_of, begins_by_its_ids
 from tunelift.model_facts.parameters import device_of
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -184,4 +184,4 @@ def acts_in_layers(model: Any) -> bool:
 
     calls = BaseTuner.forward, AdaLoraModel.forward  # which adds to a loss, and we take none from it
     plain = isinstance(model.base_model, BaseTuner) and type(model.base_model).forward in calls
-    return plain and not any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())
+    return plain and not begins_by_its_ids(model)

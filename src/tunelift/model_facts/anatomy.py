@@ -67,9 +67,24 @@ def pad_id(model: Any, tokenizer: Any = None) -> int:
 
 
 def context_length(model: Any, tokenizer: Any) -> int:
-    """Return how many tokens the model takes at most, by its positions and by what its tokenizer says."""
+    """Return how many tokens of a row the model takes at most, by its positions and by what its tokenizer says.
+
+    Those that an adapter puts before each row take up positions of it.
+    """
     own, told = positions(model, POSITIONS[:1]) or UNLIMITED, int(tokenizer.model_max_length or UNLIMITED)
-    return min(own, told, _usable(model), _before_scaling(model))
+    return min(own, told, _usable(model), _before_scaling(model)) - virtual_tokens(model)
+
+
+def virtual_tokens(model: Any) -> int:
+    """Return how many tokens, or keys and values of tokens, an adapter puts before each row."""
+    config: Any = getattr(model, "active_peft_config", None)
+    return int(config.num_virtual_tokens or 0) if getattr(config, "is_prompt_learning", False) else 0
+
+
+def begins_by_its_ids(model: Any) -> bool:
+    """Tell whether an adapter looks in all ids of a row for where it begins to act (aLoRA)."""
+    configs = getattr(model, "peft_config", None) or {}
+    return any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())
 
 
 def _usable(model: Any) -> int:

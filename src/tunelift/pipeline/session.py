@@ -13,7 +13,15 @@ from weakref import WeakKeyDictionary
 
 from safetensors import safe_open
 
-from tunelift.adapters.build import attach, is_adapted, refuse_changes_of_base, switched_off
+from tunelift.adapters.build import (
+    ParameterCount,
+    attach,
+    built,
+    count_parameters,
+    is_adapted,
+    refuse_changes_of_base,
+    switched_off,
+)
 from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.config.schema import ModelSection, TrainSection
@@ -210,6 +218,14 @@ class Session:
             config = self._peft_config(keys)
             adapted = on_a_copy(adapted, lambda copy: attach(copy, deepcopy(config), seed=0))
         return Footprint.of(p for p in adapted.parameters() if p.requires_grad)
+
+    def count(self, keys: Mapping[str, Any]) -> ParameterCount:
+        """Return how many numbers a new adapter would train; the model may have shapes only.
+
+        Raises InputError as `check` does, NotImplementedError where the adapter is made of weights that are not there.
+        """
+        config = self._peft_config(keys)
+        return count_parameters(on_a_copy(self.model, lambda copy: built(copy, deepcopy(config), seed=0)))
 
     def _check_put_on(self) -> None:
         """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""

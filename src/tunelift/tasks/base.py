@@ -86,6 +86,9 @@ Shown = tuple[Tokens, str]
 
 SINGLE_LABEL = "single_label_classification"
 
+MADE_UP = ("left", "right") * 4
+"""Words of examples that are made up: their labels, where there are any."""
+
 
 class Task(ABC):
     """A kind of work: all that the rooms above must know of it. Each has a file in this folder, which adds it to TASKS.
@@ -163,6 +166,10 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         """Return the names of the metrics that suit these rows."""
+
+    def made_up(self) -> list[Example]:
+        """Return a few examples of its kind, for what is to be tried without anybody's rows."""
+        return [Example(str(i), f"row {i}: {word} {i}", word) for i, word in enumerate(MADE_UP)]
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         """Return the labels that examples want."""

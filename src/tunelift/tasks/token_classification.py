@@ -24,7 +24,7 @@ from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
 from tunelift.fast.targets import IGNORED
-from tunelift.tasks.base import TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
+from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
 
 _ENTITY = re.compile(r"[BIESLU]-.+")
 
@@ -127,6 +127,13 @@ class TokenClassification(Task):
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         entities = any(_ENTITY.fullmatch(tag) for tag in self.labels_in(examples))
         return [*["seqeval_f1"] * entities, "token_accuracy", "loss"]
+
+    def made_up(self) -> list[Example]:
+        said = [(("row", str(i), word), ("O", "O", word)) for i, word in enumerate(MADE_UP)]
+        return [
+            Example(str(i), " ".join(words), " ".join(tags), Words(words), Tags(tags))
+            for i, (words, tags) in enumerate(said)
+        ]
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         return {tag for example in examples for tag in _tags(example)}

@@ -15,7 +15,7 @@ from tunelift.core.registry import Registry
 from tunelift.data.render import Renderer
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, answered
-from tunelift.model_facts.anatomy import context_length
+from tunelift.model_facts.anatomy import base_of, context_length
 
 Compute = Callable[[Sequence[int], progress.Advance], dict[int, Found]]
 """Computes the items of these indices."""
@@ -24,8 +24,9 @@ Compute = Callable[[Sequence[int], progress.Advance], dict[int, Found]]
 class Measure(ABC):
     """The examples of one evaluation, and what is computed of them.
 
-    `fitting` are the indices of the items that fit the model, `fast_paths` "on" or "off: reason" by name, known when
-    `prepared` was called.
+    `fitting` are the indices of the items that fit the model's `context` (tokens), of which an adapter may take some:
+    `whole` is the base's, to which rows are cut whatever is on. `fast_paths` are "on" or "off: reason" by name, known
+    when `prepared` was called.
     """
 
     gives: ClassVar[frozenset[str]]
@@ -42,8 +43,8 @@ class Measure(ABC):
     def __init__(self, model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan, title: str) -> None:
         self.model, self.tokenizer, self.examples, self.plan = model, tokenizer, examples, plan
         self.title = title
-        self.context = context_length(model, tokenizer)
-        self.renderer = Renderer(tokenizer, min(plan.max_length, self.context))
+        self.context, self.whole = context_length(model, tokenizer), context_length(base_of(model), tokenizer)
+        self.renderer = Renderer(tokenizer, min(plan.max_length, self.whole))
         self.fast_paths: dict[str, str] = {}
         self.fitting: Sequence[int] = range(len(examples))
         self.begin()

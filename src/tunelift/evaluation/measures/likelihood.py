@@ -55,7 +55,7 @@ class Likelihood(Measure):
         return [self.prompts[i], self.completions[i], self.examples[i].completion, self.choices[i]]
 
     def how(self) -> Mapping[str, Any]:
-        return {"max_length": self.context}
+        return {"max_length": self.whole}
 
     def prompt(self) -> Any:
         return self.prompts

@@ -1,0 +1,65 @@
+"""`tunelift methods`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tunelift.cli.command import KeyCommand
+from tunelift.core import files, provenance
+
+if TYPE_CHECKING:
+    from tunelift.adapters.abilities import Ability
+
+
+@click.command("methods", cls=KeyCommand)
+@click.argument("names", nargs=-1, metavar="[METHOD]...")
+@click.option("--model", metavar="NAME", help="Try them on a tiny twin of this model's architecture.")
+@click.option("--task", metavar="NAME", help="The task to try them for; what suits the model otherwise.")
+@click.option("--revision", metavar="TEXT", help="The model's revision on the Hub.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--markdown", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write it as Markdown too.")
+@click.pass_context
+def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: Path | None, **asked: Any) -> None:
+    """Show what each PEFT method can do: as recorded, or seen by trying it on a model's architecture.
+
+    With --model each method is built, trained for a few steps, saved, loaded by stock peft, merged and put beside
+    another of its kind, on a tiny model with the same layers and random weights. Of the model only its config is read:
+    how many numbers a method trains is counted on its shapes. What cannot be used is listed with the reason.
+
+    \b
+    Examples:
+      tunelift methods
+      tunelift methods --model Qwen/Qwen3-0.6B
+      tunelift methods lora vera ia3 --model all-minilm-l6-v2 --task sequence-classification
+      tunelift methods --model gpt2 --json
+    """
+    if (asked["task"] or asked["revision"]) and not asked["model"]:
+        raise click.UsageError("--task and --revision go with --model.", ctx)
+    found, about = _tried(names, **asked) if asked["model"] else _recorded(names)
+    abilities = [ability.to_dict() for ability in found]
+    from tunelift.wording.abilities_text import describe, markdown
+
+    if file:
+        files.write_text(file, markdown(abilities, about) + "\n")
+    versions = provenance.versions()
+    shown = {"model": asked["model"], "task": asked["task"], "versions": versions, "methods": abilities}
+    click.echo(json.dumps(shown, indent=2) if as_json else describe(abilities, about))
+
+
+def _recorded(names: tuple[str, ...]) -> tuple[list[Ability], str]:
+    from tunelift.adapters.abilities import recorded
+
+    return recorded(names), "What the records say, whatever the model; --model NAME tries them on one."
+
+
+def _tried(names: tuple[str, ...], *, model: str, task: str | None, revision: str | None) -> tuple[list[Ability], str]:
+    from tunelift.config.schema import ModelSection
+    from tunelift.pipeline.methods import tried
+
+    found = tried(ModelSection(name=model, revision=revision), task, names)
+    used = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
+    return found, f"Tried on a tiny twin of {model}'s architecture, in float32 on a CPU ({used})."

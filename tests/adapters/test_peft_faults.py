@@ -1,0 +1,155 @@
+"""What peft 0.21.2 does wrongly without a word, and what tunelift does about it (the table in docs/methods.md).
+
+Each test shows the fault first, so that it fails once a later peft has mended it: the line of the table, and what is
+done here, can go then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tiny_models
+import tunelift
+from tunelift.adapters.build import attach, peft_config
+from tunelift.adapters.loading import check_fits
+from tunelift.core.errors import InputError
+
+CAUSAL = {"task_type": "CAUSAL_LM"}
+ROWS = ([5, 6, 7, 8, 9, 10, 11], [5, 7, 8])
+
+
+def adapted(config: Any, kind: str = "llama", **changes: Any) -> Any:
+    """Return stock peft's model, its adapter one that does something."""
+    torch.manual_seed(1)
+    model = peft.get_peft_model(tiny_models.causal(kind, **changes), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+@torch.no_grad()
+def alone(model: Any, ids: list[int]) -> Tensor:
+    row = torch.tensor([ids])
+    found: Tensor = model(input_ids=row, attention_mask=torch.ones_like(row)).logits[0, -len(ids) :]
+    return found
+
+
+@torch.no_grad()
+def padded_on_the_left(model: Any) -> Tensor:
+    """Return the logits of the shorter row behind padding, beside the longer one."""
+    short, gap = ROWS[1], len(ROWS[0]) - len(ROWS[1])
+    ids, mask = torch.tensor([ROWS[0], [0] * gap + short]), torch.tensor([[1] * 7, [0] * gap + [1] * len(short)])
+    positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+    extra = {} if model.config.model_type == "mamba" else {"position_ids": positions}
+    found: Tensor = model(input_ids=ids, attention_mask=mask, **extra).logits[1, -len(short) :]
+    return found
+
+
+def answered_alike(model: Any) -> bool:
+    """Tell whether our answers are the same together and one by one."""
+    tokenizer, prompts, how = tiny_models.tokenizer(), ["cat", "what is it, then?"], {"max_new_tokens": 6}
+    one_by_one = [tunelift.generate(model, tokenizer, [prompt], **how)[0]["tuned"] for prompt in prompts]
+    return [answer["tuned"] for answer in tunelift.generate(model, tokenizer, prompts, **how)] == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (peft.PromptTuningConfig(num_virtual_tokens=4, **CAUSAL), "llama"),
+        (peft.PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=16, **CAUSAL), "llama"),
+        (peft.BeftConfig(target_modules=["in_proj"], **CAUSAL), "mamba"),
+    ],
+)
+def test_rows_behind_padding_are_wrong_and_answered_one_by_one(config: Any, kind: str) -> None:
+    changes = {"state_size": 8} if kind == "mamba" else {}
+    model = adapted(config, kind, **changes)
+    assert not torch.allclose(padded_on_the_left(model), alone(model, ROWS[1]), atol=1e-3)
+    assert answered_alike(model)
+
+
+def test_lily_reads_what_comes_later_and_is_refused(tmp_path: Path) -> None:
+    model = adapted(peft.LilyConfig(target_modules=["q_proj", "v_proj"], r=4, **CAUSAL))
+    first, other = alone(model, [5, 6, 7])[0], alone(model, [5, 60, 70])[0]
+    assert not torch.allclose(first, other, atol=1e-4)
+    with pytest.raises(InputError, match="Lily is refused"):
+        peft_config({"method": "lily"}, "CAUSAL_LM")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="of peft's LILY: each token is changed by the mean of all"):
+        check_fits(tiny_models.causal("llama"), tmp_path, None)
+
+
+def test_x_lora_saves_nothing_and_is_refused(tmp_path: Path) -> None:
+    lora = peft.LoraConfig(target_modules=["q_proj"], r=2, **CAUSAL)
+    peft.get_peft_model(tiny_models.causal("llama"), lora).save_pretrained(tmp_path / "expert")
+    base = tiny_models.causal("llama")
+    base.config.use_cache = False
+    config = peft.XLoraConfig(hidden_size=32, xlora_depth=1, adapters={"0": str(tmp_path / "expert")}, **CAUSAL)
+    model = peft.get_peft_model(base, config)
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    model.save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "adapter_model.safetensors") == {}
+    with pytest.raises(InputError, match="X-LoRA is refused"):
+        peft_config({"method": "xlora"}, "CAUSAL_LM")
+
+
+def test_cpt_has_no_loss_by_default_and_is_refused() -> None:
+    model = adapted(peft.CPTConfig(cpt_token_ids=[5, 6, 7], **CAUSAL))
+    row = torch.tensor([ROWS[0]])
+    assert math.isnan(float(model(input_ids=row, attention_mask=torch.ones_like(row), labels=row).loss))
+    with pytest.raises(InputError, match="CPT is refused"):
+        peft_config({"method": "cpt"}, "CAUSAL_LM")
+
+
+def test_fourierft_begins_with_noise_and_here_as_the_base() -> None:
+    base = alone(tiny_models.causal("llama"), ROWS[0])
+    own = peft.FourierFTConfig(n_frequency=100, target_modules=["q_proj"], **CAUSAL)
+    noise = peft.get_peft_model(tiny_models.causal("llama"), own).eval()
+    assert not torch.allclose(alone(noise, ROWS[0]), base, atol=0.1)
+    model = tiny_models.causal("llama")
+    ours = attach(model, peft_config({"method": "fourierft"}, "CAUSAL_LM", model), seed=0).eval()
+    assert torch.allclose(alone(ours, ROWS[0]), base, atol=1e-5)
+
+
+def test_prompts_cannot_be_gone_on_from_and_that_is_said(tmp_path: Path) -> None:
+    from tunelift.adapters.loading import check_goes_on
+
+    adapted(peft.PromptTuningConfig(num_virtual_tokens=4, **CAUSAL)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Cannot set a prompt learning adapter to trainable"):
+        peft.PeftModel.from_pretrained(tiny_models.causal("llama"), tmp_path, is_trainable=True)
+    with pytest.raises(InputError, match="peft does not load to be trained on"):
+        check_goes_on(tmp_path)
+
+
+def test_all_linear_takes_routers_and_here_does_not() -> None:
+    from tunelift.adapters.targets import linear_targets
+
+    sizes: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    own = adapted(peft.LoraConfig(target_modules="all-linear", **CAUSAL), "qwen3_moe", **sizes)
+    assert any(".gate." in name and "lora" in name for name, _ in own.named_parameters())
+    taken, _ = linear_targets(tiny_models.causal("qwen3_moe", **sizes), "CAUSAL_LM") or ([], "")
+    assert taken and not any(name.endswith(".gate") for name in taken)
+
+
+@pytest.mark.parametrize(("how", "times"), [("linear", 2.0), ("cat", 16**0.5)])
+def test_peft_sums_adapters_wrongly_and_our_sum_is_right(how: str, times: float, tmp_path: Path) -> None:
+    """The mean of an adapter with itself, plain, and of rsLoRA, of rank 16; ours is in test_adapters_combining.py."""
+    settings: dict[str, Any] = {"use_rslora": True, "r": 8, "lora_alpha": 8} if how == "cat" else {"r": 4}
+    adapted(peft.LoraConfig(target_modules=["q_proj"], **settings, **CAUSAL)).save_pretrained(tmp_path)
+    model = peft.PeftModel.from_pretrained(tiny_models.causal("llama"), tmp_path, adapter_name="one")
+    model.load_adapter(tmp_path, adapter_name="two")
+    model.add_weighted_adapter(["one", "two"], [0.5, 0.5], "both", combination_type=how)
+    layer = next(module for module in model.modules() if hasattr(module, "get_delta_weight"))
+    one, both = layer.get_delta_weight("one"), layer.get_delta_weight("both")
+    assert float(both.norm() / one.norm()) == pytest.approx(times, rel=1e-4)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == settings["r"]
