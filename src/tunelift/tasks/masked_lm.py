@@ -22,7 +22,7 @@ from tunelift.data.formats import Table
 from tunelift.data.layouts import Layout
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.fast.targets import IGNORED
-from tunelift.tasks.base import TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens
+from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens
 
 SHARE = 0.15
 """Of the tokens that are asked for; of these 80% are hidden, 10% are another token, and 10% stay, as BERT learned."""
@@ -89,6 +89,9 @@ class MaskedLM(Task):
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         return set()
+
+    def made_up(self) -> list[Example]:
+        return [Example(str(i), "", f"row {i} says {word}, and {word} again") for i, word in enumerate(MADE_UP)]
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]

@@ -22,6 +22,7 @@ from tunelift.data.template import as_text
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
 from tunelift.tasks.base import (
+    MADE_UP,
     TASKS,
     Batch,
     Learned,
@@ -141,6 +142,10 @@ class MultiLabelClassification(Task):
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         return ["f1_micro", "f1_macro", "f1_samples", "average_precision", "subset_accuracy", "loss"]
+
+    def made_up(self) -> list[Example]:
+        sets = [LabelSet(tuple(sorted({word, "even" if i % 2 else "odd"}))) for i, word in enumerate(MADE_UP)]
+        return [Example(str(i), f"row {i}: {own}", str(own), None, own) for i, own in enumerate(sets)]
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in _labels(example)}

@@ -29,7 +29,7 @@ from tunelift.data.windows import Window, windows
 from tunelift.fast.classifying import ClassLogits, rows_in, said_of
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Shown, Task, pad_inputs
+from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task, pad_inputs
 
 NO_ROOM = "the question leaves no room for its passage"
 NOT_WHOLE = "no window holds its answer whole"
@@ -189,6 +189,10 @@ class QuestionAnswering(Task):
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         return set()
+
+    def made_up(self) -> list[Example]:
+        said = [(Pair(f"what is {i}?", f"row {i} is {word} of {i}"), Span(word, 9)) for i, word in enumerate(MADE_UP)]
+        return [Example(str(i), str(pair), span.text, pair, Spans((span,))) for i, (pair, span) in enumerate(said)]
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]

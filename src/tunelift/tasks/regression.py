@@ -29,6 +29,7 @@ from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.tasks.base import (
+    MADE_UP,
     TASKS,
     Batch,
     Learned,
@@ -142,6 +143,10 @@ class Regression(Task):
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         return ["rmse", "mae", "r2", "pearson", "spearman"]
+
+    def made_up(self) -> list[Example]:
+        wanted = [Numbers(("number",), (float(i),)) for i in range(len(MADE_UP))]
+        return [Example(str(i), f"row {i}: {word}", str(wanted[i]), None, wanted[i]) for i, word in enumerate(MADE_UP)]
 
     def labels_in(self, examples: Iterable[Example]) -> set[str]:
         """Return the names of the outputs."""
