@@ -124,16 +124,17 @@ def shapes(config: Any, task: Task, labels: list[str]) -> Any:
 
 
 def tokenizer() -> Any:
-    """Return a tokenizer of bytes, with a token for the padding, one that begins every text and one to end it."""
+    """Return a tokenizer of bytes, with tokens for padding and what is hidden, and one that begins and ends a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
     known = [*names.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
     made = Tokenizer(models.BPE({token: i for i, token in enumerate(known)}, []))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens([*names.values()])
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    ends = [("<s>", 1), ("</s>", 2)]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A </s> $B:1", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
