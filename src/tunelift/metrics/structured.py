@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,11 @@ def json_schema(path: str) -> Metric:
         value = _value(answer.prediction)
         return float(value is not _NOT_JSON and validator.is_valid(value))
 
-    return Metric("json_schema", fits, "text", kind="binary", bounds=(0, 1), package="jsonschema")
+    text = json.dumps(schema, sort_keys=True)
+    defined_by = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Metric(
+        "json_schema", fits, "text", kind="binary", bounds=(0, 1), package="jsonschema", defined_by=defined_by
+    )
 
 
 def regex_match(pattern: str) -> Metric:
@@ -60,6 +65,7 @@ def regex_match(pattern: str) -> Metric:
         "text",
         kind="binary",
         bounds=(0, 1),
+        defined_by=pattern,
     )
 
 
