@@ -106,3 +106,13 @@ def test_a_pattern_may_hold_what_looks_like_code() -> None:
     (metric,) = resolve([r"regex_match:\w+\.py:\d+"])
     assert metric.score is not None
     assert metric.score(Answer("a.py:3", "")) == 1
+
+
+@pytest.mark.parametrize(("thresholds", "said"), [((0.5, 0.31), "base"), ((0.31, 0.5), "tuned"), ((0.4, 0.31), "")])
+def test_a_threshold_that_was_chosen_for_one_side_alone_is_said(thresholds: tuple[float, float], said: str) -> None:
+    sides = [scores("exact_match", *"xyxyxyxyxy") for _ in thresholds]
+    for side, threshold in zip(sides, thresholds, strict=True):
+        side.info["made_with"] = {"threshold": threshold}
+    notes = [note for note in compare(*sides).notes if "probability" in note]
+    assert len(notes) == bool(said)
+    assert all(f"for {said}, where none was chosen" in note for note in notes)

@@ -33,7 +33,7 @@ from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
 from tunelift.metrics import resolve
-from tunelift.metrics.label_sets import best_threshold
+from tunelift.metrics.label_sets import NEUTRAL, best_threshold
 from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
@@ -58,9 +58,6 @@ from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 from tunelift.training.state import Footprint
-
-NEUTRAL = 0.5
-"""The probability from which a label applies, where no validation rows say another."""
 
 _thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
