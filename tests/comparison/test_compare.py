@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tunelift.comparison import Comparison, compare
+from tunelift.comparison.pairing import MUST_AGREE
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 
@@ -149,7 +150,7 @@ def test_sides_that_cannot_be_paired_are_refused(change: Any, message: str) -> N
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["task", "prompt", "decoding", "label_scoring", "max_length"])
+@pytest.mark.parametrize("key", MUST_AGREE)
 def test_sides_made_differently_are_refused(key: str) -> None:
     def side(value: Any) -> Scores:
         return Scores(rows([0, 1]), {"made_with": {key: value, "model": value}})

@@ -174,3 +174,18 @@ def test_a_direction_is_known_of_a_side_or_the_name_or_not_at_all() -> None:
         ("wer", "base"): False,
         ("wer", "tuned"): False,
     }
+
+
+@pytest.mark.parametrize("lost", ["predicted 0", "wanted 0"])
+def test_numbers_that_a_row_lacks_are_not_taken_for_zero(lost: str) -> None:
+    wanted = [str(i) for i in range(12)]
+    base = rows([str(11 - i) for i in range(12)], wanted, "pearson")
+    tuned = rows([str(i % 5) for i in range(12)], wanted, "pearson")
+    assert measured("pearson", base, tuned).aggregates[0] == pytest.approx(-1)
+    del tuned[3]["counts"]["pearson"][lost]
+    with pytest.raises(InputError, match=f"counts of pearson of the item \"3\" lack '{lost}' in tuned"):
+        compare(base, tuned)
+    for row in [*base, *tuned]:
+        row["counts"]["pearson"] = {"wanted 0": 1.0}
+    with pytest.raises(InputError, match="The counts of pearson lack 'predicted 0', in every row"):
+        compare(base, tuned)

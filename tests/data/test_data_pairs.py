@@ -15,7 +15,7 @@ from tiny_tokenizers import byte_level
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Pair
-from tunelift.data.columns import ANSWERS, CLASSES
+from tunelift.data.columns import ANSWERS, CLASSES, notes_on_columns
 from tunelift.data.examples import make_examples
 from tunelift.data.pairs import encode_pair
 from tunelift.data.render import Renderer
@@ -142,3 +142,14 @@ def test_rows_say_both_texts(tokenizer: Any, length: int) -> None:
 def test_a_tokenizer_that_does_not_know_pairs_is_refused() -> None:
     with pytest.raises(InputError, match="puts 1 special tokens around a text and 0 around two"):
         encode_pair(byte_level(bos=True), Pair("a", "b"), 100)
+
+
+@pytest.mark.parametrize("task", ["sequence-classification", "regression", "multi-label-classification"])
+def test_that_pairs_share_a_text_is_said(task: str) -> None:
+    reading, wanted = TASKS.get(task).reading, ["x"] if task.startswith("multi") else 1
+    rows = [{"premise": f"p {i // 3}", "hypothesis": f"h {i}", "label": wanted} for i in range(9)]
+    alone = [row | {"premise": f"p {i}"} for i, row in enumerate(rows)]
+    (note,) = notes_on_columns(read_rows(rows), DataSection(), reading)
+    assert note.startswith('9 of 9 rows share their "premise" with another: --group premise')
+    assert notes_on_columns(read_rows(alone), DataSection(), reading) == []
+    assert notes_on_columns(read_rows(rows), DataSection(group="premise"), reading) == []

@@ -13,7 +13,7 @@ import pytest
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
-from tunelift.data.columns import ANSWERS
+from tunelift.data.columns import ANSWERS, CLASSES
 from tunelift.data.splits import Splits, load_splits
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -382,3 +382,14 @@ def test_a_conversation_that_learns_an_item_of_test_on_its_way_is_removed() -> N
     for row in unlearned:
         row["messages"][1]["train"] = False
     assert len(splits(train=unlearned + whole[4:], test=begun, validation=whole[11:]).train) == 11
+
+
+def test_a_pair_that_stands_in_test_the_other_way_round_is_removed_from_train() -> None:
+    def pairs(*some: tuple[str, str]) -> list[dict[str, Any]]:
+        return [{"text": one, "text_pair": two, "label": "same"} for one, two in some]
+
+    train, test = pairs(("a man", "one guy"), ("a cat", "one dog")), pairs(("One guy", "a  man"), ("a bird", "a fish"))
+    section = DataSection(train=train, validation=None, test=test)
+    found = load_splits(section, reading=CLASSES)
+    assert [example.prompt for example in found.train] == ["a cat\none dog"]
+    assert found.duplicate_of == {found.test[0].id: "1"}

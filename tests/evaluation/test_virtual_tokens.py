@@ -79,3 +79,18 @@ def test_training_rows_are_cut_to_what_fits_behind_them() -> None:
 
 def test_an_adapter_without_them_takes_nothing_away() -> None:
     assert context_length(tiny_models.adapted(tiny_models.causal("gpt2")), tiny_models.tokenizer()) == POSITIONS
+
+
+def test_items_measured_on_the_base_before_are_cut_anew_behind_them() -> None:
+    """A prompt takes positions of the context: rows that fit the base alone do not fit any more."""
+    base = tiny_models.causal("gpt2")
+    del base.config.num_key_value_heads
+    session = Session.of(base, tiny_models.tokenizer(), DEFAULT)
+    examples = [Example(str(n), "", "~" * n) for n in (20, POSITIONS - 10)]
+    plan = Plan(resolve(["loss"]), task=DEFAULT, max_length=4096)
+    assert "unscored" not in session.score(examples, plan, "base").rows[1]
+    torch.manual_seed(1)
+    settings: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": VIRTUAL}
+    session.model = get_peft_model(base, PromptTuningConfig(**settings)).eval()
+    alone = Session.of(session.model, tiny_models.tokenizer(), DEFAULT)
+    assert session.score(examples, plan, "tuned").rows == alone.score(examples, plan, "tuned").rows

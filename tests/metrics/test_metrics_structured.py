@@ -77,6 +77,12 @@ def test_what_a_regular_expression_matches_whole(said: str, fits: float) -> None
 
 def test_what_cannot_be_read_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     files = {"no": "{", "wrong": '{"type": "cat"}', "away": '{"items": [{"$ref": "https://example.org/a.json"}]}'}
+    files |= {
+        "lacks": '{"properties": {"a": {"$ref": "#/$defs/no"}}}',
+        "anchor": '{"$dynamicRef": "#no"}',
+        "endless": '{"$ref": "#"}',
+        "draft": '{"$schema": "https://example.org/draft", "type": "integer"}',
+    }
     for name, text in files.items():
         (tmp_path / f"{name}.json").write_text(text)
     for metric, said in (
@@ -84,6 +90,10 @@ def test_what_cannot_be_read_is_refused_before_anything_is_computed(tmp_path: Pa
         (f"json_schema:{tmp_path / 'no.json'}", r"no\.json"),
         (f"json_schema:{tmp_path / 'wrong.json'}", r"wrong\.json is no schema"),
         (f"json_schema:{tmp_path / 'away.json'}", "refers to 'https://example.org/a.json'"),
+        (f"json_schema:{tmp_path / 'lacks.json'}", r"refers to '#/\$defs/no', which is not in it"),
+        (f"json_schema:{tmp_path / 'anchor.json'}", "refers to '#no', which is not in it"),
+        (f"json_schema:{tmp_path / 'endless.json'}", "refers to itself without end"),
+        (f"json_schema:{tmp_path / 'draft.json'}", "names a draft that is not known: 'https://example.org/draft'"),
         ("regex_match:(", "is no regular expression"),
         ("regex_match", 'The metric "regex_match" is of something'),
         ("json_valid:x", 'There is no metric "json_valid:x"'),
@@ -104,3 +114,9 @@ def test_they_are_measured_and_compared(schema: str) -> None:
         assert direction(name) is True
         assert bounds(name) == (0, 1)
     assert "json_valid" in METRICS
+
+
+def test_an_answer_deeper_than_can_be_looked_through_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "tree.json").write_text('{"type": "array", "items": {"$ref": "#"}}')
+    metric = f"json_schema:{tmp_path / 'tree.json'}"
+    assert (value(metric, "[[[]]]"), value(metric, "[" * 600 + "]" * 600)) == (1, 0)

@@ -16,10 +16,13 @@ from transformers import AutoConfig, AutoModelForMaskedLM, BertTokenizerFast
 import tiny_models
 import tunelift
 from tiny_tokenizers import byte_level
+from tunelift.config.schema import Config, ModelSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.fast.targets import IGNORED
 from tunelift.models import natural_task, task_of
+from tunelift.pipeline.generating import generate_stage
+from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import Learned
 from tunelift.tasks.masked_lm import masked_rows
@@ -162,3 +165,16 @@ def test_what_cannot_be_is_refused(hidden: dict[str, Any], tmp_path: Path) -> No
 def test_it_is_taken_where_it_is_named_or_the_model_in_hand_is_one(hidden: dict[str, Any]) -> None:
     assert natural_task(hidden["model"]).name == "sequence-classification"
     assert task_of(loaded(hidden)[0]) is TASK
+
+
+def test_its_adapter_is_no_other_tasks_and_continues_no_text(hidden: dict[str, Any]) -> None:
+    tunelift.run(**hidden | {"train": {"steps": 2}, "evaluate": {"baselines": []}})
+    adapter = str(Path(hidden["output"]) / "adapter")
+    for task in ("token-classification", "sequence-classification", "question-answering"):
+        model, tokenizer = tunelift.load(hidden["model"], task=task, labels=["a", "b"], dtype="float32")
+        session = Session.of(model, tokenizer, TASKS.get(task), ["a", "b"])
+        with pytest.raises(InputError, match=f"was made for masked-lm, and the task is {task}"):
+            session.load_adapter(adapter)
+    config = Config(model=ModelSection(name=hidden["model"], dtype="float32"))
+    with pytest.raises(InputError, match="was made for masked-lm, which continues no text"):
+        generate_stage(config, adapter, ["w1 w2"])

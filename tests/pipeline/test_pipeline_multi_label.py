@@ -23,7 +23,7 @@ from tunelift.metrics import Answer
 from tunelift.metrics.label_sets import _applying, threshold_of
 from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
-from tunelift.tasks.base import Learned
+from tunelift.tasks.base import Learned, trained_outputs
 
 TASK = TASKS.get("multi-label-classification")
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -58,6 +58,9 @@ def test_labels_are_read_from_lists_text_and_columns(row: dict[str, Any], keys: 
         ({"labels": 3}, {"separator": ","}, 'row 1, column "labels": a list of labels is expected'),
         ({"labels": ["a | b"]}, {}, "the label 'a | b' holds ' | '"),
         ({"labels": [["a"]]}, {}, 'row 1, column "labels" holds a list'),
+        ({"labels": [0, 1, 0]}, {}, "row 1, column \"labels\": '[0, 1, 0]' seems to say 1 or 0 of each label"),
+        ({"labels": [0.0, 0.0]}, {}, "seems to say 1 or 0 of each label"),
+        ({"labels": "0|1|1"}, {"separator": "|"}, "seems to say 1 or 0 of each label"),
         ({"a": 2, "b": 0}, {"label": "a,b"}, "row 1, column \"a\": 1 or 0 is expected, not '2'"),
         ({"a": 1}, {"label": "a,b"}, "data.label names b, which"),
         ({"a": 1}, {"completion": "{a}"}, "data.completion writes a text"),
@@ -233,3 +236,43 @@ def test_real_questions_as_sets_of_words_of_their_intents(tmp_path: Path) -> Non
     found = examples(rows)
     assert len(found) == 3080
     assert {"card", "transfer"} <= TASK.labels_in(found)
+
+
+def test_only_the_head_begins_so_and_not_a_layer_that_gives_as_many_numbers(labelled: dict[str, Any]) -> None:
+    some = examples(labelled["data"]["train"])
+    labels = sorted(TASK.labels_in(some))
+    session = Session.open(ModelSection(name=labelled["model"], dtype="float32"), TASK, labels)
+    found = [name for name, _ in session.model.named_modules() if name == "classifier"]
+    session.will_train(some, TrainSection())
+    session.attach({"method": "lora", "r": len(labels)}, 0)
+    (layer,) = trained_outputs(session.model, len(labels), found)
+    assert layer is session.model.base_model.model.classifier.modules_to_save["default"]
+
+
+def test_a_model_trained_whole_begins_so_too_and_keeps_its_own_threshold(labelled: dict[str, Any]) -> None:
+    """The base keeps the threshold that was chosen for it, and the tuned model in memory has that chosen for it."""
+    some = examples(labelled["data"]["train"])
+    labels = sorted(TASK.labels_in(some))
+    session = Session.open(ModelSection(name=labelled["model"], dtype="float32"), TASK, labels)
+    session.choose_threshold(some[:30], 100, "base")
+    base = session.threshold
+    session.will_train(some, TrainSection())
+    session.attach({"method": "full"}, 0)
+    shares = [sum(label in e.completion.split(" | ") for e in some) / len(some) for label in labels]
+    assert session.model.classifier.bias.sigmoid().tolist() == pytest.approx(shares, abs=0.01)
+    session.choose_threshold(some[30:], 100, "tuned")
+    assert session.threshold != base == session.base_threshold
+    assert Session.of(session.model, session.tokenizer, TASK, labels).threshold == session.threshold
+
+
+def test_a_model_tuned_in_memory_alone_has_its_threshold_too(labelled: dict[str, Any]) -> None:
+    found = []
+    for output in (None, Path(labelled["output"])):
+        settings = {"labels": sorted(TASK.labels_in(examples(labelled["data"]["train"]))), "dtype": "float32"}
+        model, tokenizer = tunelift.load(labelled["model"], task=TASK.name, **settings)
+        data = {key: value for key, value in labelled["data"].items() if key != "test"}
+        tuned = tunelift.tune(model, tokenizer, data, output=output, task=TASK.name, steps=5, learning_rate=0.03)
+        rows = tunelift.evaluate(tuned, tokenizer, data=labelled["data"]["test"], deduplicate=False)
+        found.append(rows.info["made_with"]["threshold"])
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0] != 0.5

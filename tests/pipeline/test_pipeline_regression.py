@@ -222,3 +222,16 @@ def test_other_methods_pass_the_proofs(method: str, scored: dict[str, Any]) -> N
     tunelift.run(**scored | {"adapter": {"method": method}, "train": {"steps": 3}, "evaluate": {"baselines": []}})
     proofs = json.loads((Path(scored["output"]) / "manifest.json").read_text())["proofs"]
     assert [proof for proof in proofs if not proof["passed"]] == []
+
+
+def test_a_layer_that_gives_as_many_numbers_as_the_head_is_left_as_it_begins(scored: dict[str, Any]) -> None:
+    """LoRA's first matrix gives as many numbers as its rank: the spread of the rows is none of its business."""
+    some, first = examples(scored["data"]["train"], label="a,b"), []
+    for rows in (some, []):
+        section = ModelSection(name=scored["model"], dtype="float32")
+        session = Session.open(section, TASK, ["a", "b"])
+        session.learned = rows
+        session.attach({"method": "lora", "r": 2}, 0)
+        first.append({name: p.detach() for name, p in session.model.named_parameters() if "lora_A" in name})
+    assert first[0]
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])

@@ -19,6 +19,7 @@ from tunelift.comparison.readers import matched
 from tunelift.comparison.results import Comparison, MetricResult
 from tunelift.comparison.slices import slice_results
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.metrics.label_sets import NEUTRAL
 
 
 def compare(
@@ -122,11 +123,24 @@ def _notes_on(base: Side, tuned: Side, headline: Measured) -> Iterator[str]:
     dtypes = [one.get("dtype") for one in made]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         yield f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding."
+    yield from _thresholds(*(one.get("threshold") for one in made))
     paths = [one.get("fast_paths") or {} for one in made]
     apart = [name for name in paths[0] if name in paths[1] and paths[0][name] != paths[1][name]]
     if apart:
         ways = "; ".join(f"{name}: {paths[0][name]} for base, {paths[1][name]} for tuned" for name in apart)
         yield f"base and tuned were computed in different ways ({ways}): part of the difference may be rounding."
+
+
+def _thresholds(base: Any, tuned: Any) -> Iterator[str]:
+    """Say where labels apply from a probability that was chosen for one side, and from the usual one on the other."""
+    if None in (base, tuned) or base == tuned or NEUTRAL not in (base, tuned):
+        return
+    plain, other = ("base", "tuned") if base == NEUTRAL else ("tuned", "base")
+    yield (
+        f"labels apply from the probability {NEUTRAL} on for {plain}, where none was chosen, and from "
+        f"{tuned if plain == 'base' else base:.3g} on for {other}: part of the difference may be that choice. "
+        "data.validation rows choose it for both."
+    )
 
 
 def _sameness(pairs: Sequence[Pair]) -> Iterator[str]:

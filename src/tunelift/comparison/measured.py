@@ -171,8 +171,9 @@ def measure(name: str, base: Side, tuned: Side, pairs: Sequence[Pair], said: Dir
 
     Counts of a metric that tunelift has no formula for leave every pair out. `said` are directions that the user gave.
     Raises InputError where a value or a count is no number, counts lack what the formula needs, or the sides disagree
-    on the direction.
+    on the direction or on what the metric is.
     """
+    _refuse_another_metric(name, base, tuned)
     higher = said[name] if said and name in said else _direction(name, base, tuned)
     if any(name in _counts(row) for item in pairs for row in (item.base, item.tuned)):
         return _measure_counts(name, higher, pairs)
@@ -237,10 +238,12 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
     names = list(dict.fromkeys([*first, *(count for row in [*one, *other] for count in row or ())]))
     tables = _table(one, names), _table(other, names)
     if by_items is not None:
+        _refuse_gaps(name, names, kept, (one, other))
         value, closeness = (partial(_by_name, own, names) for own in by_items)
-        return Measured(name, higher_is_better, kept, *tables, left_out, of_items=value, closeness=closeness)
-    value = partial(_from_totals, from_counts, names) if of_ratio is None else partial(_of_ratio, of_ratio)
-    measured = Measured(name, higher_is_better, kept, *tables, left_out, value, of_ratio)
+        measured = Measured(name, higher_is_better, kept, *tables, left_out, of_items=value, closeness=closeness)
+    else:
+        value = partial(_from_totals, from_counts, names) if of_ratio is None else partial(_of_ratio, of_ratio)
+        measured = Measured(name, higher_is_better, kept, *tables, left_out, value, of_ratio)
     try:
         _ = measured.aggregates if measured.both.any() else None
     except KeyError as error:
@@ -249,6 +252,19 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
             fix="Rows of another tool must give the counts under tunelift's own names.",
         ) from error
     return measured
+
+
+def _refuse_gaps(
+    name: str, names: Sequence[str], pairs: Sequence[Pair], sides: Sequence[Sequence[Mapping[str, float] | None]]
+) -> None:
+    """Raise InputError where a row lacks a number that others have: of items' own numbers 0 is a value like others."""
+    for item, *both in zip(pairs, *sides, strict=True):
+        for side, counts in zip(("base", "tuned"), both, strict=True):
+            if counts is not None and (lacking := [one for one in names if one not in counts]):
+                raise InputError(
+                    f'The counts of {name} of the item "{item.id}" lack {lacking[0]!r} in {side}.',
+                    fix="Every row of both sides needs the names that any of them has.",
+                )
 
 
 def _from_totals(from_counts: Any, names: Sequence[str], totals: Floats) -> Floats:
@@ -310,6 +326,16 @@ def _value(row: ScoreRow, name: str) -> float:
             fix="A metric's value must be a number.",
         )
     return float(value)
+
+
+def _refuse_another_metric(name: str, base: Side, tuned: Side) -> None:
+    """Raise InputError where the sides say that a metric is of another schema, pattern or code."""
+    one, other = ((side.info.get("metrics") or {}).get(name, {}).get("defined_by") for side in (base, tuned))
+    if one is not None and other is not None and one != other:
+        raise InputError(
+            f"{name} is another metric for {tuned.name} than for {base.name}: {str(one)!r:.80} and {str(other)!r:.80}.",
+            fix="Evaluate both with the same schema, pattern or code.",
+        )
 
 
 def _direction(name: str, base: Side, tuned: Side) -> bool | None:

@@ -18,7 +18,7 @@ from tunelift.core.records import ScoreRow, Scores, content_of
 
 Source = str | Path | Scores | Sequence[ScoreRow]
 
-MUST_AGREE = ("task", "prompt", "decoding", "label_scoring", "max_length")
+MUST_AGREE = ("task", "prompt", "decoding", "label_scoring", "max_length", "spans", "masking")
 """Keys of "made_with" that change what a score means. Model and adapter may differ: that is the comparison."""
 
 

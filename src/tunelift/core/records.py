@@ -174,9 +174,10 @@ class Scores:
     together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id of a training
     row that the item repeats, exactly or nearly.
 
-    `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}) and "made_with"
-    (whatever must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt,
-    decoding, label scoring).
+    `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}, and "defined_by",
+    which stands for a schema, a pattern or code that the metric is of) and "made_with" (whatever
+    must agree before two such results may be compared, and what may differ: model, adapter, dtype, prompt, decoding,
+    label scoring).
     """
 
     rows: list[dict[str, Any]]

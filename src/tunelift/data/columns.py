@@ -15,6 +15,9 @@ from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.template import Template
 
+SHARED_FROM = 0.1
+"""Of the rows of pairs: where so many share a text or more, it is said."""
+
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")
 
 
@@ -74,7 +77,24 @@ def notes_on_columns(table: Table, section: DataSection, reading: Reading) -> li
     notes = header_note(table, section)
     named = listed([name or "(no name)" for name in unused], len(unused))
     notes += [f"not used for prompt or answer: the column{'s' * (len(unused) > 1)} {named}"] * bool(unused)
-    return notes + (layout.notes(table, section.group) if isinstance(layout, Noted) else [])
+    notes += layout.notes(table, section.group) if isinstance(layout, Noted) else []
+    texts = getattr(layout, "texts", None)
+    return notes + (_shared(texts, table) if isinstance(texts, Texts) and section.group is None else [])
+
+
+def _shared(texts: Texts, table: Table) -> list[str]:
+    """Say which text of pairs many rows share: what is found of such rows hangs together."""
+    if texts.second is None:
+        return []
+    for name in (name for template in texts.templates for name in template.columns):
+        counts = Counter(str(row.get(name)) for row in table.rows)
+        shared = sum(count for count in counts.values() if count > 1)
+        if shared >= SHARED_FROM * len(table.rows):
+            return [
+                f'{shared} of {len(table.rows)} rows share their "{name}" with another: --group {name} keeps those of '
+                "one on one side of a split, and counts them together"
+            ]
+    return []
 
 
 def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Pair
 from tunelift.data.conversations import as_answer, as_prompt, is_learned
 from tunelift.data.duplicates import varying
 
@@ -62,7 +62,14 @@ def _key(examples: Sequence[Example]) -> Callable[[Example], str]:
     """Return what tells whether two items are one: the prompt, or where it says nothing the completion."""
     if says_nothing(examples):
         return lambda example: folded(example.completion)
-    return lambda example: folded(example.prompt if example.prompt.strip() else example.completion)
+    return _asked
+
+
+def _asked(example: Example) -> str:
+    """Return what an item asks; of a pair its two texts in either order, as many tasks do not tell the two apart."""
+    if isinstance(example.given, Pair):
+        return "\n".join(sorted((folded(example.given.first), folded(example.given.second))))
+    return folded(example.prompt if example.prompt.strip() else example.completion)
 
 
 def _earlier(row: Example) -> Iterator[tuple[str, str]]:

@@ -124,4 +124,5 @@ def answered(
 def metric_entry(metric: Metric, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kept = "metrics" if metric.score is not None else "counts"
     scored = sum(metric.name in row.get(kept, {}) for row in rows)
-    return {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}
+    entry = {"value": aggregate(metric, rows), "higher_is_better": metric.higher_is_better, "items": scored}
+    return entry | ({} if metric.defined_by is None else {"defined_by": metric.defined_by})

@@ -17,6 +17,7 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, begun, metric_entry, slices_of
 from tunelift.fast.undo import in_evaluation
 from tunelift.fast.unpad import sped_up
+from tunelift.model_facts.anatomy import context_length
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.run_files.layout import FORMAT
 
@@ -79,8 +80,10 @@ def score(
 def _begun(
     model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan, title: str, *, known: list[Measure] | None
 ) -> Measure:
+    context = context_length(model, tokenizer)  # of which an adapter may take some
     for measure in known or []:
-        if measure.examples is examples and measure.tokenizer is tokenizer and measure.plan == plan:
+        same = measure.examples is examples and measure.tokenizer is tokenizer and measure.plan == plan
+        if same and measure.context == context:
             return measure.on(model, title)
     measure = measure_for(plan)(model, tokenizer, examples, plan, title)
     if known is not None:

@@ -18,6 +18,9 @@ from tunelift.metrics.registry import METRICS, Answer, Floats, Metric, Totals, c
 
 SCORE, WANTED = "score ", "wanted "
 
+NEUTRAL = 0.5
+"""The probability from which a label applies, where no validation rows say another."""
+
 
 def labels_of(text: str) -> frozenset[str]:
     """Return the labels that a text joins."""

@@ -23,9 +23,9 @@ def is_code(name: Any) -> bool:
     return isinstance(name, str) and ".py:" in name
 
 
-def hashes(names: list[Any]) -> dict[str, str]:
-    """Return the SHA-256 of each file of which a metric is a function."""
-    return {name: files.sha256(_file_of(name)[0]) for name in names if is_code(name)}
+def sha256_of(name: str) -> str:
+    """Return the SHA-256 of the file of which a metric is a function."""
+    return files.sha256(_file_of(name)[0])
 
 
 def function_in_file(name: str) -> Callable[..., Any]:

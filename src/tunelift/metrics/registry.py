@@ -10,7 +10,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import ScoreRow
 from tunelift.core.registry import Registry
 from tunelift.metrics.directions import known_bounds, known_direction, plain_name
-from tunelift.metrics.own_functions import function_in_file, is_code
+from tunelift.metrics.own_functions import function_in_file, is_code, sha256_of
 
 UserMetric = Callable[..., float]
 Floats = NDArray[np.float64]
@@ -91,6 +91,7 @@ class Metric:
     makes the value of the sums. Where the value depends on how items stand to each other, such as a correlation of
     ranks, the counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of
     each how near its answer is, for people to see which items changed. `package` must be installed to score an answer.
+    `defined_by` is what its values depend on besides its name, such as a schema: where it differs, so does the metric.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Metric:
     from_items: FromItems | None = None
     closeness: Callable[[Mapping[str, Floats]], Floats] | None = None
     package: str | None = None
+    defined_by: str | None = None
 
 
 def exponential(nats: Any) -> Any:
@@ -240,10 +242,10 @@ def ratio_value(name: str) -> Callable[[Any], Any] | None:
 
 
 def _named(name: str) -> Metric:
-    if is_code(name):
-        return _from_function(function_in_file(name))
     kind, _, argument = name.partition(":")
     if kind not in WITH_ARGUMENT:
+        if is_code(name):
+            return replace(_from_function(function_in_file(name)), defined_by=sha256_of(name))
         return METRICS.get(name)
     if not argument:
         raise InputError(f'The metric "{kind}" is of something.', fix=f"Write {kind}: and behind it what it is of.")
@@ -266,6 +268,10 @@ def _from_function(function: UserMetric) -> Metric:
         return _number(function(*given) if takes_row else function(*given[:2]), name)
 
     known = getattr(function, "higher_is_better", known_direction(name))
+    if not isinstance(known, bool | None):
+        raise InputError(
+            f'The metric "{name}" has higher_is_better = {known!r}.', fix="It must be True or False, where it is there."
+        )
     return Metric(name, score, "text", higher_is_better=known is not False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -24,8 +25,8 @@ def json_valid(answer: Answer) -> float:
 def json_schema(path: str) -> Metric:
     """Return the metric that is 1 for an answer that is JSON and fits the schema in a file.
 
-    The draft is the one that `$schema` names, otherwise 2020-12. Raises InputError for a file that is no schema, and
-    for one that refers to others, which nobody would look at here.
+    The draft is the one that `$schema` names, otherwise 2020-12. Raises InputError for a file that is no schema or of
+    a draft that is not known, and for one that refers to others, which nobody would look at here, or to what it lacks.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -40,9 +41,16 @@ def json_schema(path: str) -> Metric:
 
     def fits(answer: Answer) -> float:
         value = _value(answer.prediction)
-        return float(value is not _NOT_JSON and validator.is_valid(value))
+        try:
+            return float(value is not _NOT_JSON and validator.is_valid(value))
+        except RecursionError:  # an answer so deep that nobody wants it
+            return 0.0
 
-    return Metric("json_schema", fits, "text", kind="binary", bounds=(0, 1), package="jsonschema")
+    text = json.dumps(schema, sort_keys=True)
+    defined_by = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Metric(
+        "json_schema", fits, "text", kind="binary", bounds=(0, 1), package="jsonschema", defined_by=defined_by
+    )
 
 
 def regex_match(pattern: str) -> Metric:
@@ -60,6 +68,7 @@ def regex_match(pattern: str) -> Metric:
         "text",
         kind="binary",
         bounds=(0, 1),
+        defined_by=pattern,
     )
 
 
@@ -78,12 +87,26 @@ def _value(text: str) -> Any:
 def _validator(schema: Any, path: str) -> Any:
     from jsonschema import validators
     from jsonschema.exceptions import SchemaError
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
 
-    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    named = schema.get("$schema") if isinstance(schema, Mapping) else None
+    kind = validators.validator_for(schema, default=None if named else validators.Draft202012Validator)
+    if kind is None:
+        raise InputError(f"json_schema: {path} names a draft that is not known: {named!r}.", fix="Leave $schema out.")
     try:
         kind.check_schema(schema)
+        resolver = Registry().resolver_with_root(Resource.from_contents(schema, DRAFT202012))
+        for ref in _references(schema):
+            resolver.lookup(ref)
+        kind(schema).is_valid(None)
     except SchemaError as error:
         raise InputError(f"json_schema: {path} is no schema: {error.message}.") from error
+    except Unresolvable as error:
+        raise InputError(f"json_schema: {path} refers to {ref!r}, which is not in it.") from error
+    except RecursionError as error:
+        raise InputError(f"json_schema: {path} refers to itself without end.") from error
     return kind(schema)
 
 

@@ -118,6 +118,7 @@ def tune(
     session.attach(put_on, config.train.seed)
     examples = {"train": splits.train, "validation": splits.validation}
     train(session.model, tokenizer, kind, examples, config.train, labels=labels)
+    session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
     return session.model
 
 

@@ -35,6 +35,12 @@ def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Exam
     return metrics
 
 
+def definitions(metrics: Sequence[Metric]) -> dict[str, dict[str, str]]:
+    """Return under "metrics" what those are defined by that are of a schema, a pattern or code; nothing for others."""
+    found = {metric.name: metric.defined_by for metric in metrics if metric.defined_by is not None}
+    return {"metrics": found} if found else {}
+
+
 def label_texts(task: Task, examples: Sequence[Example], data: DataSection) -> list[str]:
     """Return the labels in order: those in the data and those that data.labels names, as the model is to write them.
 

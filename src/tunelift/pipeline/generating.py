@@ -16,7 +16,7 @@ from tunelift.fast.target_model import target_model
 from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import with_adapter_facts
 from tunelift.pipeline.session import Session
-from tunelift.tasks import DEFAULT
+from tunelift.tasks import DEFAULT, TASKS
 
 
 def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) -> list[dict[str, str]]:
@@ -27,6 +27,12 @@ def generate_stage(config: Config, adapter: str | None, prompts: Sequence[str]) 
     loaded, which may bring parts that cannot be switched off.
     """
     config, facts = with_adapter_facts(config, adapter)
+    made_for = str(facts.get("task"))
+    if made_for in TASKS and not TASKS.get(made_for).next_token:
+        raise InputError(
+            f"The adapter {adapter} was made for {made_for}, which continues no text.",
+            fix="What it says of rows is in the scores: tunelift evaluate --adapter FOLDER --data rows.csv",
+        )
     session = Session.open(config.model, DEFAULT)
     session.conversations = facts.get("conversations", False)
     if session.conversations:

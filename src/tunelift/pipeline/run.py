@@ -13,7 +13,6 @@ from tunelift.core.energy import EnergyMeter
 from tunelift.data.splits import load_splits
 from tunelift.evaluation.baselines import suitable
 from tunelift.evaluation.rows import slices_of
-from tunelift.metrics import own_functions
 from tunelift.pipeline import choices
 from tunelift.pipeline.baselines import measure_baselines
 from tunelift.pipeline.concluding import concluded
@@ -51,8 +50,8 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     sets = forgetting_sets(evaluate, task)
 
     sources = {name: found.report.sources for name, found in sets.items()}
-    code = {"code": code} if (code := own_functions.hashes(evaluate.metrics or [])) else {}
-    folder = RunFolder.open(config, "run", sources=splits.report.sources, forgetting=sources, **code)
+    defined = choices.definitions(metrics)
+    folder = RunFolder.open(config, "run", sources=splits.report.sources, forgetting=sources, **defined)
     if folder.complete:
         return concluded(folder)
     choices.say_data(splits)

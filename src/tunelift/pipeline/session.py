@@ -33,7 +33,7 @@ from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.run import score
 from tunelift.metrics import resolve
-from tunelift.metrics.label_sets import best_threshold
+from tunelift.metrics.label_sets import NEUTRAL, best_threshold
 from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
@@ -58,9 +58,6 @@ from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 from tunelift.training.state import Footprint
-
-NEUTRAL = 0.5
-"""The probability from which a label applies, where no validation rows say another."""
 
 _thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
@@ -182,12 +179,13 @@ class Session:
         """
         if is_adapted(self.model):
             return
+        fresh = self.fresh if is_known(self.model) else ()
         if asks_for_whole(keys):
             self._begin_whole()
+            self.task.begin(self.model, self.learned, self.labels, fresh)
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
-            fresh = self.fresh if is_known(self.model) else ()
             self.model = attach(self.model, self._peft_config(keys), seed)
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
@@ -254,20 +252,21 @@ class Session:
         """
         lineage = read_lineage(folder)
         told = str(lineage.get("task"))
-        another = told in TASKS and TASKS.get(told).problem_type != self.task.problem_type
-        made_for = self.task.peft_type
-        notes = list[str]()
-        if is_model(Path(folder)):
-            check_base(folder, self.identity.weights_sha256)
-            check_same_kind(folder, self.model, self.task)
-        else:
-            notes += check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
+        another = told in TASKS and TASKS.get(told) is not self.task
+        whole, made_for = is_model(Path(folder)), self.task.peft_type
+        if not whole:
             made_for = read_adapter_config(folder).get("task_type") or made_for
         if another or made_for != self.task.peft_type:
             raise InputError(
                 f"The adapter {folder} was made for {told if another else made_for}, and the task is {self.task.name}.",
                 fix="Leave the task out: it is then the adapter's.",
             )
+        notes = list[str]()
+        if whole:
+            check_base(folder, self.identity.weights_sha256)
+            check_same_kind(folder, self.model, self.task)
+        else:
+            notes += check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
         held = lineage.get("base", {}).get("quantization"), self.identity.quantization
         if held[0] != held[1]:
@@ -346,7 +345,7 @@ class Session:
             resolve(["average_precision"]), task=self.task, labels=self.labels, max_length=max_length, cache=True
         )
         self.threshold = best_threshold(self.score(validation, plan, title).rows) or NEUTRAL
-        if is_adapted(self.model):
+        if self.whole or is_adapted(self.model):
             _thresholds[self.model] = self.threshold
         else:
             self.base_threshold = self.threshold

@@ -88,7 +88,9 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     choices.check_required(required, plan.metrics)
     notes = session.examine(adapter)
     sets = forgetting_sets(config.evaluate, session.task)
-    folder = RunFolder.open(config, "compare", sources=splits.report.sources, adapter=tuned_hash(adapter))
+    sources = {"sources": splits.report.sources, "forgetting": {k: found.report.sources for k, found in sets.items()}}
+    defined = choices.definitions(plan.metrics)
+    folder = RunFolder.open(config, "compare", adapter=tuned_hash(adapter), **sources, **defined)
     if folder.complete:
         return concluded(folder)
     with folder.begun(**session.facts()):

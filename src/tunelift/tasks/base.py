@@ -160,7 +160,7 @@ class Task(ABC):
     ) -> None:
         """Let what is trained begin where these training rows suggest; `fresh` are modules that the base's files lack.
 
-        `model` is peft's, its adapter just put on.
+        `model` is peft's, its adapter just put on, or the model itself where its own weights are trained.
         """
 
     @abstractmethod
@@ -242,10 +242,15 @@ def text_batch(rows: Sequence[Row], labels: Tensor, pad: int, device: torch.devi
     return Batch(inputs, labels.to(device), len(rows), sum(len(row.ids) for row in rows), len(rows))
 
 
-def trained_outputs(model: Any, count: int) -> Iterator[Any]:
-    """Yield the trained layers that give so many outputs: of a new head the last one."""
+def trained_outputs(model: Any, count: int, fresh: Sequence[str]) -> Iterator[Any]:
+    """Yield the trained layers of `fresh` modules that give so many outputs: of a new head the last one.
+
+    Others may give as many: LoRA's first matrix does where its rank is that number.
+    """
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    for module in model.modules():
+    for name, module in model.named_modules():
+        if not any(f".{part}." in f".{name}." for part in fresh):
+            continue
         weight = dict(module.named_parameters(recurse=False)).get("weight")  # peft's wrapper gives those of others too
         if weight is not None and id(weight) in trained and getattr(module, "out_features", None) == count:
             yield module

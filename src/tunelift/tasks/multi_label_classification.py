@@ -69,6 +69,12 @@ class Labelled:
                 "one label applies to each text: --task sequence-classification.",
             )
         names = [as_text(label, place).strip() for label in value]
+        if len(set(names)) < len(names) and all(name.lower() in _TRUTHS for name in names):
+            raise InputError(
+                f"{place}: {str(value)!r:.60} seems to say 1 or 0 of each label, and names of those that apply are "
+                "expected.",
+                fix="Write the names, or 1 and 0 into a column for each label: --label toxic,rude,other.",
+            )
         return _wanted(said, [name for name in names if name], place)
 
 
@@ -159,7 +165,7 @@ class MultiLabelClassification(Task):
             return
         counts = Counter(label for example in examples for label in _labels(example))
         shares = [(counts[label] + 0.5) / (len(examples) + 1) for label in labels]
-        for layer in trained_outputs(model, len(labels)):
+        for layer in trained_outputs(model, len(labels), fresh):
             if layer.bias is not None:
                 with torch.no_grad():
                     layer.bias.copy_(torch.tensor(shares, dtype=torch.float64).logit())

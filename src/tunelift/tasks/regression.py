@@ -170,7 +170,7 @@ class Regression(Task):
         if not examples or not fresh:
             return
         mean, spread, _ = _moments(examples, labels)
-        for layer in trained_outputs(model, len(labels)):
+        for layer in trained_outputs(model, len(labels), fresh):
             with torch.no_grad():
                 layer.weight.mul_(torch.where(spread > 0, spread, 1.0).to(layer.weight)[:, None])
                 if layer.bias is not None:

@@ -32,7 +32,7 @@ class Likelihood(Measure):
         if documents := [some for some in self.parts.values() if len(some) > 1]:
             rows_of = sum(map(len, documents))
             progress.note(
-                f"{self.title}: {len(documents)} texts are longer than the model's context of {self.context} tokens, "
+                f"{self.title}: {len(documents)} texts are longer than the model's context of {self.whole} tokens, "
                 f"and are scored in {rows_of} pieces."
             )
 
@@ -46,10 +46,10 @@ class Likelihood(Measure):
         return max(longest, len(self.prompts[i]) + max(1, *map(len, self.choices[i]), 0))
 
     def _parts(self, i: int) -> list[Pair]:
-        """Return the rows that an item's reference makes."""
+        """Return the rows of an item's reference: by the base's context, so that base and tuned are cut alike."""
         whole, example = (self.prompts[i], self.completions[i]), self.examples[i]
         is_document = not (example.prompt or example.conversation or self.choices[i] or self.generates)
-        return pieces(*whole, self.context) if is_document else [whole]
+        return pieces(*whole, self.whole) if is_document else [whole]
 
     def key(self, i: int) -> Any:
         return [self.prompts[i], self.completions[i], self.examples[i].completion, self.choices[i]]

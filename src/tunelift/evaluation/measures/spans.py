@@ -56,8 +56,8 @@ class BestSpan(Measure):
 
     def how(self) -> Mapping[str, Any]:
         longest = self.plan.max_answer_tokens
-        spans = {"max_length": self.width, "overlap": overlap(self.width), "max_answer_tokens": longest}
-        return {**spans, "none_allowed": self.may_be_none}
+        spans = {"overlap": overlap(self.width), "max_answer_tokens": longest, "none_allowed": self.may_be_none}
+        return {"max_length": self.width, "spans": spans}
 
     def prepared(self) -> Compute:
         rows = [window.ids for i in self.fitting for window in self.windows[i]]
