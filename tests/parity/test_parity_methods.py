@@ -36,7 +36,7 @@ def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", [n for n in METHODS if METHODS.get(n).peft_type and not METHODS.get(n).needs_head])
 def test_a_method_is_as_fast_as_is_right(name: str) -> None:
     base, method = tiny_models.causal("llama"), METHODS.get(name)
-    keys = {"method": name, **{key: GIVEN[key] for key in method.needs}}
+    keys = {"method": name, **method.tried_with}
     model = base if method.whole else attach(base, peft_config(keys, "CAUSAL_LM", base, 40, 10), 0).eval()
     rows = [list(range(5, 25)), list(range(30, 37))]
     ids = torch.tensor([rows[0], rows[1] + [0] * 13])
