@@ -33,7 +33,7 @@ def gradients(model: Any, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, trained, strict=True)])
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if METHODS.get(n).peft_type and not METHODS.get(n).needs_head])
+@pytest.mark.parametrize("name", [n for n in METHODS if not METHODS.get(n).needs_head])
 def test_a_method_is_as_fast_as_is_right(name: str) -> None:
     base, method = tiny_models.causal("llama"), METHODS.get(name)
     keys = {"method": name, **method.tried_with}
