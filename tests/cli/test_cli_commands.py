@@ -91,6 +91,10 @@ def test_tune_prints_the_adapter(calls) -> None:
     assert invoke("tune", "--model", "gpt2", "--data", "rows.csv").stdout == f"Adapter: {Path('runs/x/adapter')}\n"
 
 
+def test_tune_prints_the_model_where_all_of_it_is_trained(calls) -> None:
+    assert invoke("tune", "--model", "gpt2", "--data", "rows.csv", "--method", "full").stdout.startswith("Model: ")
+
+
 def test_evaluate_reads_data_as_test(calls) -> None:
     result = invoke(
         "evaluate", "--model", "gpt2", "--data", "test.csv", "--batch-size", "4", "--metrics", "accuracy,loss"

@@ -315,7 +315,7 @@ def test_two_rows_are_enough_for_two_sides() -> None:
 def test_the_report_says_what_was_lost() -> None:
     made = splits(train=[*rows(40), rows(1)[0], {"text": "", "label": "a"}], test=rows(10), validation=rows(5, 100))
     assert made.report.lines()[0] == (
-        "train: 30 rows of 42 (1 empty, 1 duplicates removed, 10 removed because test or validation has them)"
+        "train: 30 rows of 42 (1 empty, 1 removed as duplicates, 10 removed because test or validation has them)"
     )
     report = json.loads(json.dumps(made.report.to_dict()))
     assert report["splits"]["train"]["empty_reasons"] == {"empty prompt": 1}

@@ -263,3 +263,10 @@ def test_adapters_made_one_are_compared_like_any_other(tiny: dict[str, Any], tmp
     config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"), dtype="float32")
     assert compare_adapter(config, str(made.folder)).to_dict()["items"] == 20
     assert read_lineage(made.folder)["base"] == read_lineage(runs[0])["base"]
+
+
+def test_a_model_into_which_peft_put_layers_is_not_tuned_as_a_plain_one(tiny: dict[str, Any]) -> None:
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
+    tunelift.tune(model, tokenizer, tiny["data"]["train"], steps=1)
+    with pytest.raises(InputError, match="an adapter's layers in it"):
+        tunelift.tune(model, tokenizer, tiny["data"]["train"], steps=1)

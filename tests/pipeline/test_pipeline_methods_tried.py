@@ -22,8 +22,9 @@ from tunelift.cli.methods import command
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.core.registry import Registry
+from tunelift.models import natural_task
 from tunelift.models.twin import twin
-from tunelift.pipeline.methods import tried
+from tunelift.pipeline.methods import task_to_try, tried
 from tunelift.pipeline.session import Session
 from tunelift.tasks import DEFAULT, TASKS
 
@@ -68,6 +69,22 @@ def test_what_peft_or_a_head_cannot_is_refused_with_the_reason(tmp_path: Path) -
     found = by_name(tried(ModelSection(name=str(tmp_path / "bert")), names=["lora", "prompt-tuning"]))
     assert (found["lora"]["verdict"], found["prompt-tuning"]["verdict"]) == ("right", "refused")
     assert "under a head" in found["prompt-tuning"]["reason"]
+
+
+def test_an_encoder_is_tried_for_what_a_run_takes_it_for_and_for_masks_without_virtual_tokens(tmp_path: Path) -> None:
+    tiny_models.classifier(["a", "b"]).base_model.save_pretrained(tmp_path)
+    section = ModelSection(name=str(tmp_path))
+    assert task_to_try(section).name == natural_task(str(tmp_path)).name
+    found = by_name(tried(section, "masked-lm", ["prompt-tuning", "xlora", "full"]))
+    assert [one["verdict"] for one in found.values()] == ["refused"] * 3
+    assert "virtual tokens" in found["prompt-tuning"]["reason"]
+    assert "the model's own weights" in found["full"]["reason"]
+
+
+def test_a_method_that_is_refused_is_named_with_its_reason_and_full_has_nothing_to_switch_off() -> None:
+    found = by_name(recorded(["xlora", "full"]))
+    assert (found["xlora"]["verdict"], found["xlora"]["reason"]) == ("refused", REFUSED["XLORA"][1])
+    assert (found["full"]["verdict"], found["full"]["switches_off"], found["full"]["merges"]) == ("trained", None, None)
 
 
 def test_a_record_that_says_what_is_not_so_is_named(llama: ModelSection, methods: Registry[Method]) -> None:

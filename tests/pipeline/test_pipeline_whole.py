@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,12 @@ def test_a_model_trained_whole_is_compared_generated_with_and_reported(tiny: dic
     for name in ("accuracy", "loss"):
         own, again = comparison["metrics"][name], compared["metrics"][name]
         assert (again["base"], again["tuned"]) == pytest.approx((own["base"], own["tuned"]), rel=1e-5)
+
+    for text in ((tmp_path / "compared" / name).read_text() for name in ("README.md", "report.md")):
+        assert "LoRA" not in text and '"adapter"' not in text
+    assert '"FOLDER_OF_THE_MODEL"' in (tmp_path / "compared" / "README.md").read_text()
+    with pytest.raises(InputError, match=f"give {re.escape(str(folder))}"):
+        stages.compare_adapter(given, str(out))
 
     card = (folder / "README.md").read_text()
     assert "`model`, all of its weights fine-tuned." in card
@@ -241,14 +248,15 @@ def test_the_head_alone_is_trained(tiny_encoder: dict[str, Any]) -> None:
     model, tokenizer = tunelift.load(tiny_encoder["model"], adapter=out / "adapter", dtype="float32")
     scores = tunelift.evaluate(model, tokenizer, data=tiny_encoder["data"]["test"])
     assert scores.metrics == pytest.approx({n: e["tuned"] for n, e in comparison["metrics"].items()}, rel=1e-5)
-    assert "tuned with the head alone" in (out / "report.html").read_text()
+    assert "tuned with head-only training" in (out / "report.html").read_text()
+    assert ", trained alone and saved as a LoRA on no layer" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("adapter", "said"),
     [
-        ({"method": "head"}, "the head alone is for tasks with a head; that of causal-lm is the whole vocabulary"),
-        ({"method": "head", "r": 8}, "adapter.r: the head alone has no such key. It takes: modules_to_save."),
+        ({"method": "head"}, "head-only training is for tasks with a head; that of causal-lm is the whole vocabulary"),
+        ({"method": "head", "r": 8}, "adapter.r: head-only training has no such key. It takes: modules_to_save."),
         ({"method": "full", "r": 8}, "adapter.r: full fine-tuning has no such key."),
     ],
 )

@@ -207,8 +207,8 @@ def test_what_differs_is_marked_in_both_answers(tmp_path: Path) -> None:
 def test_data_and_cost_are_told(full_seen: tuple[str, Page]) -> None:
     text = " ".join(re.sub("<[^>]*>", " ", full_seen[0]).split())
     assert "sport 520 26.0% 52 26.0% 75 25.0%" in text
-    assert "9 training rows nearly repeat a test or validation item" in text
-    assert "2 inputs stand in the data with more than one label" in text
+    assert "Training rows that nearly repeat a test or validation item: 9" in text
+    assert "Inputs that stand in the data with more than one label: 2" in text
     assert "the base continues 2 word for word over 20 tokens (items 17, 203)" in text
     assert "3 rows cut at the longest length" in text
     assert "48.2 kJ (13.4 Wh)" in text

@@ -43,11 +43,18 @@ def recorded(names: Sequence[str] = ()) -> list[Ability]:
     """Return what the records say of every method, or of those named; raise InputError for a name that is none."""
     found = []
     for name in names or METHODS:
+        if (why := refused_by_name(name)) is not None:
+            found.append(why)
+            continue
         method = METHODS.get(name)
-        says: dict[str, Any] = {
-            **{"begins_as_base": method.begins_as_noop, "switches_off": method.switches_off},
-            **{"merges": method.merges, "stands_beside": method.stands_beside},
-        }
+        says: dict[str, Any] = (
+            {}
+            if method.whole
+            else {  # nothing is put on that could be switched off or merged
+                **{"begins_as_base": method.begins_as_noop, "switches_off": method.switches_off},
+                **{"merges": method.merges, "stands_beside": method.stands_beside},
+            }
+        )
         found.append(of_row(name, "trained", **says))
     return found + ([] if names else refused_everywhere())
 
@@ -58,6 +65,11 @@ def of_row(name: str, verdict: str, reason: str = "", **says: Any) -> Ability:
     needs = tuple(f"{key}: {what}" for key, what in method.needs.items())
     rate = method.learning_rate or TrainSection.model_fields["learning_rate"].default
     return Ability(name, method.title or name, verdict, reason, needs, rate, **says)
+
+
+def refused_by_name(name: str) -> Ability | None:
+    """Return why a method of peft is refused whatever the model, None for any other name."""
+    return next((one for one in refused_everywhere() if one.method == name), None)
 
 
 def refused_everywhere() -> list[Ability]:

@@ -223,6 +223,14 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def carries_layers(model: Any) -> bool:
+    """Return whether peft put its layers into a model that is handed over without peft's own around it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    return not is_adapted(model) and any(isinstance(m, (BaseTunerLayer, ModulesToSaveWrapper)) for m in model.modules())
+
+
 @contextmanager
 def switched_off(model: Any) -> Iterator[Any]:
     """Give the base model for a while: the same object, its adapter switched off."""

@@ -123,6 +123,11 @@ def trains_whole(name: str) -> bool:
     return name in METHODS and METHODS.get(name).whole
 
 
+def trains_head_alone(name: str) -> bool:
+    """Tell whether a method of this name trains a task's head and nothing else; one that no row has does not."""
+    return name in METHODS and METHODS.get(name).needs_head
+
+
 def title_of(name: str) -> str:
     """Return how a method's name is written; the name itself where no row has it, as in files made elsewhere."""
     return (METHODS.get(name).title or name) if name in METHODS else name

@@ -128,7 +128,7 @@ _add_prompts("cartridge", "CARTRIDGE", "Cartridge", 1e-3)
 METHODS.add("full", Method("", "full fine-tuning", {}, 5e-5, trains_base=lambda _: True, whole=True, takes=()))
 METHODS.add(  # saved as a LoRA that is on no layer, which stock peft loads: what is trained lies beside the base
     "head",
-    Method("LORA", "the head alone", head_alone, 1e-2, needs_head=True, takes=("modules_to_save",)),
+    Method("LORA", "head-only training", head_alone, 1e-2, needs_head=True, takes=("modules_to_save",)),
 )
 
 REFUSED |= {

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, listed
-from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT
+from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT, RunPaths
 from tunelift.untrusted import gate
 from tunelift.untrusted.files import read_object
 
@@ -92,7 +92,9 @@ def read_adapter_config(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         inside = adapters_inside(folder)
         hint = "Give a folder that peft's save_pretrained wrote."
-        if inside:
+        if RunPaths(folder).model.is_dir():
+            hint = f"All weights were tuned there: give {RunPaths(folder).model} where a tuned model may stand."
+        elif inside:
             hint = f"Did you mean {folder / inside[0]}?" if len(inside) == 1 else f"It holds several: {listed(inside)}."
         raise InputError(f"{folder} is not an adapter: it has no adapter_config.json.", fix=hint)
     gate.check(folder, gate.ADAPTER)

@@ -33,7 +33,11 @@ class CompareCommand(KeyCommand):
 
 @click.command("compare", cls=CompareCommand, keys=KEYS, stage="evaluate")
 @click.argument("arguments", nargs=-1, metavar="BASE TUNED | RUN_FOLDER | [CONFIG.yaml] [KEY=VALUE]...")
-@click.option("--adapter", metavar="FOLDER", help="Measure the model without and with this adapter on --data.")
+@click.option(
+    "--adapter",
+    metavar="FOLDER",
+    help="Measure the model and this adapter, or this tuned model, on --data.",
+)
 @click.option("--metric", metavar="NAME", help="The metric that the headline is about.")
 @click.option(
     "--margin",

@@ -20,7 +20,7 @@ KEYS = ("model", "evaluate.max_new_tokens", "evaluate.stop", "evaluate.thinking"
 
 @click.command("generate", cls=KeyCommand, keys=KEYS, stage="evaluate")
 @click.argument("arguments", nargs=-1, metavar="[RUN_FOLDER | CONFIG.yaml] [KEY=VALUE]...")
-@click.option("--adapter", metavar="FOLDER", help="Answer with this adapter as well.")
+@click.option("--adapter", metavar="FOLDER", help="Answer with this adapter, or this tuned model, as well.")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt; may be given several times.")
 @click.option("--file", type=click.File(encoding="utf-8"), help="A file with a prompt per line; - is standard input.")
 @click.pass_context

@@ -19,7 +19,7 @@ from tunelift.core.errors import did_you_mean, listed
 COMMANDS = {
     "run": "Measure, tune, measure again, compare, and write a report.",
     "evaluate": "Measure a model, or a model with an adapter, on test rows.",
-    "tune": "Train an adapter and save it in the PEFT layout.",
+    "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",

@@ -14,6 +14,9 @@ from tunelift.core import files, provenance
 if TYPE_CHECKING:
     from tunelift.adapters.abilities import Ability
 
+DECIDING = ("torch", "transformers", "peft")
+"""What decides how a method does on a model; --json has the others too."""
+
 
 @click.command("methods", cls=KeyCommand)
 @click.argument("names", nargs=-1, metavar="[METHOD]...")
@@ -24,11 +27,21 @@ if TYPE_CHECKING:
 @click.option("--markdown", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write it as Markdown too.")
 @click.pass_context
 def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: Path | None, **asked: Any) -> None:
-    """Show what each PEFT method can do: as recorded, or seen by trying it on a model's architecture.
+    """Show what each method can do: as recorded, or seen by trying it on a model's architecture.
 
     With --model each method is built, trained for a few steps, saved, loaded by stock peft, merged and put beside
     another of its kind, on a tiny model with the same layers and random weights. Of the model only its config is read:
     how many numbers a method trains is counted on its shapes. What cannot be used is listed with the reason.
+
+    \b
+    Columns:
+      begins as the base  a new adapter changes no answer yet
+      trains              every tensor moves
+      switches off        without the adapter the base is there, bit for bit
+      peft reads it       stock peft gives the same with what was saved
+      merges              peft can add it to the base's weights
+      stands beside       two of them can be on one model, each acting alone
+      learning rate       the one that is taken where you set none
 
     \b
     Examples:
@@ -39,14 +52,14 @@ def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: 
     """
     if (asked["task"] or asked["revision"]) and not asked["model"]:
         raise click.UsageError("--task and --revision go with --model.", ctx)
-    found, about = _tried(names, **asked) if asked["model"] else _recorded(names)
+    found, about, task = _tried(names, **asked) if asked["model"] else (*_recorded(names), None)
     abilities = [ability.to_dict() for ability in found]
     from tunelift.wording.abilities_text import describe, markdown
 
     if file:
         files.write_text(file, markdown(abilities, about) + "\n")
     versions = provenance.versions()
-    shown = {"model": asked["model"], "task": asked["task"], "versions": versions, "methods": abilities}
+    shown = {"model": asked["model"], "task": task, "versions": versions, "methods": abilities}
     click.echo(json.dumps(shown, indent=2) if as_json else describe(abilities, about))
 
 
@@ -56,10 +69,14 @@ def _recorded(names: tuple[str, ...]) -> tuple[list[Ability], str]:
     return recorded(names), "What the records say, whatever the model; --model NAME tries them on one."
 
 
-def _tried(names: tuple[str, ...], *, model: str, task: str | None, revision: str | None) -> tuple[list[Ability], str]:
+def _tried(
+    names: tuple[str, ...], *, model: str, task: str | None, revision: str | None
+) -> tuple[list[Ability], str, str]:
     from tunelift.config.schema import ModelSection
-    from tunelift.pipeline.methods import tried
+    from tunelift.pipeline.methods import task_to_try, tried
 
-    found = tried(ModelSection(name=model, revision=revision), task, names)
-    used = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
-    return found, f"Tried on a tiny twin of {model}'s architecture, in float32 on a CPU ({used})."
+    section = ModelSection(name=model, revision=revision)
+    task = task_to_try(section, task).name
+    used = ", ".join(f"{name} {version}" for name, version in provenance.versions().items() if name in DECIDING)
+    about = f"Tried on a tiny twin of {model}'s architecture for the task {task}, in float32 on a CPU ({used})."
+    return tried(section, task, names), about, task

@@ -13,15 +13,19 @@ KEYS = ("task", "output", "model", "data", "adapter", "train")
 @config_arguments
 @click.pass_context
 def command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Train an adapter on a model and save it in the PEFT layout. No test row is read.
+    """Train an adapter on a model, or with --method full all of its weights, and save it. No test row is read.
+
+    An adapter is saved as stock peft reads it, a whole model as stock transformers does.
 
     \b
     Examples:
       tunelift tune --model gpt2 --data train.jsonl
       tunelift tune --model gemma3-270m --data train.jsonl --epochs 3 adapter.r=16
+      tunelift tune --model all-minilm-l6-v2 --task regression --data scores.csv --method full
       tunelift tune config.yaml train.learning_rate=1e-4
     """
     config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
+    from tunelift.adapters.methods import trains_whole
     from tunelift.pipeline.stages import tune_stage
 
-    click.echo(f"Adapter: {tune_stage(config)}")
+    click.echo(f"{'Model' if trains_whole(config.adapter.method) else 'Adapter'}: {tune_stage(config)}")

@@ -146,7 +146,7 @@ class AdapterSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
-    method: str = setting("lora", "PEFT method. One of: {choices}.")
+    method: str = setting("lora", "PEFT method, or full (all weights) or head (a new head alone). One of: {choices}.")
     start_from: str | None = setting(None, "Folder of an adapter to go on from.")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 _WORDS = {
     "empty": "empty",
-    "duplicates": "duplicates removed",
+    "duplicates": "removed as duplicates",
     "overlap": "removed because test or validation has them",
     "near_overlap": "removed because test or validation has nearly the same",
     "split_off": "split off for validation or test",

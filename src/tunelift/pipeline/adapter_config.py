@@ -43,6 +43,8 @@ def config_for(
         _refuse_for_want_of_a_head(METHODS.get(keys.get("method", "lora")), task)
     if task.has_head:
         _refuse_headless(config, task)
+    elif peft_type is None and method_of(config).virtual_tokens:  # of which peft's model knows how to pass them on
+        raise _does_not_go(config, task, "peft puts virtual tokens before rows of tasks that it has a type for")
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
     beside = [name for name in new if not by_peft & set(name.split("."))]
     if beside and task.has_head:
@@ -63,10 +65,15 @@ def _refuse_headless(config: Any, task: Task) -> None:
     elif method.virtual_tokens:
         reason = "peft cannot switch it off under a head"
     if reason:
-        raise InputError(
-            f"adapter: {method.title or method.peft_type} does not go with the task {task.name}: {reason}.",
-            fix="Take another method.",
-        )
+        raise _does_not_go(config, task, reason)
+
+
+def _does_not_go(config: Any, task: Task, reason: str) -> InputError:
+    method = method_of(config)
+    return InputError(
+        f"adapter: {method.title or method.peft_type} does not go with the task {task.name}: {reason}.",
+        fix="Take another method.",
+    )
 
 
 def _refuse_for_want_of_a_head(method: Method, task: Task) -> None:

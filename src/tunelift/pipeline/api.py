@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.build import is_adapted
+from tunelift.adapters.build import carries_layers, is_adapted
 from tunelift.adapters.methods import Method, method_of
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
@@ -44,8 +44,8 @@ def load(
     """Load a model and its tokenizer, transformers' own classes; with `adapter`, peft's own model around it.
 
     `name` is a Hub id, a folder, a .gguf file or a bundled name; `settings` are revision, dtype and device. `labels`
-    name the classes of a classification head. `task` is the adapter's where it is not given, or "causal-lm". Raises
-    InputError for a model or an adapter that cannot be loaded.
+    name the classes or outputs of a head, in their order. `task` is the adapter's where it is not given, or
+    "causal-lm". Raises InputError for a model or an adapter that cannot be loaded.
     """
     facts = choices.adapter_facts(adapter) if adapter else {}
     kind = TASKS.get(task or facts.get("task") or DEFAULT.name)
@@ -102,6 +102,11 @@ def tune(
     kind = _task(task, model)
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
+    if carries_layers(model):
+        raise InputError(
+            "The model has an adapter's layers in it, which peft put there when it was adapted before.",
+            fix="Give the PEFT model that tune or get_peft_model returned, or load the model anew.",
+        )
     if output:
         _refuse_to_write_over(RunPaths(output))
     splits = load_splits(config.data, reading=kind.reading, roles=("train", "validation"))

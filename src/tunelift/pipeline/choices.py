@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.methods import METHODS, Method, name_of
+from tunelift.adapters.methods import METHODS, Method, name_of, trains_whole
 from tunelift.adapters.store import read_adapter_config, read_lineage
 from tunelift.config.schema import AdapterSection, Config, DataSection, EvaluateSection
 from tunelift.core import progress
@@ -145,9 +145,17 @@ def method_name(adapter: AdapterSection) -> str:
 
     Raises InputError where there is no such adapter.
     """
-    if not adapter.start_from:
-        return adapter.method
-    peft_type = str(read_adapter_config(adapter.start_from)["peft_type"])
+    return method_in(adapter.start_from) if adapter.start_from else adapter.method
+
+
+def method_in(folder: str | Path) -> str:
+    """Return the name of the method by which what a folder holds was tuned: an adapter, or a whole model.
+
+    Of several methods of one type of peft the first is named. Raises InputError where there is neither.
+    """
+    if is_model(Path(folder)):
+        return next(name for name in METHODS if trains_whole(name))
+    peft_type = str(read_adapter_config(folder)["peft_type"])
     return name_of(peft_type) or peft_type.lower()
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.abilities import Ability, of_row, refused_everywhere
+from tunelift.adapters.abilities import Ability, of_row, refused_by_name, refused_everywhere
 from tunelift.adapters.methods import METHODS
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.models import sources, twin
-from tunelift.models.loader import fitting_tasks, read_config
+from tunelift.models.loader import fitting_tasks, read_config, was_saved_for
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.trying import (
     OnTwin,
@@ -26,7 +26,7 @@ from tunelift.pipeline.trying import (
     still,
     switches_off,
 )
-from tunelift.tasks import TASKS
+from tunelift.tasks import TASKS, Task
 
 CHECKS: dict[str, Callable[[OnTwin], bool]] = {
     "begins_as_base": begins_as_base,
@@ -46,13 +46,8 @@ def tried(section: ModelSection, task_name: str | None = None, names: Sequence[s
     The task is the one that suits it best where none is given. Raises InputError where there is no such model, it does
     not fit the task, or no twin of it can be made.
     """
-    identity, folder = sources.resolve(section.name, section.revision)
-    config = read_config(identity, folder)
-    fitting = fitting_tasks(config)
-    task = TASKS.get(task_name) if task_name else next(iter(fitting), None)
-    if task is None or task not in fitting:
-        wanted = f"the task {task.name}" if task else "any task that is offered here"
-        raise InputError(f"{identity.name} (model type {config.model_type}) does not fit {wanted}.")
+    config = read_config(*sources.resolve(section.name, section.revision))
+    task = task_to_try(section, task_name)
     labels = sorted(task.labels_in(task.made_up())) if task.has_head else []
     base, tokenizer = twin.twin(config, task, labels)
     own = Session.of(twin.shapes(config, task, labels), tokenizer, task, labels)
@@ -61,6 +56,9 @@ def tried(section: ModelSection, task_name: str | None = None, names: Sequence[s
     with progress.bar("methods", len(chosen)) as advance, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peft says of the twins
         for name in chosen:
+            if (why := refused_by_name(name)) is not None:
+                found.append(why)
+                continue
             with tempfile.TemporaryDirectory() as scratch, progress.silenced():
                 trial = OnTwin(name, Path(scratch), base, tokenizer, task, labels)
                 found.append(_counted(own, trial, _tried(trial)))
@@ -68,7 +66,24 @@ def tried(section: ModelSection, task_name: str | None = None, names: Sequence[s
     return found + ([] if names else refused_everywhere())
 
 
+def task_to_try(section: ModelSection, named: str | None = None) -> Task:
+    """Return the task that is named, or else the one that suits a model best; raise InputError where none fits."""
+    identity, folder = sources.resolve(section.name, section.revision)
+    config = read_config(identity, folder)
+    fitting = fitting_tasks(config)
+    own = [task for task in fitting if task.natural or was_saved_for(config, task)]  # as a run chooses
+    task = TASKS.get(named) if named else next(iter([*own, *fitting]), None)
+    if task is None or task not in fitting:
+        wanted = f"the task {task.name}" if task else "any task that is offered here"
+        raise InputError(f"{identity.name} (model type {config.model_type}) does not fit {wanted}.")
+    return task
+
+
 def _tried(trial: OnTwin) -> Ability:
+    if trial.method.whole:
+        return of_row(
+            trial.name, "refused", "nothing is put on that could be tried: the model's own weights are trained"
+        )
     try:
         trial.session().check(trial.keys)
     except InputError as error:

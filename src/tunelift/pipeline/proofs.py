@@ -192,8 +192,9 @@ def _reloaded(session: Session, folder: Path, examples: Sequence[Example], max_l
         return likelihoods(session, examples, max_length)
     finally:
         if "from_disk" in session.model.peft_config:
+            session.model.set_adapter(active)  # first: peft warns of deleting the active one
             session.model.delete_adapter("from_disk")
-        session.model.set_adapter(active)  # last: where no layer is adapted, deleting leaves none active (peft 0.21)
+        session.model.set_adapter(active)  # again: where no layer is adapted, deleting leaves none active (peft 0.21)
         for name, parameter in session.model.named_parameters():
             parameter.requires_grad_(name in trainable)
 

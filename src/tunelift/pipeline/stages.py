@@ -102,7 +102,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
         session.load_adapter(adapter)
         measured(folder, "tuned", session, splits, plan)
         measure_forgetting(folder, "tuned", session, sets, config.evaluate, plan.max_length)
-        folder.note(adapter=session.adapter)
+        folder.note(adapter={"method": choices.method_in(adapter), **(session.adapter or {})})
         return concluded(folder)
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tunelift.adapters.methods import title_of
+from tunelift.adapters.methods import title_of, trains_head_alone
 from tunelift.adapters.store import read_lineage
 from tunelift.core import files
 from tunelift.reporting import wording
@@ -54,10 +54,18 @@ def _lineage(run: RunContents) -> str:
     note = f" The base: {model['note']}." if model.get("note") else ""
     original = base_model(run) if model.get("kind") == "bundled" else None
     holds = f" It is `{original}`; on that model's own weights the figures can differ." if original else ""
-    weights = f" Its weights have SHA-256 `{model['weights_sha256']}`." if model.get("weights_sha256") else ""
-    method = title_of(run.noted("adapter").get("method", "lora"))
-    what = f"{base}, all of its weights fine-tuned." if run.tuned_whole() else f"A {method} adapter for {base}."
-    return f"{what}{note}{holds}{weights}"
+    weights = f" The base's weights have SHA-256 `{model['weights_sha256']}`." if model.get("weights_sha256") else ""
+    return f"{_what(run, base)}{note}{holds}{weights}"
+
+
+def _what(run: RunContents, base: str) -> str:
+    """Say in a sentence what was made of the base."""
+    method = str(run.noted("adapter").get("method", "lora"))
+    if run.tuned_whole():
+        return f"{base}, all of its weights fine-tuned."
+    if trains_head_alone(method):
+        return f"A head for {base}, trained alone and saved as a LoRA on no layer, which stock peft loads."
+    return f"A{'n' * (title_of(method)[0] in 'AEIO')} {title_of(method)} adapter for {base}."
 
 
 def _evidence(run: RunContents) -> list[str]:
@@ -91,7 +99,7 @@ def _limits(run: RunContents) -> list[str]:
 def _loading(run: RunContents) -> list[str]:
     head, auto = run.task().has_classes, run.task().auto_class
     with_peft = auto.replace("Auto", "AutoPeft", 1)
-    folder = RunPaths(run.folder).made
+    folder, named = _made(run)
     labels = read_lineage(folder).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     count += f', problem_type="{run.task().problem_type}"' * (not run.task().by_class)
@@ -100,14 +108,14 @@ def _loading(run: RunContents) -> list[str]:
         lines = [
             f"from transformers import {auto}, AutoTokenizer",
             "",
-            f'model = {auto}.from_pretrained("{folder.name}")',
+            f'model = {auto}.from_pretrained("{named}")',
         ]
     elif hub and run.task().peft_type:
         lines = [
             f"from peft import {with_peft}",
             "from transformers import AutoTokenizer",
             "",
-            f'model = {with_peft}.from_pretrained("adapter"{", " + count if count else ""})',
+            f'model = {with_peft}.from_pretrained("{named}"{", " + count if count else ""})',
         ]
     else:
         base = base_model(run) if hub else "FOLDER_OF_THE_BASE"
@@ -116,15 +124,23 @@ def _loading(run: RunContents) -> list[str]:
             f"from transformers import {auto}, AutoTokenizer",
             "",
             f'base = {auto}.from_pretrained("{base}"{", " + count if count else ""})',
-            'model = PeftModel.from_pretrained(base, "adapter")',
+            f'model = PeftModel.from_pretrained(base, "{named}")',
         ]
-    code = "\n".join(["```python", *lines, f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")', "```"])
+    code = "\n".join(["```python", *lines, f'tokenizer = AutoTokenizer.from_pretrained("{named}")', "```"])
     what = "Labels" if run.task().by_class else "Outputs"
     names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
     threshold = read_lineage(folder).get("threshold") if run.task().has_threshold else None
     said = [f"A label applies where the sigmoid of its output is at least {threshold:.6g}."] if threshold else []
     said += [run.task().card_note] if run.task().card_note else []
     return ["## Load it", code, *names, *said]
+
+
+def _made(run: RunContents) -> tuple[Path, str]:
+    """Return the folder of what was tuned, and how the card calls it: of a comparison it lies elsewhere."""
+    folder, source = RunPaths(run.folder).made, run.noted("adapter").get("source")
+    if folder.is_dir() or not source:
+        return folder, folder.name
+    return Path(source), "FOLDER_OF_THE_MODEL" if run.tuned_whole() else "FOLDER_OF_THE_ADAPTER"
 
 
 def _training(run: RunContents) -> list[str]:

@@ -91,13 +91,13 @@ def sentences(data: Mapping[str, Any], verbatim: Mapping[str, Any]) -> list[str]
     said = []
     if rendering.get("truncated") is not None:
         cut, dropped = wording.count(rendering["truncated"]), wording.count(rendering.get("dropped") or 0)
-        said.append(f"{cut} training rows were cut at the longest length, {dropped} dropped.")
+        said.append(f"Training rows cut at the longest length: {cut}; dropped: {dropped}.")
     if near:
         removed, within = (wording.count(near.get(key) or 0) for key in ("removed_from_train", "within_train"))
-        said.append(f"{removed} training rows nearly repeat a test or validation item and were removed from train; ")
-        said[-1] += f"{within} nearly repeat another training row and were kept."
+        said.append(f"Training rows that nearly repeat a test or validation item: {removed}, removed from train; ")
+        said[-1] += f"another training row: {within}, kept."
     if conflicts:
-        said.append(f"{wording.count(conflicts)} inputs stand in the data with more than one label.")
+        said.append(f"Inputs that stand in the data with more than one label: {wording.count(conflicts)}.")
     if verbatim.get("items"):
         known = wording.count(len(verbatim.get("found") or []))
         said.append(f"Of {wording.count(verbatim.get('items'))} test items the base continues {known} word for word.")

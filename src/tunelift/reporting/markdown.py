@@ -178,7 +178,7 @@ def _data(run: RunContents) -> list[str]:
     splits = ", ".join(f"{wording.count(rows)} {role}" for role, rows in kept.items())
     without = evidence.without_duplicates(run.comparison)
     removed = (run.comparison.get("without_duplicates") or {}).get("removed")
-    second = [f"Without the {wording.count(removed)} test items that repeat a training row:"] if without else []
+    second = [f"Without the test items that repeat a training row ({wording.count(removed)}):"] if without else []
     return [
         f"Rows: {splits}." if splits else "",
         *(plain(note) for note in data.get("notes") or []),

@@ -220,7 +220,8 @@ def values_of(example: Example, names: Sequence[str]) -> list[float]:
     if lacking := [name for name in names if name not in known]:
         raise InputError(
             f"The data has no number called {listed(lacking)}, which the model's head gives.",
-            fix=f"It has {listed(known)}. Name the columns with data.label.",
+            fix=f"It has {listed(known)}. Name the columns with data.label, or the head's outputs where it is loaded: "
+            "tunelift.load(..., labels=[...]).",
         )
     return [known[name] for name in names]
 

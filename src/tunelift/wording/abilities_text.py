@@ -57,7 +57,7 @@ def _seen(abilities: Abilities) -> dict[str, str]:
 
 
 def _head(abilities: Abilities) -> list[str]:
-    return ["method", "", *_seen(abilities), *["trained numbers"] * _counted(abilities), "rate"]
+    return ["method", "", *_seen(abilities), *["trained numbers"] * _counted(abilities), "learning rate"]
 
 
 def _row(one: Mapping[str, Any], all_of_them: Abilities) -> list[str]:
@@ -77,7 +77,7 @@ def _counted(abilities: Abilities) -> bool:
 
 def _count(one: Mapping[str, Any]) -> str:
     if one["trainable"] is None:
-        return "by the weights"
+        return "depends on the weights"
     return f"{one['trainable']:,} ({100 * one['trainable'] / one['total']:.3g}%)"
 
 

@@ -153,7 +153,7 @@ def _rests_on(found: Found, left_out: Iterable[str]) -> str:
         lines.append(f"{over}: {recipe['verdict']}; {recipe['reason']}")
     if alone := found["without_duplicates"]:
         lines.append(
-            f"Without the {alone['removed']} test items that training rows repeat: {values(alone)[2]} "
+            f"Without the test items that training rows repeat ({alone['removed']}): {values(alone)[2]} "
             f"against the base, {alone['verdict']} ({_items(alone)})."
         )
     if calibration := found["calibration"]:

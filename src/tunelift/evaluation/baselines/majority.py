@@ -27,7 +27,9 @@ class Majority:
         self.given = given
         counts = Counter(example.completion for example in given.train)
         self.label = min(counts, key=lambda label: (-counts[label], label))
-        self.description = f'the most frequent training label ("{self.label.strip()}")'
+        what = "set of labels" if "label-set" in measure_for(given.plan).gives else "training label"
+        said = f'"{self.label.strip()}"' if self.label.strip() else "none"
+        self.description = f"the most frequent {what} ({said})"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of the one label."""
