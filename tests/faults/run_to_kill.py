@@ -127,7 +127,10 @@ def _when_computed(heard: Callable[[str, Sequence[str]], None]) -> None:
             return computed
 
         measure.prepared = noted
-        return plain(measure, made_with)
+        try:
+            return plain(measure, made_with)
+        finally:
+            del measure.prepared  # of which copies are made
 
     evaluation._found = found
 
