@@ -104,6 +104,11 @@ def test_no_threshold_is_better_than_the_one_that_is_chosen(pairs: list[tuple[fl
     assert f1(other) <= best + 1e-12
 
 
+def test_a_threshold_tells_neighbours_apart() -> None:
+    _, threshold = threshold_of(np.array([5e-324, 0.0]), np.array([True, False]))
+    assert threshold > 0
+
+
 def test_brier_scores_equal_scikit_learns() -> None:
     draw = np.random.default_rng(3)
     for _ in range(1000):

@@ -103,8 +103,11 @@ def test_a_head_that_neither_has_is_not_drawn_at_random(tmp_path: Path, data: Pa
     tiny_models.tokenizer().save_pretrained(base)
     tuned = adapter(tmp_path / "adapter", base, "CAUSAL_LM")
     options = ["--data", data, "--adapter", tuned, "--task", "sequence-classification", "--labels", "a,b"]
-    for command in ("compare", "evaluate"):
-        assert "has score, which would be drawn at random" in refused(asked(command, *options))
+    for made_for, said in (("CAUSAL_LM", "was made for CAUSAL_LM"), ("SEQ_CLS", "has score, which would be drawn at")):
+        settings = json.loads((tuned / "adapter_config.json").read_text())
+        (tuned / "adapter_config.json").write_text(json.dumps(settings | {"task_type": made_for}))
+        for command in ("compare", "evaluate"):
+            assert said in refused(asked(command, *options))
 
 
 @pytest.mark.parametrize("eos", [True, False])

@@ -140,8 +140,9 @@ def threshold_of(scores: Floats, wanted: Any) -> tuple[float, float]:
     ends = np.flatnonzero(np.concatenate([np.diff(ordered) != 0, [True]]))
     f1 = 2 * np.cumsum(right)[ends] / (ends + 1 + right.sum())
     best = int(ends[f1.argmax()])
-    below = ordered[best + 1] if best + 1 < len(ordered) else 0.0
-    return float(f1.max()), float(ordered[best] + below) / 2
+    last, below = float(ordered[best]), float(ordered[best + 1]) if best + 1 < len(ordered) else 0.0
+    middle = (last + below) / 2
+    return float(f1.max()), middle if middle > below else last  # neighbours have no number between them
 
 
 def _labels(counts: Iterable[str]) -> list[str]:
