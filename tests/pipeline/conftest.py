@@ -33,7 +33,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.fixture
 def tiny_encoder(tmp_path: Path, tiny: dict[str, Any]) -> dict[str, Any]:
     """Return the same with an encoder without a head."""
-    words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *{w for some in WORDS.values() for w in some}]
+    words = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", *sorted({w for some in WORDS.values() for w in some})]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     tiny_models.classifier(["a", "b"]).base_model.save_pretrained(tmp_path / "encoder")
     BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "encoder")
