@@ -128,7 +128,7 @@ def test_parameters_of_whole_numbers_have_a_size_to_train() -> None:
     model = tiny_models.causal("llama")
     model.table = nn.Parameter(torch.ones(3, dtype=torch.int64), requires_grad=False)
     session = Session.of(model, tiny_models.tokenizer(), TASKS.get("causal-lm"))
-    assert session.check({"method": "lora", "target_modules": ["q_proj"], "r": 4}) == 3 * 4 * (32 + 32) * 4
+    assert session.check({"method": "lora", "target_modules": ["q_proj"], "r": 4}).saved == 3 * 4 * (32 + 32) * 4
 
 
 class Reads(nn.Module):

@@ -263,7 +263,7 @@ def fitting_tasks(config: Any) -> list[Task]:
     The one that it was saved for comes first, then the most natural.
     """
     found = [task for task in map(TASKS.get, TASKS) if task.fits(config)]
-    return sorted(found, key=lambda task: (not was_saved_for(config, task), not _told(config, task)))
+    return sorted(found, key=lambda task: (not was_saved_for(config, task), not _told(config, task), not task.natural))
 
 
 def _told(config: Any, task: Task) -> bool:
