@@ -155,6 +155,8 @@ def test_a_whole_run(scored: dict[str, Any]) -> None:
         assert [float(number) for number in row["prediction"].split()] == pytest.approx(expected, rel=1e-4, abs=1e-4)
     again = tunelift.load(scored["model"], adapter=out / "adapter", dtype="float32")
     assert again[0].config.problem_type == "regression"
+    with pytest.raises(InputError, match="are a, b, in this order, and are given as b, a"):
+        tunelift.load(scored["model"], adapter=out / "adapter", dtype="float32", labels=["b", "a"])
     with pytest.raises(InputError, match="was made for regression, and the task is sequence-classification"):
         tunelift.load(scored["model"], adapter=out / "adapter", dtype="float32", task="sequence-classification")
     scores = tunelift.evaluate(*again, data=scored["data"]["test"], label="a,b", deduplicate=False)

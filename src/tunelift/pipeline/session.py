@@ -267,6 +267,12 @@ class Session:
             check_same_kind(folder, self.model, self.task)
         else:
             notes += check_fits(self.model, folder, self.identity.weights_sha256, self.identity.name, self.fresh)
+        own, theirs = list(self.labels), lineage.get("labels") or []
+        if self.task.has_head and own != theirs and sorted(own) == sorted(map(str, theirs)):
+            raise InputError(
+                f"The outputs of {folder} are {listed(theirs)}, in this order, and are given as {listed(own)}.",
+                fix="Leave the labels out: the folder says what they are.",
+            )
         asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
         held = lineage.get("base", {}).get("quantization"), self.identity.quantization
         if held[0] != held[1]:
