@@ -74,7 +74,11 @@ def test_training_rows_are_cut_to_what_fits_behind_them() -> None:
     model = adapted(PromptTuningConfig)
     rows = [{"text": "~" * n} for n in (POSITIONS + 30, 40)]
     settings: dict[str, Any] = {"steps": 1, "batch_size": 2, "max_length": 4096}
+    places = list[int]()
+    table = model.get_base_model().transformer.wpe
+    table.register_forward_pre_hook(lambda _, asked: places.append(int(asked[0].max())))
     tunelift.tune(model, tiny_models.tokenizer(), rows, **settings)
+    assert max(places) == POSITIONS - 1  # the long row is cut, and not left out
 
 
 def test_an_adapter_without_them_takes_nothing_away() -> None:
