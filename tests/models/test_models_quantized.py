@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 import tiny_models
 from small_rows import write_rows
+from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.data.splits import load_splits
@@ -18,6 +20,7 @@ from tunelift.fast import kernels
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.parameters import bit_sums
 from tunelift.pipeline.choices import adapter_facts
+from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
 from tunelift.tasks import TASKS
 from tunelift.training.run import train
@@ -106,3 +109,18 @@ def test_an_adapter_learns_as_in_plain_layers_and_comes_back(base: Path, tmp_pat
     assert torch.allclose(again.model(IDS).logits, expected, atol=1e-5)
     wide = Session.open(ModelSection(name=str(base), dtype="float32"), CAUSAL)
     assert any("trained on a base held in nf4" in note for note in wide.examine(folder))
+
+
+@needs_bitsandbytes
+def test_a_whole_run_is_proved(base: Path, tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("test", 100)):
+        write_rows(tmp_path / f"{name}.csv", 40, start=start)
+    keys: dict[str, Any] = {
+        "model": {"name": str(base), "dtype": "float32", "quantization": "nf4"},
+        "data": {"train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")},
+        "train": {"steps": 5, "learning_rate": 1e-2},
+        "evaluate": {"baselines": ["majority"], "forgetting": []},
+    }
+    assert run(from_keywords("train", **keys, output=str(tmp_path / "out"))).to_dict()["items"] == 40
+    proofs = json.loads((tmp_path / "out" / "manifest.json").read_text())["proofs"]
+    assert proofs and all(proof["passed"] for proof in proofs)
