@@ -79,7 +79,7 @@ def test_a_model_trained_whole_is_stock_in_a_new_process(
     assert not (out / "adapter").exists()
 
     model, tokenizer = tunelift.load(keywords["model"], adapter=out / "model", dtype="float32")
-    assert by_stock(auto, out / "model") == logits(model)
+    assert by_stock(auto, out / "model") == pytest.approx(logits(model), abs=1e-5)
     scores = tunelift.evaluate(model, tokenizer, data=keywords["data"]["test"])
     tuned = {name: entry["tuned"] for name, entry in comparison["metrics"].items()}
     assert scores.metrics == pytest.approx(tuned, rel=1e-5)
@@ -234,7 +234,7 @@ def test_a_model_in_memory_is_trained_whole(tiny: dict[str, Any], tmp_path: Path
         model, tokenizer, tiny["data"]["train"], adapter={"method": "full"}, output=out, steps=2, learning_rate=0.01
     )
     assert tuned is model
-    assert by_stock("AutoModelForCausalLM", out / "model") == logits(model)
+    assert by_stock("AutoModelForCausalLM", out / "model") == pytest.approx(logits(model), abs=1e-5)
 
 
 def test_the_head_alone_is_trained(tiny_encoder: dict[str, Any]) -> None:
