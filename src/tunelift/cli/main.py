@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "Show the answers of the base and the tuned model side by side.",
     "data": "Show the rows as the model gets them: splits, tokens, loss mask.",
     "methods": "Show what each PEFT method can do, by trying it on a model's architecture.",
+    "convert-config": "Turn a config of Axolotl, LLaMA-Factory or TRL into one of tunelift.",
     "demo": "See it all on a small model and real data, nothing to prepare.",
     "cache": "Show and clear what is kept, so that it need not be computed again.",
     "doctor": "Show versions, device, precision, cache and what is installed.",
@@ -41,7 +42,7 @@ class Tunelift(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"tunelift.cli.{cmd_name}").command
+        command: click.Command = import_module(f"tunelift.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(
