@@ -3,13 +3,14 @@
 # make quick   the same without the real models
 # make sanitize  the native code under AddressSanitizer and UndefinedBehaviorSanitizer, with and without AVX512
 # make methods  every PEFT method on six architectures, into docs/methods.md: twenty minutes of one core
+# make docs     the documentation as a site, in build/site; mkdocs serve shows it
 # make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick sanitize methods oldest newest check clean
+.PHONY: demo test quick sanitize methods docs oldest newest check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -40,6 +41,9 @@ oldest newest:
 # What was found is kept in methods.json, and the same command goes on; remove it to begin anew.
 methods: .venv/installed-dev
 	$(BIN)/python benchmarks/methods.py --write docs/methods.md
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

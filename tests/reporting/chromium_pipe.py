@@ -88,9 +88,9 @@ class Browser:
         self.ask("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **named)
 
-    def photograph(self, path: Path) -> None:
-        """Write the whole page as a PNG."""
-        image = self.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+    def photograph(self, path: Path, *, whole: bool = True) -> None:
+        """Write the whole page as a PNG, or what is seen of it."""
+        image = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(image))
 
     def _message(self) -> dict[str, Any]:
