@@ -111,6 +111,10 @@ TAKES_ALL_SETTINGS = {
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
     },
+    "a sweep, which makes whole configs of one": {
+        *("pipeline/sweep.py:candidates", "pipeline/sweep.py:sweep", "pipeline/sweep.py:_combined"),
+        "pipeline/sweep.py:_with",
+    },
     "a check of what was given, wherever it stands": {"cli/command.py:_missing", "cli/command.py:adapter_problems"},
     "a run's folder, which is named after the whole, holds it, and is refused to another": {
         *("config/load.py:default_output", "config/load.py:dump"),

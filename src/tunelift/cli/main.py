@@ -18,6 +18,7 @@ from tunelift.core.errors import did_you_mean, listed
 
 COMMANDS = {
     "run": "Measure, tune, measure again, compare, and write a report.",
+    "sweep": "Train with several settings, choose one on validation, and run it to a verdict.",
     "evaluate": "Measure a model, or a model with an adapter, on test rows.",
     "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
@@ -29,6 +30,7 @@ COMMANDS = {
     "convert-config": "Turn a config of Axolotl, LLaMA-Factory or TRL into one of tunelift.",
     "demo": "See it all on a small model and real data, nothing to prepare.",
     "cache": "Show and clear what is kept, so that it need not be computed again.",
+    "runs": "List run folders with verdict, time and size, and remove them.",
     "doctor": "Show versions, device, precision, cache and what is installed.",
 }
 

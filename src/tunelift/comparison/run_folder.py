@@ -15,6 +15,7 @@ from tunelift.comparison.pairing import Side, pair, read_side
 from tunelift.comparison.readers import read_info
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
+from tunelift.core import files
 from tunelift.run_files.layout import METRICS, TUNED, RunPaths, validation_of
 
 NOTHING_CHOSEN = (
@@ -42,6 +43,7 @@ def compare_run(
     notes = [NOTHING_CHOSEN] if against and selection is None else []
     if selection:
         notes += _stronger_on_test(comparison, baselines, selection)
+    notes += _chosen_among(paths)
     return replace(
         comparison,
         baselines=baselines,
@@ -61,6 +63,16 @@ def own_margin(paths: RunPaths) -> float | None:
     evaluate = settings.get("evaluate") if isinstance(settings, dict) else None
     margin = evaluate.get("margin") if isinstance(evaluate, dict) else None
     return float(margin) if isinstance(margin, int | float) else None
+
+
+def _chosen_among(paths: RunPaths) -> list[str]:
+    """Say among how many settings this one was chosen, where a sweep chose it."""
+    manifest = files.read_manifest(paths.manifest) if paths.manifest.is_file() else {}
+    among = manifest.get("chosen_among")
+    count = among.get("candidates") if isinstance(among, dict) else None
+    if not isinstance(count, int):
+        return []
+    return [f"the settings were chosen among {count} by the loss on validation; these alone saw the test items."]
 
 
 def _against_baselines(paths: RunPaths, tuned: Side, headline: str) -> dict[str, tuple[str, Measured]]:

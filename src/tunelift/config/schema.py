@@ -217,6 +217,10 @@ class Config(Section):
     train: TrainSection = Field(default_factory=TrainSection, description="The training.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
+    sweep: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of adapter and train, each with the values that `tunelift sweep` tries and chooses among.",
+    )
 
     def trained_with(self, **settings: Any) -> Config:
         """Return the config with other settings of the training."""

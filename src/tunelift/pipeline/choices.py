@@ -162,8 +162,13 @@ def method_in(folder: str | Path) -> str:
 def settled(config: Config, method: Method | None = None) -> Config:
     """Return the config with the method's own learning rate where the user set none: it is written down so.
 
-    The method is that of the config where none is given. Raises InputError as `method_name` does.
+    The method is that of the config where none is given. Raises InputError as `method_name` does, and for a config
+    that still has values to choose among.
     """
+    if config.sweep:
+        raise InputError(
+            f"sweep names values to choose among, of {listed(config.sweep)}.", fix="Use tunelift sweep, or remove it."
+        )
     if method is None and (name := method_name(config.adapter)) in METHODS:  # others are refused later
         method = METHODS.get(name)
     if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:

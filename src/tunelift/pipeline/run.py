@@ -21,16 +21,17 @@ from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import look_for_verbatim, measured
 from tunelift.pipeline.seeds import further_seeds
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.tuning import check_training, tune
+from tunelift.pipeline.tuning import Chosen, adopt, check_training, tune
 from tunelift.training import ranks
 
 
-def run(config: Config, required: Sequence[str] = ()) -> Comparison:
+def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = None) -> Comparison:
     """Measure the base and the baselines, tune, measure again on the same items, compare and report.
 
     Everything is written to the run folder; the comparison is returned. What an earlier call with the same config has
-    completed is not done again. `required` are metrics that a gate will ask for. Raises InputError for wrong config or
-    data before anything is computed or written.
+    completed is not done again. `required` are metrics that a gate will ask for; `chosen` is a training of this very
+    config that was chosen on validation, and is then not done again. Raises InputError for wrong config or data before
+    anything is computed or written.
     """
     ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
@@ -58,6 +59,8 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
     if metrics[0].kind == "binary" and all(example.cluster is None for example in splits.test):
         progress.note(f"power: {power.describe(len(splits.test))}")
     choices.say_labels(plan, splits, data)
+    if chosen:
+        folder.manifest.update(chosen.dtype())
     with folder.dated():
         session = Session.of_run(folder, task, labels, plan.labels)
         check_training(folder, session, splits, training, adapter)
@@ -69,6 +72,7 @@ def run(config: Config, required: Sequence[str] = ()) -> Comparison:
             look_for_verbatim(folder, session, splits.test)
             measure_baselines(folder, session, splits, plan, evaluate, data.seed)
             measure_forgetting(folder, "base", session, sets, evaluate, training.max_length)
+            adopt(folder, chosen)
             tune(folder, session, splits, training, adapter)
             measured(folder, "tuned", session, splits, plan)
             measure_forgetting(folder, "tuned", session, sets, evaluate, training.max_length)

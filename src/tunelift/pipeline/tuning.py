@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from tunelift.adapters.build import count_parameters
 from tunelift.config.schema import AdapterSection, TrainSection
-from tunelift.core import progress, provenance
+from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
 from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import method_name
@@ -27,6 +30,35 @@ ROW_BYTES, LABEL_BYTES = 700, 30
 """Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
 RENDERING = ("rows", "truncated", "dropped", "tokens", "tokens_in_loss", "notes")
 """What the manifest says of the rows' way into tokens."""
+
+
+KEPT_OF_TRAINING = ("data", "adapter", "train", "fast_paths", "proofs", "happened")
+"""What the manifest of a training says that stays true in the run that takes it over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A training that is complete, chosen on validation among others: its folder, and how many there were."""
+
+    paths: RunPaths
+    among: Mapping[str, Any]
+
+    def dtype(self) -> dict[str, Any]:
+        """Return the base's precision and why, so that it is measured in that of the training."""
+        manifest = files.read_manifest(self.paths.manifest)
+        return {key: manifest[key] for key in ("dtype", "dtype_reason")}
+
+
+def adopt(folder: RunFolder, chosen: Chosen | None) -> None:
+    """Take over a training that was chosen: what it made, its events, and what its manifest says of it."""
+    if chosen is None or folder.proved:
+        return
+    manifest = files.read_manifest(chosen.paths.manifest)
+    made = folder.path / chosen.paths.made.name
+    shutil.copytree(chosen.paths.made, made, dirs_exist_ok=True)
+    shutil.copyfile(chosen.paths.events, folder.paths.events)
+    folder.note(chosen_among=dict(chosen.among), **{k: manifest[k] for k in KEPT_OF_TRAINING if k in manifest})
+    folder.took("train", manifest["seconds"].get("train", 0.0))
 
 
 def check_training(

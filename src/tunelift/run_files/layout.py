@@ -91,6 +91,28 @@ class RunPaths:
         return [run for run in runs if is_scored(run.tuned)]
 
 
+class SweepPaths:
+    """Where everything lies in a sweep's folder: a run folder for each candidate, and one for the chosen."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.summary = self.folder / "sweep.json"
+        self.chosen = self.folder / "chosen"
+        self._candidates = self.folder / "candidates"
+
+    def candidate(self, name: str) -> RunPaths:
+        """Return the folder of one candidate's training."""
+        return RunPaths(self._candidates / name)
+
+    def asked(self, name: str) -> Path:
+        """Return the config that a candidate is trained by."""
+        return self._candidates / f"{name}.yaml"
+
+    def log(self, name: str) -> Path:
+        """Return what a candidate's training said."""
+        return self._candidates / f"{name}.log"
+
+
 def validation_of(scores: Path) -> Path:
     """Return the scores on the rows that the strongest baseline is chosen by, beside those on the test's."""
     return scores / "validation"

@@ -1,0 +1,143 @@
+"""Several settings: every one trained, one chosen on validation, that one alone measured on the test."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunelift.comparison.run_folder import compare_run
+from tunelift.config.keywords import from_keywords
+from tunelift.config.schema import Config
+from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline import jobs
+from tunelift.pipeline.jobs import Job, run_jobs
+from tunelift.pipeline.run import run
+from tunelift.pipeline.sweep import candidates, sweep
+from tunelift.run_files.layout import RunPaths, SweepPaths
+
+
+def swept(tiny: dict[str, Any], values: Any, **train: Any) -> Config:
+    keywords = {**tiny, "train": {**tiny["train"], **train}}
+    return from_keywords("train", **keywords).model_copy(update={"sweep": values})
+
+
+def manifest(paths: RunPaths) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(paths.manifest.read_text())
+    return found
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have jobs run in this process, which is quicker; return the names of those that ran."""
+    from tunelift.config.load import load_config
+    from tunelift.pipeline.stages import tune_stage
+
+    ran: list[str] = []
+
+    def work(arguments: Any, log: str, threads: int, folder: str) -> int:
+        config = load_config(arguments[1])
+        ran.append(Path(log).stem)
+        try:
+            tune_stage(config)
+        except InputError as error:
+            Path(log).write_text(str(error))
+            return error.exit_code
+        return 0
+
+    monkeypatch.setattr(jobs, "work", work)
+    return ran
+
+
+def test_one_is_chosen_on_validation_and_it_alone_sees_the_test(tiny: dict[str, Any], in_process: list[str]) -> None:
+    config = swept(tiny, {"train.learning_rate": [1e-6, 0.02], "adapter.r": [2, 4]}, seeds=[3, 4])
+    comparison, ranked = sweep(config)
+    paths = SweepPaths(tiny["output"])
+    assert len(in_process) == len(ranked) == 4
+    losses = [one.loss for one in ranked]
+    assert losses == sorted(losses)
+    assert ranked[0].values["train.learning_rate"] == 0.02
+    assert json.loads(paths.summary.read_text())["chosen"] == ranked[0].name
+    assert all(not one.paths.base.exists() and not one.paths.tuned.exists() for one in ranked)
+    chosen = RunPaths(paths.chosen)
+    assert manifest(chosen)["chosen_among"]["candidates"] == 4
+    assert manifest(chosen)["train"] == manifest(ranked[0].paths)["train"], "it is not trained a second time"
+    same = [(folder / "adapter_model.safetensors").read_bytes() for folder in (chosen.adapter, ranked[0].paths.adapter)]
+    assert same[0] == same[1]
+    assert [one.folder.name for one in chosen.seeds()] == ["4"], "further seeds are those of the chosen setting"
+    assert any("chosen among 4" in note for note in comparison.notes)
+    assert any("chosen among 4" in note for note in compare_run(paths.chosen).notes)
+    assert "chosen among 4" in chosen.page.read_text()
+
+    again, _ = sweep(config)
+    assert len(in_process) == 4, "what is complete is not done again"
+    assert again.to_dict()["metrics"] == comparison.to_dict()["metrics"]
+
+
+def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_process: list[str]) -> None:
+    config = swept(tiny, {"adapter.target_modules": [["q_proj"], ["no_such_layer"]]})
+    _, ranked = sweep(config)
+    assert [one.trained for one in ranked] == [True, False]
+    assert "no_such_layer" in ranked[1].log.read_text()
+    with pytest.raises(TuneliftError, match="No setting was trained"):
+        sweep(swept({**tiny, "output": tiny["output"] + "2"}, {"adapter.target_modules": [["nothing"], ["none"]]}))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "nothing to choose among"),
+        ({"data.seed": [1]}, "data.seed cannot be swept"),
+        ({"train.seed": [1, 2]}, "a seed chosen on validation is luck"),
+        ({"train.learning_rat": [1]}, 'Did you mean "learning_rate"'),
+        ({"train.learning_rate": 1e-3}, "needs a list of values"),
+        ({"train.learning_rate": []}, "needs a list of values"),
+        ({"train.learning_rate": [-1]}, "a number above 0"),
+        ({"adapter.r": [4, 4]}, "a combination twice"),
+        ({"adapter.r": list(range(1, 202))}, "201 combinations; at most 200"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_before(tiny: dict[str, Any], values: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        candidates(swept(tiny, values))
+    assert not Path(tiny["output"]).exists()
+
+
+def test_other_commands_refuse_values_to_choose_among(tiny: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"Use tunelift sweep"):
+        run(swept(tiny, {"adapter.r": [2]}))
+
+
+def test_a_methods_own_learning_rate_stays(tiny: dict[str, Any]) -> None:
+    del tiny["train"]["learning_rate"]
+    found = candidates(swept(tiny, {"adapter.method": ["lora", "ia3"]}))
+    assert all("learning_rate" not in one.config.train.model_fields_set for one in found)
+    assert [one.name for one in found] == ["method-lora", "method-ia3"]
+
+
+def test_jobs_are_processes_with_their_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/sh")  # `sh -m ...` fails at once, and says so in the log
+    codes: dict[str, int] = {}
+    some = [Job(name, ["--version"], tmp_path / "logs" / f"{name}.log") for name in "abc"]
+    run_jobs(some, "local", 2, lambda job, code: codes.update({job.name: code}))
+    assert set(codes) == {"a", "b", "c"}
+    assert all(codes.values())
+    assert all(job.log.read_text() for job in some)
+
+
+def test_ray_runs_them_too(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    codes: dict[str, int] = {}
+    some = [Job(name, [argument], tmp_path / f"{name}.log") for name, argument in (("a", "--version"), ("b", "--no"))]
+    run_jobs(some, "ray", 2, lambda job, code: codes.update({job.name: code}))
+    assert codes == {"a": 0, "b": 2}
+    assert "tunelift" in (tmp_path / "a.log").read_text()
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'tunelift\[ray\]'"):
+        run_jobs([Job("a", ["--version"], tmp_path / "a.log")], "ray", 1, lambda job, code: None)
