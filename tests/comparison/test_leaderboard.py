@@ -47,7 +47,7 @@ def test_a_table_with_a_tie() -> None:
     assert (board.metric, board.items, board.base, board.looks) == ("accuracy", 100, 0.3, 3)
     written = str(board)
     assert written.startswith("good, same are tied for first place on accuracy (100 items)")
-    assert "Holm" in written
+    assert "p is corrected for 3 candidates; ranks rest on all 3 pairs" in written
     assert "owes a part of its value to luck" in written
     assert "Results compared on this test set so far: 3." in written
 

@@ -13,11 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from tunelift.comparison.effect import Effect
+from tunelift.comparison.draws import Floats
+from tunelift.comparison.effect import Effect, members
 from tunelift.comparison.measured import Measured
 from tunelift.comparison.paired_tests import holm, paired_effect, ratio_effect
 from tunelift.comparison.pairing import clusters_of, distinct
 from tunelift.comparison.results import MetricResult
+from tunelift.comparison.simultaneous import step_down
 from tunelift.comparison.verdict import Scale, further_verdict, headline_verdict
 
 FILLS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -32,14 +34,24 @@ def judged(measured: Measured, level: float, margin: float | None = None) -> Met
     return MetricResult(measured.name, measured.items, higher, *measured.aggregates, effect, effect.p, verdict)
 
 
-def judged_together(measured: Mapping[str, Measured], level: float, what: str) -> dict[str, MetricResult]:
-    """Return the results of several questions beside the first, judged by p after Holm's correction over them.
+def judged_together(
+    measured: Mapping[str, Measured], level: float, what: str, *, same_items: bool = False
+) -> dict[str, MetricResult]:
+    """Return the results of several questions beside the first, judged by p corrected over them.
 
-    `what` names them in the reasons, such as "slices".
+    `what` names them in the reasons, such as "slices". The correction is Holm's; with `same_items`, where all are
+    about the same ones, it is the step-down maximum if every item has a difference of its own.
     """
     effects = {name: effect_of(values, level) for name, values in measured.items()}
-    known = {name: effect.p for name, effect in effects.items() if effect.p is not None}
-    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    # By name, so that the order in which they are given changes no draw.
+    known = {name: p for name in sorted(effects) if (p := effects[name].p) is not None}
+    columns = [_differences(measured[name]) for name in known] if same_items else []
+    together = [column for column in columns if column is not None]
+    if len(together) == len(known) > 1 and len({len(column) for column in together}) == 1:
+        corrected = step_down(list(known.values()), np.stack(together, axis=1))
+    else:
+        corrected = holm(list(known.values()))
+    adjusted = dict(zip(known, corrected, strict=True))
     results = {}
     for name, values in measured.items():
         p, higher = adjusted.get(name), values.higher_is_better
@@ -48,6 +60,25 @@ def judged_together(measured: Mapping[str, Measured], level: float, what: str) -
         )
         results[name] = MetricResult(values.name, values.items, higher, *values.aggregates, effects[name], p, verdict)
     return results
+
+
+def _differences(measured: Measured) -> Floats | None:
+    """Return how each unit pulls at the difference, (units,); None where there is no such thing.
+
+    A unit is an item, or a cluster of them. It pulls by tuned minus base; of a ratio, by what it adds beyond its share.
+    """
+    if measured.one_sided or measured.of_items is not None:
+        return None
+    base, tuned = measured.by_distinct()
+    if measured.value is None:
+        pulls = tuned - base
+    elif measured.of_ratio is not None and np.array_equal(base[:, 1], tuned[:, 1]):
+        nats, weight = tuned[:, 0] - base[:, 0], base[:, 1]
+        pulls = nats - weight * (nats.sum() / weight.sum())
+    else:
+        return None
+    clusters = clusters_of(measured.pairs)
+    return pulls if clusters is None else np.bincount(members(clusters)[0], weights=pulls).astype(float)
 
 
 def effect_of(measured: Measured, level: float) -> Effect:

@@ -68,8 +68,8 @@ class Duel:
 class Leaderboard:
     """Tuned models, the best first, on the items that the base and all of them have a value for.
 
-    `base` is the base's value. A candidate's verdict is against the base, from p after Holm's correction over the
-    candidates; its rank follows from the duels, from p after Holm's correction over all of them.
+    `base` is the base's value. A candidate's verdict is against the base, from p corrected over the candidates; its
+    rank follows from the duels, from p corrected over all of them (`judged_together`).
     """
 
     metric: str
@@ -144,7 +144,7 @@ def leaderboard(
         raise InputError(
             f"No item has a finite {name} for both base and {listed(empty)}.", fix="Choose another metric."
         )
-    results = judged_together(against, level, "candidates")
+    results = judged_together(against, level, "candidates", same_items=True)
     duels = _duels(name, sides, {item.id for item in next(iter(joined.values()))}, level, said)
     return Leaderboard(
         metric=name,
@@ -197,7 +197,7 @@ def _duels(metric: str, sides: Mapping[str, Side], ids: Collection[str], level: 
         in_order = [key for key in sides[one].rows if key in ids]
         pairs = join(sides[one], sides[other], in_order)
         measured[str(number)] = measure(metric, sides[one], sides[other], pairs, said)
-    results = judged_together(measured, level, "pairs")
+    results = judged_together(measured, level, "pairs", same_items=True)
     return [Duel(one, other, results[str(number)]) for number, (one, other) in enumerate(names)]
 
 

@@ -62,8 +62,8 @@ def _rests_on(board: Board, left_out: Iterable[str]) -> str:
     lines = [f"Test: {tests}."]
     if len(candidates) > 1:
         lines.append(
-            f"p is corrected for {len(candidates)} candidates (Holm); ranks rest on all {len(board['pairs'])} "
-            "pairs of them, corrected alike. A rank is 1 plus the number of others shown to be better."
+            f"p is corrected for {len(candidates)} candidates; ranks rest on all {len(board['pairs'])} pairs of them, "
+            "corrected alike. A rank is 1 plus the number of others shown to be better."
         )
     if board["looks"] is not None:
         lines.append(f"Results compared on this test set so far: {board['looks']}.")
