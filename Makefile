@@ -15,11 +15,14 @@ export HF_HUB_OFFLINE ?= 1
 demo: .venv/installed
 	$(BIN)/tunelift demo
 
+# A file of tests on each core, one thread each: threads that wait for each other make two such runs slower than one.
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: .venv/installed-dev check
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 quick: .venv/installed-dev check
-	$(BIN)/python -m pytest -m "not e2e"
+	$(TESTS) -m "not e2e"
 
 # Native code is compiled with both sanitizers and a fault ends the process; torch's own leaks are not looked for.
 SANITIZERS = $$(cc -print-file-name=libasan.so):$$(cc -print-file-name=libubsan.so)

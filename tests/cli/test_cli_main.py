@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,6 +67,16 @@ def test_the_code_that_a_command_asks_for() -> None:
 def test_version() -> None:
     done = subprocess.run([sys.executable, "-m", "tunelift", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"tunelift {tunelift.__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    for words, number, wanted in (("tunelift lead", 1, "leaderboard"), ("tunelift run --learn", 2, "--learning-rate")):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(number), "_TUNELIFT_COMPLETE": "bash_complete"}
+        done = subprocess.run(
+            [sys.executable, "-c", "from tunelift.cli.main import cli; cli.main()"],
+            capture_output=True, text=True, check=False, env={**os.environ, **asked}, timeout=120,
+        )  # fmt: skip
+        assert f"plain,{wanted}" in done.stdout
 
 
 def test_help_lists_every_command() -> None:
