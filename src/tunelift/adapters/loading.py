@@ -69,6 +69,25 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
         return without_strays(PeftModel.from_pretrained(model, str(folder), is_trainable=trainable))
 
 
+def load_adapters(model: Any, folders: Mapping[str, str | Path], weights_sha256: str | None) -> Any:
+    """Return peft's own model: `model` with several adapters on it, each under its name here.
+
+    Raises InputError where one was made on other weights, or cannot stand beside those before it.
+    """
+    from peft import PeftModel
+
+    adapted = None
+    for name, folder in folders.items():
+        read_adapter_config(folder)
+        check_base(folder, weights_sha256)
+        with _fitting(folder):
+            if adapted is None:
+                adapted = without_strays(PeftModel.from_pretrained(model, str(folder), adapter_name=name))
+            else:
+                adapted.load_adapter(str(folder), adapter_name=name)
+    return model if adapted is None else adapted
+
+
 def check_goes_on(folder: str | Path) -> None:
     """Raise InputError for an adapter that peft does not load to be trained on."""
     name = name_of(str(read_adapter_config(folder)["peft_type"]))

@@ -25,6 +25,8 @@ COMMANDS = {
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
+    "chat": "Talk to the base and the tuned model side by side.",
+    "serve": "Serve base and adapters on one OpenAI-compatible address, once they are shown to be those measured.",
     "data": "Show the rows as the model gets them: splits, tokens, loss mask.",
     "methods": "Show what each PEFT method can do, by trying it on a model's architecture.",
     "convert-config": "Turn a config of Axolotl, LLaMA-Factory or TRL into one of tunelift.",

@@ -1,0 +1,129 @@
+"""A base and its adapters made ready to answer, and shown to answer as they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelift.adapters.loading import load_adapters
+from tunelift.config.load import load_config
+from tunelift.config.schema import ModelSection
+from tunelift.core import progress
+from tunelift.core.errors import InputError, listed
+from tunelift.fast.target_model import target_model
+from tunelift.models import is_model
+from tunelift.pipeline.choices import adapter_facts
+from tunelift.pipeline.session import Session
+from tunelift.pipeline.stages import from_run_folder
+from tunelift.run_files.layout import RunPaths, is_adapter
+from tunelift.serving.engine import Engine, Limits
+from tunelift.serving.service import Named
+from tunelift.serving.trial import why_alone
+from tunelift.serving.worker import Worker
+from tunelift.tasks import DEFAULT, TASKS
+from tunelift.untrusted.files import read_object
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An adapter to serve: its name, its folder, and the run that measured it, where it is a run's."""
+
+    name: str
+    folder: Path
+    run: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker that has begun, its models, the base first, and how far two right scores may be apart (nats)."""
+
+    worker: Worker
+    models: Sequence[Named]
+    nats: float
+    sources: Mapping[str, Source]
+    base: str
+
+
+def sources_of(given: Sequence[tuple[str | None, str]]) -> list[Source]:
+    """Return what is named by (name, folder), a run's or an adapter's; raise InputError for anything else."""
+    found = list[Source]()
+    for name, folder in given:
+        path = Path(folder)
+        if RunPaths(path).config.is_file():
+            found.append(Source(name or path.resolve().name, from_run_folder(path)[1], path))
+        elif is_adapter(path):
+            found.append(Source(name or path.resolve().name, path))
+        else:
+            raise InputError(f"{folder} is neither a run's folder nor an adapter's.", fix="Give NAME=FOLDER, or FOLDER.")
+    names = [source.name for source in found]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(f"Several adapters are called {twice[0]}.", fix="Name them: NAME=FOLDER.")
+    if whole := [source for source in found if is_model(source.folder)]:
+        raise InputError(
+            f"{whole[0].folder} holds a model whose own weights were tuned, and no adapter on a base.",
+            fix=f"Serve it as the model: --model {whole[0].folder}",
+        )
+    return found
+
+
+def section_for(section: ModelSection, sources: Sequence[Source]) -> ModelSection:
+    """Return the model that sources are on: as `section` names it, else as the first says, and as it was measured."""
+    runs = [source.run for source in sources if source.run is not None]
+    if not section.name and runs:
+        section = load_config(RunPaths(runs[0]).config, of_run=True).model
+    elif not section.name:
+        facts = adapter_facts(sources[0].folder) if sources else {"base": None, "revision": None}
+        section = section.model_copy(update={"name": facts["base"], "revision": section.revision or facts["revision"]})
+    if not section.name:
+        raise InputError("No model is named.", fix="Give --model NAME, a run, or an adapter that says what it is on.")
+    dtypes = {str(run): read_object(RunPaths(run).manifest).get("dtype") for run in runs}
+    known = [dtype for dtype in dict.fromkeys(dtypes.values()) if isinstance(dtype, str)]
+    if len(known) > 1:
+        raise InputError(f"The runs were measured in different precisions: {listed(known)}.", fix="Serve them apart.")
+    if known and section.dtype == "auto":
+        section = section.model_copy(update={"dtype": known[0]})
+    return section
+
+
+@contextmanager
+def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name: str | None = None) -> Iterator[Ready]:
+    """Load a base with its adapters, and let a worker answer with them for a while.
+
+    Raises InputError where an adapter does not fit, or is of a task that continues no text.
+    """
+    for source in sources:
+        task = str(adapter_facts(source.folder)["task"])
+        if task in TASKS and not TASKS.get(task).next_token:
+            raise InputError(f"The adapter {source.folder} was made for {task}, which continues no text.")
+    session = Session.open(section_for(section, sources), DEFAULT)
+    base = name or Path(session.identity.name).name
+    if base in (source.name for source in sources):
+        raise InputError(f"An adapter has the base's name, {base}.", fix="Name it otherwise: NAME=FOLDER.")
+    tokenizers = list[Any]()
+    for source in sources:
+        session.examine(source.folder)
+        tokenizers.append(session.examined.tokenizer if session.examined else session.base_tokenizer)
+    keys = [f"served{number}" for number in range(len(sources))]
+    folders = {key: source.folder for key, source in zip(keys, sources, strict=True)}
+    model = load_adapters(session.model, folders, session.identity.weights_sha256).eval()
+    nats = target_model(session.model)[0].nats if not sources else _nats(model)
+    alone = why_alone(model, session.base_tokenizer, nats)
+    engine = Engine(model, session.base_tokenizer, limits, alone)
+    engine.tokenizers = dict(zip(keys, tokenizers, strict=True))
+    if engine.unmixed and not alone and sources:
+        progress.note(f"engine: adapters are asked in turns, a call for each: {engine.unmixed}")
+    models = [Named(base, None, session.base_tokenizer, model)]
+    models += [
+        Named(source.name, key, own, model) for source, key, own in zip(sources, keys, tokenizers, strict=True)
+    ]
+    with Worker(engine) as worker:
+        yield Ready(worker, models, nats, {source.name: source for source in sources}, base)
+
+
+def _nats(model: Any) -> float:
+    """Return how far two right scores may be apart, of the base beneath the adapters."""
+    with model.disable_adapter():
+        return target_model(model)[0].nats

@@ -1,0 +1,95 @@
+"""The models of a server by name, and what is asked of them in OpenAI's form: prompts, requests, answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunelift.core.errors import did_you_mean, listed
+from tunelift.core.records import Conversation, Example
+from tunelift.data.render import Renderer
+from tunelift.evaluation.generation import end_ids
+from tunelift.serving.bodies import Body, BodyError
+from tunelift.serving.requests import Request, Stop
+from tunelift.serving.worker import Worker
+
+
+class UnknownModelError(BodyError):
+    """There is no model of this name here."""
+
+
+class Named:
+    """A model under a name: the base, or the base with an adapter, each asked as it was measured."""
+
+    def __init__(self, name: str, adapter: str | None, tokenizer: Any, model: Any, max_length: int = 2**31) -> None:
+        self.name, self.adapter, self.tokenizer = name, adapter, tokenizer
+        # Encoding changes a tokenizer for a moment, and the worker's thread decodes with it meanwhile.
+        self.renderer = Renderer(deepcopy(tokenizer), max_length)
+        self.ends = frozenset(end_ids(model))
+        self.chats = bool(getattr(tokenizer, "chat_template", None))
+        self._lock = threading.Lock()
+
+    def asked(self, what: str | Sequence[int] | Conversation) -> tuple[list[int], Stop]:
+        """Return the ids of a prompt, and where its answer ends by itself; raise InputError as rendering does."""
+        if isinstance(what, Conversation) and not self.chats:
+            raise BodyError(
+                f"The model {self.name} has no chat template.", "messages", "Ask it by /v1/completions, with a prompt."
+            )
+        given = what if isinstance(what, Conversation) else None
+        example = Example("1", what if isinstance(what, str) else "", "", given)
+        with self._lock:
+            ends = frozenset(self.renderer.stop_ids(example)) | self.ends
+            strings = self.renderer.stop_strings(example)
+            ids = self.renderer.asked([example])[0].ids if isinstance(what, str | Conversation) else list(what)
+        return ids, Stop(ends, strings)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Limits of one server: bytes of a body, new tokens of an answer, seconds of a request and of its body."""
+
+    body: int = 2**20
+    new_tokens: int = 1024
+    seconds: float = 300.0
+    body_seconds: float = 30.0
+
+
+class Service:
+    """The named models behind one worker. The first of them answers where no model is named."""
+
+    def __init__(self, worker: Worker, models: Sequence[Named], allowed: Allowed = Allowed()) -> None:
+        self.worker, self.allowed = worker, allowed
+        self.models: Mapping[str, Named] = {model.name: model for model in models}
+
+    def named(self, name: str | None) -> Named:
+        """Return the model of a name; raise UnknownModelError where there is none."""
+        found = self.models.get(next(iter(self.models)) if name is None else name)
+        if found is None:
+            hint = did_you_mean(str(name), self.models)
+            raise UnknownModelError(
+                f"There is no model {name!r:.80} here.{hint}", "model", f"Models: {listed(self.models)}."
+            )
+        return found
+
+    def requests(self, body: Body) -> list[Request]:
+        """Return what a body asks of the engine: `n` requests for each prompt, with seeds that follow one another."""
+        named, found = self.named(body.model), list[Request]()
+        for what in body.asked:
+            ids, stop = named.asked(what)
+            room = self.worker.engine.context - len(ids)
+            most = self.allowed.new_tokens if body.max_tokens is None else body.max_tokens
+            if most > self.allowed.new_tokens:
+                raise BodyError(
+                    f"{most} new tokens are asked for, and at most {self.allowed.new_tokens} are given.", "max_tokens"
+                )
+            most = most if body.max_tokens is not None else max(1, min(most, room))
+            stop = replace(stop, strings=[*stop.strings, *body.stop], max_new_tokens=most)
+            scored = 1 if body.echo and body.sampling.logprobs is not None else None
+            for n in range(body.n):
+                seed = None if body.sampling.seed is None else body.sampling.seed + n
+                found.append(Request(ids, replace(body.sampling, seed=seed), named.adapter, stop, scored))
+                self.worker.engine.check(found[-1])
+        return found
