@@ -108,8 +108,8 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
         tokenizers.append(session.examined.tokenizer if session.examined else session.base_tokenizer)
     keys = [f"served{number}" for number in range(len(sources))]
     folders = {key: source.folder for key, source in zip(keys, sources, strict=True)}
+    nats = target_model(session.model)[0].nats
     model = load_adapters(session.model, folders, session.identity.weights_sha256).eval()
-    nats = target_model(session.model)[0].nats if not sources else _nats(model)
     alone = why_alone(model, session.base_tokenizer, nats)
     engine = Engine(model, session.base_tokenizer, limits, alone)
     engine.tokenizers = dict(zip(keys, tokenizers, strict=True))
@@ -122,8 +122,3 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     with Worker(engine) as worker:
         yield Ready(worker, models, nats, {source.name: source for source in sources}, base)
 
-
-def _nats(model: Any) -> float:
-    """Return how far two right scores may be apart, of the base beneath the adapters."""
-    with model.disable_adapter():
-        return target_model(model)[0].nats

@@ -1,7 +1,7 @@
 """Where keys and values are kept: pages of an arena that requests hold, and beginnings that are known.
 
-A page that is full is the same for all that begin with its tokens, under the same adapter: it is held by each of them,
-and stays when they have gone, until room is wanted. Of a page of which only a part fits, that part is copied.
+A page that is full is the same for all that begin with its tokens, under the same adapter: it is held by each of them.
+Pages stay when those have gone, until room is wanted. Of a page of which only a part fits, that part is copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _clock = count(1)
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """A page whose tokens are known to follow those of its parents; `held` by so many requests."""
+    """A page whose tokens are known to follow those of its parents; `held` by so many requests.
+
+    One that is not full has no children.
+    """
 
     page: int
     tokens: tuple[int, ...]
@@ -87,13 +90,13 @@ class Pages:
         return Held([*(known.page for known in path), *own], path, start + same, copied)
 
     def give_back(self, held: Held, adapter: str | None, ids: Sequence[int]) -> None:
-        """Take back the pages of a request of which `ids` were computed; full ones are known from now on."""
+        """Take back the pages of a request of which `ids` were computed; what they hold is known from now on."""
         node, own = held.shared[-1] if held.shared else self._root(adapter), held.pages[len(held.shared) :]
         start, on_path = len(held.shared) * PAGE, True
         for page in own:
             tokens = tuple(ids[start : start + PAGE])
             start += PAGE
-            on_path = on_path and len(tokens) == PAGE
+            on_path = on_path and bool(tokens)
             if on_path and tokens not in node.children:
                 node.children[tokens] = Known(page, tokens, node, used=next(_clock))
                 self.known += 1

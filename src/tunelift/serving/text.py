@@ -51,9 +51,9 @@ class Speech:
 
     def _withheld(self) -> int:
         """Return how many characters at the end may not be told yet."""
-        broken = len(self._text) - len(self._text.rstrip(BROKEN))
-        begun = (n for stop in self.stops for n in range(len(stop) - 1, 0, -1) if self._text.endswith(stop[:n]))
-        return max(broken, next(begun, 0) if len(self.stops) == 1 else max(begun, default=0))
+        text = self._text.rstrip(BROKEN)  # of which the last character may yet come, within a stop string too
+        begun = (n for stop in self.stops for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
+        return len(self._text) - len(text) + max(begun, default=0)
 
     def _tell(self, text: str) -> str:
         new = text[self._told :]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from tunelift.core.progress import note_once
+from tunelift.core.records import Example
+from tunelift.data.render import Renderer
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.model_facts.anatomy import begins_by_its_ids, virtual_tokens
 from tunelift.model_facts.parameters import device_of, is_wide
@@ -15,8 +18,15 @@ from tunelift.serving.engine import Engine, Limits, answered
 from tunelift.serving.lora import InTurns
 from tunelift.serving.requests import Request, Sampling, Stop
 
-ROWS = [list(range(3, 12)), [5, 4, 3], list(range(3, 8))]
-"""Rows of ids that are tried; two begin alike."""
+TEXTS = (
+    "The capital of France is Paris, and the capital of Germany is",
+    "The capital of France is",
+    " ".join(f"{number} and {number} are {2 * number}." for number in range(1, 13)),
+)
+"""What is continued for a trial; two begin alike, and one takes more than a page.
+
+Of ids that are no text a model in half precision makes far more of its rounding.
+"""
 
 TOKENS = 3
 
@@ -24,8 +34,8 @@ TOKENS = 3
 def why_alone(model: Any, tokenizer: Any, nats: float) -> str | None:
     """Return why requests have to be computed each by itself, None where all are in one batch.
 
-    Every adapter and the base continue some rows in one batch: each token told must have, but for rounding, the score
-    that a pass over its row alone gives. `nats` is how far two right scores may be apart.
+    The base continues TEXTS, and each adapter the first, in one batch: each token told must have, but for rounding, the
+    score that a pass over its row alone gives. `nats` is how far two right scores may be apart.
     """
     if begins_by_its_ids(model):
         return _said("an adapter looks in a row for where it begins to act")
@@ -34,11 +44,14 @@ def why_alone(model: Any, tokenizer: Any, nats: float) -> str | None:
         return _said("an adapter puts tokens before each row")
     assert not virtual_tokens(model)
     try:
-        with Engine(model, tokenizer, Limits(rows=2 * len(ROWS), queue=2**31, tokens=4096, chunk=8)) as engine:
+        with Engine(model, tokenizer, Limits(rows=16, queue=2**31, tokens=8192, chunk=24)) as engine:
+            most = max(2, engine.context - TOKENS)
+            renderer = Renderer(deepcopy(tokenizer), most)
+            rows = [renderer.prompt_ids(Example(text, text, ""))[:most] for text in TEXTS]
+            asked = [*((row, None) for row in rows), *((rows[0], adapter) for adapter in configs)]
             requests = [
                 Request(row, Sampling(logprobs=1), adapter, Stop(max_new_tokens=TOKENS), scored_from=1)
-                for adapter in [None, *configs]
-                for row in ROWS
+                for row, adapter in asked
             ]
             found = answered(engine, requests)
         with in_evaluation(model):
