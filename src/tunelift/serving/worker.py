@@ -166,10 +166,10 @@ class Worker:
     def _end(self, one: Asked, delta: Delta) -> None:
         self._asked.pop(one.request.number, None)
         self.telling.ended(delta.finish or "error", time.monotonic() - one.since)
-        self._say(one, delta)
-        with self._change:
+        with self._change:  # whoever is told finds room for the next
             self._outstanding -= 1
             self._change.notify_all()
+        self._say(one, delta)
 
 
 def ask(worker: Worker, request: Request, seconds: float = 600.0) -> list[Delta]:

@@ -1,0 +1,128 @@
+"""A tiny run served and talked to: proved by what it measured, and refused where that is not what is served."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_models
+from small_rows import WORDS
+from tiny_tokenizers import CHAT
+from tunelift.cli.main import cli
+from tunelift.config.keywords import from_keywords
+from tunelift.config.schema import ModelSection
+from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.proving import prove
+from tunelift.pipeline.run import run
+from tunelift.pipeline.served import ready, section_for, sources_of
+from tunelift.serving.engine import Limits
+
+LIMITS = Limits(tokens=1024)
+QUICK = {"baselines": [], "forgetting": [], "max_new_tokens": 8}
+
+
+def proofs(output: str) -> list[Any]:
+    sources = sources_of([("tuned", output)])
+    with ready(ModelSection(), sources, LIMITS) as found:
+        assert [model.name for model in found.models] == ["model", "tuned"]
+        assert found.worker.engine.unmixed is None
+        return prove(found)
+
+
+def changed(file: Path, **fields: Any) -> None:
+    rows = [json.loads(line) | fields for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_run_is_served_only_as_it_was_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
+    run(from_keywords("train", **tiny, evaluate=QUICK))
+    base, tuned = proofs(tiny["output"])
+    assert (base.name, base.side, base.items) == ("model", "base", 8)
+    assert (tuned.name, tuned.side, tuned.items) == ("tuned", "tuned", 8)
+    scores = Path(tiny["output"], "tuned", "scores.jsonl")
+    kept = scores.read_text()
+    changed(scores, log_likelihood=-1000.0)
+    with pytest.raises(TuneliftError, match="tuned is not what the run measured"):
+        proofs(tiny["output"])
+    scores.write_text(Path(tiny["output"], "base", "scores.jsonl").read_text())
+    with pytest.raises(TuneliftError, match="tuned is not what"):  # as of a server that ignores the adapter
+        proofs(tiny["output"])
+    scores.write_text(kept)
+    with pytest.raises(InputError, match="Several adapters"):
+        sources_of([(None, tiny["output"]), ("out", tiny["output"])])
+    with pytest.raises(InputError, match="neither a run's"):
+        sources_of([(None, str(tmp_path))])
+    with pytest.raises(InputError, match="No model is named"):
+        section_for(ModelSection(), [])
+    with pytest.raises(InputError, match="the base's name"), ready(ModelSection(), sources_of([("model", tiny["output"])]), LIMITS):
+        pass
+
+
+@pytest.fixture
+def chatty(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Run on conversations, of which answers in words of its own are measured."""
+    tiny_models.byte_level(template=CHAT).save_pretrained(tiny["model"])
+    rows = [
+        {"messages": [{"role": "user", "content": f"{word} {n}"}, {"role": "assistant", "content": label}]}
+        for n in range(5)
+        for label, words in WORDS.items()
+        for word in words[:2]
+    ]
+    Path(tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny | {"data": {"train": str(tmp_path / "chat.jsonl"), "test": 0.3}}
+    run(from_keywords("train", **config, evaluate=QUICK | {"metrics": ["exact_match", "loss"]}))
+    return config
+
+
+def test_answers_in_words_are_proved_and_talked_with(
+    chatty: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = proofs(chatty["output"])
+    assert [(one.side, one.answers > 0) for one in found] == [("base", True), ("tuned", True)]
+    said = iter(["/good", "hello", "/bad model", "/good", "/nothing", "and now?", "/system Be brief.", "hello", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(said))
+    arguments = ["chat", f"tuned={chatty['output']}", "--max-new-tokens", "6", "--save", str(tmp_path / "rows.jsonl")]
+    with pytest.raises(SystemExit) as done:
+        cli.main(arguments)
+    assert done.value.code == 0
+    out, err = capsys.readouterr()
+    assert out.count("model: ") == out.count("tuned: ") == 3
+    assert "tuned has answered nothing yet" in err
+    bad, good = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert (bad["label"], bad["model"], good["label"], good["model"]) == (False, "model", True, "tuned")
+    assert good["prompt"] == [{"role": "user", "content": "hello"}]
+    assert good["completion"][0]["content"] in out
+
+
+def test_the_command_listens_answers_and_stops(tiny: dict[str, Any]) -> None:
+    pytest.importorskip("uvicorn", reason="tunelift serve listens by uvicorn, extra serve")
+    command = [sys.executable, "-m", "tunelift", "serve", "--model", tiny["model"], "--port", "0", "--dtype", "float32"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watch = threading.Timer(120, process.kill)
+    watch.start()
+    assert process.stdout is not None
+    address = process.stdout.readline().strip()
+    assert address.startswith("http://127.0.0.1:")
+    body = json.dumps({"prompt": "ab", "max_tokens": 3, "temperature": 0}).encode()
+    request = urllib.request.Request(f"{address}/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.load(answer)["usage"]["completion_tokens"] <= 3
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    watch.cancel()
+    assert process.returncode == 143
+    assert "Traceback" not in err
+
+
+def test_nothing_is_served_to_others_without_a_token(tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["serve", "--model", tiny["model"], "--host", "0.0.0.0"])
+    assert done.value.code == 2
+    assert "no token is asked for" in capsys.readouterr().err
