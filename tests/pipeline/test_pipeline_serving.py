@@ -61,7 +61,10 @@ def test_a_run_is_served_only_as_it_was_measured(tiny: dict[str, Any], tmp_path:
         sources_of([(None, str(tmp_path))])
     with pytest.raises(InputError, match="No model is named"):
         section_for(ModelSection(), [])
-    with pytest.raises(InputError, match="the base's name"), ready(ModelSection(), sources_of([("model", tiny["output"])]), LIMITS):
+    with (
+        pytest.raises(InputError, match="the base's name"),
+        ready(ModelSection(), sources_of([("model", tiny["output"])]), LIMITS),
+    ):
         pass
 
 
@@ -86,7 +89,9 @@ def test_answers_in_words_are_proved_and_talked_with(
 ) -> None:
     found = proofs(chatty["output"])
     assert [(one.side, one.answers > 0) for one in found] == [("base", True), ("tuned", True)]
-    said = iter(["/good", "hello", "/bad model", "/good", "/nothing", "and now?", "/system Be brief.", "hello", "/quit"])
+    said = iter(
+        ["/good", "hello", "/bad model", "/good", "/nothing", "and now?", "/system Be brief.", "hello", "/quit"]
+    )
     monkeypatch.setattr("builtins.input", lambda _: next(said))
     arguments = ["chat", f"tuned={chatty['output']}", "--max-new-tokens", "6", "--save", str(tmp_path / "rows.jsonl")]
     with pytest.raises(SystemExit) as done:

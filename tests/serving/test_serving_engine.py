@@ -60,7 +60,10 @@ def test_answers_are_those_of_evaluation(kind: str, compiled: bool) -> None:
     prompts.append([*prompts[3][:70], 9, 8, 7])
     decoding = Decoding({1}, 12, 128)
     wanted = [answer.ids for answer in continue_greedily(model, TOKENIZER, prompts, decoding, 8, lambda *_, **__: None)]
-    with kernels.without() if not compiled else torch.no_grad(), Engine(model, TOKENIZER, Limits(3, 9, 640, 32)) as engine:
+    with (
+        kernels.without() if not compiled else torch.no_grad(),
+        Engine(model, TOKENIZER, Limits(3, 9, 640, 32)) as engine,
+    ):
         requests = [Request(prompt, stop=Stop(frozenset({1}), (), 12)) for prompt in prompts]
         assert ids_of(engine, requests) == wanted
         again = [Request(prompts[3], stop=Stop(frozenset({1}), (), 12))]
@@ -256,8 +259,8 @@ def test_no_page_is_lost_or_held_twice(asked: list[tuple[int, int, bool]]) -> No
         assert len(set(own)) == len(own)
         assert pages.free + pages.known + len(own) == pages.count
         if leaves and held:
-            one, kind, ids = held.pop(0)
-            pages.give_back(one, "a" if kind else None, ids)
+            gone, its_kind, written = held.pop(0)
+            pages.give_back(gone, "a" if its_kind else None, written)
     for one, kind, ids in held:
         pages.give_back(one, "a" if kind else None, ids)
     assert pages.free + pages.known == pages.count

@@ -46,7 +46,12 @@ class Said:
 
 
 def call(
-    app: App, method: str, path: str, body: Any = None, headers: Mapping[str, str] = JSON, leave_after: int | None = None
+    app: App,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: Mapping[str, str] = JSON,
+    leave_after: int | None = None,
 ) -> Said:
     """Ask an application once; the client goes after so many parts of its answer."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -217,14 +222,21 @@ def test_who_may_ask(service: Service) -> None:
     paths = [("GET", "/health"), ("GET", "/metrics"), ("GET", "/v1/models"), ("POST", "/v1/completions"), ("GET", "/x")]
     closed, bearer = App(service, token="secret"), {"authorization": "Bearer secret"}
     for method, path in paths:
-        for headers in ({}, {"authorization": "Bearer secre"}, {"authorization": "Basic secret"}, {"host": "localhost"}):
+        for headers in (
+            {},
+            {"authorization": "Bearer secre"},
+            {"authorization": "Basic secret"},
+            {"host": "localhost"},
+        ):
             assert call(closed, method, path, {}, JSON | headers).status == 401
     assert call(closed, "GET", "/health", headers=bearer).status == 200
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
         assert call(App(service), "GET", "/v1/models", headers={"host": host}).status == 403
     for host in ("localhost:8000", "127.0.0.1", "[::1]:80"):
         assert call(App(service), "GET", "/v1/models", headers={"host": host}).status == 200
-    said = call(App(service), "POST", "/v1/completions", {"prompt": "a"}, {"host": "localhost", "content-type": "text/plain"})
+    said = call(
+        App(service), "POST", "/v1/completions", {"prompt": "a"}, {"host": "localhost", "content-type": "text/plain"}
+    )
     assert said.status == 415  # which a page of another site could send without being asked
     assert call(App(service), "GET", "/v1/completions").headers["allow"] == "POST"
 

@@ -50,12 +50,16 @@ def command(
     sampling = Sampling(temperature=temperature, seed=seed)
     with chat_stage(config.model, folders, sampling, config.evaluate.max_new_tokens) as chat:
         chat.begin(system)
-        for line in _lines():
-            try:
-                if not _obeyed(chat, line, Path(file)):
-                    return
-            except InputError as error:
-                click.echo(str(error), err=True)
+        _talk(chat, Path(file))
+
+
+def _talk(chat: Chat, file: Path) -> None:
+    for line in _lines():
+        try:
+            if not _obeyed(chat, line, file):
+                return
+        except InputError as error:
+            click.echo(str(error), err=True)
 
 
 def _lines() -> Iterator[str]:

@@ -22,7 +22,9 @@ WHOLE = click.IntRange(min=1)
 @click.command("serve", cls=KeyCommand, keys=("model",), stage="evaluate")
 @click.argument("arguments", nargs=-1, metavar="[RUN | ADAPTER | NAME=FOLDER]...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
+)
 @click.option("--name", metavar="NAME", help="What the base is called; its own name otherwise.")
 @click.option("--token-file", metavar="FILE", help=f"A file with the token that clients send; or {TOKEN} holds it.")
 @click.option("--rows", type=WHOLE, default=32, show_default=True, help="Answers that are written at once.")
@@ -71,7 +73,9 @@ def named_folders(arguments: Sequence[str]) -> tuple[list[tuple[str | None, str]
         elif equals and "." in name:
             others.append(argument)
         else:
-            raise InputError(f"There is no folder {folder or argument}.", fix="Give FOLDER or NAME=FOLDER of an adapter.")
+            raise InputError(
+                f"There is no folder {folder or argument}.", fix="Give FOLDER or NAME=FOLDER of an adapter."
+            )
     return found, others
 
 
@@ -82,5 +86,7 @@ def _token(file: str | None) -> str | None:
         return None
     found = found.strip()
     if not found or not found.isascii() or any(letter.isspace() for letter in found):
-        raise InputError("The token is empty, or holds blanks or letters beyond ASCII.", fix="One word of ASCII letters.")
+        raise InputError(
+            "The token is empty, or holds blanks or letters beyond ASCII.", fix="One word of ASCII letters."
+        )
     return found

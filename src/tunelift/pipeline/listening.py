@@ -26,7 +26,8 @@ def serve_stage(
 ) -> None:
     """Serve a base and the adapters of folders until a signal; raise InputError before anything listens.
 
-    `options` are those of the command: host, port, name, rows, queue, kept_tokens, most_new_tokens, most_bytes, seconds.
+    `options` are those of the command: host, port, name, rows, queue, kept_tokens, most_new_tokens, most_bytes and
+    seconds.
     """
     uvicorn = _uvicorn()
     sources = sources_of(folders)
@@ -63,5 +64,7 @@ def _uvicorn() -> Any:
     try:
         import uvicorn
     except ImportError as error:
-        raise InputError("Serving needs uvicorn, which is not installed.", fix="pip install 'tunelift[serve]'") from error
+        raise InputError(
+            "Serving needs uvicorn, which is not installed.", fix="pip install 'tunelift[serve]'"
+        ) from error
     return uvicorn

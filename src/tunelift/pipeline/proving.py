@@ -40,7 +40,9 @@ class Proved:
 
     def __str__(self) -> str:
         said = f", {self.answers} answers word for word" if self.answers else ""
-        return f"{self.name}: {self.items} items of the run score as they were measured (within {self.off:.2g} nats{said})"
+        return (
+            f"{self.name}: {self.items} items of the run score as they were measured (within {self.off:.2g} nats{said})"
+        )
 
 
 def prove(ready: Ready) -> list[Proved]:

@@ -57,7 +57,9 @@ def sources_of(given: Sequence[tuple[str | None, str]]) -> list[Source]:
         elif is_adapter(path):
             found.append(Source(name or path.resolve().name, path))
         else:
-            raise InputError(f"{folder} is neither a run's folder nor an adapter's.", fix="Give NAME=FOLDER, or FOLDER.")
+            raise InputError(
+                f"{folder} is neither a run's folder nor an adapter's.", fix="Give NAME=FOLDER, or FOLDER."
+            )
     names = [source.name for source in found]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise InputError(f"Several adapters are called {twice[0]}.", fix="Name them: NAME=FOLDER.")
@@ -116,9 +118,6 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     if engine.unmixed and not alone and sources:
         progress.note(f"engine: adapters are asked in turns, a call for each: {engine.unmixed}")
     models = [Named(base, None, session.base_tokenizer, model)]
-    models += [
-        Named(source.name, key, own, model) for source, key, own in zip(sources, keys, tokenizers, strict=True)
-    ]
+    models += [Named(source.name, key, own, model) for source, key, own in zip(sources, keys, tokenizers, strict=True)]
     with Worker(engine) as worker:
         yield Ready(worker, models, nats, {source.name: source for source in sources}, base)
-

@@ -110,7 +110,11 @@ class Form:
 
     def _one(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self._text(token)
-        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if "\ufffd" not in text else None}
+        return {
+            "token": text,
+            "logprob": _finite(logprob),
+            "bytes": list(text.encode()) if "\ufffd" not in text else None,
+        }
 
     def _text(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))

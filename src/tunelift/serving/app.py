@@ -241,20 +241,25 @@ class _Answer:
         length = self.header(b"content-length")
         if length.isdigit() and int(length[:20]) > most:
             raise too_large
-        raw, more = bytearray(), True
+        raw = bytearray()
         try:
             async with asyncio.timeout(seconds):
-                while more:
-                    event = await self.receive()
-                    if event["type"] == "http.disconnect":
-                        raise ConnectionError("the client has gone")
-                    raw += event.get("body", b"")
-                    more = event.get("more_body", False)
+                async for part in self._parts():
+                    raw += part
                     if len(raw) > most:
                         raise too_large
         except TimeoutError:
             raise Refused(408, "The body took too long.", "timeout", headers={"Connection": "close"}) from None
         return bytes(raw)
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            event = await self.receive()
+            if event["type"] == "http.disconnect":
+                raise ConnectionError("the client has gone")
+            more = event.get("more_body", False)
+            yield event.get("body", b"")
 
     async def gone(self) -> None:
         """Return when the client has gone; the body has been read."""
@@ -279,9 +284,7 @@ class _Answer:
     async def begin(self, status: int, kind: bytes, headers: Mapping[str, str]) -> None:
         self.status = status
         made = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *made]}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *made]})
 
     async def event(self, value: Any) -> None:
         await self.more(b"data: " + json.dumps(value, ensure_ascii=False, allow_nan=False).encode() + b"\n\n")

@@ -212,7 +212,8 @@ def _attend(
 
 def _planned(step: Step, mask: Callable[[int], Tensor], share: int) -> AttentionPlan:
     """Return the plan of a step: a block for each part, a segment for each run of its pages."""
-    segments, blocks, sees, tasks = [], [], list[int](), []
+    segments, blocks, tasks = list[tuple[int, ...]](), list[tuple[int, ...]](), list[tuple[int, ...]]()
+    sees = list[int]()
     columns = begins = buffered = widest = 0
     masks = [mask(number) for number in range(len(step.parts))]
     for number, (part, runs) in enumerate(zip(step.parts, step.runs, strict=True)):

@@ -189,7 +189,9 @@ class _Fields:
         found = self.found.get("stop")
         stops = [found] if isinstance(found, str) else found or []
         if not isinstance(stops, list) or len(stops) > MOST_STOPS or any(not _is_stop(stop) for stop in stops):
-            raise BodyError(f"stop is no list of at most {MOST_STOPS} texts of 1 to {MOST_STOP_LENGTH} letters.", "stop")
+            raise BodyError(
+                f"stop is no list of at most {MOST_STOPS} texts of 1 to {MOST_STOP_LENGTH} letters.", "stop"
+            )
         return stops
 
 
@@ -205,7 +207,9 @@ def _message(found: Any, where: str) -> dict[str, Any]:
         raise BodyError(f"{where} has no role of system, developer, user or assistant.", where)
     content = found.get("content")
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" and _is_text(part.get("text")) for part in content):
+        if not all(
+            isinstance(part, dict) and part.get("type") == "text" and _is_text(part.get("text")) for part in content
+        ):
             raise BodyError(f"{where} has a part that is no text.", where, "Texts alone are served.")
         content = "".join(part["text"] for part in content)
     if not _is_text(content):

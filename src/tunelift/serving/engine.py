@@ -113,7 +113,7 @@ class Engine:
             raise InputError("A request has to ask for at least one token.")
         if len(ids) + most > self.context:
             raise InputError(
-                f"The prompt has {len(ids)} tokens, and {most} more are asked for; together at most {self.context} fit.",
+                f"The prompt has {len(ids)} tokens and {most} more are asked for; together at most {self.context} fit.",
                 fix="Shorten the prompt, or ask for fewer new tokens.",
             )
         if any(not 0 <= token < size for token in request.sampling.bias):
@@ -252,12 +252,13 @@ class Engine:
         return logits[: len(wanted)].cpu() if len(wanted) else logits[:0].cpu()
 
     def _whole(self, one: Running, wanted: Sequence[int]) -> Tensor:
-        """Return the logits (W, V) behind wanted tokens, counted from the first not computed, by a pass over the row."""
+        """Return the logits (W, V) behind wanted tokens, counted from the first not computed, by a whole pass."""
         row = torch.tensor([one.ids], dtype=torch.long, device=device_of(self.model))
         with self._adapters.of([one.request.adapter]):
             found = self.model(input_ids=row, attention_mask=torch.ones_like(row), **without_cache(self.model))
         own = found.logits[0, -len(one.ids) :]  # behind those of virtual tokens, if there are any
-        return own[[one.computed + place for place in wanted]].cpu()
+        logits: Tensor = own[[one.computed + place for place in wanted]].cpu()
+        return logits
 
     def _taken(self, one: Running, todo: int, logits: Tensor, likeliest: Sequence[int]) -> list[Delta]:
         """Take what was computed of one request; return what there is to tell."""

@@ -22,7 +22,7 @@ class ByToken:
     """The LoRA layers of peft's model while they add, to each token of a row, what its adapter adds."""
 
     def __init__(self, model: Any, undo: Undo) -> None:
-        self.adapters: list[str | None] = []
+        self.adapters: list[str] = []
         self._at_work: list[str] = []
         self._mine: dict[tuple[int, ...], Tensor] = {}
         self._rows: Tensor | None = None

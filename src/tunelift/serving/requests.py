@@ -22,10 +22,10 @@ class Sampling:
 
     In this order: the penalties and `bias` change the logits; `temperature` divides them; then only the `top_k`
     likeliest stay (0: all), of them the likeliest that together have the probability `top_p`, and of them those of at
-    least `min_p` times the probability of the likeliest. `repetition` divides positive and multiplies negative logits of
-    tokens in prompt and answer (Keskar and others, 2019); `frequency` is taken off for each time that a token stands in
-    the answer, and `presence` once. `logprobs` is how many likeliest tokens are told beside each chosen one, None for
-    not even its own; log-probabilities (nats) are the model's own, before any of this.
+    least `min_p` times the probability of the likeliest. `repetition` divides positive and multiplies negative logits
+    of tokens in prompt and answer (Keskar and others, 2019); `frequency` is taken off for each time that a token stands
+    in the answer, and `presence` once. `logprobs` is how many likeliest tokens are told beside each chosen one, None
+    for not even its own; log-probabilities (nats) are the model's own, before any of this.
     """
 
     temperature: float = 0.0

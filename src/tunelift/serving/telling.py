@@ -70,9 +70,9 @@ class Telling:
         yield from _head("http_answers_total", "Answers of the server, by route and status.", "counter")
         for (route, status), n in sorted(self.answers.items()):
             yield f'tunelift_http_answers_total{{route="{route}",status="{status}"}} {n}'
-        for name, about, value in gauges:
+        for name, about, now in gauges:
             yield from _head(name, about, "gauge")
-            yield f"tunelift_{name} {value:g}"
+            yield f"tunelift_{name} {now:g}"
         yield from _histogram("first_token_seconds", "From a request to its first token.", self.to_first)
         yield from _histogram("request_seconds", "From a request to its end.", self.to_last)
 

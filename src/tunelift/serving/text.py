@@ -42,7 +42,7 @@ class Speech:
         return self._tell(whole if whole.startswith(self._text[: self._told]) else before_stop(self._text, self.stops))
 
     def _move(self) -> None:
-        """Decode less from now on: begin at the last ids, where their text is the same with and without those before."""
+        """Decode less from now on: begin where the text of the last ids is the same without those before them."""
         for start in range(len(self.ids) - 4, self._settled, -1):
             rest = self._decoded(self.ids[start:])
             if rest and BROKEN not in rest and self._text.endswith(rest):
