@@ -37,7 +37,7 @@ WHOLE = click.IntRange(min=1)
 @click.option("--most-bytes", type=WHOLE, default=2**20, show_default=True, help="Largest body of a request.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Longest request.")
 @click.pass_context
-def command(ctx: click.Context, arguments: tuple[str, ...], **options: Any) -> None:
+def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -> None:
     """Serve a base and its adapters, each under a name of its own, to OpenAI's clients.
 
     Before it listens, items of each run are scored through the server, and must be what the run measured.

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 from uuid import uuid4
@@ -183,18 +183,19 @@ class App:
         await answer.more(b"data: [DONE]\n\n")
         await answer.end()
 
-    async def _deltas(self, requests: Sequence[Request], answer: _Answer) -> AsyncIterator[Delta]:
+    async def _deltas(self, requests: Sequence[Request], answer: _Answer) -> AsyncGenerator[Delta, None]:
         """Yield what is said to requests as it comes; they are cancelled when the client goes or nobody listens."""
         worker, loop, left = self.service.worker, asyncio.get_running_loop(), len(requests)
         said: asyncio.Queue[Delta | None] = asyncio.Queue()
+
+        def sink(delta: Delta) -> None:
+            loop.call_soon_threadsafe(said.put_nowait, delta)
+
         gone = asyncio.ensure_future(answer.gone())
         gone.add_done_callback(lambda _: said.put_nowait(None))
         try:
             for request in requests:
-                worker.submit(
-                    request, lambda delta: loop.call_soon_threadsafe(said.put_nowait, delta) and None,
-                    self.service.allowed.seconds,
-                )  # fmt: skip
+                worker.submit(request, sink, self.service.allowed.seconds)
             while left:
                 delta = await said.get()
                 if delta is None:
@@ -241,25 +242,26 @@ class _Answer:
         length = self.header(b"content-length")
         if length.isdigit() and int(length[:20]) > most:
             raise too_large
-        raw = bytearray()
         try:
-            async with asyncio.timeout(seconds):
-                async for part in self._parts():
-                    raw += part
-                    if len(raw) > most:
-                        raise too_large
+            raw = await asyncio.wait_for(self._received(most), seconds)
         except TimeoutError:
             raise Refused(408, "The body took too long.", "timeout", headers={"Connection": "close"}) from None
-        return bytes(raw)
+        if raw is None:
+            raise too_large
+        return raw
 
-    async def _parts(self) -> AsyncIterator[bytes]:
-        more = True
+    async def _received(self, most: int) -> bytes | None:
+        """Return the body, None where it has more than so many bytes, of which no more are read then."""
+        raw, more = bytearray(), True
         while more:
             event = await self.receive()
             if event["type"] == "http.disconnect":
                 raise ConnectionError("the client has gone")
+            raw += event.get("body", b"")
             more = event.get("more_body", False)
-            yield event.get("body", b"")
+            if len(raw) > most:
+                return None
+        return bytes(raw)
 
     async def gone(self) -> None:
         """Return when the client has gone; the body has been read."""
