@@ -29,9 +29,9 @@ QUICK = {"baselines": [], "forgetting": [], "max_new_tokens": 8}
 
 
 def proofs(output: str) -> list[Any]:
-    sources = sources_of([("tuned", output)])
+    sources = sources_of([("tuned", output), ("again", f"{output}/adapter")])
     with ready(ModelSection(), sources, LIMITS) as found:
-        assert [model.name for model in found.models] == ["model", "tuned"]
+        assert [model.name for model in found.models] == ["model", "tuned", "again"]
         assert found.worker.engine.unmixed is None
         return prove(found)
 

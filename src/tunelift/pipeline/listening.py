@@ -42,7 +42,7 @@ def serve_stage(
         app = App(Service(found.worker, found.models, allowed), token)
         config = uvicorn.Config(
             app, lifespan="on", ws="none", access_log=False, log_level="warning", server_header=False,
-            limit_concurrency=2 * (limits.rows + limits.queue), timeout_graceful_shutdown=GRACE_SECONDS,
+            limit_concurrency=64 + 2 * (limits.rows + limits.queue), timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         with _listening(options["host"], options["port"]) as listener:
             host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
