@@ -14,7 +14,7 @@ import tunelift
 from tunelift.cli import failures
 from tunelift.cli.command import SETTINGS, common_options
 from tunelift.core import progress
-from tunelift.core.errors import did_you_mean, listed
+from tunelift.core.errors import did_you_mean
 
 COMMANDS = {
     "run": "Measure, tune, measure again, compare, and write a report.",
@@ -54,7 +54,7 @@ class Tunelift(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             hint = did_you_mean(args[0], COMMANDS)
-            raise click.UsageError(f'There is no command "{args[0]}".{hint} Commands: {listed(COMMANDS)}.', ctx)
+            raise click.UsageError(f'There is no command "{args[0]}".{hint} Commands: {", ".join(COMMANDS)}.', ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
