@@ -70,7 +70,7 @@ def f1_macro(totals: Totals) -> Floats:
 
 def _applying(answer: Answer) -> frozenset[str]:
     """Return the labels that apply; a label whose name looks like several is one where the scores know it."""
-    whole = answer.reference.strip()
+    whole = answer.reference if answer.reference in answer.scores else answer.reference.strip()
     return frozenset({whole}) if whole in answer.scores else labels_of(whole)
 
 

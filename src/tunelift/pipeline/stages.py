@@ -16,6 +16,7 @@ from tunelift.data.examples import looks_like_labels
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.plan import Plan
 from tunelift.pipeline import choices
+from tunelift.pipeline.calibrating import measure_validation
 from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder, free_folder, refuse_to_write_over
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
@@ -98,9 +99,11 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
             folder.happened("adapter", note)
         session.choose_threshold(splits.validation, plan.max_length, "base on validation")
         measured(folder, "base", session, splits, plan)
+        measure_validation(folder, "base", session, splits, plan, config.data.seed)
         measure_forgetting(folder, "base", session, sets, config.evaluate, plan.max_length)
         session.load_adapter(adapter)
         measured(folder, "tuned", session, splits, plan)
+        measure_validation(folder, "tuned", session, splits, plan, config.data.seed)
         measure_forgetting(folder, "tuned", session, sets, config.evaluate, plan.max_length)
         folder.note(adapter={"method": choices.method_in(adapter), **(session.adapter or {})})
         return concluded(folder)

@@ -118,6 +118,11 @@ def validation_of(scores: Path) -> Path:
     return scores / "validation"
 
 
+def calibration_of(scores: Path) -> Path:
+    """Return the scores of a side on the validation rows that temperature and thresholds are chosen by."""
+    return scores / "calibration"
+
+
 def is_scored(folder: Path) -> bool:
     """Tell whether a folder's scores are complete: METRICS is written last."""
     return (folder / METRICS).is_file()

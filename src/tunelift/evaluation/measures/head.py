@@ -24,6 +24,10 @@ class Head(Measure):
 
     gives = frozenset({"label", "text", "likelihood", "label-probabilities"})
 
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return "label" in cls.gives
+
     def begin(self) -> None:
         tokens = [self.renderer.head_tokens(example) for example in self.examples]
         self.truncated = sum(t.truncated for t in tokens)

@@ -20,6 +20,10 @@ class LabelsOfHead(Head):
 
     gives = frozenset({"label-set", "label-probabilities", "text", "likelihood"})
 
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return any(metric.name == "average_precision" for metric in plan.metrics)
+
     def noted(self) -> Mapping[str, Any]:
         return {**super().noted(), "threshold": self.plan.threshold}
 

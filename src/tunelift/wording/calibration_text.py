@@ -1,0 +1,107 @@
+"""What the probabilities of labels are worth, in sentences, from the entry "calibration" of comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunelift.wording.numbers import interval_text, level_text
+
+Entry = Mapping[str, Any]
+
+
+def calibration_lines(entry: Entry, level: float) -> list[str]:
+    """Return the errors, what scaling makes of them, the operating point and what abstaining is worth.
+
+    Entries of earlier versions have fewer keys, and so fewer sentences.
+    """
+    if not (entry.get("base") and entry.get("tuned")):
+        return []
+    return [line for line in (errors(entry, level), scaling(entry, level), operating(entry, level), area(entry, level)) if line]
+
+
+def errors(entry: Entry, level: float) -> str:
+    """Return calibration error and Brier score of both sides, and their differences."""
+    said = [f"Calibration error of the labels' probabilities (lower is better): {_move(entry, 'ece', entry, level)}"]
+    if entry.get("brier"):
+        said.append(f"Brier score {_move(entry, 'brier', entry['brier'], level)}")
+    return "; ".join(said) + "."
+
+
+def scaling(entry: Entry, level: float) -> str:
+    """Return the temperatures and what is left of the errors of the tuned side; empty where none was fitted."""
+    tuned = entry["tuned"]
+    if not tuned.get("scaled"):
+        return ""
+    base = f" (base {entry['base']['temperature']:.2f})" if entry["base"].get("temperature") else ""
+    errors_left = (
+        f"{name} {tuned['scaled'][key]:.3f}{_extent(tuned['scaled'].get(f'{key}_interval'), level)}"
+        for name, key in (("calibration error", "ece"), ("Brier score", "brier"))
+    )
+    return (
+        f"Scores divided by the temperature {tuned['temperature']:.2f}{base}, fitted on {tuned['rows']} validation rows: "
+        f"tuned {', '.join(errors_left)}."
+    )
+
+
+def operating(entry: Entry, level: float) -> str:
+    """Return from which confidence on the tuned side is how often right, and on what share; empty without a choice."""
+    tuned = entry["tuned"]
+    point = shown_point(tuned.get("points"))
+    if point is None:
+        return "" if "points" not in tuned else (
+            f"No confidence gives 90% right on the {tuned['rows']} validation rows, so the tuned model should not "
+            "answer alone."
+        )
+    labels = entry.get("of") == "labels"
+    said = (
+        f"From confidence {point['confidence']:.2f} on (chosen on {tuned['rows']} validation rows for "
+        f"{point['target']:.0%} right) the tuned model {_rates(point, labels, level)}"
+    )
+    other = next((one for one in entry["base"].get("points") or [] if one["target"] == point["target"]), None)
+    if other is not None:
+        return f"{said}; the base, from {other['confidence']:.2f} on, {_rates(other, labels, None)}."
+    return f"{said}." if "points" not in entry["base"] else f"{said}; the base reaches that nowhere on validation."
+
+
+def area(entry: Entry, level: float) -> str:
+    """Return the mean share wrong over all shares answered."""
+    if not entry.get("aurc"):
+        return ""
+    return (
+        "Share wrong over all shares of cases answered, the surest first (AURC): "
+        f"{_move(entry, 'aurc', entry['aurc'], level)}."
+    )
+
+
+def shown_point(points: Sequence[Entry] | None) -> Entry | None:
+    """Return the point to be named first: the lowest share right for which something must be left unanswered."""
+    chosen = list(points or [])
+    return next((point for point in chosen if point["confidence"] > 0), chosen[-1] if chosen else None)
+
+
+def _rates(point: Entry, labels: bool, level: float | None) -> str:
+    if point["right"] is None:
+        return "answers none of the test's cases"
+    right, answered = (
+        f"{point[key]:.1%}{'' if level is None else _shares(point[f'{key}_interval'], level)}"
+        for key in ("right", "answered")
+    )
+    if labels:
+        return f"is right on {right} of the labels that it gives, which are {answered} of those that apply"
+    return f"is right on {right} of the {answered} of cases that it answers"
+
+
+def _shares(interval: Sequence[float], level: float) -> str:
+    return f" ({level_text(level)} interval {interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def _move(entry: Entry, key: str, difference: Entry, level: float) -> str:
+    base, tuned = (entry[side][key] for side in ("base", "tuned"))
+    interval = difference.get("interval")
+    extent = "" if interval is None else f", {level_text(level)} interval {interval_text(*interval)}"
+    return f"{base:.3f} -> {tuned:.3f} ({difference['difference']:+.3f}{extent})"
+
+
+def _extent(interval: Sequence[float] | None, level: float) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
