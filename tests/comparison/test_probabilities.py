@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunelift.comparison.pairing import Pair
 from tunelift.comparison.calibration_error import wilson_interval
+from tunelift.comparison.pairing import Pair
 from tunelift.comparison.probabilities import UNFINISHED, probability_calibration
 
 

@@ -31,8 +31,8 @@ class Decisions:
     """Decisions of one side, in the order of their rows.
 
     `scores` are log-likelihoods (nats) of shape (decisions, labels), minus infinity where a row lacks a label; `chosen`
-    and `wanted` are places in it, `wanted` -1 where the reference is none of the labels; `right` is 0 or 1; `row` is the
-    number of the row that a decision is of. `of_sets` says that each label of an item is a decision.
+    and `wanted` are places in it, `wanted` -1 where the reference is none of the labels; `right` is 0 or 1; `row` is
+    the number of the row that a decision is of. `of_sets` says that each label of an item is a decision.
     """
 
     scores: Floats

@@ -169,8 +169,8 @@ class _Resampled:
                     values[name, key], resampled[name, key] = binned.error, binned.errors
         parts: dict[tuple[str, str], list[Floats]] = {key: [] for key in resampled}
         for weights in bootstrap_weights(units, RESAMPLES) if units >= FEWEST_UNITS else ():
-            for key, found in resampled.items():
-                parts[key].append(found(weights))
+            for which, found in resampled.items():
+                parts[which].append(found(weights))
         return cls(values, {key: np.concatenate(found) for key, found in parts.items() if found}, level)
 
     def estimate(self, side: str, key: str) -> dict[str, Any]:
@@ -194,9 +194,9 @@ class _Resampled:
 
 @dataclass(frozen=True)
 class _Means:
-    """Brier scores of each side, as they are and after scaling, and areas: what is a mean, with its t interval over units.
+    """Brier scores of each side, after scaling too, and areas: what is a mean, with its t interval over units.
 
-    `sums` are those of the rows of each unit, (units,), `sizes` how many rows it has. `most` is the largest Brier score.
+    `sums` are those of the rows of each unit, (units,), `sizes` how many rows it has; `most` is the largest Brier score.
     """
 
     sums: Mapping[tuple[str, str], Floats]
@@ -214,7 +214,9 @@ class _Means:
                     found[name, key] = side.brier(temperature)
             if not side.decisions.of_sets:
                 found[name, "aurc"] = side.cases().of_area
-        sums = {key: np.bincount(unit, weights=values) for key, values in found.items()}
+        sums: dict[tuple[str, str], Floats] = {
+            key: np.bincount(unit, weights=values).astype(float) for key, values in found.items()
+        }
         return cls(sums, np.bincount(unit).astype(float), level, 1.0 if sides["base"].decisions.of_sets else 2.0)
 
     def estimate(self, side: str, key: str) -> dict[str, Any]:

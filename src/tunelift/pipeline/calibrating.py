@@ -18,9 +18,7 @@ MOST_ROWS = 500
 """Validation rows at most; each costs as much as a test item. data.max_validation is lower unless it is raised."""
 
 
-def measure_validation(
-    folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan, seed: int
-) -> None:
+def measure_validation(folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan, seed: int) -> None:
     """Score the side that the model is now on validation rows, where its answers have probabilities."""
     path = calibration_of(folder.paths.side(side))
     if not splits.validation or is_scored(path) or not measure_for(plan).tells_probabilities(plan):

@@ -17,15 +17,19 @@ def calibration_lines(entry: Entry, level: float) -> list[str]:
     """
     if not (entry.get("base") and entry.get("tuned")):
         return []
-    return [line for line in (errors(entry, level), scaling(entry, level), operating(entry, level), area(entry, level)) if line]
+    error = _move(entry, "ece", entry, level)
+    return [f"Calibration error of the labels' probabilities (lower is better): {error}.", *beside_error(entry, level)]
 
 
-def errors(entry: Entry, level: float) -> str:
-    """Return calibration error and Brier score of both sides, and their differences."""
-    said = [f"Calibration error of the labels' probabilities (lower is better): {_move(entry, 'ece', entry, level)}"]
-    if entry.get("brier"):
-        said.append(f"Brier score {_move(entry, 'brier', entry['brier'], level)}")
-    return "; ".join(said) + "."
+def beside_error(entry: Entry, level: float) -> list[str]:
+    """Return the same without the calibration error."""
+    if not (entry.get("base") and entry.get("tuned")):
+        return []
+    brier = (
+        f"Brier score (lower is better): {_move(entry, 'brier', entry['brier'], level)}." if "brier" in entry else ""
+    )
+    found = (brier, scaling(entry, level), operating(entry, level), area(entry, level))
+    return [line for line in found if line]
 
 
 def scaling(entry: Entry, level: float) -> str:
@@ -39,8 +43,8 @@ def scaling(entry: Entry, level: float) -> str:
         for name, key in (("calibration error", "ece"), ("Brier score", "brier"))
     )
     return (
-        f"Scores divided by the temperature {tuned['temperature']:.2f}{base}, fitted on {tuned['rows']} validation rows: "
-        f"tuned {', '.join(errors_left)}."
+        f"Scores divided by the temperature {tuned['temperature']:.2f}{base}, fitted on {tuned['rows']} validation "
+        f"rows: tuned {', '.join(errors_left)}."
     )
 
 
@@ -49,9 +53,13 @@ def operating(entry: Entry, level: float) -> str:
     tuned = entry["tuned"]
     point = shown_point(tuned.get("points"))
     if point is None:
-        return "" if "points" not in tuned else (
-            f"No confidence gives 90% right on the {tuned['rows']} validation rows, so the tuned model should not "
-            "answer alone."
+        return (
+            ""
+            if "points" not in tuned
+            else (
+                f"No confidence gives 90% right on the {tuned['rows']} validation rows, so the tuned model should not "
+                "answer alone."
+            )
         )
     labels = entry.get("of") == "labels"
     said = (

@@ -10,6 +10,7 @@ import torch
 from tunelift.core import progress
 from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, labelled
 from tunelift.fast.classifying import ClassLogits
 from tunelift.model_facts.anatomy import pad_id

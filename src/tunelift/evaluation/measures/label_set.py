@@ -8,6 +8,7 @@ from typing import Any
 from tunelift.core import progress
 from tunelift.evaluation.measures.base import MEASURES
 from tunelift.evaluation.measures.head import Head, head_logits
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, label_set
 from tunelift.model_facts.anatomy import pad_id
 
