@@ -47,6 +47,7 @@ class _Side:
     unit: Indices
     units: int
     validation: Decisions | None
+    validation_unit: Indices | None
     temperature: float | None
 
     def binned(self, temperature: float) -> Binned:
@@ -72,7 +73,7 @@ def probability_calibration(
     those that could not win were not finished, so the share of the chosen one is not known.
 
     For each side it has `ece` (the calibration error) and `brier` with intervals at `level`, the `bins` of the
-    reliability diagram with Wilson's intervals, and, but for sets of labels, `aurc` and the points of its curve (share
+    reliability diagram with Wilson's intervals, and, but for sets of labels, `augrc` and the points of its curve (share
     answered, share right). With rows of `validation` (by side) it has `temperature`, `scaled` (both errors again) and
     `points`: for each share right the confidence that was chosen on validation, and what it gives on the test. The
     differences are tuned - base. Intervals are bootstrap percentiles over items (over clusters, where items come in
@@ -101,7 +102,7 @@ def _entry(sides: Mapping[str, _Side], pairs: list[Pair], means: _Means, level: 
     for name, side in sides.items():
         own = _of_side(side, level) | resampled.estimate(name, "ece") | means.estimate(name, "brier")
         if not side.decisions.of_sets:
-            own |= {"curve": side.cases().curve()} | means.estimate(name, "aurc")
+            own |= {"curve": side.cases().curve()} | means.estimate(name, "augrc")
         if side.temperature is not None:
             scaled = resampled.estimate(name, "scaled ece") | means.estimate(name, "scaled brier")
             own["scaled"] = {key.removeprefix("scaled "): value for key, value in scaled.items()}
@@ -109,7 +110,7 @@ def _entry(sides: Mapping[str, _Side], pairs: list[Pair], means: _Means, level: 
     entry |= {"of": "labels" if sides["base"].decisions.of_sets else "answers", **resampled.difference("ece")}
     entry["brier"] = means.difference("brier")
     if not sides["base"].decisions.of_sets:
-        entry["aurc"] = means.difference("aurc")
+        entry["augrc"] = means.difference("augrc")
     if all(side.temperature is not None for side in sides.values()):
         entry["scaled"] = {"ece": resampled.difference("scaled ece"), "brier": means.difference("scaled brier")}
     return entry | {"note": _note(sides, pairs)}
@@ -123,7 +124,9 @@ def _side(rows: Rows, unit: Indices, validation: Rows) -> _Side | None:
     known = decisions_of(usable) if usable else None
     known = known if known is not None and known.of_sets == decisions.of_sets else None
     temperature = None if known is None else fitted_temperature(known)
-    return _Side(decisions, unit[decisions.row], int(unit.max()) + 1, known, temperature)
+    own = [str(row["cluster"]) if row.get("cluster") is not None else f"row {i}" for i, row in enumerate(usable)]
+    validation_unit = None if known is None else np.unique(own, return_inverse=True)[1][known.row]
+    return _Side(decisions, unit[decisions.row], int(unit.max()) + 1, known, validation_unit, temperature)
 
 
 def _cases(decisions: Decisions, unit: Indices, temperature: float | None) -> Cases:
@@ -134,10 +137,10 @@ def _of_side(side: _Side, level: float) -> dict[str, Any]:
     """Return what is known of a side without resampling."""
     decisions, cases = side.decisions, side.cases()
     entry: dict[str, Any] = {"items": len(np.unique(decisions.row)), "bins": side.binned(1.0).points(level)}
-    if side.validation is None or side.temperature is None:
+    if side.validation is None or side.validation_unit is None or side.temperature is None:
         return entry
     entry |= {"temperature": side.temperature, "rows": len(np.unique(side.validation.row))}
-    chosen_on, points = _cases(side.validation, side.validation.row, side.temperature), []
+    chosen_on, points = _cases(side.validation, side.validation_unit, side.temperature), []
     for target in TARGETS:
         confidence = chosen_on.threshold(target)
         if confidence is not None:
@@ -196,7 +199,7 @@ class _Resampled:
 class _Means:
     """Brier scores of each side, after scaling too, and areas: what is a mean, with its t interval over units.
 
-    `sums` are those of the rows of each unit, (units,), `sizes` how many rows it has; `most` is the largest Brier score.
+    `sums` are those of the rows of each unit, (units,), `sizes` how many it has; `most` is the largest Brier score.
     """
 
     sums: Mapping[tuple[str, str], Floats]
@@ -213,7 +216,7 @@ class _Means:
                 if temperature is not None:
                     found[name, key] = side.brier(temperature)
             if not side.decisions.of_sets:
-                found[name, "aurc"] = side.cases().of_area
+                found[name, "augrc"] = side.cases().of_area
         sums: dict[tuple[str, str], Floats] = {
             key: np.bincount(unit, weights=values).astype(float) for key, values in found.items()
         }
@@ -221,12 +224,12 @@ class _Means:
 
     def estimate(self, side: str, key: str) -> dict[str, Any]:
         """Return a side's mean and its interval."""
-        value, interval = self._mean(self.sums[side, key], 0.0, 1.0 if key == "aurc" else self.most)
+        value, interval = self._mean(self.sums[side, key], 0.0, 1.0 if key == "augrc" else self.most)
         return {key: value, f"{key}_interval": interval}
 
     def difference(self, key: str) -> dict[str, Any]:
         """Return tuned - base and its interval."""
-        most = 1.0 if key == "aurc" else self.most
+        most = 1.0 if key == "augrc" else self.most
         value, interval = self._mean(self.sums["tuned", key] - self.sums["base", key], -most, most)
         return {"difference": value, "interval": interval}
 

@@ -52,33 +52,28 @@ def operating(entry: Entry, level: float) -> str:
     """Return from which confidence on the tuned side is how often right, and on what share; empty without a choice."""
     tuned = entry["tuned"]
     point = shown_point(tuned.get("points"))
+    if point is None and "points" in tuned:
+        return f"{tuned['rows']} validation rows show of no confidence that the tuned model is 90% right from there on."
     if point is None:
-        return (
-            ""
-            if "points" not in tuned
-            else (
-                f"No confidence gives 90% right on the {tuned['rows']} validation rows, so the tuned model should not "
-                "answer alone."
-            )
-        )
+        return ""
     labels = entry.get("of") == "labels"
     said = (
-        f"From confidence {point['confidence']:.2f} on (chosen on {tuned['rows']} validation rows for "
-        f"{point['target']:.0%} right) the tuned model {_rates(point, labels, level)}"
+        f"From confidence {point['confidence']:.2f} on (for {point['target']:.0%} right, which {tuned['rows']} "
+        "validation rows show with 90% confidence) the tuned model {_rates(point, labels, level)}"
     )
     other = next((one for one in entry["base"].get("points") or [] if one["target"] == point["target"]), None)
     if other is not None:
         return f"{said}; the base, from {other['confidence']:.2f} on, {_rates(other, labels, None)}."
-    return f"{said}." if "points" not in entry["base"] else f"{said}; the base reaches that nowhere on validation."
+    return f"{said}." if "points" not in entry["base"] else f"{said}; of the base no confidence is known to give that."
 
 
 def area(entry: Entry, level: float) -> str:
     """Return the mean share wrong over all shares answered."""
-    if not entry.get("aurc"):
+    if not entry.get("augrc"):
         return ""
     return (
-        "Share wrong over all shares of cases answered, the surest first (AURC): "
-        f"{_move(entry, 'aurc', entry['aurc'], level)}."
+        "Share of cases answered wrongly, on average over all shares answered, the surest first (AUGRC): "
+        f"{_move(entry, 'aurc', entry['augrc'], level)}."
     )
 
 
