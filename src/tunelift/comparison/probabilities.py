@@ -7,8 +7,10 @@ temperature that was fitted on validation rows (`temperature.py`), and what each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from tunelift.comparison.calibration_error import Binned
 from tunelift.comparison.decisions import Decisions, Indices, decisions_of, has_probabilities, numbered_units
 from tunelift.comparison.draws import Floats, bootstrap_weights
 from tunelift.comparison.effect import FEWEST_UNITS as FEWEST_UNITS_OF_A_MEAN
-from tunelift.comparison.means import mean_of, t_extent
+from tunelift.comparison.means import bootstrap_extent, mean_of, t_extent, wider
 from tunelift.comparison.pairing import Pair, clusters_of, distinct
 from tunelift.comparison.temperature import fitted_temperature
 from tunelift.core.records import ScoreRow
@@ -28,6 +30,9 @@ FEWEST_UNITS = 100
 the truth in 93% of simulations where 95% were asked, from 100 on in 95 to 100%."""
 
 RESAMPLES = 1000
+
+ENOUGH_UNITS = 5000
+"""With more, a mean's t interval stands alone."""
 
 UNFINISHED = (
     "Of many labels those that cannot win are not read to their end, so no answer's share of the probability is known. "
@@ -77,7 +82,8 @@ def probability_calibration(
     answered, share right). With rows of `validation` (by side) it has `temperature`, `scaled` (both errors again) and
     `points`: for each share right the confidence that was chosen on validation, and what it gives on the test. The
     differences are tuned - base. Intervals are bootstrap percentiles over items (over clusters, where items come in
-    clusters), and None for fewer than 100; Brier score and area have t intervals, from 8 on.
+    clusters), and None for fewer than 100; Brier score and area have the
+    intervals of graded metrics, from 8 on.
     """
     kept = [item for item in pairs if has_probabilities(item.base) and has_probabilities(item.tuned)]
     if not kept:
@@ -197,7 +203,7 @@ class _Resampled:
 
 @dataclass(frozen=True)
 class _Means:
-    """Brier scores of each side, after scaling too, and areas: what is a mean, with its t interval over units.
+    """Brier scores of each side, after scaling too, and areas: what is a mean, with its interval over units.
 
     `sums` are those of the rows of each unit, (units,), `sizes` how many it has; `most` is the largest Brier score.
     """
@@ -220,25 +226,42 @@ class _Means:
         sums: dict[tuple[str, str], Floats] = {
             key: np.bincount(unit, weights=values).astype(float) for key, values in found.items()
         }
+        for key in {key for _, key in sums if len({name for name, other in sums if other == key}) == 2}:
+            sums["difference", key] = sums["tuned", key] - sums["base", key]
         return cls(sums, np.bincount(unit).astype(float), level, 1.0 if sides["base"].decisions.of_sets else 2.0)
 
     def estimate(self, side: str, key: str) -> dict[str, Any]:
         """Return a side's mean and its interval."""
-        value, interval = self._mean(self.sums[side, key], 0.0, 1.0 if key == "augrc" else self.most)
+        value, interval = self._within(side, key, 0.0)
         return {key: value, f"{key}_interval": interval}
 
     def difference(self, key: str) -> dict[str, Any]:
         """Return tuned - base and its interval."""
-        most = 1.0 if key == "augrc" else self.most
-        value, interval = self._mean(self.sums["tuned", key] - self.sums["base", key], -most, most)
+        value, interval = self._within("difference", key, -self._most(key))
         return {"difference": value, "interval": interval}
 
-    def _mean(self, sums: Floats, least: float, most: float) -> tuple[float, list[float] | None]:
-        if len(sums) < FEWEST_UNITS_OF_A_MEAN:
-            return float(sums.sum() / self.sizes.sum()), None
-        mean = mean_of(sums[None], self.sizes)
-        extent = t_extent(mean, self.level)
-        return float(mean.value[0]), [max(float(extent.low[0]), least), min(float(extent.high[0]), most)]
+    def _most(self, key: str) -> float:
+        return 1.0 if key == "augrc" else self.most
+
+    def _within(self, side: str, key: str, least: float) -> tuple[float, list[float] | None]:
+        value, low, high = self._extents[side, key]
+        return value, None if math.isnan(low) else [max(low, least), min(high, self._most(key))]
+
+    @cached_property
+    def _extents(self) -> dict[tuple[str, str], tuple[float, float, float]]:
+        """Each value and the ends of its interval, no numbers where units are few: those of graded metrics.
+
+        Many units need no bootstrap: what skewness does to t falls with their root.
+        """
+        sums, sizes = np.stack(list(self.sums.values())), self.sizes
+        mean, none = mean_of(sums, sizes), np.full(len(sums), np.nan)
+        if len(sizes) < FEWEST_UNITS_OF_A_MEAN:
+            low, high = none, none
+        elif len(sizes) > ENOUGH_UNITS:
+            low, high, *_ = t_extent(mean, self.level)
+        else:
+            low, high, *_ = wider(t_extent(mean, self.level), bootstrap_extent(mean, sums, sizes, self.level))
+        return dict(zip(self.sums, zip(*(x.tolist() for x in (mean.value, low, high)), strict=True), strict=True))
 
 
 def _note(sides: Mapping[str, _Side], pairs: Sequence[Pair]) -> str:

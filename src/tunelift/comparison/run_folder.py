@@ -162,4 +162,6 @@ def _recipe(paths: RunPaths, base: Side, tuned: Side, comparison: Comparison) ->
     values = [one.aggregates if one.items and not one.one_sided else (math.nan, math.nan) for one in found]
     higher = comparison.metrics[comparison.headline].higher_is_better
     seeds = [int((side.info.get("made_with") or {}).get("seed") or 0) for side in sides]
-    return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)
+    return recipe_claim(
+        seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level, scale=found[0].scale
+    )
