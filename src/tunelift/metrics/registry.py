@@ -88,10 +88,10 @@ class Metric:
     them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
-    makes the value of the sums. Every item has all of the counts, but for a `sparse` one, of which a row names those that
-    are not 0. Where the value depends on how items stand to each other, such as a correlation of
-    ranks, the counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of
-    each how near its answer is, for people to see which items changed. `package` must be installed to score an answer.
+    makes the value of the sums. Every item has all of the counts, but for a `sparse` metric, of whose counts a row names
+    those that are not 0. Where the value depends on how items stand to each other, such as a correlation of ranks, the
+    counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of each how near
+    its answer is, for people to see which items changed. `package` must be installed to score an answer.
     `defined_by` is what its values depend on besides its name, such as a schema: where it differs, so does the metric.
     """
 

@@ -123,6 +123,13 @@ def calibration_of(scores: Path) -> Path:
     return scores / "calibration"
 
 
+def made_in(folder: str | Path) -> str | Path:
+    """Return what a run made where a folder is a run's, its adapter or its tuned model; else what was given."""
+    paths = RunPaths(folder)
+    is_run = paths.config.is_file() and paths.made.is_dir() and not is_adapter(paths.folder)
+    return paths.made if is_run else folder
+
+
 def is_scored(folder: Path) -> bool:
     """Tell whether a folder's scores are complete: METRICS is written last."""
     return (folder / METRICS).is_file()
