@@ -84,11 +84,11 @@ class Metric:
     `needs` says what the model must do for it: "label" chooses among labels, "text" generates (where labels are chosen
     from, the label is the text), "likelihood" scores the reference's tokens, "text-likelihood" those of all its text; a
     task says what it gives. A "binary" metric is 0 or 1 per item; `bounds` are the least and the largest value that an
-    item can have, or, where there is none of single items, the metric. `ratio` makes the aggregate where that is not the mean of the items' values, but a ratio of sums over
-    them.
+    item can have, or, where single items have none, the metric. `ratio` makes the aggregate where that is not the mean
+    of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
-    makes the value of the sums. Every item has all of the counts, but for a `sparse` metric, of whose counts a row names
+    makes the value of the sums. Every item has all of the counts, but for a `sparse` metric, of which a row names
     those that are not 0. Where the value depends on how items stand to each other, such as a correlation of ranks, the
     counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of each how near
     its answer is, for people to see which items changed. `package` must be installed to score an answer.

@@ -73,7 +73,7 @@ def area(entry: Entry, level: float) -> str:
         return ""
     return (
         "Share of cases answered wrongly, on average over all shares answered, the surest first (AUGRC): "
-        f"{_move(entry, 'aurc', entry['augrc'], level)}."
+        f"{_move(entry, 'augrc', entry['augrc'], level)}."
     )
 
 
