@@ -175,6 +175,10 @@ def test_a_run_folder_gives_all_of_it_again_and_text_says_it(tmp_path: Path) -> 
     assert point["right_interval"][0] < point["right"] < point["right_interval"][1] <= 1
     assert f"From confidence {calibration['tuned']['points'][0]['confidence']:.2f} on (for 90% right" in said
     assert "fitted on 900 validation rows" in said and "(AUGRC)" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("From confidence"))
+    taken = calibration["tuned"]["points"][0]
+    assert f"right on {taken['right']:.1%} (95% interval {taken['right_interval'][0]:.1%} to" in line
+    assert f"of the {taken['answered']:.1%} (95% interval" in line and f"{point['answered']:.1%} of cases" in line
     alone = compare(sides["base"], sides["tuned"]).to_dict()
     assert alone["calibration"]["brier"] == calibration["brier"] and "points" not in alone["calibration"]["tuned"]
     assert len(calibration_lines(alone["calibration"], 0.95)) == 3

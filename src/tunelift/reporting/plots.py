@@ -136,7 +136,7 @@ def coverage_curve(calibration: Mapping[str, Any]) -> str:
                         point["answered"], point["right"], s=49, facecolors="none", edgecolors=colour, zorder=3
                     )
         axes.set(xlim=(0, 1.02), ylim=(None, 1.02))
-        axes.legend(frameon=False, labelcolor=INK, loc="lower left")
+        axes.legend(frameon=False, labelcolor=INK, loc="best")
 
     return drawn("coverage", "Share right over the share of cases answered", (4.8, 2.5), draw)
 

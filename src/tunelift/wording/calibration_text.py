@@ -57,10 +57,8 @@ def operating(entry: Entry, level: float) -> str:
     if point is None:
         return ""
     labels = entry.get("of") == "labels"
-    said = (
-        f"From confidence {point['confidence']:.2f} on (for {point['target']:.0%} right, which {tuned['rows']} "
-        "validation rows show with 90% confidence) the tuned model {_rates(point, labels, level)}"
-    )
+    shown = f"(for {point['target']:.0%} right, which {tuned['rows']} validation rows show with 90% confidence)"
+    said = f"From confidence {point['confidence']:.2f} on {shown} the tuned model {_rates(point, labels, level)}"
     other = next((one for one in entry["base"].get("points") or [] if one["target"] == point["target"]), None)
     if other is not None:
         return f"{said}; the base, from {other['confidence']:.2f} on, {_rates(other, labels, None)}."
