@@ -1,6 +1,6 @@
-"""Do the intervals of calibration errors, Brier scores and areas hold the truth, and do chosen confidences keep their word?
+"""Do intervals of calibration errors, Brier scores and areas hold the truth, and do chosen confidences keep their word?
 
-    python benchmarks/probabilities.py [--simulations 1000]
+    python benchmarks/probabilities.py [--simulations 1000] [--only intervals|thresholds]
 
 Simulated answers whose true probabilities of being right are known, judged by the product. Prints two Markdown tables
 and exits with 1 where an interval of 95% holds the truth in fewer than 93 of 100 simulations, or a chosen confidence is
@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,51 +135,80 @@ def simulated(kinds: tuple[Kind, Kind], units: int, each: int, simulations: int)
     return {name: 100 * float(np.mean(values)) for name, values in held.items()}
 
 
-def promised(kind: Kind, validation: int, target: float, simulations: int) -> tuple[float, float, float]:
-    """Return how often a confidence is chosen, the mean share truly right from there on, and how often it is too low.
+def merely_seen(stated: Floats, right: Floats, target: float) -> float | None:
+    """Return the lowest confidence from which on at least 20 validation rows are right in a share `target`."""
+    order = np.argsort(-stated)
+    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    fitting = np.flatnonzero((share >= target) & (np.arange(len(order)) >= 19))
+    return float(stated[order][fitting[-1]]) if len(fitting) else None
 
-    All in percent. The truth is that of the population from the chosen confidence on.
+
+def promised(kind: Kind, validation: int, target: float, simulations: int) -> tuple[float, float, float, float]:
+    """Return of simulations how often a confidence is chosen, the mean share truly right from there on, how often it is
+    too low, and how often the lowest at which the share is merely seen would be; all in percent.
+
+    The truth is that of the population.
     """
     source = np.random.default_rng(zlib.crc32(f"{kind.name} {validation} {target}".encode()))
     stated, true = kind.draw(source, 200_000)
     order = np.argsort(-stated)
-    sorted_stated, share = -stated[order], np.cumsum(true[order]) / np.arange(1, len(order) + 1)
-    found = []
+    ordered, share = -stated[order], np.cumsum(true[order]) / np.arange(1, len(order) + 1)
+
+    def truth(confidence: float) -> float:
+        return float(share[max(1, int(np.searchsorted(ordered, -confidence, side="right"))) - 1])
+
+    found, seen = list[float](), list[float]()
     for _ in range(simulations):
         picked = source.integers(len(stated), size=validation)
         right = (source.random(validation) < true[picked]).astype(float)
         chosen = Cases(stated[picked], right, np.arange(validation), of_sets=False).threshold(target)
-        if chosen is not None:
-            answered = max(1, int(np.searchsorted(sorted_stated, -chosen, side="right")))
-            found.append(share[answered - 1])
-    if not found:
-        return 0.0, math.nan, 0.0
-    short = float(np.sum(np.array(found) < target)) / simulations
-    return 100 * len(found) / simulations, 100 * float(np.mean(found)), 100 * short
+        plain = merely_seen(stated[picked], right, target)
+        found += [] if chosen is None else [truth(chosen)]
+        seen += [] if plain is None else [truth(plain)]
+    short, shorter = (100 * sum(value < target for value in some) / simulations for some in (found, seen))
+    return 100 * len(found) / simulations, 100 * float(np.mean(found)) if found else math.nan, short, shorter
+
+
+def intervals(simulations: int) -> Iterator[str]:
+    """Print how often intervals hold the truth, and yield what is beyond the limits."""
+    names = [name for key in ("ece", "brier", "augrc") for name in (key, f"{key} difference")]
+    print(f"| base, tuned, items | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for one, other in ((0, 1), (1, 0), (2, 0), (3, 1)):
+        for units, each in ((50, 1), (100, 1), (300, 1), (120, 5)):
+            kinds = KINDS[one], KINDS[other]
+            held = simulated(kinds, units, each, simulations)
+            title = f"{kinds[0].name}; {kinds[1].name}; {units}{f' clusters of {each}' if each > 1 else ''}"
+            print(f"| {title} | {' | '.join(f'{held[n]:.1f}' if n in held else '-' for n in names)} |", flush=True)
+            yield from (f"{title}: {name} {value:.1f}" for name, value in held.items() if value < LEAST)
+
+
+def thresholds(simulations: int) -> Iterator[str]:
+    """Print what becomes of chosen confidences, and yield what is beyond the limits."""
+    print("| model, validation rows, right asked for | chosen | truly right | too low | too low if merely seen |")
+    print("|---|---|---|---|---|")
+    for kind in KINDS:
+        for validation in (50, 200, 1000):
+            for target in TARGETS:
+                chosen, right, short, plain = promised(kind, validation, target, simulations)
+                shown = "-" if math.isnan(right) else f"{right:.1f}"
+                print(
+                    f"| {kind.name}, {validation}, {target:.0%} | {chosen:.1f} | {shown} | {short:.1f} | {plain:.1f} |",
+                    flush=True,
+                )
+                if short > MOST_SHORT:
+                    yield f"{kind.name}, {validation}, {target:.0%}: too low in {short:.1f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000)
-    simulations = parser.parse_args().simulations
-    broken = []
-    names = [name for key in ("ece", "brier", "augrc") for name in (key, f"{key} difference")]
-    print(f"| base, tuned, items | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for one, other in ((0, 1), (1, 0), (2, 0), (3, 1)):
-        for units, each in ((50, 1), (100, 1), (300, 1), (1000, 1), (120, 5)):
-            kinds = KINDS[one], KINDS[other]
-            held = simulated(kinds, units, each, simulations)
-            title = f"{kinds[0].name}; {kinds[1].name}; {units}{f' clusters of {each}' if each > 1 else ''}"
-            print(f"| {title} | {' | '.join(f'{held[n]:.1f}' if n in held else '-' for n in names)} |", flush=True)
-            broken += [f"{title}: {name} {value:.1f}" for name, value in held.items() if value < LEAST]
-    print("\n| model, validation rows, right asked for | chosen | truly right | too low |\n|---|---|---|---|")
-    for kind in KINDS:
-        for validation in (50, 200, 1000):
-            for target in TARGETS:
-                chosen, right, short = promised(kind, validation, target, simulations)
-                print(f"| {kind.name}, {validation}, {target:.0%} | {chosen:.1f} | {right:.1f} | {short:.1f} |")
-                broken += [f"{kind.name}, {validation}, {target:.0%}: too low in {short:.1f}"] * (short > MOST_SHORT)
-    print("\n".join(f"beyond the limits: {problem}" for problem in broken), file=sys.stderr)
+    parser.add_argument("--only", choices=["intervals", "thresholds"])
+    options = parser.parse_args()
+    parts = {"intervals": intervals, "thresholds": thresholds}
+    chosen = [options.only] if options.only else list(parts)
+    broken = [problem for name in chosen for problem in parts[name](options.simulations)]
+    for problem in broken:
+        print(f"beyond the limits: {problem}", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -7,7 +7,7 @@ lowest at which the share is merely seen was short of it in more than half of ou
 
 The whole is told by the share right over the share of cases answered, and by the area under the generalised risk, the
 share of all cases that are answered and wrong (AUGRC; Traub et al. 2024, arXiv 2407.01032). The older area under the
-share wrong of those answered (AURC) hangs on the few surest cases: its intervals held the truth too seldom.
+share wrong of those answered (AURC) hangs on the few surest cases, and intervals of it held the truth too seldom.
 """
 
 from __future__ import annotations
