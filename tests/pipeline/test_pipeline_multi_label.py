@@ -123,7 +123,8 @@ def test_a_whole_run(labelled: dict[str, Any]) -> None:
     assert made["metrics"]["f1_micro"]["tuned"] > made["metrics"]["f1_micro"]["base"]
     assert made["baselines"].keys() == {"majority", "tf-idf", "linear-probe"}
     assert made["calibration"]["of"] == "labels"
-    assert made["calibration"]["tuned"]["scaled"]["brier"] <= made["calibration"]["tuned"]["brier"] + 0.05
+    assert 0 < made["calibration"]["tuned"]["brier"] < 1
+    assert "temperature" not in made["calibration"]["tuned"]  # of fewer than 30 rows on validation
     assert (out / "tuned" / "calibration" / "scores.jsonl").is_file()
     assert "average_precision" in (out / "report.html").read_text()
 
