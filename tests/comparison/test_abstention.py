@@ -122,8 +122,13 @@ def test_both_errors_and_their_intervals_by_hand() -> None:
     assert own["brier_interval"] == pytest.approx(by_t, abs=4e-3)
     low, high = own["ece_interval"]
     assert low <= own["ece"] <= high < 0.1
-    assert found["brier"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+    assert found["brier"] == {"difference": 0.0, "interval": None}  # both are the same rows
     assert own["curve"][-1] == [1.0, pytest.approx(np.mean([row["metrics"]["accuracy"] for row in rows]))]
+    for row in rows:  # no answer is wrong, and all are as sure as can be: that others would be is not shown
+        row |= {"reference": row["prediction"], "label_scores": {row["prediction"]: 0.0, "x": -math.inf}}
+    perfect = probability_calibration(as_pairs(rows, rows), 0.95)
+    assert perfect is not None
+    assert [perfect["tuned"][key] for key in ("ece", "ece_interval", "brier", "brier_interval")] == [0, None, 0, None]
     few = probability_calibration(as_pairs(rows[:7], rows[:7]), 0.95)
     assert few is not None and few["tuned"]["brier_interval"] is None
 

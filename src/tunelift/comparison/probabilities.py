@@ -198,6 +198,8 @@ class _Resampled:
         if drawn is None:
             return None
         low, high = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2]).tolist()
+        if high - low < 1e-12:  # as where no answer is wrong: what others would show is not known
+            return None
         return [min(low, value), max(high, value)]
 
 
@@ -249,19 +251,24 @@ class _Means:
 
     @cached_property
     def _extents(self) -> dict[tuple[str, str], tuple[float, float, float]]:
-        """Each value and the ends of its interval, no numbers where units are few: those of graded metrics.
+        """Each value and the ends of its interval, as of graded metrics; no numbers where units are few or alike.
 
         Many units need no bootstrap: what skewness does to t falls with their root.
         """
         sums, sizes = np.stack(list(self.sums.values())), self.sizes
-        mean, none = mean_of(sums, sizes), np.full(len(sums), np.nan)
+        value = sums.sum(axis=1) / sizes.sum()
+        low, high = np.full((2, len(sums)), np.nan)
         if len(sizes) < FEWEST_UNITS_OF_A_MEAN:
-            low, high = none, none
-        elif len(sizes) > ENOUGH_UNITS:
-            low, high, *_ = t_extent(mean, self.level)
+            spread = np.zeros(len(sums), dtype=bool)
         else:
-            low, high, *_ = wider(t_extent(mean, self.level), bootstrap_extent(mean, sums, sizes, self.level))
-        return dict(zip(self.sums, zip(*(x.tolist() for x in (mean.value, low, high)), strict=True), strict=True))
+            spread = mean_of(sums, sizes).error > 1e-12
+        if spread.any():  # of values that are all the same it is not known
+            mean = mean_of(sums[spread], sizes)
+            extent = t_extent(mean, self.level)
+            if len(sizes) <= ENOUGH_UNITS:
+                extent = wider(extent, bootstrap_extent(mean, sums[spread], sizes, self.level))
+            low[spread], high[spread] = extent.low, extent.high
+        return dict(zip(self.sums, zip(*(x.tolist() for x in (value, low, high)), strict=True), strict=True))
 
 
 def _note(sides: Mapping[str, _Side], pairs: Sequence[Pair]) -> str:
