@@ -214,3 +214,13 @@ def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no adapter_model\.safetensors") as error:
         read_adapter_config(tmp_path)
     assert "If you trust who made adapter_model.bin, load it with peft and save it again" in str(error.value)
+
+
+def test_modules_that_peft_names_twice_are_named_once(tmp_path: Path) -> None:
+    config = LoraConfig(target_modules=["query"], task_type="SEQ_CLS", modules_to_save=["classifier"], r=2)
+    model = get_peft_model(tiny_models.classifier(["a", "b"]), config)
+    assert model.peft_config["default"].modules_to_save == ["classifier", "classifier", "score"]
+    base = {"name": "x", "kind": "folder", "path": "x", "revision": None, "weights_sha256": "0"}
+    save_adapter(model, None, tmp_path / "a", {"base": base, "task": "sequence-classification", "labels": ["a", "b"]})
+    saved = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert saved["modules_to_save"] == ["classifier", "score"]

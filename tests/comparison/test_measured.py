@@ -189,3 +189,38 @@ def test_numbers_that_a_row_lacks_are_not_taken_for_zero(lost: str) -> None:
         row["counts"]["pearson"] = {"wanted 0": 1.0}
     with pytest.raises(InputError, match="The counts of pearson lack 'predicted 0', in every row"):
         compare(base, tuned)
+
+
+@pytest.mark.parametrize("lost", ["items", "squared 0"])
+def test_a_count_that_every_item_has_is_not_taken_for_zero(lost: str) -> None:
+    wanted = [str(i) for i in range(12)]
+    base, tuned = (rows([str(i % by) for i in range(12)], wanted, "rmse") for by in (4, 5))
+    del base[2]["counts"]["rmse"][lost]
+    with pytest.raises(InputError, match=f"counts of rmse of the item \"2\" lack '{lost}' in base"):
+        compare(base, tuned)
+
+
+def test_intervals_end_where_the_scale_of_their_metric_does() -> None:
+    """Of few items and clusters a t interval goes on: that of two accuracies to -2.7, of two correlations to 1.6."""
+    draw = np.random.default_rng(0)
+    wanted = [str(i) for i in range(9)]
+    far = [str(v) for v in draw.normal(size=9).round(3).tolist()]
+    found = compare(rows(far, wanted, "pearson"), rows(list(reversed(far)), wanted, "pearson")).metrics["pearson"]
+    assert found.effect.interval is not None
+    assert -2 <= found.effect.interval[0] < found.effect.interval[1] <= 2
+    sides = []
+    for right in (range(24), range(24, 32)):
+        side = rows(["a" if i in right else "b" for i in range(32)], ["a"] * 32, "accuracy", "macro_f1")
+        sides.append([row | {"cluster": str(min(i, 7))} for i, row in enumerate(side)])
+    clustered = compare(*sides)
+    for name in ("accuracy", "macro_f1"):
+        interval = clustered.metrics[name].effect.interval
+        assert interval is not None and -1 <= interval[0] <= interval[1] <= 1, name
+    points = [
+        [{key: value for key, value in row.items() if key != "counts"} | {"metrics": {"points": float(i % by)}}
+         for i, row in enumerate(side)]
+        for side, by in zip(sides, (3, 17), strict=True)
+    ]  # fmt: skip
+    wide = compare(*points)
+    assert wide.metrics["points"].effect.interval is not None
+    assert wide.metrics["points"].effect.interval[1] > 1  # a table's own numbers have no scale that is known

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunelift.comparison.calibration_error import wilson_interval
 from tunelift.comparison.pairing import Pair
-from tunelift.comparison.probabilities import probability_calibration, wilson_interval
+from tunelift.comparison.probabilities import UNFINISHED, probability_calibration
 
 
 def row(scores: dict[str, float], reference: str, **more: Any) -> dict[str, Any]:
@@ -121,8 +122,8 @@ def test_nothing_is_said_where_labels_were_not_finished() -> None:
     """Of many labels those that could not win have no score, so the chosen one's share is not known."""
     whole = row({" a": -1.0, " b": -2.0, " c": -9.0}, " a")
     partial = row({" a": -1.0, " b": -2.0}, " a")
-    assert probability_calibration(pairs_of([whole, whole], [whole, partial]), 0.95, labels=3) is None
-    assert probability_calibration(pairs_of([whole, whole], [whole, whole]), 0.95, labels=3) is not None
+    assert probability_calibration(pairs_of([whole, whole], [whole, partial]), 0.95, labels=3) == {"note": UNFINISHED}
+    assert probability_calibration(pairs_of([whole, whole], [whole, whole]), 0.95, labels=3) != {"note": UNFINISHED}
     # Items of other tools may have choices of their own, of any number.
     assert probability_calibration(pairs_of([whole, partial], [whole, partial]), 0.95) is not None
 

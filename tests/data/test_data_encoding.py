@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tiny_tokenizers import byte_level
 from tunelift.core.errors import InputError
-from tunelift.data.encoding import Encoder, Text
+from tunelift.core.records import Example, Pair
+from tunelift.data.encoding import Encoder, Text, spelt_as_text
+from tunelift.data.pairs import encode_pair
+from tunelift.data.render import Renderer
 
 PIECES = st.lists(st.sampled_from(["<s>", "</s>", "<|im_end|>", "cat", " the", "\n", "<", "é", " "]), max_size=8)
 
@@ -58,3 +61,23 @@ def test_parts_of_a_text_keep_their_places() -> None:
     text = Text("ab<s>cd</s>", ((2, 5), (7, 11)))
     assert text.cut(0, 4) == Text("ab<s", ((2, 4),))
     assert text.cut(5, 11) == Text("cd</s>", ((2, 6),))
+
+
+def bert() -> BertTokenizerFast:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", "mask", "sep", "a", "b"]
+    return BertTokenizerFast(vocab={token: number for number, token in enumerate(tokens)})
+
+
+def test_special_tokens_that_a_heads_text_spells_are_text() -> None:
+    tokenizer, text = bert(), "a [MASK] b [SEP] a"
+    renderer = Renderer(tokenizer, 20)
+    ids = renderer.head_tokens(Example("1", text, "x", row={"text": text})).ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "a", "[", "mask", "]", "b", "[", "sep", "]", "a", "[SEP]"]
+    written = renderer.head_tokens(Example("1", "a [SEP] b", "x", row={"one": "a", "other": "b"})).ids
+    assert tokenizer.convert_ids_to_tokens(written) == ["[CLS]", "a", "[SEP]", "b", "[SEP]"]  # data.text says so itself
+    pair = encode_pair(tokenizer, Pair("a [SEP]", "b"), 20)
+    assert tokenizer.convert_ids_to_tokens(pair.ids) == ["[CLS]", "a", "[", "sep", "]", "[SEP]", "b", "[SEP]"]
+    cut = Renderer(tokenizer, 5).head_tokens(Example("1", text, "x", row={"text": text}))
+    assert (tokenizer.convert_ids_to_tokens(cut.ids), cut.full_length) == (["[CLS]", "a", "[", "mask", "[SEP]"], 11)
+    assert renderer.head_tokens(Example("1", "a b", "x")).ids == tokenizer("a b")["input_ids"]
+    assert spelt_as_text(tokenizer, ["a b", ""]) == {} and tokenizer("[MASK]")["input_ids"][1] == 4  # as it was

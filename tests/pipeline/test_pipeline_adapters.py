@@ -26,7 +26,7 @@ from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
 from tunelift.fast.whole_logits import WholeLogits
 from tunelift.pipeline.session import Session
-from tunelift.pipeline.stages import compare_adapter, tune_stage
+from tunelift.pipeline.stages import compare_adapter, evaluate_stage, tune_stage
 from tunelift.tasks import TASKS
 
 CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -263,6 +263,10 @@ def test_adapters_made_one_are_compared_like_any_other(tiny: dict[str, Any], tmp
     config = from_keywords("evaluate", data=tiny["data"]["test"], output=str(tmp_path / "compared"), dtype="float32")
     assert compare_adapter(config, str(made.folder)).to_dict()["items"] == 20
     assert read_lineage(made.folder)["base"] == read_lineage(runs[0])["base"]
+    config = config.model_copy(update={"output": str(tmp_path / "run")})  # a run's folder stands for its adapter
+    assert compare_adapter(config, str(tmp_path / "2")).to_dict()["items"] == 20
+    config = config.model_copy(update={"output": str(tmp_path / "scores")})
+    assert evaluate_stage(config, str(tmp_path / "2")).info["made_with"]["adapter"]["source"] == str(runs[0])
 
 
 def test_a_model_into_which_peft_put_layers_is_not_tuned_as_a_plain_one(tiny: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,29 @@ def test_labels_of_the_test_rows_alone_are_said_to_be_that(
     said = capsys.readouterr().err
     assert "of test; name data.train or data.labels where there are others" in said
     assert scoring(tmp_path / "alone")["labels"] == 2
+
+
+def test_a_metric_of_probabilities_reads_many_labels_to_their_end(tiny: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        lines = [{"prompt": f"{name} {i}", "completion": f" label {i % 20}"} for i in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = {"test": str(tmp_path / "test.jsonl"), "train": str(tmp_path / "train.jsonl")}
+    model, tokenizer = tunelift.load(tiny["model"], dtype="float32")
+    plain = tunelift.evaluate(model, tokenizer, data=files, metrics=["accuracy"])
+    whole = tunelift.evaluate(model, tokenizer, data=files, metrics=["accuracy", "brier"])
+    assert {len(row["label_scores"]) for row in whole.rows} == {20}
+    assert [row["prediction"] for row in whole.rows] == [row["prediction"] for row in plain.rows]
+    for row in whole.rows:
+        scores = row["label_scores"]
+        total = math.fsum(math.exp(score) for score in scores.values())
+        shares = {label: math.exp(score) / total for label, score in scores.items()}
+        expected = sum((share - (label == row["reference"])) ** 2 for label, share in shares.items())
+        assert row["metrics"]["brier"] == pytest.approx(expected)
+    found = tunelift.compare(whole, whole).to_dict()["calibration"]
+    assert found["base"]["brier"] == pytest.approx(whole.metrics["brier"])
+    best = [(row, row["prediction"]) for row in plain.rows]
+    lacking = tunelift.Scores(
+        [{**row, "label_scores": {one: row["label_scores"][one]}} for row, one in best], plain.info
+    )
+    assert tunelift.compare(lacking, lacking).to_dict()["calibration"].keys() == {"note"}
+    assert "alibration" not in str(tunelift.compare(lacking, lacking))

@@ -122,7 +122,10 @@ def test_a_whole_run(labelled: dict[str, Any]) -> None:
     assert list(made["metrics"]) == TASK.metrics([])
     assert made["metrics"]["f1_micro"]["tuned"] > made["metrics"]["f1_micro"]["base"]
     assert made["baselines"].keys() == {"majority", "tf-idf", "linear-probe"}
-    assert made["calibration"] is None
+    assert made["calibration"]["of"] == "labels"
+    assert 0 < made["calibration"]["tuned"]["brier"] < 1
+    assert "temperature" not in made["calibration"]["tuned"]  # of fewer than 30 rows on validation
+    assert (out / "tuned" / "calibration" / "scores.jsonl").is_file()
     assert "average_precision" in (out / "report.html").read_text()
 
     rows = [json.loads(line) for line in (out / "tuned" / "scores.jsonl").read_text().splitlines()]

@@ -311,6 +311,18 @@ def test_a_long_passage_is_learned_window_by_window(loaded: tuple[Any, Any]) -> 
         TASK.rows(examples([row("chip " * 40, "code", passage=passage)]), tokenizer, 30, [])
 
 
+def test_another_answer_stands_in_for_a_first_one_that_no_window_holds(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    passage = "ball match goal " * 20 + "code"
+    several = row("chip", "match goal ball " * 18 + "match", "code", passage=passage)
+    (example,) = examples([several])
+    rows, report = TASK.rows([example], tokenizer, 30, [])
+    assert (report.dropped, [r.labels[0] > 0 for r in rows]) == (0, [False] * (len(rows) - 1) + [True])
+    assert TASK.says_the_answer(Learned(example, TASK.collate(rows, 3, CPU), truncated=False), tokenizer, [])
+    found = tunelift.evaluate(model, tokenizer, data=[several], max_length=30)
+    assert "unscored" not in found.rows[0]
+
+
 def brute(model: Any, measure: BestSpan, i: int) -> tuple[str, float]:
     """Return the best span of an item's windows, asked one by one, and its score over that of none."""
     best, none = (float("-inf"), ""), float("inf")

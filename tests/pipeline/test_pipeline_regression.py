@@ -57,6 +57,12 @@ def test_infinite_numbers_are_refused_by_their_place(said: Any) -> None:
         examples([{"text": "a", "score": 1}, {"text": "b", "score": said}])
 
 
+@pytest.mark.parametrize("said", [1e154, -1e19, "1e200", 10**20])
+def test_numbers_whose_squares_overflow_are_refused_by_their_place(said: Any) -> None:
+    with pytest.raises(InputError, match=r'row 2, column "score": .* is beyond 1e\+18'):
+        examples([{"text": "a", "score": 1e18}, {"text": "b", "score": said}])
+
+
 def test_a_file_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,score\na,1\nb,\nc,high\n")
     with pytest.raises(InputError, match=r'a\.csv, line 4, column "score": a number is expected, not \'high\''):

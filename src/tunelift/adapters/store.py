@@ -43,7 +43,10 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
         # In each process names that peft holds as a set have another order.
         written = files.read_json(staging / ADAPTER_CONFIG)
         unordered = [key for key in written if isinstance(getattr(config, key, None), (set, frozenset))]
-        files.write_json(staging / ADAPTER_CONFIG, written | {key: sorted(written[key]) for key in unordered})
+        found = written | {key: sorted(written[key]) for key in unordered}
+        if saved := written.get("modules_to_save"):  # to those that are named peft adds a head's, there or not
+            found["modules_to_save"] = list(dict.fromkeys(saved))
+        files.write_json(staging / ADAPTER_CONFIG, found)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})

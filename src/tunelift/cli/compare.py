@@ -36,7 +36,7 @@ class CompareCommand(KeyCommand):
 @click.option(
     "--adapter",
     metavar="FOLDER",
-    help="Measure the model and this adapter, or this tuned model, on --data.",
+    help="Measure the model and this adapter or tuned model, or that of a run, on --data.",
 )
 @click.option("--metric", metavar="NAME", help="The metric that the headline is about.")
 @click.option(

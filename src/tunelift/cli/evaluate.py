@@ -12,7 +12,9 @@ KEYS = ("task", "output", "model", "data", "train.max_length", *MEASURING)
 
 @click.command("evaluate", cls=KeyCommand, keys=KEYS, stage="evaluate")
 @config_arguments
-@click.option("--adapter", metavar="FOLDER", help="Measure the model with this adapter, or this tuned model.")
+@click.option(
+    "--adapter", metavar="FOLDER", help="Measure the model with this adapter or tuned model, or that of a run."
+)
 @click.pass_context
 def command(ctx: click.Context, arguments: tuple[str, ...], adapter: str | None) -> None:
     """Measure a model, or a model with an adapter, on test rows; one row of scores per item.

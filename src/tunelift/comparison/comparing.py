@@ -19,6 +19,7 @@ from tunelift.comparison.readers import matched
 from tunelift.comparison.results import Comparison, MetricResult
 from tunelift.comparison.slices import slice_results
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.core.records import ScoreRow
 from tunelift.metrics.label_sets import NEUTRAL
 
 
@@ -62,8 +63,9 @@ def compare_sides(
     level: float,
     slices: Sequence[str] = (),
     said: Directions | None = None,
+    validation: Mapping[str, Sequence[ScoreRow]] | None = None,
 ) -> Comparison:
-    """Compare base and tuned as they were read; see `compare`."""
+    """Compare base and tuned as they were read; see `compare`. `validation` has rows of each side to calibrate by."""
     _check_settings(margin, level)
     pairs, left_out = pair(one, other)
     names, alone = common_metrics(one, other, pairs)
@@ -93,7 +95,7 @@ def compare_sides(
         notes=list(dict.fromkeys([*notes, *_notes_on(one, other, measured[headline])])),
         slices=slice_results(measured[headline], level, slices),
         without_duplicates=_without_duplicates(measured[headline], level, margin),
-        calibration=probability_calibration(pairs, level, labels),
+        calibration=probability_calibration(pairs, level, labels, validation),
         looks=count_look(test_hash(one.rows.values()), tuned_hash(other.rows.values())),
     )
 

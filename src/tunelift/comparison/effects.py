@@ -82,7 +82,23 @@ def _differences(measured: Measured) -> Floats | None:
 
 
 def effect_of(measured: Measured, level: float) -> Effect:
-    """Return the effect over the items, rows of equal content being one."""
+    """Return the effect over the items, rows of equal content being one.
+
+    An interval ends where the metric's scale does: the difference of two accuracies is never beyond -1 and 1.
+    """
+    effect, scale = _effect_of(measured, level), measured.scale
+    if effect.interval is None or scale is None:
+        return effect
+    return replace(effect, interval=within(effect.interval, scale))
+
+
+def within(interval: tuple[float, float], scale: tuple[float, float]) -> tuple[float, float]:
+    """Return what of an interval of a difference of two values of a scale can be; 0 is as far within as it was."""
+    widest = scale[1] - scale[0]
+    return max(interval[0], -widest), min(interval[1], widest)
+
+
+def _effect_of(measured: Measured, level: float) -> Effect:
     one_sided = measured.one_sided
     if not one_sided:
         return _effect(measured, level)

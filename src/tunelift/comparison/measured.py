@@ -15,7 +15,7 @@ from tunelift.comparison.draws import Floats
 from tunelift.comparison.pairing import LeftOut, Pair, Side, distinct
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import ScoreRow
-from tunelift.metrics import METRICS, bounds, direction, formula, of_items, ratio_value
+from tunelift.metrics import METRICS, bounds, direction, formula, is_sparse, of_items, ratio_value
 
 _COUNTS = 'Counts are written as "counts": {"bleu": {"matched 1": 7, ...}}, with numbers.'
 
@@ -102,6 +102,17 @@ class Measured:
         known = bounds(self.name) or ((0.0, 1.0) if np.all((there == 0) | (there == 1)) else None)
         inside = known is not None and np.all((there >= known[0]) & (there <= known[1]))
         return known if inside else None
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """The least and the largest value of the metric over items, where that is known and the values obey."""
+        if not self.of_set:
+            return self.bounds
+        known = bounds(self.name) if self.both.any() else None
+        if known is None:
+            return None
+        slack = 1e-9 * (known[1] - known[0])  # a correlation of 1 may be 1 and a rounding
+        return known if all(known[0] - slack <= value <= known[1] + slack for value in self.aggregates) else None
 
     def by_distinct(self) -> tuple[Floats, Floats]:
         """Return both sides by item: the mean over the rows of one item."""
@@ -237,8 +248,9 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
     first = () if of_ratio is None else ("nats", "weight")
     names = list(dict.fromkeys([*first, *(count for row in [*one, *other] for count in row or ())]))
     tables = _table(one, names), _table(other, names)
-    if by_items is not None:
+    if not is_sparse(name):
         _refuse_gaps(name, names, kept, (one, other))
+    if by_items is not None:
         value, closeness = (partial(_by_name, own, names) for own in by_items)
         measured = Measured(name, higher_is_better, kept, *tables, left_out, of_items=value, closeness=closeness)
     else:
@@ -257,7 +269,7 @@ def _measure_counts(name: str, higher_is_better: bool | None, pairs: Sequence[Pa
 def _refuse_gaps(
     name: str, names: Sequence[str], pairs: Sequence[Pair], sides: Sequence[Sequence[Mapping[str, float] | None]]
 ) -> None:
-    """Raise InputError where a row lacks a number that others have: of items' own numbers 0 is a value like others."""
+    """Raise InputError where a row lacks a number that others have: to take it as 0 would make a value of its own."""
     for item, *both in zip(pairs, *sides, strict=True):
         for side, counts in zip(("base", "tuned"), both, strict=True):
             if counts is not None and (lacking := [one for one in names if one not in counts]):

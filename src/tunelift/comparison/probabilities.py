@@ -1,197 +1,283 @@
-"""Are the probabilities of labels what they say: of the answers given with 80%, are 80% right?
+"""The entry "calibration" of comparison.json: what the probabilities of labels are worth, base against tuned.
 
-The confidence of an answer is the share of the chosen label in the probability of all labels whose score the row holds.
-A score is the label's log-likelihood as a whole, also where labels were ranked by the mean per token: a mean is no
-probability of anything.
-
-The calibration error is measured in bins of equally many items, as equally wide bins leave some nearly empty. The usual
-estimate (Guo et al. 2017, arXiv 1706.04599) averages the absolute gaps between confidence and share right. It is too
-high, since chance alone makes gaps, and by more the fewer items a bin has (Roelofs et al. 2022, arXiv 2012.08668): two
-models that are perfectly calibrated then differ where one is less sure of itself. Here it is the root of the mean
-square of the gaps less what chance adds to the squares (Kumar, Liang and Ma 2019, arXiv 1909.10155), which is 0 for
-about half of the perfectly calibrated models. Gaps within a bin that cancel are seen by neither.
+It holds calibration error (`calibration_error.py`) and Brier score, of the probabilities as they are and divided by a
+temperature that was fitted on validation rows (`temperature.py`), and what each side is worth that may abstain
+(`abstention.py`). Everything is computed from rows, the validation's among them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special
 
-from tunelift.comparison.draws import Floats
-from tunelift.comparison.pairing import Pair, clusters_of
+from tunelift.comparison.abstention import TARGETS, Cases
+from tunelift.comparison.calibration_error import Binned
+from tunelift.comparison.decisions import Decisions, Indices, decisions_of, has_probabilities, numbered_units
+from tunelift.comparison.draws import Floats, bootstrap_weights
+from tunelift.comparison.effect import FEWEST_UNITS as FEWEST_UNITS_OF_A_MEAN
+from tunelift.comparison.means import bootstrap_extent, mean_of, t_extent, wider
+from tunelift.comparison.pairing import Pair, clusters_of, distinct
+from tunelift.comparison.temperature import fitted_temperature
 from tunelift.core.records import ScoreRow
 
-MOST_BINS = 15
-UNITS_A_BIN = 20
 FEWEST_UNITS = 100
-"""With fewer items, or clusters of items, a difference gets no interval: at 60 the interval held the truth in 93% of
-simulations where 95% were asked, from 100 on in 95 to 100%."""
+"""With fewer items, or clusters of items, calibration errors get no interval: at 60 that of a difference held
+the truth in 93% of simulations where 95% were asked, from 100 on in 95 to 100%."""
 
-RESAMPLES, SEED = 1000, 0
-WEIGHTS_AT_ONCE = 2_000_000
+RESAMPLES = 1000
 
-Indices = NDArray[np.intp]
+ENOUGH_UNITS = 5000
+"""With more, a mean's t interval stands alone."""
+
+UNFINISHED = (
+    "Of many labels those that cannot win are not read to their end, so no answer's share of the probability is known. "
+    "Name brier in evaluate.metrics: then all labels are."
+)
+
+Rows = Sequence[ScoreRow]
+Resampled = Callable[[Floats], Floats]
+"""From how often each unit counts (resamples, units) to values (resamples,)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Side:
-    """Answers of one side: confidence and whether right (0 or 1), of shape (items,), and the bin each falls into."""
+    """One side's decisions on the test, those on validation where there are some, and the temperature of the latter."""
 
-    confidence: Floats
-    right: Floats
-    bin: Indices
-    bins: int
+    decisions: Decisions
+    unit: Indices
+    units: int
+    validation: Decisions | None
+    validation_unit: Indices | None
+    temperature: float | None
 
-    def sums(self, values: Floats) -> Floats:
-        """Return the sum of values of shape (items,) in each bin."""
-        return np.bincount(self.bin, weights=values, minlength=self.bins).astype(float)
+    def binned(self, temperature: float) -> Binned:
+        found = self.decisions
+        return Binned(found.confidence(temperature), found.right, self.unit, self.units)
 
+    def cases(self) -> Cases:
+        """What it answers and how sure it is, its scores divided by the temperature where it has one."""
+        return _cases(self.decisions, self.unit, self.temperature)
 
-@dataclass(frozen=True, slots=True)
-class _Gaps:
-    """One side's bins by unit (an item, or the items of one source): what is resampled.
-
-    `gap` is the sum of right - confidence, `items` the number of items, both (units, bins); `chance` is the variance of
-    each bin's summed gap, (bins,).
-    """
-
-    gap: Floats
-    items: Floats
-    chance: Floats
-
-    @property
-    def table(self) -> Floats:
-        """Gaps, then items: (units, 2 bins)."""
-        return np.concatenate([self.gap, self.items], axis=1)
-
-    def error(self, sums: Floats, times: int) -> Floats:
-        """Return the calibration errors (selections,) for sums of the table's rows; `times` chance is taken off."""
-        gap, items = np.split(sums, 2, axis=1)
-        squares = np.sum((gap**2 - times * self.chance) / np.maximum(items, 1), axis=1)
-        return np.asarray(np.sqrt(np.maximum(squares / items.sum(axis=1), 0.0)))
+    def brier(self, temperature: float) -> Floats:
+        """Each row's Brier score, of several labels their mean: (rows,)."""
+        found = self.decisions
+        return np.asarray(np.bincount(found.row, weights=found.brier(temperature)) / np.bincount(found.row))
 
 
-def probability_calibration(pairs: Sequence[Pair], level: float, labels: int | None = None) -> dict[str, Any] | None:
+def probability_calibration(
+    pairs: Sequence[Pair], level: float, labels: int | None = None, validation: Mapping[str, Rows] | None = None
+) -> dict[str, Any] | None:
     """Return the entry "calibration" of comparison.json, or None where no item has usable label scores on both.
 
-    None, too, where an answer lacks some of the `labels` (how many there are, if that is known): of many labels those
-    that could not win were not finished, so the share of the chosen one is not known.
+    Only with a note, where an answer lacks some of the `labels` (how many there are, if that is known): of many labels
+    those that could not win were not finished, so the share of the chosen one is not known.
 
-    It has for each side the calibration error and the points of the reliability diagram, with Wilson's intervals at
-    `level`, and the difference tuned - base of the errors with a bootstrap interval over items (over clusters, where
-    items come in clusters). The interval is None for fewer than 100 items or clusters.
+    For each side it has `ece` (the calibration error) and `brier` with intervals at `level`, the `bins` of the
+    reliability diagram with Wilson's intervals, and, but for sets of labels, `augrc` and the points of its curve (share
+    answered, share right). With rows of `validation` (by side) it has `temperature`, `scaled` (both errors again) and
+    `points`: for each share right the confidence that was chosen on validation, and what it gives on the test. The
+    differences are tuned - base. Intervals are bootstrap percentiles over items (over clusters, where items come in
+    clusters), and None for fewer than 100; Brier score and area have the
+    intervals of graded metrics, from 8 on.
     """
-    kept = [item for item in pairs if _has_scores(item.base) and _has_scores(item.tuned)]
-    if not kept or any(len(row["label_scores"]) < (labels or 0) for item in kept for row in (item.base, item.tuned)):
+    kept = [item for item in pairs if has_probabilities(item.base) and has_probabilities(item.tuned)]
+    if not kept:
         return None
-    clusters = clusters_of(kept)
-    unit = np.arange(len(kept)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    units = int(unit.max()) + 1
-    base, tuned = (_side(rows, units) for rows in zip(*((item.base, item.tuned) for item in kept), strict=True))
-    gaps = _gaps(base, unit), _gaps(tuned, unit)
-    errors = [float(side.error(side.table.sum(axis=0, keepdims=True), times=1)[0]) for side in gaps]
-    difference = errors[1] - errors[0]
-    return {
-        "base": {"ece": errors[0], "items": len(kept), "bins": _points(base, level)},
-        "tuned": {"ece": errors[1], "items": len(kept), "bins": _points(tuned, level)},
-        "difference": difference,
-        "interval": _interval(gaps[0], gaps[1], difference, level) if units >= FEWEST_UNITS else None,
-        "note": _note(base, tuned, kept),
+    if any(0 < len(row.get("label_scores") or ()) < (labels or 0) for item in kept for row in (item.base, item.tuned)):
+        return {"note": UNFINISHED}
+    member, _ = distinct(kept)
+    unit = numbered_units(clusters_of(kept), member)
+    found = {
+        name: _side([getattr(item, name) for item in kept], unit, (validation or {}).get(name) or [])
+        for name in ("base", "tuned")
     }
+    if None in found.values() or len({side.decisions.of_sets for side in found.values() if side}) > 1:
+        return None
+    sides = {name: side for name, side in found.items() if side is not None}
+    return _entry(sides, kept, _Means.of(sides, unit, level), level)
 
 
-def _has_scores(row: ScoreRow) -> bool:
-    """Return whether the chosen label's share can be computed: other labels may be impossible, none may be NaN."""
-    prediction, scores = row.get("prediction"), row.get("label_scores") or {}
-    if not isinstance(prediction, str) or scores.get(prediction) is None:
-        return False
-    return math.isfinite(scores[prediction]) and all(score < math.inf for score in scores.values())
+def _entry(sides: Mapping[str, _Side], pairs: list[Pair], means: _Means, level: float) -> dict[str, Any]:
+    resampled = _Resampled.of(sides, level)
+    entry: dict[str, Any] = {}
+    for name, side in sides.items():
+        own = _of_side(side, level) | resampled.estimate(name, "ece") | means.estimate(name, "brier")
+        if not side.decisions.of_sets:
+            own |= {"curve": side.cases().curve()} | means.estimate(name, "augrc")
+        if side.temperature is not None:
+            scaled = resampled.estimate(name, "scaled ece") | means.estimate(name, "scaled brier")
+            own["scaled"] = {key.removeprefix("scaled "): value for key, value in scaled.items()}
+        entry[name] = own
+    entry |= {"of": "labels" if sides["base"].decisions.of_sets else "answers", **resampled.difference("ece")}
+    entry["brier"] = means.difference("brier")
+    if not sides["base"].decisions.of_sets:
+        entry["augrc"] = means.difference("augrc")
+    if all(side.temperature is not None for side in sides.values()):
+        entry["scaled"] = {"ece": resampled.difference("scaled ece"), "brier": means.difference("scaled brier")}
+    return entry | {"note": _note(sides, pairs)}
 
 
-def _side(rows: Sequence[ScoreRow], units: int) -> _Side:
-    confidence = np.array([_confidence(row) for row in rows])
-    right = np.array([float(str(row["prediction"]).strip() == str(row["reference"]).strip()) for row in rows])
-    return _Side(confidence, right, *_equal_bins(confidence, units))
+def _side(rows: Rows, unit: Indices, validation: Rows) -> _Side | None:
+    decisions = decisions_of(rows)
+    if decisions is None:
+        return None
+    usable = [row for row in validation if has_probabilities(row)]
+    known = decisions_of(usable) if usable else None
+    known = known if known is not None and known.of_sets == decisions.of_sets else None
+    temperature = None if known is None else fitted_temperature(known)
+    own = [str(row["cluster"]) if row.get("cluster") is not None else f"row {i}" for i, row in enumerate(usable)]
+    validation_unit = None if known is None else np.unique(own, return_inverse=True)[1][known.row]
+    return _Side(decisions, unit[decisions.row], int(unit.max()) + 1, known, validation_unit, temperature)
 
 
-def _confidence(row: ScoreRow) -> float:
-    """Return the chosen label's share of the labels' summed probabilities."""
-    scores = row["label_scores"]
-    chosen = scores[row["prediction"]]
-    best = max(scores.values())
-    return math.exp(chosen - best) / math.fsum(math.exp(score - best) for score in scores.values())
+def _cases(decisions: Decisions, unit: Indices, temperature: float | None) -> Cases:
+    return Cases(decisions.confidence(temperature or 1.0), decisions.right, unit, decisions.of_sets)
 
 
-def _equal_bins(confidence: Floats, units: int) -> tuple[Indices, int]:
-    """Return each item's bin and how many there are: equally many items in each, equal confidences in the same.
+def _of_side(side: _Side, level: float) -> dict[str, Any]:
+    """Return what is known of a side without resampling."""
+    decisions, cases = side.decisions, side.cases()
+    entry: dict[str, Any] = {"items": len(np.unique(decisions.row)), "bins": side.binned(1.0).points(level)}
+    if side.validation is None or side.validation_unit is None or side.temperature is None:
+        return entry
+    entry |= {"temperature": side.temperature, "rows": len(np.unique(side.validation.row))}
+    chosen_on, points = _cases(side.validation, side.validation_unit, side.temperature), []
+    for target in TARGETS:
+        confidence = chosen_on.threshold(target)
+        if confidence is not None:
+            seen = chosen_on.at(confidence, level)
+            on_validation = {key: seen[key] for key in ("right", "answered", "cases")}
+            points.append(
+                {"target": target, "confidence": confidence, "validation": on_validation, **cases.at(confidence, level)}
+            )
+    return entry | {"points": points}
 
-    There are as many bins as `units` allows, the number of items that are independent of each other.
+
+@dataclass(frozen=True)
+class _Resampled:
+    """Values of each side, and what they are in the same resamples of the units (none where units are few)."""
+
+    values: Mapping[tuple[str, str], float]
+    drawn: Mapping[tuple[str, str], Floats]
+    level: float
+
+    @classmethod
+    def of(cls, sides: Mapping[str, _Side], level: float) -> _Resampled:
+        """Compute calibration errors, after scaling too."""
+        values, resampled = dict[tuple[str, str], float](), dict[tuple[str, str], Resampled]()
+        units = sides["base"].units
+        for name, side in sides.items():
+            for key, temperature in (("ece", 1.0), ("scaled ece", side.temperature)):
+                if temperature is not None:
+                    binned = side.binned(temperature)
+                    values[name, key], resampled[name, key] = binned.error, binned.errors
+        parts: dict[tuple[str, str], list[Floats]] = {key: [] for key in resampled}
+        for weights in bootstrap_weights(units, RESAMPLES) if units >= FEWEST_UNITS else ():
+            for which, found in resampled.items():
+                parts[which].append(found(weights))
+        return cls(values, {key: np.concatenate(found) for key, found in parts.items() if found}, level)
+
+    def estimate(self, side: str, key: str) -> dict[str, Any]:
+        """Return a side's value and its interval."""
+        drawn = self.drawn.get((side, key))
+        return {key: self.values[side, key], f"{key}_interval": self._interval(drawn, self.values[side, key])}
+
+    def difference(self, key: str) -> dict[str, Any]:
+        """Return tuned - base and its interval."""
+        base, tuned = self.drawn.get(("base", key)), self.drawn.get(("tuned", key))
+        difference = self.values["tuned", key] - self.values["base", key]
+        drawn = None if base is None or tuned is None else tuned - base
+        return {"difference": difference, "interval": self._interval(drawn, difference)}
+
+    def _interval(self, drawn: Floats | None, value: float) -> list[float] | None:
+        if drawn is None:
+            return None
+        low, high = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2]).tolist()
+        if high - low < 1e-12:  # as where no answer is wrong: what others would show is not known
+            return None
+        return [min(low, value), max(high, value)]
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Brier scores of each side, after scaling too, and areas: what is a mean, with its interval over units.
+
+    `sums` are those of the rows of each unit, (units,), `sizes` how many it has; `most` is the largest Brier score.
     """
-    count = max(1, min(MOST_BINS, units // UNITS_A_BIN))
-    cuts = np.sort(confidence)[[len(confidence) * cut // count for cut in range(1, count)]]
-    _, bins = np.unique(np.searchsorted(np.unique(cuts), confidence, side="right"), return_inverse=True)
-    return bins, int(bins.max()) + 1
+
+    sums: Mapping[tuple[str, str], Floats]
+    sizes: Floats
+    level: float
+    most: float
+
+    @classmethod
+    def of(cls, sides: Mapping[str, _Side], unit: Indices, level: float) -> _Means:
+        """Sum the values of the rows of each unit; `unit` is that of each row."""
+        found = dict[tuple[str, str], Floats]()
+        for name, side in sides.items():
+            for key, temperature in (("brier", 1.0), ("scaled brier", side.temperature)):
+                if temperature is not None:
+                    found[name, key] = side.brier(temperature)
+            if not side.decisions.of_sets:
+                found[name, "augrc"] = side.cases().of_area
+        sums: dict[tuple[str, str], Floats] = {
+            key: np.bincount(unit, weights=values).astype(float) for key, values in found.items()
+        }
+        for key in {key for _, key in sums if len({name for name, other in sums if other == key}) == 2}:
+            sums["difference", key] = sums["tuned", key] - sums["base", key]
+        return cls(sums, np.bincount(unit).astype(float), level, 1.0 if sides["base"].decisions.of_sets else 2.0)
+
+    def estimate(self, side: str, key: str) -> dict[str, Any]:
+        """Return a side's mean and its interval."""
+        value, interval = self._within(side, key, 0.0)
+        return {key: value, f"{key}_interval": interval}
+
+    def difference(self, key: str) -> dict[str, Any]:
+        """Return tuned - base and its interval."""
+        value, interval = self._within("difference", key, -self._most(key))
+        return {"difference": value, "interval": interval}
+
+    def _most(self, key: str) -> float:
+        return 1.0 if key == "augrc" else self.most
+
+    def _within(self, side: str, key: str, least: float) -> tuple[float, list[float] | None]:
+        value, low, high = self._extents[side, key]
+        return value, None if math.isnan(low) else [max(low, least), min(high, self._most(key))]
+
+    @cached_property
+    def _extents(self) -> dict[tuple[str, str], tuple[float, float, float]]:
+        """Each value and the ends of its interval, as of graded metrics; no numbers where units are few or alike.
+
+        Many units need no bootstrap: what skewness does to t falls with their root.
+        """
+        sums, sizes = np.stack(list(self.sums.values())), self.sizes
+        value = sums.sum(axis=1) / sizes.sum()
+        low, high = np.full((2, len(sums)), np.nan)
+        if len(sizes) < FEWEST_UNITS_OF_A_MEAN:
+            spread = np.zeros(len(sums), dtype=bool)
+        else:
+            spread = mean_of(sums, sizes).error > 1e-12
+        if spread.any():  # of values that are all the same it is not known
+            mean = mean_of(sums[spread], sizes)
+            extent = t_extent(mean, self.level)
+            if len(sizes) <= ENOUGH_UNITS:
+                extent = wider(extent, bootstrap_extent(mean, sums[spread], sizes, self.level))
+            low[spread], high[spread] = extent.low, extent.high
+        return dict(zip(self.sums, zip(*(x.tolist() for x in (value, low, high)), strict=True), strict=True))
 
 
-def _points(side: _Side, level: float) -> list[dict[str, Any]]:
-    items = np.bincount(side.bin, minlength=side.bins)
-    confidence, right = side.sums(side.confidence) / items, side.sums(side.right) / items
-    low, high = wilson_interval(right, items, level)
-    return [
-        {"confidence": c, "accuracy": r, "items": n, "interval": [a, b]}
-        for c, r, n, a, b in zip(*(x.tolist() for x in (confidence, right, items, low, high)), strict=True)
-    ]
-
-
-def wilson_interval(share: Floats, items: NDArray[Any], level: float) -> tuple[Floats, Floats]:
-    """Return Wilson's score interval (1927) for shares of so many items, all of one shape."""
-    squared = float(special.ndtri((1 + level) / 2)) ** 2 / items
-    middle = (share + squared / 2) / (1 + squared)
-    half = np.sqrt(share * (1 - share) * squared + squared**2 / 4) / (1 + squared)
-    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
-
-
-def _gaps(side: _Side, unit: Indices) -> _Gaps:
-    shape = (int(unit.max()) + 1, side.bins)
-    gap, items = np.zeros(shape), np.zeros(shape)
-    np.add.at(gap, (unit, side.bin), side.right - side.confidence)
-    np.add.at(items, (unit, side.bin), 1.0)
-    units = np.sum(items > 0, axis=0)
-    around = gap - items * (gap.sum(axis=0) / items.sum(axis=0))
-    return _Gaps(gap, items, np.sum(around**2, axis=0) * units / np.maximum(units - 1, 1))
-
-
-def _interval(base: _Gaps, tuned: _Gaps, difference: float, level: float) -> list[float]:
-    """Return the percentile interval over resamples of the units, both sides of a unit together; bins are kept.
-
-    A resample's gaps hold chance twice, its own and that of the sample it is drawn from, so twice is taken off.
-    """
-    units, bins = base.gap.shape
-    table = np.concatenate([base.table, tuned.table], axis=1)
-    generator = np.random.default_rng(SEED)
-    rows = max(1, WEIGHTS_AT_ONCE // units)
-    found = []
-    for start in range(0, RESAMPLES, rows):
-        picked = generator.integers(units, size=(min(rows, RESAMPLES - start), units), dtype=np.int32)
-        drawn = np.stack([np.bincount(row, minlength=units) for row in picked]).astype(float) @ table
-        found.append(tuned.error(drawn[:, 2 * bins :], times=2) - base.error(drawn[:, : 2 * bins], times=2))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2]).tolist()
-    return [min(low, difference), max(high, difference)]
-
-
-def _note(base: _Side, tuned: _Side, pairs: Sequence[Pair]) -> str:
-    one, other = (np.abs(side.sums(side.right - side.confidence)).sum() / len(side.right) for side in (base, tuned))
+def _note(sides: Mapping[str, _Side], pairs: Sequence[Pair]) -> str:
+    one, other = (sides[name].binned(1.0).uncorrected for name in ("base", "tuned"))
     said = (
         "The calibration error is the root mean square gap between confidence and share right, less what chance adds "
         f"(Kumar et al. 2019); the uncorrected mean absolute gap is {one:.3f} for base and {other:.3f} for tuned."
     )
-    rows = [row for item in pairs for row in (item.base, item.tuned)]
+    rows = [row for item in pairs for row in (item.base, item.tuned) if row.get("label_scores")]
     unlikely = sum(row["label_scores"][row["prediction"]] < max(row["label_scores"].values()) for row in rows)
     if unlikely:
         said += (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from tunelift.comparison.comparing import compare_sides
 from tunelift.comparison.effects import judged, judged_together
 from tunelift.comparison.measured import Measured, common_metrics, measure
 from tunelift.comparison.pairing import Side, pair, read_side
-from tunelift.comparison.readers import read_info
+from tunelift.comparison.readers import read_info, read_scores
 from tunelift.comparison.results import BASE, BaselineResult, Comparison, MetricResult, Selection
 from tunelift.comparison.seeds import recipe_claim
 from tunelift.core import files
-from tunelift.run_files.layout import METRICS, TUNED, RunPaths, validation_of
+from tunelift.core.records import ScoreRow
+from tunelift.run_files.layout import METRICS, TUNED, RunPaths, calibration_of, is_scored, validation_of
 
 NOTHING_CHOSEN = (
     "There were no validation rows to choose the strongest baseline on, so the verdict is against the base alone."
@@ -36,7 +37,8 @@ def compare_run(
     base, tuned = read_side(paths.base, BASE), read_side(paths.tuned, TUNED)
     if metric is None and margin is None:
         margin = own_margin(paths)
-    comparison = compare_sides(base, tuned, metric=metric, margin=margin, level=level)
+    validation = {side: _validation_rows(calibration_of(paths.side(side))) for side in (BASE, TUNED)}
+    comparison = compare_sides(base, tuned, metric=metric, margin=margin, level=level, validation=validation)
     against = _against_baselines(paths, tuned, comparison.headline)
     selection = _selection(paths, comparison, list(against))
     baselines = _baselines(against, selection, level, margin)
@@ -53,6 +55,11 @@ def compare_run(
         recipe=_recipe(paths, base, tuned, comparison),
         notes=[*comparison.notes, *notes],
     )
+
+
+def _validation_rows(path: Path) -> Sequence[ScoreRow]:
+    """Return a side's rows on validation, none where it has none."""
+    return read_scores(path).rows if is_scored(path) else []
 
 
 def own_margin(paths: RunPaths) -> float | None:
@@ -155,4 +162,6 @@ def _recipe(paths: RunPaths, base: Side, tuned: Side, comparison: Comparison) ->
     values = [one.aggregates if one.items and not one.one_sided else (math.nan, math.nan) for one in found]
     higher = comparison.metrics[comparison.headline].higher_is_better
     seeds = [int((side.info.get("made_with") or {}).get("seed") or 0) for side in sides]
-    return recipe_claim(seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level)
+    return recipe_claim(
+        seeds, values[0][0], [tuned for _, tuned in values], higher, comparison.level, scale=found[0].scale
+    )

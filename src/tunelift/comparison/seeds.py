@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from tunelift.comparison.effects import within
 from tunelift.comparison.results import finite
 from tunelift.comparison.verdict import Scale
 from tunelift.wording.numbers import interval_text, level_text
@@ -23,12 +24,19 @@ LARGEST = 1e150
 
 
 def recipe_claim(
-    seeds: Sequence[int], base: float, tuned: Sequence[float], higher_is_better: bool | None, level: float
+    seeds: Sequence[int],
+    base: float,
+    tuned: Sequence[float],
+    higher_is_better: bool | None,
+    level: float,
+    *,
+    scale: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Return the entry "recipe" of comparison.json: the mean difference over seeds, its interval and verdict.
 
     `base` is the base's value of the headline metric and `tuned` that of each seed's adapter, on the same items. The
-    interval at `level` is Student's over the k differences, with k - 1 degrees of freedom. Interval and p are None for
+    interval at `level` is Student's over the k differences, with k - 1 degrees of freedom, and ends where the metric's
+    `scale` does. Interval and p are None for
     fewer than five seeds, and where every seed gives the same difference. Numbers that are not finite become None, and
     then nothing is claimed. The items are taken as they are: what other items would give is for the interval of a
     single adapter.
@@ -39,6 +47,7 @@ def recipe_claim(
     if all(abs(difference) < LARGEST for difference in differences):
         mean = math.fsum(differences) / len(differences)
         interval, p, missing = _over_seeds(differences, mean, level)
+        interval = interval if interval is None or scale is None else within(interval, scale)
         word, reason = _judge(interval, missing, higher_is_better, level)
     return {
         "seeds": list(seeds),

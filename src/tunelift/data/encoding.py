@@ -90,10 +90,7 @@ class Encoder:
     def _as_text(self, token: str) -> list[int]:
         ids = self._piece(token, plain=True)
         if set(self._stock([token])[0]) & set(ids):
-            raise InputError(
-                f"A text holds {token!r}, which this tokenizer cannot write but as its special token.",
-                fix="Write it otherwise in the data, or remove it.",
-            )
+            raise cannot_write(token)
         return ids
 
     def _piece(self, text: str, *, first: bool = False, plain: bool = False) -> list[int]:
@@ -104,6 +101,28 @@ class Encoder:
             return self._stock([text])[0]
         (before,), (both,) = self._stock(["\n"]), self._stock(["\n" + text], plain=plain)
         return both[len(before) :] if both[: len(before)] == before else self._stock([text], plain=plain)[0]
+
+
+def spelt_as_text(tokenizer: Any, texts: Iterable[str]) -> dict[str, Any]:
+    """Return what a tokenizer is to be called with besides, so that special tokens that texts spell are text.
+
+    Nothing where they spell none. Raises InputError for one that the tokenizer can write as its special token only.
+    """
+    names = dict.fromkeys(match[0] for text in texts for match in Added.to(tokenizer).special.finditer(text))
+    how = {"split_special_tokens": True}
+    for name in names:
+        ids = tokenizer(name, add_special_tokens=False, verbose=False, **how)["input_ids"]
+        if name != tokenizer.unk_token and tokenizer.convert_tokens_to_ids(name) in ids:
+            raise cannot_write(name)
+    return how if names else {}
+
+
+def cannot_write(token: str) -> InputError:
+    """Return the error for a special token in a text that the tokenizer cannot write as text."""
+    return InputError(
+        f"A text holds {token!r}, which this tokenizer cannot write but as its special token.",
+        fix="Write it otherwise in the data, or remove it.",
+    )
 
 
 def _any_of(names: set[str]) -> re.Pattern[str]:

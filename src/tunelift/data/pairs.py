@@ -7,6 +7,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Pair
+from tunelift.data.encoding import spelt_as_text
 
 BETWEEN = "\n"
 """Stands before the second text where the tokenizer itself puts nothing between the two."""
@@ -42,7 +43,7 @@ def encode_pair(tokenizer: Any, pair: Pair, max_length: int, *, offsets: bool = 
             f"{type(tokenizer).__name__} does not say where in a text its tokens lie.",
             fix="Take a model with a tokenizer.json.",
         )
-    how = {"return_offsets_mapping": True} if offsets else {}
+    how = spelt_as_text(tokenizer, texts) | ({"return_offsets_mapping": True} if offsets else {})
     found = tokenizer(*texts, verbose=False, **how)  # how long a row is, is counted and reported by us
     full_length = len(found["input_ids"])
     if full_length > max_length:

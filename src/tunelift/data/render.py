@@ -13,7 +13,7 @@ from tunelift.core.records import Example, Pair
 from tunelift.data.answers import Asked, Marks
 from tunelift.data.chat import Chat, Written
 from tunelift.data.conversations import as_answer
-from tunelift.data.encoding import Added, Encoder, Text
+from tunelift.data.encoding import Added, Encoder, Text, spelt_as_text
 from tunelift.data.pairs import encode_pair
 from tunelift.data.pieces import pieces
 
@@ -164,10 +164,13 @@ class Renderer:
         if isinstance(example.given, Pair):
             both = encode_pair(self.tokenizer, example.given, self.max_length)
             return Tokens(both.ids, [False] * len(both.ids), both.full_length, both.segments)
-        ids = list(self.tokenizer(example.prompt, verbose=False)["input_ids"])
+        how = spelt_as_text(self.tokenizer, [example.prompt])
+        if how and not spelt_as_text(self.tokenizer, map(str, example.row.values())):
+            how = {}  # no column of the row spells it, so whoever wrote data.text did, and means it
+        ids = list(self.tokenizer(example.prompt, verbose=False, **how)["input_ids"])
         full_length = len(ids)
         if full_length > self.max_length:  # the tokenizer itself keeps a closing SEP where it cuts
-            ids = list(self.tokenizer(example.prompt, truncation=True, max_length=self.max_length)["input_ids"])
+            ids = list(self.tokenizer(example.prompt, truncation=True, max_length=self.max_length, **how)["input_ids"])
         return Tokens(ids, [False] * len(ids), full_length)
 
     def render_rows(self, examples: Iterable[Example]) -> tuple[list[Tokens], RenderReport]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError
 from tunelift.core.records import Pair, Span
+from tunelift.data.encoding import spelt_as_text
 from tunelift.data.pairs import between_texts
 
 OVERLAP = 3
@@ -59,7 +60,8 @@ def windows(tokenizer: Any, pairs: Sequence[Pair], max_length: int) -> list[list
             fix="Take a model with a tokenizer.json.",
         )
     questions = [pair.first.strip() for pair in pairs]
-    alone = tokenizer(questions, add_special_tokens=False, verbose=False)["input_ids"] if questions else []
+    how = spelt_as_text(tokenizer, [*questions, *dict.fromkeys(pair.second for pair in pairs)])
+    alone = tokenizer(questions, add_special_tokens=False, verbose=False, **how)["input_ids"] if questions else []
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - overlap(max_length)
     kept = [i for i, ids in enumerate(alone) if len(ids) < room]
     found: list[list[Window]] = [[] for _ in pairs]
@@ -75,6 +77,7 @@ def windows(tokenizer: Any, pairs: Sequence[Pair], max_length: int) -> list[list
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
         verbose=False,
+        **how,
     )
     for number, owner in enumerate(cut["overflow_to_sample_mapping"]):
         found[kept[owner]].append(_window(tokenizer, cut, number, len(between)))

@@ -37,6 +37,20 @@ def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] |
     return Found(best, scores.get(reference), tokens, scores)
 
 
+def shares(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return each label's share of the probability of all: those of a head sum to 1 already, those of texts need not.
+
+    Where they do they are left as they are.
+    """
+    likely = {label: math.exp(value) for label, value in scores.items()}
+    if math.isclose(math.fsum(likely.values()), 1, rel_tol=1e-9):
+        return likely
+    best = max(scores.values())
+    likely = {label: math.exp(value - best) for label, value in scores.items()}
+    total = math.fsum(likely.values())
+    return {label: value / total for label, value in likely.items()}
+
+
 def numbered(example: Example, values: Sequence[float]) -> Found:
     """Answer an example with numbers in the order of its own, written as float32 tells them apart.
 
@@ -112,7 +126,7 @@ def answered(
     is_set = isinstance(example.wanted, LabelSet)
     scores = found.label_scores if is_set else {}
     if not is_set and any(metric.needs == "label-probabilities" for metric in metrics):
-        scores = {label: math.exp(value) for label, value in found.label_scores.items()}
+        scores = shares(found.label_scores)
     references = example.references if reference is None else ()
     prediction, likely = found.prediction or "", (found.log_likelihood, found.tokens)
     row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references), metrics)

@@ -120,8 +120,8 @@ def _sacrebleu_bleu() -> Any:
 
 
 for _metric in (
-    corpus_metric("macro_f1", label_counts, macro_f1, "label"),
-    corpus_metric("bleu", bleu_counts, bleu, "text", package="sacrebleu"),
-    corpus_metric("chrf", chrf_counts, chrf, "text", package="sacrebleu"),
+    corpus_metric("macro_f1", label_counts, macro_f1, "label", bounds=(0, 1), sparse=True),
+    corpus_metric("bleu", bleu_counts, bleu, "text", package="sacrebleu", bounds=(0, 100)),
+    corpus_metric("chrf", chrf_counts, chrf, "text", package="sacrebleu", bounds=(0, 100)),
 ):
     METRICS.add(_metric.name, _metric)

@@ -70,7 +70,7 @@ def f1_macro(totals: Totals) -> Floats:
 
 def _applying(answer: Answer) -> frozenset[str]:
     """Return the labels that apply; a label whose name looks like several is one where the scores know it."""
-    whole = answer.reference.strip()
+    whole = answer.reference if answer.reference in answer.scores else answer.reference.strip()
     return frozenset({whole}) if whole in answer.scores else labels_of(whole)
 
 
@@ -149,8 +149,8 @@ def _labels(counts: Iterable[str]) -> list[str]:
     return [name.removeprefix(SCORE) for name in counts if name.startswith(SCORE)]
 
 
-METRICS.add("f1_micro", corpus_metric("f1_micro", micro_counts, f1_micro, "label-set"))
-METRICS.add("f1_macro", corpus_metric("f1_macro", macro_counts, f1_macro, "label-set"))
+METRICS.add("f1_micro", corpus_metric("f1_micro", micro_counts, f1_micro, "label-set", bounds=(0, 1)))
+METRICS.add("f1_macro", corpus_metric("f1_macro", macro_counts, f1_macro, "label-set", bounds=(0, 1), sparse=True))
 METRICS.add("f1_samples", Metric("f1_samples", f1_samples, "label-set", bounds=(0, 1)))
 METRICS.add("subset_accuracy", Metric("subset_accuracy", subset_accuracy, "label-set", kind="binary", bounds=(0, 1)))
 METRICS.add("brier", Metric("brier", brier, "label-probabilities", higher_is_better=False))
@@ -158,6 +158,6 @@ METRICS.add(
     "average_precision",
     Metric(
         "average_precision", None, "label-probabilities", "corpus",
-        counts=score_counts, from_items=average_precision, closeness=closeness,
+        counts=score_counts, from_items=average_precision, closeness=closeness, bounds=(0, 1),
     ),
 )  # fmt: skip

@@ -134,4 +134,5 @@ def items_metric(name: str, counts: Callable[[Answer], Mapping[str, float]], val
 METRICS.add("rmse", replace(corpus_metric("rmse", squared_counts, rmse, "numbers"), higher_is_better=False))
 METRICS.add("mae", Metric("mae", mae, "numbers", higher_is_better=False))
 for _name, _value in (("r2", r2), ("pearson", pearson), ("spearman", spearman)):
-    METRICS.add(_name, items_metric(_name, number_counts, partial(of_outputs, _value), "numbers"))
+    _metric = items_metric(_name, number_counts, partial(of_outputs, _value), "numbers")
+    METRICS.add(_name, _metric if _name == "r2" else replace(_metric, bounds=(-1.0, 1.0)))

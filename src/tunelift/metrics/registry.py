@@ -84,13 +84,14 @@ class Metric:
     `needs` says what the model must do for it: "label" chooses among labels, "text" generates (where labels are chosen
     from, the label is the text), "likelihood" scores the reference's tokens, "text-likelihood" those of all its text; a
     task says what it gives. A "binary" metric is 0 or 1 per item; `bounds` are the least and the largest value that an
-    item can have. `ratio` makes the aggregate where that is not the mean of the items' values, but a ratio of sums over
-    them.
+    item can have, or, where single items have none, the metric. `ratio` makes the aggregate where that is not the mean
+    of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
-    makes the value of the sums. Where the value depends on how items stand to each other, such as a correlation of
-    ranks, the counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of
-    each how near its answer is, for people to see which items changed. `package` must be installed to score an answer.
+    makes the value of the sums. Every item has all of the counts, but for a `sparse` metric, of which a row names
+    those that are not 0. Where the value depends on how items stand to each other, such as a correlation of ranks, the
+    counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of each how near
+    its answer is, for people to see which items changed. `package` must be installed to score an answer.
     `defined_by` is what its values depend on besides its name, such as a schema: where it differs, so does the metric.
     """
 
@@ -102,6 +103,7 @@ class Metric:
     bounds: tuple[float, float] | None = None
     ratio: Ratio | None = None
     counts: Callable[[Answer], Mapping[str, float]] | None = None
+    sparse: bool = False
     from_counts: FromCounts | None = None
     from_items: FromItems | None = None
     closeness: Callable[[Mapping[str, Floats]], Floats] | None = None
@@ -138,9 +140,13 @@ def corpus_metric(
     from_counts: FromCounts,
     needs: str,
     package: str | None = None,
+    *,
+    bounds: tuple[float, float] | None = None,
+    sparse: bool = False,
 ) -> Metric:
-    """Return a metric of the whole data set."""
-    return Metric(name, None, needs, "corpus", counts=counts, from_counts=from_counts, package=package)
+    """Return a metric of the whole data set, whose value is within `bounds` where it has any; see `Metric`."""
+    made = Metric(name, None, needs, "corpus", counts=counts, from_counts=from_counts, package=package)
+    return replace(made, bounds=bounds, sparse=sparse)
 
 
 def resolve(names: Sequence[str | UserMetric]) -> list[Metric]:
@@ -223,6 +229,11 @@ def bounds(name: str) -> tuple[float, float] | None:
 def formula(name: str) -> FromCounts | None:
     """Return what makes a metric's value of summed counts; None where no formula is known."""
     return METRICS.get(name).from_counts if name in METRICS else None
+
+
+def is_sparse(name: str) -> bool:
+    """Return whether a count that an item does not name is 0; elsewhere it is missing."""
+    return name in METRICS and METRICS.get(name).sparse
 
 
 def of_items(name: str) -> tuple[FromItems, Callable[[Mapping[str, Floats]], Floats]] | None:

@@ -55,7 +55,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
 
 for _metric in (
-    corpus_metric("seqeval_f1", entity_counts, seqeval_f1, "tags"),
-    corpus_metric("token_accuracy", tag_counts, token_accuracy, "tags"),
+    corpus_metric("seqeval_f1", entity_counts, seqeval_f1, "tags", bounds=(0, 1)),
+    corpus_metric("token_accuracy", tag_counts, token_accuracy, "tags", bounds=(0, 1)),
 ):
     METRICS.add(_metric.name, _metric)

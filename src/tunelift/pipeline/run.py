@@ -15,6 +15,7 @@ from tunelift.evaluation.baselines import suitable
 from tunelift.evaluation.rows import slices_of
 from tunelift.pipeline import choices
 from tunelift.pipeline.baselines import measure_baselines
+from tunelift.pipeline.calibrating import measure_validation
 from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
@@ -71,10 +72,12 @@ def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = No
             measured(folder, "base", session, splits, plan)
             look_for_verbatim(folder, session, splits.test)
             measure_baselines(folder, session, splits, plan, evaluate, data.seed)
+            measure_validation(folder, "base", session, splits, plan, data.seed)
             measure_forgetting(folder, "base", session, sets, evaluate, training.max_length)
             adopt(folder, chosen)
             tune(folder, session, splits, training, adapter)
             measured(folder, "tuned", session, splits, plan)
+            measure_validation(folder, "tuned", session, splits, plan, data.seed)
             measure_forgetting(folder, "tuned", session, sets, evaluate, training.max_length)
             del session  # each further seed loads the model anew
             further_seeds(folder, task, splits, plan)

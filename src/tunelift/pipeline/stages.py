@@ -16,6 +16,7 @@ from tunelift.data.examples import looks_like_labels
 from tunelift.data.splits import Splits, load_splits
 from tunelift.evaluation.plan import Plan
 from tunelift.pipeline import choices
+from tunelift.pipeline.calibrating import measure_validation
 from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder, free_folder, refuse_to_write_over
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
@@ -23,7 +24,7 @@ from tunelift.pipeline.measuring import measured
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.tuning import check_training, tune
 from tunelift.pipeline.whole import tuned_hash
-from tunelift.run_files.layout import SCORES, RunPaths
+from tunelift.run_files.layout import SCORES, RunPaths, made_in
 from tunelift.training import ranks
 
 
@@ -58,9 +59,11 @@ def tune_stage(config: Config) -> Path:
 def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     """Measure the model, with the adapter if one is given, on data.test; the scores are written to the output folder.
 
-    The folder is noted on standard error; an existing one is not written over.
+    The folder of a run stands for what it made. That of the scores is noted on standard error; an existing one is not
+    written over.
     """
     ranks.refuse_several("tunelift evaluate")
+    adapter = None if adapter is None else str(made_in(adapter))
     config, facts = choices.with_adapter_facts(config, adapter)
     folder = Path(config.output) if config.output else free_folder(default_output(config), "scores")
     refuse_to_write_over(folder)
@@ -81,6 +84,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     `required` are metrics that a gate will ask for.
     """
     ranks.refuse_several("tunelift compare")
+    adapter = str(made_in(adapter))
     config, facts = choices.with_adapter_facts(config, adapter)
     if not config.output:
         config = config.model_copy(update={"output": str(free_folder(default_output(config), "compared"))})
@@ -98,9 +102,11 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
             folder.happened("adapter", note)
         session.choose_threshold(splits.validation, plan.max_length, "base on validation")
         measured(folder, "base", session, splits, plan)
+        measure_validation(folder, "base", session, splits, plan, config.data.seed)
         measure_forgetting(folder, "base", session, sets, config.evaluate, plan.max_length)
         session.load_adapter(adapter)
         measured(folder, "tuned", session, splits, plan)
+        measure_validation(folder, "tuned", session, splits, plan, config.data.seed)
         measure_forgetting(folder, "tuned", session, sets, config.evaluate, plan.max_length)
         folder.note(adapter={"method": choices.method_in(adapter), **(session.adapter or {})})
         return concluded(folder)

@@ -16,6 +16,7 @@ STAGES = {
     "load": "Loading",
     "base": "Measuring the base",
     "baselines": "Measuring the baselines",
+    "calibration": "Measuring both on validation rows",
     "forgetting": "Measuring what may be forgotten",
     "train": "Training",
     "proofs": "Proofs",

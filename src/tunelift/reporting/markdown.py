@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
@@ -12,6 +13,7 @@ from tunelift.reporting.changes import Change, changes, readable
 from tunelift.reporting.evidence import EntryRow
 from tunelift.reporting.run_contents import RunContents, read_run
 from tunelift.run_files.layout import RunPaths
+from tunelift.wording.calibration_text import beside_error
 
 MOST_FLIPS = 10
 MOST_SLICES = 12
@@ -158,7 +160,29 @@ def _calibration(run: RunContents) -> list[str]:
     extent = f" ({wording.interval(calibration['interval'])})" if calibration.get("interval") else ""
     difference = f"{wording.signed(calibration.get('difference'))}{extent}"
     line = f"Calibration error of the probabilities (0 is best): base {base}, tuned {tuned}, difference {difference}."
-    return [line, plain(calibration.get("note"))]
+    lines = beside_error(calibration, float(run.comparison.get("level") or 0.95))
+    return [line, *map(plain, lines), _points(calibration), plain(calibration.get("note"))]
+
+
+def _points(calibration: Mapping[str, Any]) -> str:
+    """Return the confidences chosen on validation as a table; empty without any."""
+    found = [(side, point) for side in ("base", "tuned") for point in calibration[side].get("points") or []]
+    if not found:
+        return ""
+    answered = "labels found" if calibration.get("of") == "labels" else "cases answered"
+    lines = [
+        f"| side | asked for | confidence | right on the test | {answered} |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for side, point in found:
+        rates = " | ".join(_rate(point, key) for key in ("right", "answered"))
+        lines.append(f"| {side} | {point['target']:.0%} | {point['confidence']:.3f} | {rates} |")
+    return "\n".join(lines)
+
+
+def _rate(point: Mapping[str, Any], key: str) -> str:
+    interval = point.get(f"{key}_interval")
+    return wording.DASH if not interval else f"{point[key]:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
 def _power(run: RunContents) -> list[str]:

@@ -13,9 +13,10 @@ from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
 from tunelift.reporting.changes import changes, cut_answers, left_out
 from tunelift.reporting.difference import excerpt
-from tunelift.reporting.plots import loss_curve, loss_points, power_curve, reliability_diagram, thinned
+from tunelift.reporting.plots import coverage_curve, loss_curve, loss_points, power_curve, reliability_diagram, thinned
 from tunelift.reporting.run_contents import RunContents, read_run
 from tunelift.run_files.layout import RunPaths
+from tunelift.wording.calibration_text import beside_error
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -112,7 +113,7 @@ def _evidence(run: RunContents) -> dict[str, Any]:
     comparison = run.comparison
     baselines = evidence.baseline_rows(comparison, run.task().untuned)
     recipe = comparison.get("recipe") or {}
-    calibration = comparison.get("calibration") or {}
+    calibration, level = comparison.get("calibration") or {}, float(comparison.get("level") or 0.95)
     return {
         "metrics": evidence.metric_rows(comparison),
         "baselines": baselines,
@@ -128,6 +129,11 @@ def _evidence(run: RunContents) -> dict[str, Any]:
             for side in ("base", "tuned")
             if (calibration.get(side) or {}).get("bins")
         },
+        "calibration_sentences": beside_error(calibration, level),
+        "coverage_drawing": coverage_curve(calibration),
+        "targets": ", ".join(
+            f"{point['target']:.0%}" for point in (calibration.get("tuned") or {}).get("points") or []
+        ),
         "power": comparison.get("power") or {},
         "power_drawing": power_curve(comparison.get("power") or {}),
     }

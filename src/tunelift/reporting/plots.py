@@ -114,6 +114,33 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], side: str) -> str:
     return drawn(f"reliability-{side}", f"Reliability diagram, {side} model", (3.3, 3.7), draw)
 
 
+def coverage_curve(calibration: Mapping[str, Any]) -> str:
+    """Return share right over share answered of both sides, with the points chosen on validation, as `<svg>`.
+
+    Empty where there are no such curves.
+    """
+    sides = {side: calibration.get(side) or {} for side in ("base", "tuned")}
+    curves = {side: entry["curve"] for side, entry in sides.items() if entry.get("curve")}
+    if not curves:
+        return ""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        plain_axes(axes, "share of cases answered", "share right")
+        for side, colour in (("base", TRAIN), ("tuned", VALIDATION)):
+            if side in curves:
+                axes.plot(*_columns(curves[side]), color=colour, linewidth=1.4, label=side)
+            for point in sides[side].get("points") or []:
+                if point["right"] is not None:
+                    axes.scatter(
+                        point["answered"], point["right"], s=49, facecolors="none", edgecolors=colour, zorder=3
+                    )
+        axes.set(xlim=(0, 1.02), ylim=(None, 1.02))
+        axes.legend(frameon=False, labelcolor=INK, loc="best")
+
+    return drawn("coverage", "Share right over the share of cases answered", (4.8, 2.5), draw)
+
+
 def drawn(key: str, label: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """Return what `draw` puts into a figure of `size` inches as an `<svg>` element.
 

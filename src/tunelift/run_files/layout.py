@@ -118,6 +118,18 @@ def validation_of(scores: Path) -> Path:
     return scores / "validation"
 
 
+def calibration_of(scores: Path) -> Path:
+    """Return the scores of a side on the validation rows that temperature and thresholds are chosen by."""
+    return scores / "calibration"
+
+
+def made_in(folder: str | Path) -> str | Path:
+    """Return what a run made where a folder is a run's, its adapter or its tuned model; else what was given."""
+    paths = RunPaths(folder)
+    is_run = paths.config.is_file() and paths.made.is_dir() and not is_adapter(paths.folder)
+    return paths.made if is_run else folder
+
+
 def is_scored(folder: Path) -> bool:
     """Tell whether a folder's scores are complete: METRICS is written last."""
     return (folder / METRICS).is_file()

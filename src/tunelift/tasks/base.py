@@ -14,6 +14,7 @@ from torch import Tensor
 from tunelift.core.records import Example, Pair
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
+from tunelift.data.encoding import spelt_as_text
 from tunelift.data.render import Renderer, RenderReport, Tokens
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.targets import IGNORED
@@ -264,7 +265,8 @@ def says_the_texts(row: Learned, tokenizer: Any) -> bool:
     given = row.example.given
     if not isinstance(given, Pair):
         return True
-    alone = (tokenizer(text, add_special_tokens=False, verbose=False) for text in (given.first, given.second))
+    how = spelt_as_text(tokenizer, (given.first, given.second))
+    alone = (tokenizer(text, add_special_tokens=False, verbose=False, **how) for text in (given.first, given.second))
     first, second = (letters(tokenizer, found["input_ids"]) for found in alone)
     said = letters(tokenizer, row.ids)
     if row.truncated:

@@ -18,6 +18,7 @@ from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.columns import Reading, plain_text
+from tunelift.data.encoding import spelt_as_text
 from tunelift.data.formats import Table
 from tunelift.data.layouts import Layout
 from tunelift.data.render import RenderReport, Tokens
@@ -52,7 +53,8 @@ def masked_rows(text: str, tokenizer: Any, max_length: int) -> list[Row]:
         raise InputError(
             f"{type(tokenizer).__name__} does not cut a text into rows.", fix="Take a model with a tokenizer.json."
         )
-    cut = tokenizer(text, truncation=True, max_length=max_length, return_overflowing_tokens=True, verbose=False)
+    how = {"return_overflowing_tokens": True, "verbose": False, **spelt_as_text(tokenizer, [text])}
+    cut = tokenizer(text, truncation=True, max_length=max_length, **how)
     rows = (_masked(list(ids), tokenizer) for ids in cut["input_ids"])
     return [row for row in rows if row is not None]
 
@@ -137,7 +139,8 @@ class MaskedLM(Task):
 
 
 def _plain(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    how = spelt_as_text(tokenizer, [text])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False, **how)["input_ids"])
 
 
 def _letters(tokenizer: Any, ids: Sequence[int]) -> str:

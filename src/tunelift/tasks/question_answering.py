@@ -20,6 +20,7 @@ from tunelift.core import text_files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Pair, Span, Spans
 from tunelift.data.columns import Reading
+from tunelift.data.encoding import spelt_as_text
 from tunelift.data.formats import Table, TableRow
 from tunelift.data.layouts import Layout, Said
 from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens
@@ -155,15 +156,17 @@ def asked_windows(examples: Sequence[Example], tokenizer: Any, max_length: int) 
 def positions(some: Sequence[Window], wanted: Spans) -> list[tuple[int, int]] | str:
     """Return the first and the last token of the answer in each window, or why there are none.
 
-    Where a window does not hold it whole, both are the token that stands for none; IGNORED where there is none such.
+    Of several answers it is the first that a window holds whole. Where a window does not hold that, both are the token
+    that stands for none; IGNORED where there is none such.
     """
     if not some:
         return NO_ROOM
     if not wanted.spans:
         found = [None if window.none is None else (window.none, window.none) for window in some]
         return NO_TOKEN_FOR_NONE if None in found else [place for place in found if place]
-    placed = [window.tokens_of(wanted.spans[0]) for window in some]
-    if not any(placed):
+    each = ([window.tokens_of(span) for window in some] for span in wanted.spans)
+    placed = next((found for found in each if any(found)), None)
+    if placed is None:
         return NOT_WHOLE
     nones = [IGNORED if window.none is None else window.none for window in some]
     return [place or (none, none) for place, none in zip(placed, nones, strict=True)]
@@ -259,15 +262,15 @@ class QuestionAnswering(Task):
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
         """Compare the tokens between the two positions with the answer, and where it is cut off with none."""
         assert isinstance(row.example.wanted, Spans)
-        answer, found = row.example.completion, list[bool]()
-        for own in row.rows:
-            ids, (first, last) = own.ids, own.batch.labels[0].tolist()
+        answers, found = [text for text in row.example.wanted.texts if text], list[bool]()
+        for part in row.rows:
+            ids, (first, last) = part.ids, part.batch.labels[0].tolist()
             is_none = first == last and ids[first] in (tokenizer.cls_token_id, tokenizer.bos_token_id)
-            is_span = bool(answer) and 0 <= first <= last < len(ids)
-            if not is_none and not (is_span and _says(tokenizer, ids[first : last + 1], answer)):
+            is_span = 0 <= first <= last < len(ids)
+            if not is_none and not (is_span and any(_says(tokenizer, ids[first : last + 1], own) for own in answers)):
                 return False
             found.append(not is_none)
-        return any(found) == bool(answer) or row.truncated
+        return any(found) == bool(answers) or row.truncated
 
 
 def without_padding(logits: Tensor, mask: Tensor) -> Tensor:
@@ -281,7 +284,8 @@ def _says(tokenizer: Any, ids: Sequence[int], answer: str) -> bool:
     def letters(some: Sequence[int]) -> str:
         return "".join(tokenizer.decode(list(some), skip_special_tokens=False).split())
 
-    wanted = letters(tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
+    how = spelt_as_text(tokenizer, [answer])
+    wanted = letters(tokenizer(answer, add_special_tokens=False, verbose=False, **how)["input_ids"])
     return letters(ids) == wanted or (
         wanted in letters(ids) and wanted not in letters(ids[1:]) and wanted not in letters(ids[:-1])
     )

@@ -46,6 +46,8 @@ USUAL = ("score", "label", "labels", "similarity", "similarity_score", "relatedn
 """What people call a column of numbers to be learned."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+LARGEST = 1e18
+"""Losses are summed squares in float32, which ends at 3e38."""
 TOLD_APART = 0.1
 """Steps between the numbers that a precision knows, in relation to their spread."""
 FAR_OFF = 30.0
@@ -100,6 +102,11 @@ def number(value: Any, where: str) -> float | None:
         found = math.inf
     if not math.isfinite(found):
         raise InputError(f"{where}: {value!s:.60} is no finite number.", fix="Write the number, or leave it empty.")
+    if abs(found) > LARGEST:
+        raise InputError(
+            f"{where}: {value!s:.60} is beyond {LARGEST:g}, and its square beyond what a loss in float32 can be.",
+            fix="Bring the numbers to another scale, such as thousands or logarithms.",
+        )
     return found
 
 

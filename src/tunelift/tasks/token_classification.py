@@ -18,6 +18,7 @@ from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Tags, Words
 from tunelift.data.columns import Reading
+from tunelift.data.encoding import spelt_as_text
 from tunelift.data.formats import TAGS, TOKENS, Table, TableRow
 from tunelift.data.layouts import Layout, Said
 from tunelift.data.refused_columns import refuse_preferences
@@ -100,7 +101,7 @@ def words_to_tokens(example: Example, tokenizer: Any, max_length: int) -> tuple[
     words = example.given.words
     starts = [0, *accumulate(len(word) + 1 for word in words)][: len(words)]
     owner = {start + n: i for i, start in enumerate(starts) for n in range(len(words[i]))}
-    how = {"return_offsets_mapping": True, "verbose": False}
+    how = {"return_offsets_mapping": True, "verbose": False, **spelt_as_text(tokenizer, [example.prompt])}
     whole = tokenizer(example.prompt, **how)
     cut = whole
     if len(whole["input_ids"]) > max_length:
@@ -185,7 +186,8 @@ class TokenClassification(Task):
         if tags != [_tags(row.example)[i] for i in read]:
             return False
         said = [letters(tokenizer, ids[at:end]) for at, end in zip(counted, [*counted[1:], len(ids)], strict=True)]
-        alone = [letters(tokenizer, tokenizer(words[i], add_special_tokens=False)["input_ids"]) for i in read]
+        how = spelt_as_text(tokenizer, words)
+        alone = [letters(tokenizer, tokenizer(words[i], add_special_tokens=False, **how)["input_ids"]) for i in read]
         return said[:-1] == alone[:-1] and (row.truncated or said == alone)  # the cut may go through a word
 
 

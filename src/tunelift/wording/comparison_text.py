@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tunelift.wording.calibration_text import calibration_lines
 from tunelift.wording.numbers import Entry, aligned, cells, interval_text, level_text, p_text, values
 
 Found = Mapping[str, Any]
@@ -156,11 +157,7 @@ def _rests_on(found: Found, left_out: Iterable[str]) -> str:
             f"Without the test items that training rows repeat ({alone['removed']}): {values(alone)[2]} "
             f"against the base, {alone['verdict']} ({_items(alone)})."
         )
-    if calibration := found["calibration"]:
-        lines.append(
-            "Calibration error of the labels' probabilities (lower is better): "
-            f"{calibration['base']['ece']:.3f} -> {calibration['tuned']['ece']:.3f}."
-        )
+    lines += calibration_lines(found["calibration"] or {}, found["level"])
     if (found["looks"] or 1) > 1:
         lines.append(f"This is look {found['looks']} at these test items; the error rates hold for the first.")
     lines += [f"Left out of the values: {count} ({reason})." for reason, count in Counter(left_out).items()]

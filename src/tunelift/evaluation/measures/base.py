@@ -49,6 +49,11 @@ class Measure(ABC):
         self.fitting: Sequence[int] = range(len(examples))
         self.begin()
 
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        """Whether rows of this plan hold the probability of every label."""
+        return False
+
     def on(self, model: Any, title: str) -> Self:
         """Return the same items, as they are, to be measured on a model with the same tokenizer and context."""
         other = copy(self)

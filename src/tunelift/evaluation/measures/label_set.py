@@ -8,6 +8,7 @@ from typing import Any
 from tunelift.core import progress
 from tunelift.evaluation.measures.base import MEASURES
 from tunelift.evaluation.measures.head import Head, head_logits
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, label_set
 from tunelift.model_facts.anatomy import pad_id
 
@@ -19,6 +20,10 @@ class LabelsOfHead(Head):
     """
 
     gives = frozenset({"label-set", "label-probabilities", "text", "likelihood"})
+
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return any(metric.name == "average_precision" for metric in plan.metrics)
 
     def noted(self) -> Mapping[str, Any]:
         return {**super().noted(), "threshold": self.plan.threshold}

@@ -10,9 +10,10 @@ from tunelift.core.errors import InputError
 from tunelift.core.progress import Advance
 from tunelift.evaluation.measures.base import MEASURES, Compute, labels_how
 from tunelift.evaluation.measures.likelihood import Likelihood
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.ranking import Plain, ranker
 from tunelift.evaluation.rows import Found, labelled
-from tunelift.evaluation.tree_ranking import Tree
+from tunelift.evaluation.tree_ranking import FEW_LABELS, Tree
 
 MOST_LABELS = 1000
 """More distinct completions than this are answers, not labels; ranking them all would take for ever."""
@@ -21,8 +22,12 @@ MOST_LABELS = 1000
 class RankedLabels(Likelihood):
     """The label ranked first is the prediction, and the text of metrics that need one."""
 
-    gives = frozenset({"label", "text", "likelihood", "text-likelihood"})
+    gives = frozenset({"label", "text", "likelihood", "text-likelihood", "label-probabilities"})
     ranks = True
+
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return len(plan.labels) <= FEW_LABELS or _finishes(plan)
 
     def labels(self) -> Sequence[str]:
         """Raise InputError where there are too few or too many."""
@@ -37,6 +42,10 @@ class RankedLabels(Likelihood):
     def how(self) -> Mapping[str, Any]:
         return {**super().how(), "label_scoring": labels_how(self.plan)}
 
+    def beside(self) -> Mapping[str, Any]:
+        """All labels are finished where a metric is of their probabilities: such rows hold more of them."""
+        return {"all_labels": True} if _finishes(self.plan) and len(self.plan.labels) > FEW_LABELS else {}
+
     def prepared(self) -> Compute:
         view = self.view()
         shortest = min(self.fitting, key=lambda i: len(self.prompts[i]))
@@ -48,7 +57,7 @@ class RankedLabels(Likelihood):
         labels = list(self.plan.labels)
         by_mean, index = self.plan.label_score == "mean", {label: n for n, label in enumerate(labels)}
         # A mean over tokens may rise with a further token, so no label can be left out early.
-        needed = None if by_mean else [index.get(self.examples[i].completion) for i in some]
+        needed = None if _finishes(self.plan) else [index.get(self.examples[i].completion) for i in some]
         prompts, choices = [self.prompts[i] for i in some], [self.choices[i] for i in some]
         found = {}
         for i, ids, scores in zip(some, choices, rank.rank(prompts, choices, needed, advance), strict=True):
@@ -56,6 +65,11 @@ class RankedLabels(Likelihood):
             known = {label: s for label, s in zip(labels, scores, strict=True) if s is not None}
             found[i] = labelled(self.examples[i].completion, known, lengths, len(self.completions[i]))
         return found
+
+
+def _finishes(plan: Plan) -> bool:
+    """Return whether all labels are read to their end: by their mean, or since a metric is of their probabilities."""
+    return plan.label_score == "mean" or any(metric.needs == "label-probabilities" for metric in plan.metrics)
 
 
 MEASURES.add("ranked-labels", RankedLabels)
