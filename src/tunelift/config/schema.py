@@ -124,6 +124,7 @@ class DataSection(Section):
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
     text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
+    choices: str | None = setting(None, "Column of a list of options, or several, one each, with commas between.")
     label: str | None = setting(None, "Column of the label, for a head; of numbers or labels several, with commas.")
     labels: Names | None = setting(None, "All labels, where the data does not show every one.")
     separator: str | None = setting(None, "Text between the labels of a cell, where several may apply.")

@@ -113,7 +113,18 @@ class Spans:
         return tuple(dict.fromkeys(span.text for span in self.spans))
 
 
-Given = Conversation | Words | Pair
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked, and the texts of which one is the answer: those of this item, as they are to be written."""
+
+    asked: str
+    texts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n- ".join((self.asked, *self.texts))
+
+
+Given = Conversation | Words | Pair | Options
 Wanted = Tags | Numbers | LabelSet | Spans
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 

@@ -9,6 +9,7 @@ from tunelift.evaluation import predicting
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.features import WordFeatures
 from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.predicted_options import apart, together
 
 STRENGTHS = (1.0, 10.0, 100.0)
 
@@ -27,12 +28,14 @@ class TfIdf:
     def __init__(self, given: Given) -> None:
         kind = predicting.predictor(given.plan)
         assert kind is not None  # else it is a misfit
-        self.given, self.features = given, WordFeatures(given.train)
-        self.regression = kind(STRENGTHS, self.features(given.train), given.train, given.seed, "tf-idf")
+        train = apart(given.train)
+        self.given, self.features = given, WordFeatures(train)
+        self.regression = kind(STRENGTHS, self.features(train), train, given.seed, "tf-idf")
         self.description = f"TF-IDF (words and character n-grams) with {kind.name}, {self.regression.chosen}"
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of what is predicted."""
-        found = self.regression.predict(self.features(examples), examples, self.given.plan.labels)
+        parts = apart(examples)
+        found = together(examples, self.regression.predict(self.features(parts), parts, self.given.plan.labels))
         made_by = self.given.made_by("tf-idf", self.description)
         return predicting.predicted_rows(self.given.plan, made_by, examples, found, likelihoods=True)
