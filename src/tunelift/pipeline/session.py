@@ -127,6 +127,9 @@ class Session:
         labels = head_labels(loaded.model) if head else ()
         session = cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
         same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
+        if task.has_threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
+            session.threshold = session.base_threshold = read_lineage(section.name).get("threshold", NEUTRAL)
+            _thresholds[loaded.model] = session.threshold
         session.again = partial(loaded_again, same, task=task, labels=head, ordered=ordered, seed=seed)
         return session
 

@@ -23,7 +23,6 @@ from tunelift.fast.classifying import ClassLogits, accepted, rows_in, with_one_o
 from tunelift.fast.undo import without_cache
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task, pad_inputs, says_the_texts
 
-
 RIGHT, WRONG = "right", "wrong"
 
 
