@@ -62,6 +62,12 @@ BENCHES = {
     "question-answering": Bench("AutoModel", _squad),
     "regression": Bench("AutoModel", lambda i: {"text": _text(i), "score": i % 7 / 2}),
     "sequence-classification": Bench("AutoModel", lambda i: {"text": _text(i), "label": WORDS[i % 2]}),
+    "sequence-to-sequence": Bench(
+        "AutoModelForSeq2SeqLM",
+        lambda i: {"prompt": _text(i), "completion": f"{WORDS[i % 3]} {WORDS[3 + i % 5]}"},
+        "t5",
+        sizes={"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
+    ),
     "token-classification": Bench("AutoModel", _tags),
 }
 
@@ -100,7 +106,8 @@ def one_item(name: str, data: str, tokenizer: Any, labels: Sequence[str]) -> dic
     task = TASKS.get(name)
     examples, _ = make_examples(read_rows(data), DataSection(), task.reading)
     rows, _ = task.rows(examples[:1], tokenizer, 64, labels)
-    inputs = task.collate(rows, 0, torch.device("cpu")).inputs
+    batch = task.collate(rows, 0, torch.device("cpu"))
+    inputs = batch.inputs | ({"labels": batch.labels} if name == "sequence-to-sequence" else {})
     return {key: value[None] for key, value in inputs.items()} if name == "multiple-choice" else inputs
 
 

@@ -297,9 +297,9 @@ def task_of(base: Any) -> Task:
     name = type(base).__name__
     fitting = (task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task))
     known = next(fitting, None)
-    if getattr(base.config, "is_encoder_decoder", False) and (known is None or not known.has_head):
+    if getattr(base.config, "is_encoder_decoder", False) and (known is None or known.next_token):
         raise InputError(
             f"{name} has an encoder and a decoder; language models here have a decoder alone.",
-            fix="Take a causal language model, or a classifier.",
+            fix="Take a causal language model, a classifier, or one of transformers' classes for sequence to sequence.",
         )
     return known or DEFAULT

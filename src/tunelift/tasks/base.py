@@ -188,6 +188,10 @@ class Task(ABC):
         renderer = Renderer(tokenizer, max_length)
         return [], [(renderer.head_tokens(example), f" -> {example.completion}") for example in examples[:most]]
 
+    def size(self, row: Row) -> int:
+        """Return how many tokens are computed for a row."""
+        return len(row.ids)
+
     @abstractmethod
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         """Pad rows to one batch on `device`."""

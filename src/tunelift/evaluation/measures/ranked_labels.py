@@ -19,6 +19,16 @@ MOST_LABELS = 1000
 """More distinct completions than this are answers, not labels; ranking them all would take for ever."""
 
 
+def enough_labels(labels: Sequence[str]) -> Sequence[str]:
+    """Return labels to rank; raise InputError where there are too few or too many."""
+    if not 2 <= len(labels) <= MOST_LABELS:
+        raise InputError(
+            f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
+            fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
+        )
+    return labels
+
+
 class RankedLabels(Likelihood):
     """The label ranked first is the prediction, and the text of metrics that need one."""
 
@@ -27,13 +37,7 @@ class RankedLabels(Likelihood):
 
     def labels(self, example: Example) -> Sequence[str]:
         """Return those of the plan, or an item's own options; raise InputError where there are too few or too many."""
-        labels = list(example.given.texts if isinstance(example.given, Options) else self.plan.labels)
-        if not 2 <= len(labels) <= MOST_LABELS:
-            raise InputError(
-                f"Accuracy ranks the labels, and there are {len(labels)}; 2 to {MOST_LABELS} are allowed.",
-                fix="Name the labels with data.labels, or take a metric of the text, such as exact_match.",
-            )
-        return labels
+        return enough_labels(example.given.texts if isinstance(example.given, Options) else self.plan.labels)
 
     def how(self) -> Mapping[str, Any]:
         own = [example.given.texts for example in self.examples if isinstance(example.given, Options)]
