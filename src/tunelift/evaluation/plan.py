@@ -28,6 +28,10 @@ class Plan:
     max_new_tokens: int = _USUAL.max_new_tokens
     max_answer_tokens: int = _USUAL.max_answer_tokens
     stop: Sequence[str] = ()
+    samples: int = _USUAL.samples
+    temperature: float = _USUAL.temperature
+    top_p: float = _USUAL.top_p
+    seed: int = 0
     thinking: str = _USUAL.thinking
     rows_at_once: int = _USUAL.batch_size
     max_length: int = _TRAINED.max_length

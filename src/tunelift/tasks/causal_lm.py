@@ -30,7 +30,7 @@ class CausalLM(Task):
     peft_type = "CAUSAL_LM"
     pipeline_tag = "text-generation"
     reading = ANSWERS
-    measures = ("likelihood", "answer", "ranked-labels")
+    measures = ("likelihood", "answer", "ranked-labels", "samples")
     has_head = False
     next_token = True
     untuned = "the base model, zero-shot"

@@ -157,7 +157,7 @@ class SequenceToSequence(Task):
         return -float(likely.gather(1, row.batch.labels[0][:, None]).sum())
 
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:
-        """Compare what is read with the prompt and what is written with the answer, which EOS ends where none is cut."""
+        """Compare what is read with the prompt and what is written with the answer, which EOS ends."""
         written = [int(token) for token in row.batch.labels[0]]
         sides = [(row.example.prompt, row.ids), (row.example.completion, written)]
         for text, ids in sides:
