@@ -295,8 +295,8 @@ def natural_task(name: str, revision: str | None = None) -> Task:
 def task_of(base: Any) -> Task:
     """Return the task that a model in memory was made for, by its class; raise InputError for one that fits none."""
     name = type(base).__name__
-    fitting = (task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task))
-    known = next(fitting, None)
+    fitting = [task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task)]
+    known = min(fitting, key=lambda task: not task.natural, default=None)  # BART's class is that of two
     if getattr(base.config, "is_encoder_decoder", False) and (known is None or known.next_token):
         raise InputError(
             f"{name} has an encoder and a decoder; language models here have a decoder alone.",

@@ -21,6 +21,8 @@ from tunelift.model_facts.anatomy import base_of, pad_id
 from tunelift.tasks.base import padded, padded_inputs
 from tunelift.tasks.sequence_to_sequence import answer_logits, decoder_inputs, read_and_written
 
+ANSWER_TOO_LONG = "its answer is longer than max_length"
+
 Ids = Sequence[int]
 
 
@@ -48,6 +50,15 @@ class WrittenLikelihood(Measure):
 
     def noted(self) -> Mapping[str, Any]:
         return {"truncated": self.truncated}
+
+    def row(self, i: int, found: Found | None) -> dict[str, Any]:
+        if found is None:
+            return {"metrics": {}, "unscored": ANSWER_TOO_LONG}
+        return answered(self.examples[i], found, self.plan.metrics, self.wanted(i))
+
+    def wanted(self, i: int) -> str | None:
+        """Return the reference as metrics see it, where that is not the example's completion."""
+        return None
 
     def prepared(self) -> Compute:
         return self._likely
@@ -132,10 +143,9 @@ class WrittenAnswer(WrittenLikelihood):
             return shifted[:, :1]
         return torch.full((rows, 1), base_of(self.model).config.decoder_start_token_id, device=self.model.device)
 
-    def row(self, i: int, found: Found | None) -> dict[str, Any]:
-        """The reference is read as it comes back from its own tokens: what a model that repeats it is seen to say."""
-        wanted = self.tokenizer.decode(self.written[i], skip_special_tokens=True).strip()
-        return answered(self.examples[i], found, self.plan.metrics, wanted)
+    def wanted(self, i: int) -> str | None:
+        """Return the reference as it comes back from its own tokens: what a model that repeats it is seen to say."""
+        return str(self.tokenizer.decode(self.written[i], skip_special_tokens=True)).strip()
 
 
 class WrittenLabel(WrittenLikelihood):
