@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,12 @@ def _options(i: int) -> Mapping[str, Any]:
 
 BENCHES = {
     "causal-lm": Bench("AutoModelForCausalLM", lambda i: {"prompt": _text(i), "completion": WORDS[i % 2]}, "llama"),
+    "image-classification": Bench(
+        "AutoModel",
+        lambda i: {"image": f"{i}.png", "label": WORDS[i % 3]},
+        "vit",
+        sizes={"image_size": 16, "patch_size": 8},
+    ),
     "masked-lm": Bench("AutoModelForMaskedLM", lambda i: {"text": _text(i)}),
     "multi-label-classification": Bench(
         "AutoModel", lambda i: {"text": _text(i), "labels": WORDS[: i % 3]}, more={"deduplicate": False}
@@ -75,17 +82,31 @@ BENCHES = {
 def prepared(name: str, folder: Path) -> dict[str, Any]:
     """Write a task's tiny model and its rows into a folder; return the keywords of a run."""
     import transformers
+    from PIL import Image
 
     import tiny_models
+    from tunelift.tasks import TASKS
 
     bench = BENCHES[name]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]))
     small = {"vocab_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 3}
-    config = transformers.AutoConfig.for_model(bench.kind, **{**tiny_models.SIZES, **small, **bench.sizes})
+    sizes = {**tiny_models.SIZES, **small, **bench.sizes}
+    if TASKS.get(name).reader == "AutoImageProcessor":
+        sizes = {key: value for key, value in sizes.items() if "token" not in key and "vocab" not in key}
+    config = transformers.AutoConfig.for_model(bench.kind, **sizes)
     torch.manual_seed(0)
     getattr(transformers, bench.auto_class).from_config(config).save_pretrained(folder / "model")
-    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt"), eos_token="[SEP]").save_pretrained(folder / "model")
+    if TASKS.get(name).reader == "AutoImageProcessor":
+        sides = {"height": 16, "width": 16}
+        transformers.ViTImageProcessorPil(size=sides).save_pretrained(folder / "model")
+        for i in (*range(16), *range(50, 56)):
+            draw = np.random.default_rng(i).integers(0, 80, (12, 14, 3), dtype=np.uint8)
+            draw[..., i % 3] += 160
+            Image.fromarray(draw).save(folder / f"{i}.png")
+    else:
+        tokenizer = transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt"), eos_token="[SEP]")
+        tokenizer.save_pretrained(folder / "model")
     for role, first, count in (("train", 0, 16), ("test", 50, 6)):
         rows = [json.dumps(bench.row(i)) for i in range(first, first + count)]
         (folder / f"{role}.jsonl").write_text("\n".join(rows))

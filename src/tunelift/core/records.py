@@ -124,7 +124,15 @@ class Options:
         return "\n- ".join((self.asked, *self.texts))
 
 
-Given = Conversation | Words | Pair | Options
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file with a picture, and the SHA-256 of what it holds, by which it is told from others."""
+
+    path: str
+    sha256: str
+
+
+Given = Conversation | Words | Pair | Options | Picture
 Wanted = Tags | Numbers | LabelSet | Spans
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 

@@ -153,7 +153,7 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: Task, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = base_of(model)
-        if task.has_head:
+        if task.has_head and task.reader == "AutoTokenizer":
             check_padding(base)
         identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)

@@ -103,6 +103,8 @@ class Task(ABC):
     """What transformers calls its table of their classes by model type."""
     peft_type: str | None
     """peft's task type; None where it has none, so that its model is that of any task."""
+    reader: str = "AutoTokenizer"
+    """The class of transformers that makes a model's inputs: of texts, or of pictures."""
     pipeline_tag: str
     """The Hub's name of it, for the model card."""
     reading: Reading

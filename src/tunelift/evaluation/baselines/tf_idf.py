@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunelift.core.records import Example, Scores
+from tunelift.core.records import Example, Picture, Scores
 from tunelift.evaluation import predicting
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.features import WordFeatures
@@ -16,6 +16,8 @@ STRENGTHS = (1.0, 10.0, 100.0)
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
+    if any(isinstance(example.given, Picture) for example in train):
+        return "it counts words, and the rows are pictures"
     reason = predicting.misfit(plan, train, likelihoods=True)
     if reason is None and len({example.prompt.strip() for example in train}) < 2:
         return "the training rows have one text only"
