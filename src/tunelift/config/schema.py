@@ -187,9 +187,7 @@ class EvaluateSection(Section):
     metrics: Metrics | None = setting(None, "{choices}; by the data otherwise.")
     max_new_tokens: int = setting(128, "Longest generated answer (tokens).", gt=0)
     max_answer_tokens: int = setting(30, "Longest part of a passage that answers a question (tokens).", gt=0)
-    samples: int = setting(10, "Answers drawn for each item, for metrics of several (pass_at:K:METRIC).", gt=0, le=1000)
-    temperature: float = setting(1.0, "Of answers that are drawn.", gt=0)
-    top_p: float = setting(1.0, "They are drawn from the likeliest tokens of so much probability.", gt=0, le=1)
+    temperature: float = setting(1.0, "Of answers that are drawn, for metrics of several (pass_at:K:METRIC).", gt=0)
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
     thinking: Literal["strip", "keep"] = setting(
         "strip", "What is thought before an answer: no part of it, or scored with it."

@@ -18,13 +18,12 @@ from tunelift.tasks.base import padded
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are drawn: the logits divided by `temperature`, of the likeliest tokens with `top_p` of probability.
+    """How answers are drawn: by the model's probabilities, its logits divided by `temperature`.
 
     `names` has a name for each prompt: its draws follow from that and the seed, whatever is computed beside it.
     """
 
     temperature: float
-    top_p: float
     seed: int
     names: Sequence[str]
 
@@ -34,13 +33,10 @@ class Sampling:
 
     def chosen(self, logits: Tensor, draws: Sequence[random.Random]) -> Tensor:
         """Return a token (rows,) drawn by each row's logits (rows, V)."""
-        likely, tokens = (logits.double() / self.temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        below = likely.cumsum(dim=-1)
-        likely = likely.masked_fill(below - likely >= self.top_p, 0.0)
-        below = likely.cumsum(dim=-1)
+        below = (logits.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         wanted = torch.tensor([draw.random() for draw in draws], dtype=below.dtype, device=below.device)
         places = torch.searchsorted(below, (wanted * below[:, -1])[:, None], right=True)
-        return tokens.gather(1, places.clamp_max((likely > 0).sum(dim=-1, keepdim=True) - 1))[:, 0]
+        return places[:, 0].clamp_max(logits.shape[1] - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ _IN_UNIT_INTERVAL = frozenset(
 )  # fmt: skip
 
 
-_OF_SAMPLES = re.compile(r"pass(@|_at:)[1-9]\d*(:\w+)?")
+_OF_SAMPLES = re.compile(r"pass(@|_at:)[1-9]\d*(_of_[1-9]\d*)?(:\w+)?")
 """How likely one at least of so many answers is right."""
 
 

@@ -7,6 +7,7 @@ is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
@@ -14,7 +15,11 @@ from math import comb
 from tunelift.core.errors import InputError
 from tunelift.metrics.registry import WITH_ARGUMENT, Answer, Metric, resolve
 
-FORM = "pass_at:5:numeric_match: the k, and behind it what makes an answer right"
+FORM = "pass_at:5-of-20:numeric_match: k, how many answers are drawn, and what makes one right"
+
+MOST = 1000
+
+_COUNTS = re.compile(r"(?P<k>[1-9]\d{0,3})(?:-of-(?P<drawn>[1-9]\d{0,3}))?")
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -23,29 +28,34 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def pass_at(argument: str) -> Metric:
-    """Return the metric of K:METRIC; the metric must be 0 or 1 for each answer, and read its text alone.
+    """Return the metric of K-of-N:METRIC, or K:METRIC, for which twice as many answers are drawn, and ten at least.
 
-    Raises InputError for another form, and for a metric that is no such one.
+    METRIC must be 0 or 1 for each answer, and read its text alone. Raises InputError for another form, for fewer
+    answers than k, and for a metric that is no such one.
     """
-    count, _, name = argument.partition(":")
-    if not count.isdecimal() or not 0 < int(count) <= 1000 or not name:
-        raise InputError(f'The metric "pass_at:{argument}" names no k and metric.', fix=f"Such as {FORM}.")
+    counts, _, name = argument.partition(":")
+    found = _COUNTS.fullmatch(counts)
+    k = int(found["k"]) if found else 0
+    drawn = int(found["drawn"]) if found and found["drawn"] else max(10, 2 * k)
+    if not name or not 0 < k <= drawn <= MOST:
+        raise InputError(
+            f'The metric "pass_at:{argument}" is no k of at most {MOST} answers, and a metric.', fix=f"Such as {FORM}."
+        )
     (inner,) = resolve([name])
-    k, judge = int(count), inner.score
+    judge = inner.score
     if inner.needs != "text" or judge is None or not inner.higher_is_better:
         raise InputError(
             f'The metric "pass_at:{argument}": {name} does not tell from an answer\'s text whether it is right.',
             fix="Take one that is 0 or 1, such as exact_match, numeric_match, regex_match:PATTERN or FILE.py:FUNCTION.",
         )
-    return Metric(
-        f"pass_at:{k}:{inner.name}", _score(k, judge, name), "samples", bounds=(0, 1), package=inner.package,
-        defined_by=inner.defined_by, samples=k,
-    )  # fmt: skip
+    own, score = f"pass_at:{k}-of-{drawn}:{inner.name}", _score(k, drawn, judge, name)
+    made = Metric(own, score, "samples", bounds=(0, 1), samples=drawn)
+    return replace(made, package=inner.package, defined_by=inner.defined_by)
 
 
-def _score(k: int, judge: Callable[[Answer], float], name: str) -> Callable[[Answer], float]:
+def _score(k: int, drawn: int, judge: Callable[[Answer], float], name: str) -> Callable[[Answer], float]:
     def score(answer: Answer) -> float:
-        values = [judge(replace(answer, prediction=text)) for text in answer.samples]
+        values = [judge(replace(answer, prediction=text)) for text in answer.samples[:drawn]]
         if wrong := next((value for value in values if value not in (0, 1)), None):
             raise InputError(
                 f"pass_at:{k}:{name}: {name} gave {wrong!r:.20} for an answer, and whether it is right is 0 or 1.",

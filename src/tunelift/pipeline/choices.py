@@ -99,15 +99,7 @@ def _in_order(labels: set[str]) -> list[str]:
 def evaluation_plan(
     settings: EvaluateSection, metrics: Sequence[Metric], task: Task, labels: Sequence[str], max_length: int
 ) -> Plan:
-    """Return the plan of an evaluation; labels that no metric needs are left out.
-
-    Raises InputError where a metric needs more answers to be drawn than are.
-    """
-    if few := [metric.name for metric in metrics if metric.samples > settings.samples]:
-        raise InputError(
-            f"evaluate.samples is {settings.samples}, and {listed(few)} looks at more.",
-            fix="Draw more, better several times as many: the estimate is then closer.",
-        )
+    """Return the plan of an evaluation; labels that no metric needs are left out."""
     needed = task.has_head or any(metric.needs == "label" for metric in metrics)
     return Plan(
         metrics=metrics,
@@ -117,9 +109,7 @@ def evaluation_plan(
         max_new_tokens=settings.max_new_tokens,
         max_answer_tokens=settings.max_answer_tokens,
         stop=settings.stop,
-        samples=settings.samples,
         temperature=settings.temperature,
-        top_p=settings.top_p,
         thinking=settings.thinking,
         rows_at_once=settings.batch_size,
         max_length=max_length,

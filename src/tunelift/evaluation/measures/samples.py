@@ -13,9 +13,12 @@ from tunelift.evaluation.measures.answer import Answers
 from tunelift.evaluation.measures.base import MEASURES, Compute, short_hash
 from tunelift.evaluation.rows import Found
 
+SEED = 0
+"""That of all draws: with another one a comparison would be of other answers."""
+
 
 class SampledAnswers(Answers):
-    """`evaluate.samples` answers of each item; base and tuned draw by the same random numbers, those of the item."""
+    """As many answers of each item as metrics look at; base and tuned draw by the same random numbers, the item's."""
 
     gives = Answers.gives | {"samples"}
     at_once = 16
@@ -27,7 +30,7 @@ class SampledAnswers(Answers):
 
     def how(self) -> Mapping[str, Any]:
         plan, how = self.plan, dict(super().how())
-        sampling = {"samples": plan.samples, "temperature": plan.temperature, "top_p": plan.top_p, "seed": plan.seed}
+        sampling = {"samples": plan.samples, "temperature": plan.temperature, "seed": SEED}
         return how | {"decoding": {**how["decoding"], "sampling": sampling}}
 
     def prepared(self) -> Compute:
@@ -40,7 +43,7 @@ class SampledAnswers(Answers):
             found, count = answer(some, advance), self.plan.samples
             asked = [self.asked[i].ids for i in some for _ in range(count)]
             names = [f"{short_hash(list(self.asked[i].ids))} {number}" for i in some for number in range(count)]
-            drawn = replace(decoding, sampling=Sampling(self.plan.temperature, self.plan.top_p, self.plan.seed, names))
+            drawn = replace(decoding, sampling=Sampling(self.plan.temperature, SEED, names))
             answers = iter(generate(asked, drawn, self.plan.rows_at_once, advance))
             for i in some:
                 found[i].samples = [before_stop(self._said(i, next(answers).ids), stop) for _ in range(count)]
