@@ -15,6 +15,7 @@ import pytest
 import task_battery
 import tunelift
 from task_battery import BENCHES, METHODS, one_item, outputs, prepared
+from tunelift.config.load import load_config
 from tunelift.core.records import Scores
 from tunelift.tasks import TASKS
 
@@ -43,6 +44,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_no_task_is_forgotten() -> None:
     assert sorted(BENCHES) == sorted(TASKS), "tests/task_battery.py has a Bench for each task"
+
+
+def test_the_configs_of_examples_are_read_for_their_tasks() -> None:
+    files = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+    found = {file.stem.replace("_", "-"): load_config(file) for file in files}
+    assert {config.task for config in found.values()} <= set(TASKS)
+    assert found["multiple-choice"].train.learning_rate == 5e-4
 
 
 @pytest.mark.parametrize(("task", "method"), pairs())
