@@ -70,7 +70,8 @@ STUDIES: dict[str, dict[str, Any]] = {
         "model": "all-minilm-l6-v2",
         "task": "regression",
         "data": {"train": "sts2015_headlines.tsv", "test": 0.3, "columns": ["score", "text1", "text2"]},
-        "train": {"learning_rate": 2e-3, "epochs": 6},
+        "adapter": {"r": 16},
+        "train": {"learning_rate": 5e-4, "epochs": 6},
         "evaluate": {"metrics": ["spearman", "pearson", "rmse", "mae", "r2"]},
     },
     # The same questions to a bank; the words of a question's intent are its labels.

@@ -198,7 +198,7 @@ def test_a_model_with_an_encoder_is_no_causal_one() -> None:
     apply(model)
     assert torch.allclose(model(input_ids=IDS, labels=IDS).loss, plain)
     restore(model)
-    with pytest.raises(InputError, match="has an encoder and a decoder"):
+    with pytest.raises(InputError, match="an encoder reads the one, and a decoder writes the other"):
         tunelift.evaluate(model, tiny_models.tokenizer(), [{"text": "a"}])
 
 

@@ -43,7 +43,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], rows: int) -> None:
         click.echo(line)
     for line in ["", *hygiene_lines(splits.report.hygiene)]:
         click.echo(line)
-    tokenizer = load_tokenizer(config.model.name, config.model.revision)
+    words = task.reader == "AutoTokenizer"  # others are shown by their names
+    tokenizer = load_tokenizer(config.model.name, config.model.revision) if words else None
     for role in ROLES:
         if examples := getattr(splits, role):
             lines, shown = task.shown(examples, tokenizer, config.train.max_length, rows)

@@ -124,6 +124,7 @@ class DataSection(Section):
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
     text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
+    choices: str | None = setting(None, "Column of a list of options, or several, one each, with commas between.")
     label: str | None = setting(None, "Column of the label, for a head; of numbers or labels several, with commas.")
     labels: Names | None = setting(None, "All labels, where the data does not show every one.")
     separator: str | None = setting(None, "Text between the labels of a cell, where several may apply.")
@@ -186,6 +187,7 @@ class EvaluateSection(Section):
     metrics: Metrics | None = setting(None, "{choices}; by the data otherwise.")
     max_new_tokens: int = setting(128, "Longest generated answer (tokens).", gt=0)
     max_answer_tokens: int = setting(30, "Longest part of a passage that answers a question (tokens).", gt=0)
+    temperature: float = setting(1.0, "Of answers that are drawn, for metrics of several (pass_at:K:METRIC).", gt=0)
     stop: Texts = Field(default_factory=list, description="Generation stops before any of these strings.")
     thinking: Literal["strip", "keep"] = setting(
         "strip", "What is thought before an answer: no part of it, or scored with it."

@@ -113,7 +113,26 @@ class Spans:
         return tuple(dict.fromkeys(span.text for span in self.spans))
 
 
-Given = Conversation | Words | Pair
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked, and the texts of which one is the answer: those of this item, as they are to be written."""
+
+    asked: str
+    texts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n- ".join((self.asked, *self.texts))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file with a picture, and the SHA-256 of what it holds, by which it is told from others."""
+
+    path: str
+    sha256: str
+
+
+Given = Conversation | Words | Pair | Options | Picture
 Wanted = Tags | Numbers | LabelSet | Spans
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
@@ -170,9 +189,9 @@ class Scores:
     Where they apply, it also has: "references", all of several; "cluster", the source that several items come from;
     "unscored", the reason why there are no metrics; "label_scores" ({label: log-likelihood}, without labels that were
     never finished since they could not win); "none_over_span", by how much no answer scores above the best one;
-    "counts" ({metric: {name: number}}) for metrics of the whole data set, which are summed over items or looked at all
-    together, and stand in no row's "metrics"; "slices" ({column: value as text}); "duplicate_of", the id of a training
-    row that the item repeats, exactly or nearly.
+    "samples", answers that were drawn; "counts" ({metric: {name: number}}) for metrics of the whole data set, which
+    are summed over items or looked at all together, and stand in no row's "metrics"; "slices" ({column: value as
+    text}); "duplicate_of", the id of a training row that the item repeats, exactly or nearly.
 
     `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}, and "defined_by",
     which stands for a schema, a pattern or code that the metric is of) and "made_with" (whatever

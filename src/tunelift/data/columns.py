@@ -11,12 +11,16 @@ from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import Table
 from tunelift.data.layouts import BESIDE, Conversations, Instructions, Layout, Noted, Questions, Templates, Texts
+from tunelift.data.options import chosen_options, looks_like_options, refuse_options
 from tunelift.data.proposal import header_hint, header_note, propose
 from tunelift.data.refused_columns import refuse_preferences, refuse_tagged_tokens, refuse_unusable
 from tunelift.data.template import Template
 
 SHARED_FROM = 0.1
 """Of the rows of pairs: where so many share a text or more, it is said."""
+
+NAMING = ("prompt", "completion", "text", "text_pair", "label", "choices")
+"""The settings that say what a table's columns are."""
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")
 
@@ -26,13 +30,15 @@ class Reading:
     """What the rows of a table mean to a task.
 
     `choose` returns the layout of a table, or None where it is not clear; `refuse` raises InputError for tables that
-    would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label.
+    would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label,
+    `options` that a row may have some to choose from.
     `group` returns the column whose equal values belong together where data.group names none.
     """
 
     choose: Callable[[Table, DataSection], Layout | None]
     refuse: Sequence[Callable[[Table], None]] = (refuse_preferences, refuse_tagged_tokens)
     labels: bool = False
+    options: bool = False
     group: Callable[[DataSection], str] | None = None
 
     def grouped(self, section: DataSection) -> DataSection:
@@ -49,7 +55,12 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
     InputError for columns that are missing, for columns beside those names that change what a row means and cannot be
     used, and for a table of other columns with the command that would fit.
     """
-    by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "text_pair", "label"))
+    if section.choices is not None and not reading.options:
+        raise InputError(
+            "data.choices names the options of a row, and this task knows none.",
+            fix="Take --task multiple-choice, for a head, or a causal language model.",
+        )
+    by_names = all(getattr(section, key) is None for key in NAMING)
     for refuse in reading.refuse if by_names else ():
         refuse(table)
     layout = reading.choose(table, section)
@@ -120,6 +131,8 @@ def _in_one_way(table: Table, layout: Templates, section: DataSection) -> Mappin
 
 
 def _answers(table: Table, section: DataSection) -> Layout | None:
+    if layout := _options(table, section):
+        return layout
     if section.text_pair is not None:
         raise InputError(
             "data.text_pair names the second of two texts for a head, and this task writes one text.",
@@ -133,6 +146,15 @@ def _answers(table: Table, section: DataSection) -> Layout | None:
     if columns - {"id", section.id, section.group} == {"text"}:
         return _text_and_label("text", None)
     return next((make(table, section) for names, make in _USUAL if names <= columns), None)
+
+
+def _options(table: Table, section: DataSection) -> Layout | None:
+    """Take a row's options for what a model chooses from, where they are named or are there by their usual names."""
+    by_names = all(getattr(section, key) is None for key in NAMING)
+    answers = {"messages", "conversations", "completion", "output"} & set(table.columns)
+    if section.choices is None and (answers or not by_names or not looks_like_options(table)):
+        return None
+    return chosen_options(table, section, continued=True)
 
 
 def _pair(table: Table, section: DataSection) -> Layout:
@@ -237,8 +259,8 @@ def _column_or_template(value: str, key: str) -> Template:
     return Template(value if "{" in value else f"{{{value}}}", key)
 
 
-ANSWERS = Reading(_answers)
-"""A prompt and the answer to it, a conversation, or a text alone."""
+ANSWERS = Reading(_answers, options=True)
+"""A prompt and the answer to it, a conversation, a question with options, or a text alone."""
 
-CLASSES = Reading(_classes, labels=True)
+CLASSES = Reading(_classes, refuse=(refuse_preferences, refuse_tagged_tokens, refuse_options), labels=True)
 """A text and the name of its class."""

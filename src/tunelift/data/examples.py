@@ -11,7 +11,7 @@ from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Conversation, Example
+from tunelift.core.records import Conversation, Example, Options
 from tunelift.data.columns import Reading, choose_layout
 from tunelift.data.formats import Table
 from tunelift.data.template import as_text
@@ -76,8 +76,9 @@ def looks_like_labels(examples: Sequence[Example]) -> bool:
 
 
 def unseen_labels(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
-    """Return the completions (labels) that test has and train lacks, sorted."""
-    return sorted({example.completion for example in test} - {example.completion for example in train})
+    """Return the completions (labels) that test has and train lacks, sorted; a row's own options are none."""
+    known = {example.completion for example in train}
+    return sorted({e.completion for e in test if not isinstance(e.given, Options)} - known)
 
 
 def _ids(table: Table, section: DataSection) -> list[str]:

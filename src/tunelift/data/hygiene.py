@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Picture
 from tunelift.data.duplicates import near_duplicates, normalised
 from tunelift.data.examples import looks_like_labels
 from tunelift.data.leaks import Leak
@@ -73,7 +73,8 @@ def _near_duplicates(train: Sequence[Example], leaks: Sequence[Leak], removed: i
     near = sorted((leak for leak in leaks if leak.is_near), key=lambda leak: -leak.similarity)
     if len(near) > EXAMPLES:  # a few from the most to the least similar show a reader where the line is drawn
         near = [near[number * (len(near) - 1) // (EXAMPLES - 1)] for number in range(EXAMPLES)]
-    within = near_duplicates(compared_texts(train)) if train else []
+    texts = [example for example in train if not isinstance(example.given, Picture)]
+    within = near_duplicates(compared_texts(texts)) if texts else []
     shown = [
         {"train": cut(leak.texts[0]), "test": cut(leak.texts[1]), "similarity": round(leak.similarity, 2)}
         for leak in near

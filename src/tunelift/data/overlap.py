@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from tunelift.core.records import Example, Pair
+from tunelift.core.records import Example, Options, Pair, Picture
 from tunelift.data.conversations import as_answer, as_prompt, is_learned
 from tunelift.data.duplicates import varying
 
@@ -69,6 +69,10 @@ def _asked(example: Example) -> str:
     """Return what an item asks; of a pair its two texts in either order, as many tasks do not tell the two apart."""
     if isinstance(example.given, Pair):
         return "\n".join(sorted((folded(example.given.first), folded(example.given.second))))
+    if isinstance(example.given, Picture):
+        return example.given.sha256
+    if isinstance(example.given, Options):
+        return folded(str(example.given))
     return folded(example.prompt if example.prompt.strip() else example.completion)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import FORMATS, Columns, Table, read_file, saved_to_disk, with_class_names
+from tunelift.data.pictures import PictureFolder, picture_splits
 from tunelift.untrusted.files import inside
 
 SPLIT_NAMES = {
@@ -49,15 +50,17 @@ class Shards:
         )
 
 
-def folder_splits(folder: Path, subset: str | None = None) -> dict[str, Path | Shards]:
-    """Return {split: file or files} of a folder, or of its folder for the subset or `data`, as the Hub has them.
+def folder_splits(folder: Path, subset: str | None = None) -> dict[str, Path | Shards | PictureFolder]:
+    """Return {split: file or files, or pictures} of a folder, or of its folder for the subset or `data`, as on the Hub.
 
     Raises InputError for no split files, several for one split, and numbered parts of which some are missing.
     """
     inner = [name for name in (subset, "", "data") if name is not None and inside(folder, name).is_dir()]
     for place in (folder / name for name in inner):
         if splits := _splits_of(place):
-            return splits
+            return dict(splits)
+    if pictures := picture_splits(folder):
+        return dict(pictures)
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         raise saved_to_disk(str(folder))
     known = _known(folder)

@@ -16,6 +16,7 @@ from tunelift.core.arrow_values import columns_as_before, row_as_before
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.data.formats import FORMATS, GIVEN, Columns, Table, TableRow, read_file, with_class_names
 from tunelift.data.hub import load_hub
+from tunelift.data.pictures import PictureFolder
 from tunelift.data.shards import SPLIT_NAMES, Shards, folder_splits
 
 BUNDLED = ("bbc-news", "general-text")
@@ -79,7 +80,7 @@ def _read_one(source: Any, columns: Columns, name: str | None = None) -> Table:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_file(path, columns) if path.is_file() else _missing(path)
-    if isinstance(source, Shards):
+    if isinstance(source, Shards | PictureFolder):
         return source.read(name or GIVEN, columns)
     if hasattr(source, "column_names"):
         return _from_datasets(source, name or GIVEN)

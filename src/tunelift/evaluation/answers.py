@@ -84,11 +84,13 @@ def _one_by_one(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, _rows: int, advance: Advance
 ) -> list[Continuation]:
     """Answer each prompt by itself, with a pass over the whole row for each token."""
-    answers = []
-    for prompt in prompts:
+    answers, sampling = [], decoding.sampling
+    draws = sampling.draws() if sampling else [None] * len(prompts)
+    for prompt, draw in zip(prompts, draws, strict=True):
         tokens, end = list[int](), Ending(tokenizer, decoding)
         while not tokens or not end.reached([tokens], [len(prompt)])[0]:
-            tokens.append(int(_plain(model, [*prompt, *tokens])[-1].argmax()))
+            logits = _plain(model, [*prompt, *tokens])[-1]
+            tokens.append(int(sampling.chosen(logits[None], [draw]) if sampling and draw else logits.argmax()))
         answers.append(end.continuation(tokens))
         advance(1)
     return answers

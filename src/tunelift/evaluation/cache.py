@@ -143,6 +143,8 @@ def _in_memory(model: Any) -> str:
 
 def _tokenizer_hash(tokenizer: Any) -> str:
     """Return the hash of all that a tokenizer does, computed once (0.4 s for 262,144 tokens) until tokens are added."""
+    if not hasattr(tokenizer, "get_vocab"):  # it reads pictures
+        return hash_of(tokenizer.to_dict())
     size, known = _tokenizer_hashes.get(tokenizer, (-1, ""))
     if size != len(tokenizer):
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example, Pair
+from tunelift.core.records import Example, Pair, Picture
+from tunelift.data.pictures import opened
 from tunelift.data.render import Renderer, Tokens
 from tunelift.data.shared_words import SharedWords
 from tunelift.evaluation.batching import by_length
@@ -26,7 +27,9 @@ from tunelift.evaluation.plan import Plan
 from tunelift.fast.classifying import accepted, reads_padding
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.model_facts.anatomy import base_of, context_length, pad_id
+from tunelift.model_facts.parameters import compute_dtype
 from tunelift.tasks.base import padded_inputs
+from tunelift.tasks.image_classification import picture_of, pixels
 
 MOST_FEATURES = 50_000
 """Of words and of character n-grams each; with hundreds of labels more would need gigabytes."""
@@ -100,15 +103,36 @@ def _shared(texts: Sequence[Sequence[str]], one: Any, other: Any) -> Any:
     return np.column_stack([cosine, np.array(rows)])
 
 
+class PixelFeatures:
+    """Pictures made small: what their colours and their coarsest shapes are worth, without any network."""
+
+    SIDE = 12
+
+    def __call__(self, examples: Sequence[Example]) -> Any:
+        """Return an array (rows, 3 * SIDE ** 2) from 0 to 1."""
+        small = [opened(picture_of(example)).resize((self.SIDE, self.SIDE)) for example in examples]
+        return np.stack([np.asarray(one, dtype=np.float32).ravel() / 255 for one in small])
+
+
 class HiddenFeatures:
     """Means of the base model's last hidden states over a row's tokens; the adapter is off."""
 
     def __init__(self, model: Any, tokenizer: Any, plan: Plan) -> None:
         self.model, self.tokenizer, self.rows_at_once = model, tokenizer, plan.rows_at_once
-        self.renderer = Renderer(tokenizer, min(plan.max_length, context_length(model, tokenizer)))
+        self.longest = min(plan.max_length, context_length(model, tokenizer))
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What makes tokens of texts."""
+        return Renderer(self.tokenizer, self.longest)
 
     def __call__(self, examples: Sequence[Example], title: str) -> Any:
-        """Return an array (rows, features): of a pair those of its row, and of its two texts how they go together."""
+        """Return an array (rows, features): of a pair those of its row, and of its two texts how they go together.
+
+        Of pictures they are the means over their patches.
+        """
+        if any(isinstance(example.given, Picture) for example in examples):
+            return self._of_pictures([picture_of(example) for example in examples], title)
         parts = [self._means([self.renderer.head_tokens(example) for example in examples], title)]
         if any(isinstance(example.given, Pair) for example in examples):
             one, other = (
@@ -119,6 +143,19 @@ class HiddenFeatures:
             cosine = (one * other).sum(axis=1) / np.maximum(length, 1e-9)
             parts += [one * other, np.abs(one - other), cosine[:, None]]
         return np.concatenate(parts, axis=1)
+
+    @torch.no_grad()
+    def _of_pictures(self, pictures: Sequence[Picture], title: str) -> Any:
+        """Return the means of the last hidden states, over patches (B, patches, D) or places (B, D, H, W)."""
+        body, found = base_of(self.model).base_model, list[Tensor]()
+        with in_evaluation(self.model), progress.bar(title, len(pictures)) as advance:
+            for start in range(0, len(pictures), self.rows_at_once):
+                some = pictures[start : start + self.rows_at_once]
+                inputs = pixels(self.tokenizer, some, self.model.device)["pixel_values"]
+                states = body(pixel_values=inputs.to(compute_dtype(self.model))).last_hidden_state.float()
+                found.append(states.mean(dim=1) if states.dim() == 3 else states.flatten(2).mean(dim=2))
+                advance(len(some))
+        return torch.cat(found).cpu().numpy()
 
     def _means(self, rows: Sequence[Tokens], title: str) -> Any:
         with in_evaluation(self.model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,40 @@ from tunelift.tasks.base import padded
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn: by the model's probabilities, its logits divided by `temperature`.
+
+    `names` has a name for each prompt: its draws follow from that and the seed, whatever is computed beside it.
+    """
+
+    temperature: float
+    seed: int
+    names: Sequence[str]
+
+    def draws(self) -> list[random.Random]:
+        """Return a source of random numbers for each prompt."""
+        return [random.Random(f"{self.seed} {name}") for name in self.names]
+
+    def chosen(self, logits: Tensor, draws: Sequence[random.Random]) -> Tensor:
+        """Return a token (rows,) drawn by each row's logits (rows, V)."""
+        below = (logits.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        wanted = torch.tensor([draw.random() for draw in draws], dtype=below.dtype, device=below.device)
+        places = torch.searchsorted(below, (wanted * below[:, -1])[:, None], right=True)
+        return places[:, 0].clamp_max(logits.shape[1] - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
-    """Where a greedy answer ends: before a stop id or string, after so many new tokens, where the context is full."""
+    """Where an answer ends: before a stop id or string, after so many new tokens, where the context is full.
+
+    It is the likeliest one, token by token, or drawn.
+    """
 
     stop_ids: Collection[int]
     max_new_tokens: int
     context: int = 2**31
     stop_strings: Sequence[str] = ()
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +81,7 @@ def continue_greedily(
     rows_at_once: int,
     advance: Advance,
 ) -> list[Continuation]:
-    """Return the most likely continuation of each prompt, token by token.
+    """Return the most likely continuation of each prompt, token by token, or one that is drawn.
 
     One that reached a stop string holds it. Rows that have ended are not computed any further. Raises InputError for an
     empty prompt.
@@ -63,12 +91,16 @@ def continue_greedily(
             f"There is nothing to answer: prompt {empty[0] + 1} is empty.",
             fix="Give each prompt some text; for rows of plain text take a metric such as bits_per_byte.",
         )
-    answers = [Continuation([], False)] * len(prompts)
+    answers, sampling = [Continuation([], False)] * len(prompts), decoding.sampling
+    draws = sampling.draws() if sampling else []
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
         rows = Rows(model, [prompts[i] for i in group])
         end = Ending(tokenizer, decoding)
         while rows.running:
-            answered = rows.new_tokens(rows.step())
+            chosen = rows.step()
+            if sampling:
+                chosen = rows.take(sampling.chosen(rows.logits, [draws[group[row]] for row in rows.running]))
+            answered = rows.new_tokens(chosen)
             lengths = [len(prompts[group[row]]) for row in rows.running]
             finished = end.reached(answered, lengths)
             advance(sum(finished))
@@ -115,6 +147,11 @@ class Rows:
         self.next_ids, self.positions = chosen[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.next_ids)], dim=1)
         return chosen
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """Go on with other tokens (rows,) than the likeliest; return them."""
+        self.next_ids = tokens[:, None]
+        return tokens
 
     def new_tokens(self, chosen: Tensor) -> list[list[int]]:
         """Note the chosen tokens; return the answers of the running rows so far."""

@@ -28,9 +28,15 @@ class Plan:
     max_new_tokens: int = _USUAL.max_new_tokens
     max_answer_tokens: int = _USUAL.max_answer_tokens
     stop: Sequence[str] = ()
+    temperature: float = _USUAL.temperature
     thinking: str = _USUAL.thinking
     rows_at_once: int = _USUAL.batch_size
     max_length: int = _TRAINED.max_length
     slices: Sequence[str] = ()
     threshold: float = 0.5
     cache: bool = False
+
+    @property
+    def samples(self) -> int:
+        """How many answers are drawn for each item: as many as the metrics look at."""
+        return max((metric.samples for metric in self.metrics), default=0)

@@ -50,7 +50,7 @@ def given_metrics(plan: Plan, *, likelihoods: bool) -> list[Metric]:
 
     A probability of a label stands beside that of a head. Beside a language model's tokens it means something else.
     """
-    likely = likelihoods and not plan.task.next_token
+    likely = likelihoods and plan.task.has_head
     beyond = ("likelihood", "text-likelihood", "label-probabilities")
     return [metric for metric in plan.metrics if likely or metric.needs not in beyond]
 

@@ -20,7 +20,8 @@ NOT_A_NUMBER = "its score is not a number"
 class Found:
     """What was computed for one item.
 
-    `cut` says that its answer was to go on where it had to end; `beside` is what else its row is to say.
+    `cut` says that its answer was to go on where it had to end; `beside` is what else its row is to say; `samples` are
+    answers that were drawn.
     """
 
     prediction: str | None = None
@@ -29,6 +30,7 @@ class Found:
     label_scores: dict[str, float] = field(default_factory=dict)
     cut: bool = False
     beside: dict[str, Any] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)
 
 
 def labelled(reference: str, scores: dict[str, float], lengths: dict[str, int] | None, tokens: int) -> Found:
@@ -129,7 +131,8 @@ def answered(
         scores = shares(found.label_scores)
     references = example.references if reference is None else ()
     prediction, likely = found.prediction or "", (found.log_likelihood, found.tokens)
-    row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references), metrics)
+    row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references, found.samples), metrics)
+    row |= {"samples": found.samples} if found.samples else {}
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens, **found.beside}
     return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row

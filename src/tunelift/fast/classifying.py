@@ -86,15 +86,23 @@ class ClassLogits:
 def said_of(model: Any, inputs: Inputs, **more: Any) -> Tensor:
     """Return a model's logits for a batch, or (B, T, 2) where it says of each token how an answer begins, and ends.
 
+    A model of multiple choice is asked for each row as an item with one option, and gives (B, 1).
     peft's forward for question answering takes token types and does not pass them on (0.21): there the model inside is
     asked, in whose layers the adapter is.
     """
     inputs = accepted(model, inputs)
+    if type(base_of(model)).__name__.endswith("ForMultipleChoice"):
+        inputs = with_one_option(inputs)
     swallowed = "token_type_ids" in inputs and type(model).__name__ == "PeftModelForQuestionAnswering"
     output = (base_of(model) if swallowed else model)(**inputs, **more)
     starts = getattr(output, "start_logits", None)
     logits: Tensor = output.logits if starts is None else torch.stack((starts, output.end_logits), dim=-1)
     return logits
+
+
+def with_one_option(inputs: Inputs) -> Inputs:
+    """Return the inputs of rows (B, T) as those of items with one option each, (B, 1, T)."""
+    return {name: value[:, None] for name, value in inputs.items()}
 
 
 def accepted(model: Any, inputs: Inputs) -> Inputs:

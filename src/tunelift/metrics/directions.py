@@ -45,6 +45,10 @@ _IN_UNIT_INTERVAL = frozenset(
 )  # fmt: skip
 
 
+_OF_SAMPLES = re.compile(r"pass(@|_at:)[1-9]\d*(_of_[1-9]\d*)?(:\w+)?")
+"""How likely one at least of so many answers is right."""
+
+
 def plain_name(name: str) -> str:
     """Return a metric's name without filter and scorer, in small letters and with underscores."""
     bare = re.sub(r"\s*\([^()]*\)$|,[^,]*$", "", name.strip()).rpartition("/")[2]
@@ -54,6 +58,8 @@ def plain_name(name: str) -> str:
 def known_direction(name: str) -> bool | None:
     """Return whether a higher value is better, by the name alone; None where the name does not tell."""
     plain = plain_name(name)
+    if _OF_SAMPLES.fullmatch(plain):
+        return True
     if plain in HIGHER_IS_BETTER:
         return True
     if plain in LOWER_IS_BETTER:
@@ -70,4 +76,5 @@ def known_direction(name: str) -> bool | None:
 
 def known_bounds(name: str) -> tuple[float, float] | None:
     """Return the least and the largest value that a metric can take for an item, by its name; None if not known."""
-    return (0.0, 1.0) if plain_name(name) in _IN_UNIT_INTERVAL else None
+    plain = plain_name(name)
+    return (0.0, 1.0) if plain in _IN_UNIT_INTERVAL or _OF_SAMPLES.fullmatch(plain) else None

@@ -38,7 +38,7 @@ class Answer:
 
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
     computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known;
-    `references` all references, where there are several.
+    `references` all references, where there are several; `samples` are answers that were drawn, where some were.
     """
 
     prediction: str
@@ -48,6 +48,7 @@ class Answer:
     row: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     references: Sequence[str] = ()
+    samples: Sequence[str] = ()
 
     @property
     def accepted(self) -> Sequence[str]:
@@ -82,10 +83,10 @@ class Metric:
     """What is measured on each item.
 
     `needs` says what the model must do for it: "label" chooses among labels, "text" generates (where labels are chosen
-    from, the label is the text), "likelihood" scores the reference's tokens, "text-likelihood" those of all its text; a
-    task says what it gives. A "binary" metric is 0 or 1 per item; `bounds` are the least and the largest value that an
-    item can have, or, where single items have none, the metric. `ratio` makes the aggregate where that is not the mean
-    of the items' values, but a ratio of sums over them.
+    from, the label is the text), "likelihood" scores the reference's tokens, "text-likelihood" those of all its text,
+    "samples" draws several answers; a task says what it gives. A "binary" metric is 0 or 1 per item; `bounds` are the
+    least and the largest value that an item can have, or, where single items have none, the metric. `ratio` makes the
+    aggregate where that is not the mean of the items' values, but a ratio of sums over them.
 
     A "corpus" metric has no `score` but `counts` of an item, which are summed over the items, and `from_counts`, which
     makes the value of the sums. Every item has all of the counts, but for a `sparse` metric, of which a row names
@@ -93,6 +94,7 @@ class Metric:
     counts are an item's own numbers, `from_items` makes the value of all of them, and `closeness` says of each how near
     its answer is, for people to see which items changed. `package` must be installed to score an answer.
     `defined_by` is what its values depend on besides its name, such as a schema: where it differs, so does the metric.
+    `samples` is how many answers it needs to be drawn at least.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Metric:
     closeness: Callable[[Mapping[str, Floats]], Floats] | None = None
     package: str | None = None
     defined_by: str | None = None
+    samples: int = 0
 
 
 def exponential(nats: Any) -> Any:

@@ -71,7 +71,8 @@ def context_length(model: Any, tokenizer: Any) -> int:
 
     Those that an adapter puts before each row take up positions of it.
     """
-    own, told = positions(model, POSITIONS[:1]) or UNLIMITED, int(tokenizer.model_max_length or UNLIMITED)
+    told = int(getattr(tokenizer, "model_max_length", None) or UNLIMITED)  # what reads pictures tells none
+    own = positions(model, POSITIONS[:1]) or UNLIMITED
     return min(own, told, _usable(model), _before_scaling(model)) - virtual_tokens(model)
 
 

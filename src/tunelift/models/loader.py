@@ -71,7 +71,9 @@ def load(
     if task.outputs is not None and config.num_labels != task.outputs:
         config.num_labels = task.outputs
     # First the tokenizer: what building it takes is free again before the weights come.
-    tokenizer = read_tokenizer(identity.name, identity.path, folder)
+    reads_words = task.reader == "AutoTokenizer"
+    read = read_tokenizer if reads_words else read_image_processor
+    tokenizer = read(identity.name, identity.path, folder)
     with randomness.seeded(seed):
         options = {"config": config, "dtype": chosen.dtype}
         if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
@@ -89,7 +91,7 @@ def load(
         )
     if own_labels and trained:
         _check_head(identity, own_labels, labels or [])
-    if task.has_head:
+    if task.has_head and reads_words:
         if own_pad_id(loaded) is None:  # decoders find a row's last real token by it
             ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
             loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
@@ -238,6 +240,18 @@ def read_tokenizer(name: str, path: str, folder: Path, config: Any = None) -> An
     return tokenizer
 
 
+def read_image_processor(name: str, path: str, folder: Path) -> Any:
+    """Return what makes pixels of pictures, of a folder that has passed the gate; raise InputError for none."""
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet():  # which says that it takes the one of pillow where torchvision is not there
+            processor = AutoImageProcessor.from_pretrained(folder, **sources.LOCAL)
+    except Exception as error:  # whatever its classes make of values that they did not expect
+        raise InputError(f"The image processor of {name} cannot be loaded: {error}") from error
+    return processor
+
+
 def check_padding(model: Any) -> None:
     """Raise InputError for a classifier whose config names no padding token."""
     if own_pad_id(model) is None:
@@ -295,11 +309,11 @@ def natural_task(name: str, revision: str | None = None) -> Task:
 def task_of(base: Any) -> Task:
     """Return the task that a model in memory was made for, by its class; raise InputError for one that fits none."""
     name = type(base).__name__
-    fitting = (task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task))
-    known = next(fitting, None)
-    if getattr(base.config, "is_encoder_decoder", False) and (known is None or not known.has_head):
+    fitting = [task for task in map(TASKS.get, TASKS) if task.is_class(name) and _told(base.config, task)]
+    known = min(fitting, key=lambda task: not task.natural, default=None)  # BART's class is that of two
+    if getattr(base.config, "is_encoder_decoder", False) and (known is None or known.next_token):
         raise InputError(
             f"{name} has an encoder and a decoder; language models here have a decoder alone.",
-            fix="Take a causal language model, or a classifier.",
+            fix="Take a causal language model, a classifier, or one of transformers' classes for sequence to sequence.",
         )
     return known or DEFAULT

@@ -23,6 +23,11 @@ def check(kind: str, place: Precision, task: Task, config: Any) -> None:
         raise InputError(
             f"model.quantization is {kind}, and bitsandbytes is not installed.", fix="pip install 'tunelift[quantized]'"
         )
+    if not (task.has_head or task.next_token):
+        raise InputError(
+            f"model.quantization is {kind}, and bases in four bits are for causal language models alone.",
+            fix="Leave it out.",
+        )
     if task.has_head:
         raise InputError(
             f"model.quantization is {kind}, and {task.name} puts a new head on the model, which would be drawn in four "

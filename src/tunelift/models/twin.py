@@ -9,6 +9,7 @@ from typing import Any
 
 from tunelift.core import randomness
 from tunelift.core.errors import InputError
+from tunelift.fast.classifying import said_of
 from tunelift.tasks import Task
 
 TOO_LARGE = 20_000_000
@@ -104,7 +105,7 @@ def twin(config: Any, task: Task, labels: list[str], seed: int = 0) -> tuple[Any
             model = auto.from_config(small).float().eval()
         _enlarge(model, seed)
         with torch.no_grad():
-            model(input_ids=torch.tensor([[5, 6, 7]]))
+            said_of(model, {"input_ids": torch.tensor([[5, 6, 7]])})
     except Exception as error:  # whatever a model file makes of sizes that no model of its kind has
         raise InputError(
             f"No tiny twin of a {config.model_type} model can be made: {str(error).partition(chr(10))[0]}",

@@ -43,8 +43,10 @@ def config_for(
         _refuse_for_want_of_a_head(METHODS.get(keys.get("method", "lora")), task)
     if task.has_head:
         _refuse_headless(config, task)
-    elif peft_type is None and method_of(config).virtual_tokens:  # of which peft's model knows how to pass them on
-        raise _does_not_go(config, task, "peft puts virtual tokens before rows of tasks that it has a type for")
+    elif (
+        not task.next_token and method_of(config).virtual_tokens
+    ):  # others' lie elsewhere, or peft has no type for them
+        raise _does_not_go(config, task, "virtual tokens are put before rows of causal language models alone")
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
     beside = [name for name in new if not by_peft & set(name.split("."))]
     if beside and task.has_head:

@@ -80,7 +80,7 @@ def say_data(splits: Splits) -> None:
 
 def say_labels(plan: Plan, splits: Splits, data: DataSection, trained: Sequence[str] = ()) -> None:
     """Tell which labels an answer is chosen from, and where they come from: with fewer of them accuracy is higher."""
-    if not measure_for(plan).ranks:
+    if not measure_for(plan).ranks or not plan.labels:  # each row may have options of its own
         return
     roles = [name for name in ("train", "validation", "test") if getattr(splits, name)]
     parts = [f"of {listed(roles)}"] if roles else []
@@ -109,6 +109,7 @@ def evaluation_plan(
         max_new_tokens=settings.max_new_tokens,
         max_answer_tokens=settings.max_answer_tokens,
         stop=settings.stop,
+        temperature=settings.temperature,
         thinking=settings.thinking,
         rows_at_once=settings.batch_size,
         max_length=max_length,

@@ -218,8 +218,10 @@ def _as_trained(session: Session, examples: Sequence[Example], max_length: int) 
     """Render and collate the examples as training does, each in a batch of its own, without those that it drops."""
     task, model, tokenizer = session.task, session.model, session.tokenizer
     longest, pad = min(max_length, context_length(model, tokenizer)), pad_id(model, tokenizer)
-    learned, kept, renderer = [], [], Renderer(tokenizer, longest)
-    for example in [part for whole in examples for part in renderer.parts(whole)]:
+    learned, kept = [], []
+    if any(example.conversation for example in examples):
+        examples = [part for whole in examples for part in Renderer(tokenizer, longest).parts(whole)]
+    for example in examples:
         try:
             rows, report = task.rows([example], tokenizer, longest, session.labels)
         except InputError:

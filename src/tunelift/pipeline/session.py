@@ -127,6 +127,9 @@ class Session:
         labels = head_labels(loaded.model) if head else ()
         session = cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
         same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
+        if task.has_threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
+            session.threshold = session.base_threshold = read_lineage(section.name).get("threshold", NEUTRAL)
+            _thresholds[loaded.model] = session.threshold
         session.again = partial(loaded_again, same, task=task, labels=head, ordered=ordered, seed=seed)
         return session
 
@@ -150,7 +153,7 @@ class Session:
     def of(cls, model: Any, tokenizer: Any, task: Task, labels: Sequence[str] = ()) -> Session:
         """Take a stock transformers or peft model that is in memory already."""
         base = base_of(model)
-        if task.has_head:
+        if task.has_head and task.reader == "AutoTokenizer":
             check_padding(base)
         identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)

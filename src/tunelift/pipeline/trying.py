@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunelift.adapters.methods import METHODS, Method
 from tunelift.config.schema import TrainSection
+from tunelift.fast.classifying import said_of
 from tunelift.pipeline.session import Session
 from tunelift.tasks import Task
 from tunelift.training.run import train
@@ -92,7 +93,7 @@ def logits(model: Any) -> Tensor:
     """Return a model's logits of some rows, each by itself, those of virtual tokens left out."""
     found = []
     for ids in IDS:
-        own = model(input_ids=torch.tensor([ids])).logits[0]
+        own = said_of(model, {"input_ids": torch.tensor([ids])})[0]
         found.append(own[-len(ids) :].flatten())
     return torch.cat(found)
 

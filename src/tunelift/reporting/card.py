@@ -97,7 +97,7 @@ def _limits(run: RunContents) -> list[str]:
 
 
 def _loading(run: RunContents) -> list[str]:
-    head, auto = run.task().has_classes, run.task().auto_class
+    head, auto, reader = run.task().has_classes, run.task().auto_class, run.task().reader
     with_peft = auto.replace("Auto", "AutoPeft", 1)
     folder, named = _made(run)
     labels = read_lineage(folder).get("labels") or []
@@ -106,14 +106,14 @@ def _loading(run: RunContents) -> list[str]:
     hub = run.noted("model").get("kind") == "hub"
     if run.tuned_whole():
         lines = [
-            f"from transformers import {auto}, AutoTokenizer",
+            f"from transformers import {auto}, {reader}",
             "",
             f'model = {auto}.from_pretrained("{named}")',
         ]
     elif hub and run.task().peft_type:
         lines = [
             f"from peft import {with_peft}",
-            "from transformers import AutoTokenizer",
+            f"from transformers import {reader}",
             "",
             f'model = {with_peft}.from_pretrained("{named}"{", " + count if count else ""})',
         ]
@@ -121,12 +121,13 @@ def _loading(run: RunContents) -> list[str]:
         base = base_model(run) if hub else "FOLDER_OF_THE_BASE"
         lines = [
             "from peft import PeftModel",
-            f"from transformers import {auto}, AutoTokenizer",
+            f"from transformers import {auto}, {reader}",
             "",
             f'base = {auto}.from_pretrained("{base}"{", " + count if count else ""})',
             f'model = PeftModel.from_pretrained(base, "{named}")',
         ]
-    code = "\n".join(["```python", *lines, f'tokenizer = AutoTokenizer.from_pretrained("{named}")', "```"])
+    called = "tokenizer" if reader == "AutoTokenizer" else "processor"
+    code = "\n".join(["```python", *lines, f'{called} = {reader}.from_pretrained("{named}")', "```"])
     what = "Labels" if run.task().by_class else "Outputs"
     names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
     threshold = read_lineage(folder).get("threshold") if run.task().has_threshold else None

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,32 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+@cache
+def _compiled() -> Any:
+    """Return what keeps compiled templates for the pages to come: compiling takes longer than filling them."""
+    from jinja2 import BytecodeCache
+
+    class InMemory(BytecodeCache):
+        def __init__(self) -> None:
+            self.known: dict[str, bytes] = {}
+
+        def load_bytecode(self, bucket: Any) -> None:
+            if bucket.key in self.known:
+                bucket.bytecode_from_string(self.known[bucket.key])
+
+        def dump_bytecode(self, bucket: Any) -> None:
+            self.known[bucket.key] = bucket.bytecode_to_string()
+
+    return InMemory()
+
+
 def _environment(run: RunContents) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        bytecode_cache=_compiled(),
+    )  # fmt: skip
     environment.filters |= {name: getattr(wording, name) for name in WORDS}
     environment.filters |= {"excerpt": excerpt, "shortened": hygiene.shortened}
     figure = Figures(run.comparison)

@@ -104,6 +104,8 @@ class Task(ABC):
     """What transformers calls its table of their classes by model type."""
     peft_type: str | None
     """peft's task type; None where it has none, so that its model is that of any task."""
+    reader: str = "AutoTokenizer"
+    """The class of transformers that makes a model's inputs: of texts, or of pictures."""
     pipeline_tag: str
     """The Hub's name of it, for the model card."""
     reading: Reading
@@ -188,6 +190,10 @@ class Task(ABC):
         """Return what is to be said of all rows, and some of them to show: the text, and its label behind it."""
         renderer = Renderer(tokenizer, max_length)
         return [], [(renderer.head_tokens(example), f" -> {example.completion}") for example in examples[:most]]
+
+    def size(self, row: Row) -> int:
+        """Return how many tokens are computed for a row."""
+        return len(row.ids)
 
     @abstractmethod
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from tunelift.core.progress import note_once
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Options
 from tunelift.data.columns import ANSWERS
 from tunelift.data.conversations import is_learned
 from tunelift.data.examples import looks_like_labels
@@ -30,7 +30,7 @@ class CausalLM(Task):
     peft_type = "CAUSAL_LM"
     pipeline_tag = "text-generation"
     reading = ANSWERS
-    measures = ("likelihood", "answer", "ranked-labels")
+    measures = ("likelihood", "answer", "ranked-labels", "samples")
     has_head = False
     next_token = True
     untuned = "the base model, zero-shot"
@@ -43,11 +43,15 @@ class CausalLM(Task):
         return super().fits(config) and not config.is_encoder_decoder and not masked
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
-        if looks_like_labels(examples):
+        if looks_like_labels(examples) or all(isinstance(example.given, Options) for example in examples):
             return ["accuracy", "loss"]
         if all(not example.prompt for example in examples):
             return ["bits_per_byte", "perplexity"]
         return ["loss", "perplexity"]
+
+    def labels_in(self, examples: Iterable[Example]) -> set[str]:
+        """Return the labels that examples want: a row's own options are no labels of the others."""
+        return {example.completion for example in examples if not isinstance(example.given, Options)}
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]

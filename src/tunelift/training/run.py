@@ -273,7 +273,7 @@ class _Batches(Sequence[Iterator[Batch]]):
 def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
     """Return what each row costs; what rows share is counted where each token learns its successor."""
     if not task.next_token:
-        return Sizes([len(row.ids) for row in rows], packs=packs)
+        return Sizes([task.size(row) for row in rows], packs=packs)
     firsts = [next((at for at, label in enumerate(r.labels) if label != IGNORED), len(r.labels)) for r in rows]
     return sizes([row.ids for row in rows], firsts, packs)
 

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
-from tunelift.evaluation.baselines import few_shot, linear_probe, majority, mean, median, span_regression, tf_idf
+from tunelift.evaluation.baselines import (
+    few_shot,
+    linear_probe,
+    majority,
+    mean,
+    median,
+    pixels,
+    span_regression,
+    tf_idf,
+)
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
 
@@ -22,6 +31,7 @@ BASELINES.add("few-shot", Kind(few_shot.misfit, few_shot.FewShot))
 BASELINES.add("majority", Kind(majority.misfit, majority.Majority))
 BASELINES.add("mean", Kind(mean.misfit, mean.make))
 BASELINES.add("median", Kind(median.misfit, median.make))
+BASELINES.add("pixels", Kind(pixels.misfit, pixels.Pixels))
 BASELINES.add("tf-idf", Kind(tf_idf.misfit, tf_idf.TfIdf))
 BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
 BASELINES.add("span-regression", Kind(span_regression.misfit, span_regression.SpanRegression))

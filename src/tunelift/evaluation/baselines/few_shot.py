@@ -25,7 +25,7 @@ else no one could tell where an answer ends and the next example begins."""
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
     if not plan.task.next_token:
-        return "it needs a language model that reads examples, and this task has a classification head"
+        return "it needs a language model that continues text, and this task has none"
     if not train:
         return "there are no training rows"
     if not all(_asks(example) for example in train):

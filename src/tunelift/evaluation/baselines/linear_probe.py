@@ -14,6 +14,7 @@ from tunelift.evaluation import predicting
 from tunelift.evaluation.baselines.base import Given
 from tunelift.evaluation.features import HiddenFeatures
 from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.predicted_options import apart, together
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 MOST_ROWS = 10_000
@@ -36,7 +37,7 @@ class LinearProbe:
         kind = predicting.predictor(given.plan)
         assert kind is not None  # else it is a misfit
         self.given, self.features = given, HiddenFeatures(given.model, given.tokenizer, given.plan)
-        train = randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe")
+        train = apart(randomness.sample(given.train, MOST_ROWS, f"{given.seed} linear-probe"))
         features = self.features(train, "linear-probe: features of train")
         self.scaler = StandardScaler().fit(features)
         self.regression = kind(STRENGTHS, self.scaler.transform(features), train, given.seed, "linear-probe")
@@ -45,7 +46,8 @@ class LinearProbe:
 
     def score(self, examples: Sequence[Example], title: str) -> Scores:
         """Return the scores of what is predicted."""
-        features = self.scaler.transform(self.features(examples, title))
-        found = self.regression.predict(features, examples, self.given.plan.labels)
+        parts = apart(examples)
+        features = self.scaler.transform(self.features(parts, title))
+        found = together(examples, self.regression.predict(features, parts, self.given.plan.labels))
         made_by = self.given.made_by("linear-probe", self.description)
         return predicting.predicted_rows(self.given.plan, made_by, examples, found, likelihoods=True)

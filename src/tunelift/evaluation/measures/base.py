@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from tunelift.core import progress
@@ -44,7 +45,6 @@ class Measure(ABC):
         self.model, self.tokenizer, self.examples, self.plan = model, tokenizer, examples, plan
         self.title = title
         self.context, self.whole = context_length(model, tokenizer), context_length(base_of(model), tokenizer)
-        self.renderer = Renderer(tokenizer, min(plan.max_length, self.whole))
         self.fast_paths: dict[str, str] = {}
         self.fitting: Sequence[int] = range(len(examples))
         self.begin()
@@ -53,6 +53,11 @@ class Measure(ABC):
     def tells_probabilities(cls, plan: Plan) -> bool:
         """Whether rows of this plan hold the probability of every label."""
         return False
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """What makes tokens of texts."""
+        return Renderer(self.tokenizer, min(self.plan.max_length, self.whole))
 
     def on(self, model: Any, title: str) -> Self:
         """Return the same items, as they are, to be measured on a model with the same tokenizer and context."""

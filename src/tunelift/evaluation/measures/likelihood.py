@@ -8,6 +8,7 @@ from typing import Any
 
 from tunelift.core import progress
 from tunelift.core.progress import Advance
+from tunelift.core.records import Example
 from tunelift.data.pieces import pieces
 from tunelift.data.render import own_completion
 from tunelift.evaluation.likelihood import Pair, log_likelihoods
@@ -23,8 +24,8 @@ class Likelihood(Measure):
     gives = frozenset({"likelihood", "text-likelihood"})
 
     def begin(self) -> None:
-        labels = self.labels()
-        rows = self.renderer.continued(self.examples, [[own_completion(e), *labels] for e in self.examples])
+        answers = [[own_completion(example), *self.labels(example)] for example in self.examples]
+        rows = self.renderer.continued(self.examples, answers)
         self.prompts = [prompt for prompt, _ in rows]
         self.completions, self.choices = [ids[0] for _, ids in rows], [ids[1:] for _, ids in rows]
         self.parts = {i: self._parts(i) for i in range(len(rows))}
@@ -36,8 +37,8 @@ class Likelihood(Measure):
                 f"and are scored in {rows_of} pieces."
             )
 
-    def labels(self) -> Sequence[str]:
-        """Return what else may follow each prompt."""
+    def labels(self, example: Example) -> Sequence[str]:
+        """Return what else may follow an example's prompt."""
         return []
 
     def length(self, i: int) -> int:
