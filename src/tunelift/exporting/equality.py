@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Scores = Mapping[str, Sequence[float]]
-"""By item: the log-probability (nats) of each of its target tokens."""
+"""By item: the log-probability (nats) of each of its target tokens, or the numbers that a head gives."""
 
 FLOOR = 2e-5
 """Nats: two sound implementations in 32 bits are apart by a few parts in a million (docs/exports.md)."""
@@ -19,11 +19,14 @@ FACTOR = 4
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row as token ids: the log-probabilities of `ids[start:]` are looked at, each after all before it."""
+    """One row as token ids: looked at are the log-probabilities of those at the places `targets`, each behind all before
+    it; without targets the numbers that a head gives. `segments` are the token types, where it is of two texts.
+    """
 
     name: str
     ids: tuple[int, ...]
-    start: int
+    targets: tuple[int, ...] = ()
+    segments: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tunelift.core.errors import TuneliftError
 from tunelift.exporting.equality import Item
+from tunelift.exporting.processes import answer_of
 
 PACKAGE = "xllamacpp"
 CERTAIN = 1e6
@@ -26,10 +24,6 @@ CERTAIN = 1e6
 
 ALL = 1_000_000
 """More tokens than any vocabulary has."""
-
-LONGEST_WAIT = 3600
-"""Seconds that a process may take."""
-
 
 def is_there() -> bool:
     """Tell whether the runtime is installed."""
@@ -55,37 +49,13 @@ def ask(
     said, where it does not load the files or dies.
     """
     request = {
-        "model": str(model),
-        "lora": str(lora) if lora else None,
-        "items": [[item.name, list(item.ids), item.start] for item in items],
+        "model": str(model.resolve()),
+        "lora": str(lora.resolve()) if lora else None,
+        "items": [[item.name, list(item.ids), list(item.targets)] for item in items],
         "texts": list(texts),
         "messages": [list(conversation) for conversation in messages],
     }
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", __name__, str(asked), str(answered)]
-        path = ":".join(part for part in sys.path if part)
-        done = subprocess.run(
-            command, capture_output=True, env=_environment(path), timeout=LONGEST_WAIT, check=False, cwd=folder
-        )
-        if done.returncode or not answered.exists():
-            raise TuneliftError(f"llama.cpp does not run {model.name}: {_said(done.stderr)}")
-        found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-    return found
-
-
-def _environment(path: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def _said(stderr: bytes) -> str:
-    """Return the lines that tell why, out of hundreds."""
-    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower() or "failed" in line.lower() or "missing" in line]
-    return " ".join((telling or lines)[:3])[:600] or "it says nothing"
+    return answer_of(["-m", __name__], request, f"llama.cpp does not run {(lora or model).name}")
 
 
 def main(asked: str, answered: str) -> None:
@@ -94,9 +64,10 @@ def main(asked: str, answered: str) -> None:
     longest = max([len(ids) for _, ids, _ in request["items"]], default=1)
     server = _server(request["model"], request["lora"], longest + 8)
     scores, ends = {}, []
-    for name, ids, start in request["items"]:
+    for name, ids, targets in request["items"]:
         scores[name] = []
-        for place in range(start, len(ids)):
+        stopped = False
+        for place in targets:
             logprob, stopped = _score(server, ids[:place], ids[place])
             scores[name].append(logprob)
         if stopped:

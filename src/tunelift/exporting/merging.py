@@ -80,3 +80,21 @@ def _say_untied(model: Any) -> None:
     text = model.config.get_text_config()
     text.tie_word_embeddings = False
     model._tied_weights_keys = None  # or saving would leave the head out again
+
+
+def base_parameters(model: Any) -> dict[str, Any]:
+    """Return the base's own parameters by their names, below an adapter that may be on."""
+    if not hasattr(model, "peft_config"):
+        return dict(model.named_parameters())
+    prefix = getattr(model.base_model, "prefix", "lora_")
+    found = {}
+    for name, parameter in base_of(model).named_parameters():
+        parts = name.split(".")
+        if any(part.startswith(prefix) or part == "modules_to_save" for part in parts[:-1]) or parts[-1].startswith(
+            prefix
+        ):
+            continue
+        if "trainable_tokens_delta" in parts or "trainable_tokens_original" in parts:
+            continue
+        found[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = parameter
+    return found
