@@ -16,7 +16,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.exporting.gguf_file import write
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.model_facts.anatomy import base_of
-from tunelift.models.architectures import Floats
+from tunelift.models.architectures import Floats, Turn
 
 MERGED = "Export it with --to gguf: merged into the base, it is as it was trained."
 

@@ -43,14 +43,17 @@ def ask(
     texts: Sequence[str] = (),
     messages: Sequence[Sequence[dict[str, str]]] = (),
 ) -> dict[str, Any]:
-    """Let llama.cpp score items, cut texts and write conversations; return {"scores", "ends", "texts", "messages", ...}.
+    """Let llama.cpp score items, cut texts and write conversations; return {"scores", "ends", "texts", "messages"}.
 
     "ends" are the names of items of which the last token ended the answer. Raises TuneliftError, with what llama.cpp
     said, where it does not load the files or dies.
     """
+    import torch  # not by the process that llama.cpp runs in
+
     request = {
         "model": str(model.resolve()),
         "lora": str(lora.resolve()) if lora else None,
+        "threads": torch.get_num_threads(),
         "items": [[item.name, list(item.ids), list(item.targets)] for item in items],
         "texts": list(texts),
         "messages": [list(conversation) for conversation in messages],
@@ -62,7 +65,7 @@ def main(asked: str, answered: str) -> None:
     """Answer one request, as JSON files."""
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     longest = max([len(ids) for _, ids, _ in request["items"]], default=1)
-    server = _server(request["model"], request["lora"], longest + 8)
+    server = _server(request["model"], request["lora"], longest + 8, request["threads"])
     scores, ends = {}, []
     for name, ids, targets in request["items"]:
         scores[name] = []
@@ -82,13 +85,14 @@ def main(asked: str, answered: str) -> None:
     Path(answered).write_text(json.dumps(found), encoding="utf-8")
 
 
-def _server(model: str, lora: str | None, context: int) -> Any:
+def _server(model: str, lora: str | None, context: int, threads: int) -> Any:
     """Load a model as exactly as llama.cpp can: on the CPU, its cache in 32 bits, nothing repacked or fused."""
     import xllamacpp as runtime
 
     params = runtime.CommonParams()
     params.model.path = model
     params.n_ctx, params.n_parallel, params.n_gpu_layers = context, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = params.fit_params = False
     params.no_extra_bufts = params.swa_full = True
     params.cache_type_k = params.cache_type_v = runtime.ggml_type.GGML_TYPE_F32

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.core import files, provenance
 from tunelift.core.version import __version__
 from tunelift.exporting import evidence
@@ -84,7 +85,10 @@ def verdict(folder: Path) -> dict[str, Any] | None:
     from tunelift.comparison import compare
 
     one, other = (folder / evidence.FOLDER / side for side in (evidence.WHOLE, evidence.ROUNDED))
-    return compare(one, other).to_dict() if one.is_dir() and other.is_dir() else None
+    if not (one.is_dir() and other.is_dir()):
+        return None
+    with uncounted():  # which file is better is not chosen by it
+        return compare(one, other).to_dict()
 
 
 def _verdict_again(folder: Path, told: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,8 @@ from tunelift.core.errors import TuneliftError
 LONGEST = 6 * 3600
 """Seconds that a program may take."""
 
-TELLING = ("error", "failed", "missing", "mismatch")
-"""Words of lines that say why a program ended, out of hundreds."""
+TELLING = re.compile(r"\bE \w|[Ee]rror")
+"""What lines have that say why a program ended, out of hundreds: llama.cpp marks them with E."""
 
 
 def answer_of(program: Sequence[str], request: Mapping[str, Any], lost: str) -> dict[str, Any]:
@@ -45,5 +46,6 @@ def answer_of(program: Sequence[str], request: Mapping[str, Any], lost: str) -> 
 
 def _why(stderr: bytes, code: int) -> str:
     lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line.lower() for word in TELLING)]
-    return " ".join((telling or lines)[-3:])[:600] or f"it ended with code {code} and says nothing"
+    telling = [line for line in lines if TELLING.search(line)]
+    told = telling or lines  # the first says what was wrong, the last what came of it
+    return " ... ".join(dict.fromkeys([*told[:1], *told[-1:]]))[:600] or f"it ended with code {code} and says nothing"

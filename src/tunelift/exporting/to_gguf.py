@@ -74,7 +74,7 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     files.write_text(
         folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats)
     )
-    checks.append(_says(folder / MODEL, made))
+    checks.append(says(folder / MODEL, made))
     verdict = None
     if runs:
         exact = folder / MODEL
@@ -128,7 +128,7 @@ BASE_MAY = 5e-3
 """Nats: more than llama.cpp's rounding of GELU to 16 bits shows (docs/exports.md), and less than any fault seen."""
 
 
-def _says(file: Path, made: Made) -> dict[str, Any]:
+def says(file: Path, made: Made) -> dict[str, Any]:
     """Read the file back: a runtime that lacks a template or an end takes one of its own, in silence."""
     said, tokenizer = read(file).metadata, made.tokenizer
     wrong = [
