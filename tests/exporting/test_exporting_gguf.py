@@ -116,7 +116,9 @@ def test_a_lora_on_tied_weights_is_refused_and_on_others_written() -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn"),
     ],
 )
-def test_a_config_that_llama_cpp_computes_otherwise_is_refused(kind: str, changes: dict[str, object], what: str) -> None:
+def test_a_config_that_llama_cpp_computes_otherwise_is_refused(
+    kind: str, changes: dict[str, object], what: str
+) -> None:
     config = tiny_models.causal(kind, **{**KINDS.get(kind, {}), **changes}).config
     with pytest.raises(InputError, match=what):
         gguf_config.metadata(config)
@@ -130,7 +132,7 @@ def test_a_context_that_a_window_cuts_is_the_window() -> None:
 @pytest.mark.parametrize("tokenizer", [bert_like, merging])
 def test_tokenizers_that_llama_cpp_has_no_name_for_are_refused(tokenizer: object) -> None:
     config = tiny_models.causal("llama").config
-    with pytest.raises(InputError, match="llama.cpp's own converter"):
+    with pytest.raises(InputError, match=r"llama\.cpp's own converter"):
         gguf_vocabulary.vocabulary(tokenizer(), config, [1])  # type: ignore[operator]
 
 

@@ -52,8 +52,8 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
         low, high = entry["interval"]
         difference = f"{entry['difference']:+.4g} ({low:+.4g} to {high:+.4g})"
         click.echo(f"verdict on {name}, {kind} against the model: {entry['verdict']}, {difference}")
-    reason = f" ({said['reason']})" if said.get("reason") else f" in {said['runtime']}"
-    click.echo(f"Export: {folder} ({said['status']}{reason if said['status'] == 'proved' else reason})")
+    reason = f": {said['reason']}" if said.get("reason") else f" in {said['runtime']}"
+    click.echo(f"Export: {folder} ({said['status']}{reason})")
 
 
 def _metrics(verdict: Any) -> dict[str, Any]:

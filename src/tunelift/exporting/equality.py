@@ -19,8 +19,10 @@ FACTOR = 4
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One row as token ids: looked at are the log-probabilities of those at the places `targets`, each behind all before
-    it; without targets the numbers that a head gives. `segments` are the token types, where it is of two texts.
+    """One row as token ids.
+
+    Looked at are the log-probabilities of those at the places `targets`, each behind all before it; without targets the
+    numbers that a head gives. `segments` are the token types, where it is of two texts.
     """
 
     name: str

@@ -60,7 +60,7 @@ def context(config: Any) -> int:
     longest: int = config.max_position_embeddings
     window = getattr(config, "sliding_window", None)
     if config.model_type in ("mistral", "phi3", "mixtral", "qwen3_moe") and window:
-        return min(longest, window)
+        return min(longest, int(window))
     return longest
 
 
@@ -91,7 +91,7 @@ def _problems(config: Any, name: str, kind: Architecture) -> Iterator[str]:
         if not config.norm_topk_prob:
             yield "The experts' weights are not made to sum to 1 (norm_topk_prob), and llama.cpp's are"
         if config.decoder_sparse_step != 1 or config.mlp_only_layers:
-            yield "Some layers have no experts (decoder_sparse_step, mlp_only_layers), which llama.cpp takes for granted"
+            yield "Some layers have no experts (decoder_sparse_step, mlp_only_layers), and llama.cpp's all have"
     if name == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
         yield "The attention is scaled otherwise (scale_attn_by_inverse_layer_idx, scale_attn_weights)"
 
@@ -119,7 +119,8 @@ def _wrong_gemma(config: Any, name: str) -> Iterator[str]:
     largest = {"gemma2": GEMMA2_27B_LAYERS, "gemma3": GEMMA3_27B_LAYERS}[name]
     scalar = config.hidden_size // config.num_attention_heads if layers == largest else config.head_dim
     if config.query_pre_attn_scalar != scalar:
-        yield f"The attention is scaled by {config.query_pre_attn_scalar} (query_pre_attn_scalar), and there by {scalar}"
+        own = config.query_pre_attn_scalar
+        yield f"The attention is scaled by {own} (query_pre_attn_scalar), and there by {scalar}"
     if name == "gemma3" and getattr(config, "attn_logit_softcapping", None):
         yield "The attention's logits are capped (attn_logit_softcapping), which llama.cpp's gemma3 leaves out"
     if getattr(config, "use_bidirectional_attention", False):

@@ -16,7 +16,7 @@ from tunelift.core.errors import InputError, listed
 from tunelift.exporting.gguf_file import write
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.model_facts.anatomy import base_of
-from tunelift.models.architectures import Floats, Turn
+from tunelift.models.architectures import Floats
 
 MERGED = "Export it with --to gguf: merged into the base, it is as it was trained."
 
@@ -70,10 +70,8 @@ def write_lora(file: Path, adapted: Any, name: str, kind: str) -> int:
 def _tensors(adapted: Any, layout: Layout) -> Iterator[tuple[str, Floats]]:
     for module, first, second in _factors(adapted):
         name = f"{layout.name(module)}.weight"
-        if layout.turn.of_rows:
-            second = layout.turned(name, second)
         yield f"{name}.lora_a", first
-        yield f"{name}.lora_b", second
+        yield f"{name}.lora_b", layout.turned(name, second) if layout.turn.of_rows else second
 
 
 def _factors(adapted: Any) -> Iterator[tuple[str, Floats, Floats]]:

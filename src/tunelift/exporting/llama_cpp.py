@@ -25,6 +25,7 @@ CERTAIN = 1e6
 ALL = 1_000_000
 """More tokens than any vocabulary has."""
 
+
 def is_there() -> bool:
     """Tell whether the runtime is installed."""
     return importlib.util.find_spec(PACKAGE) is not None
@@ -66,7 +67,8 @@ def main(asked: str, answered: str) -> None:
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     longest = max([len(ids) for _, ids, _ in request["items"]], default=1)
     server = _server(request["model"], request["lora"], longest + 8, request["threads"])
-    scores, ends = {}, []
+    scores: dict[str, list[float]] = {}
+    ends: list[str] = []
     for name, ids, targets in request["items"]:
         scores[name] = []
         stopped = False

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 
 def main(asked: str, answered: str) -> None:
@@ -9,8 +11,7 @@ def main(asked: str, answered: str) -> None:
     import torch
     import transformers
 
-    with open(asked, encoding="utf-8") as file:
-        request = json.load(file)
+    request = json.loads(Path(asked).read_text(encoding="utf-8"))
     torch.set_num_threads(request["threads"])
     kind = getattr(transformers, request["auto_class"])
     model = kind.from_pretrained(request["model"], dtype=torch.float32, local_files_only=True).eval()
@@ -29,11 +30,10 @@ def main(asked: str, answered: str) -> None:
             for one in request["messages"]
         ],
     }
-    with open(answered, "w", encoding="utf-8") as file:
-        json.dump(found, file)
+    Path(answered).write_text(json.dumps(found), encoding="utf-8")
 
 
-def values_of(model, ids, targets, segments=None):  # type: ignore[no-untyped-def]
+def values_of(model: Any, ids: Any, targets: Any, segments: Any = None) -> list[float]:
     """Return the log-probability (nats) of each target behind what is before it, or all numbers that a head gives."""
     import torch
 
@@ -46,9 +46,10 @@ def values_of(model, ids, targets, segments=None):  # type: ignore[no-untyped-de
         outputs = model(**inputs)
         if targets:
             logits = outputs.logits[0].float()
-            return [logits[place - 1].log_softmax(-1)[ids[place]].item() for place in targets]
+            return [float(logits[place - 1].log_softmax(-1)[ids[place]]) for place in targets]
         numbers = [outputs[name] for name in outputs.keys() if name.endswith("logits")]  # noqa: SIM118  no mapping
-        return torch.cat([one.float().flatten() for one in numbers]).tolist()
+        found: list[float] = torch.cat([one.float().flatten() for one in numbers]).tolist()
+    return found
 
 
 if __name__ == "__main__":

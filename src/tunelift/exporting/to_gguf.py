@@ -14,6 +14,7 @@ from tunelift.exporting.checking import FILE, ExportFailed, check, compared
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.exporting.made import Made, Rows
+from tunelift.model_facts.anatomy import base_of
 from tunelift.untrusted.gguf import read
 
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
@@ -29,7 +30,7 @@ def check_gguf(made: Made, kind: str) -> dict[str, Any]:
     _next_tokens(made)
     if made.adapted:
         merging.check_merges(made.model)
-    model = merging.base_of(made.model)
+    model = base_of(made.model)
     Layout.of(model.config)
     return gguf_file.model_metadata(model.config, made.tokenizer, made.ends, made.name, kind)
 
@@ -71,9 +72,7 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         checks.append(check("merged, it has the same scores", found.holds, detail))
         right = own
     types = gguf_file.write_model(folder / MODEL, made.model, values, kind)
-    files.write_text(
-        folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats)
-    )
+    files.write_text(folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats))
     checks.append(says(folder / MODEL, made))
     verdict = None
     if runs:
@@ -114,7 +113,7 @@ def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[li
     file, items = scratch / "base.gguf", rows.asked.items
     here = made.base_scores(items)
     values = check_gguf(made, "f32")
-    layout, own = Layout.of(merging.base_of(made.model).config), merging.base_parameters(made.model)
+    layout, own = Layout.of(base_of(made.model).config), merging.base_parameters(made.model)
     gguf_file.write(file, values, lambda: layout.tensors(own), "f32")
     there = llama_cpp.ask(file, items)["scores"]
     evidence.save(folder, evidence.BASE, here, rows.about)
@@ -153,9 +152,7 @@ def _judged(made: Made, rows: Rows, folder: Path) -> dict[str, Any] | None:
     return manifest.verdict(folder)
 
 
-def _close(
-    folder: Path, made: Made, checks: list[dict[str, Any]], facts: Mapping[str, Any], runs: bool
-) -> None:
+def _close(folder: Path, made: Made, checks: list[dict[str, Any]], facts: Mapping[str, Any], runs: bool) -> None:
     shutil.rmtree(folder / SCRATCH)
     if not all(one["passed"] for one in checks):
         raise ExportFailed(checks)

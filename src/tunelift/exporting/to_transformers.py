@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from tunelift.core import files, progress
+from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, manifest, merging, stock
 from tunelift.exporting.checking import ExportFailed, check, compared
 from tunelift.exporting.equality import FACTOR, FLOOR, equal
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.processes import answer_of
+from tunelift.model_facts.anatomy import base_of
 from tunelift.models.saving import check_saves, save_model
 
 MODEL = "model"
@@ -27,7 +28,7 @@ def check_merged(made: Made, kind: str) -> None:
         )
     if made.adapted:
         merging.check_merges(made.model)
-    check_saves(merging.base_of(made.model))
+    check_saves(base_of(made.model))
 
 
 def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
@@ -46,6 +47,8 @@ def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         right = own
     if made.task.next_token and made.ends:
         made.model.generation_config.eos_token_id = made.ends
+    if not all(one["passed"] for one in checks):
+        raise ExportFailed(checks)
     lineage = {"base": made.facts["made_of"]["model"], "task": made.task.name, "labels": made.facts["labels"]}
     with progress.silenced():
         save_model(made.model, made.tokenizer, folder / MODEL, lineage)

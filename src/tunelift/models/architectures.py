@@ -134,13 +134,9 @@ ARCHITECTURES = {
         acts=GELU,
         is_read=False,
     ),
-    "gemma3": Architecture(
-        "gemma3_text", SIZES | HEAD | WINDOW, NORMS, "GemmaTokenizer", optional=CAPPED, acts=GELU
-    ),
+    "gemma3": Architecture("gemma3_text", SIZES | HEAD | WINDOW, NORMS, "GemmaTokenizer", optional=CAPPED, acts=GELU),
     "gpt2": Architecture("gpt2", GPT2_SIZES, TRANSPOSED, acts=("gelu_new",)),
-    "llama": Architecture(
-        "llama", SIZES, ROTATED, optional=HEAD | EXPERTS, written=("mistral", "mixtral")
-    ),
+    "llama": Architecture("llama", SIZES, ROTATED, optional=HEAD | EXPERTS, written=("mistral", "mixtral")),
     "phi3": Architecture("phi3", SIZES, is_read=False),
     "qwen2": Architecture("qwen2", SIZES),
     "qwen3": Architecture("qwen3", SIZES | HEAD),
@@ -157,9 +153,10 @@ def architecture(file: GgufFile) -> tuple[str, Architecture]:
     """Return the architecture the file states; raise InputError for one that is not carried over."""
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES or not ARCHITECTURES[name].is_read:
+        known = [key for key, kind in ARCHITECTURES.items() if kind.is_read]
         raise InputError(
             f"{file.path} holds a model of the architecture {name!r}, which cannot be converted yet.",
-            fix=f"Supported: {listed(key for key, kind in ARCHITECTURES.items() if kind.is_read)}. Or use the model's safetensors from the Hub.",
+            fix=f"Supported: {listed(known)}. Or use the model's safetensors from the Hub.",
         )
     if any(key.startswith(f"{name}.expert_") for key in file.metadata):
         raise InputError(f"{file.path} holds a mixture of experts, which cannot be converted yet.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from tunelift.config.schema import Config
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
-from tunelift.data.examples import looks_like_labels
 from tunelift.evaluation.measures import measure_for
 from tunelift.exporting import manifest
 from tunelift.exporting.checking import Asked
@@ -102,7 +101,7 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
         session.model,
         session.tokenizer,
         task,
-        _name(config, tuned),
+        f"{Path(config.model.name).name or 'model'} tuned ({tuned.parent.name})",
         tuned,
         _ends(session, rows),
         facts["conversations"] or bool(splits.test and splits.test[0].conversation),
@@ -121,10 +120,6 @@ def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
         return {one.name: values_of(session.model, one.ids, one.targets, one.segments) for one in items}
 
 
-def _name(config: Config, tuned: Path) -> str:
-    return f"{Path(config.model.name).name or 'model'} tuned ({tuned.parent.name})"
-
-
 def _ends(session: Session, rows: Rows) -> list[int]:
     """Return the ids that end an answer: EOS, those of the model's generation config, and those that were learned."""
     named = getattr(getattr(session.model, "generation_config", None), "eos_token_id", None)
@@ -138,7 +133,13 @@ def _rows(session: Session, test: Sequence[Example], labels: Sequence[str], max_
     """Take test items evenly from the whole of them."""
     step = max(1, len(test) // max(1, count))
     chosen = list(test[::step][:count])
-    proof, judged, about, ended, names = list[Item](), list[Item](), dict[str, tuple[str, str]](), list[str](), []
+    proof, judged, about, ended, names = (
+        list[Item](),
+        list[Item](),
+        dict[str, tuple[str, str]](),
+        list[str](),
+        list[str](),
+    )
     special = set(session.tokenizer.all_special_ids)
     for example in chosen:
         row = _row(session, example, max_length)
@@ -147,7 +148,8 @@ def _rows(session: Session, test: Sequence[Example], labels: Sequence[str], max_
         ids, targets, segments = row
         if not session.task.has_head and not targets:
             continue
-        name, names = example.id, [*names, example.id]
+        name = example.id
+        names.append(name)
         about[name] = (example.prompt, example.completion)
         if len(proof) < PROOF_ITEMS:
             half = PROOF_TARGETS // 2
@@ -168,8 +170,6 @@ def _rows(session: Session, test: Sequence[Example], labels: Sequence[str], max_
 
 
 def _answered_with(example: Example, label: str) -> Example:
-    from dataclasses import replace
-
     return replace(example, completion=label)
 
 

@@ -11,7 +11,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.exporting import manifest
 from tunelift.pipeline.whole import tuned_hash
-from tunelift.run_files.layout import SCORES, RunPaths
+from tunelift.run_files.layout import METRICS, SCORES, RunPaths
 
 ROUNDING = 1e-9
 """Relative: sums of the same numbers by another processor."""
@@ -63,7 +63,7 @@ def _run(paths: RunPaths) -> tuple[list[str], list[str]]:
 def _same_adapter(paths: RunPaths, known: dict[str, Any], right: list[str], wrong: list[str]) -> None:
     """The scores of the tuned side say by hash which adapter was on."""
     there = tuned_hash(paths.made)
-    info = files.read_object(paths.tuned / "metrics.json")
+    info = files.read_object(paths.tuned / METRICS)
     measured = ((info.get("made_with") or {}).get("adapter") or {}).get("sha256")
     told = measured or known.get("adapter", {}).get("sha256")
     if told is None:
