@@ -13,9 +13,9 @@ from peft.tuners.lora.layer import LoraLayer
 import exported
 import tiny_models
 from exported import KINDS
-from tiny_tokenizers import bert_like, merging
+from tiny_tokenizers import CHAT, CHAT_WITH_BOS, STRICT, bert_like, merging
 from tunelift.core.errors import InputError
-from tunelift.exporting import gguf_config, gguf_file, gguf_lora, gguf_vocabulary, gguf_weights
+from tunelift.exporting import gguf_config, gguf_file, gguf_lora, gguf_vocabulary, gguf_weights, ollama
 from tunelift.exporting.equality import equal
 from tunelift.models import convert
 from tunelift.models.architectures import ARCHITECTURES
@@ -165,6 +165,31 @@ def test_rounded_types_are_near_and_what_they_do_not_fit_is_counted(kind: str, m
         tensor = file.tensors[f"blk.0.{name}.weight"]
         there = dequantize(file.blocks(tensor.name), GGMLQuantizationType(tensor.type)).reshape(exact.shape)
         assert 0 < np.abs(there - exact).max() < most * np.abs(exact).max()
+
+
+ROUND = """FROM ./model.gguf
+TEMPLATE \"\"\"{{ if .System }}<|im_start|>system
+{{ .System }}<|im_end|>
+{{ end }}<|im_start|>user
+{{ .Prompt }}<|im_end|>
+<|im_start|>assistant
+{{ .Response }}<|im_end|>
+\"\"\"
+PARAMETER stop "</s>"
+PARAMETER stop "<|im_end|>"
+PARAMETER temperature 0
+"""
+
+
+@pytest.mark.parametrize("template", [CHAT, CHAT_WITH_BOS, STRICT, None])
+def test_a_modelfile_has_the_template_where_text_stands_around_messages_and_prompts_as_they_are_elsewhere(
+    template: str | None,
+) -> None:
+    written = ollama.modelfile("./model.gguf", exported.tokenizer(template=template), [1, 3])
+    if template in (CHAT, CHAT_WITH_BOS):
+        assert written == ROUND
+    else:
+        assert 'TEMPLATE """{{ .Prompt }}"""' in written and 'stop "</s>"' in written
 
 
 def test_equal_finds_the_worst_and_no_number_is_never_equal() -> None:

@@ -40,7 +40,8 @@ def _around(tokenizer: Any) -> dict[str, tuple[str, str]] | None:
         asked = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception:  # whatever a template raises of these messages
         return None
-    bos = tokenizer.bos_token or ""
+    begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]  # which Ollama puts before it too
+    bos = (tokenizer.bos_token or "") if begins else ""
     begin = asked[len(text) :]
     pieces = text.removeprefix(bos).replace(MARK.format("user"), "\0", 2)
     for role in ("system", "assistant"):
