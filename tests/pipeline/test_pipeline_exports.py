@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
     how = {"steps": 3, "learning_rate": 0.01}
     out = str(place / "out")
-    tunelift.run(str(place / "model"), data=data, train=how, dtype="float32", output=out, **NO_EXTRAS)
+    tunelift.run(model=str(place / "model"), data=data, train=how, dtype="float32", output=out, **NO_EXTRAS)
     return place / "out"
 
 
