@@ -23,6 +23,8 @@ COMMANDS = {
     "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
+    "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
+    "verify": "Make verdict, hashes and proofs of a run or an export again from its files.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
     "chat": "Talk to the base and the tuned model side by side.",

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from tunelift.core.records import ScoreRow, as_text, content_hash, content_of
 
 FILE = "looks.txt"
+_UNCOUNTED = ContextVar("uncounted", default=False)
 
 
 def test_hash(rows: Iterable[ScoreRow]) -> str | None:
@@ -41,7 +44,7 @@ def count_look(test: str | None, tuned: str) -> int | None:
     more is no new look. None where the test set is not known, or the state folder cannot be read or written, so that
     this never fails a comparison.
     """
-    if test is None:
+    if test is None or _UNCOUNTED.get():
         return None
     try:
         path = _folder() / FILE
@@ -52,6 +55,16 @@ def count_look(test: str | None, tuned: str) -> int | None:
     except OSError:
         return None
     return len(seen)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Let comparisons be no looks for a while: one that is made again, or of a file with the model that it is of."""
+    token = _UNCOUNTED.set(True)
+    try:
+        yield
+    finally:
+        _UNCOUNTED.reset(token)
 
 
 def _folder() -> Path:

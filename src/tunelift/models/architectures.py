@@ -1,9 +1,9 @@
-"""What a GGUF file's metadata means for transformers: the config, and what llama.cpp changed in the weights."""
+"""What a GGUF file's metadata means for transformers, and back: the config, and what llama.cpp changes in weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,19 +52,41 @@ UNNAMED = {"bos_token": (1, CONTROL), "eos_token": (2, CONTROL), "unk_token": (0
 """Ids, and kinds of these tokens, that a sentencepiece vocabulary has unless the file says otherwise."""
 
 
-def _norms_less_one(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+@dataclass(frozen=True)
+class Turn:
+    """What llama.cpp changes in the weights of an architecture, both ways; each way takes back the other.
+
+    `of_rows` says that rows of a matrix change places and nothing else, so that the same is done to what is multiplied
+    to it from the left, as LoRA's B.
+    """
+
+    read: Change = lambda name, weights, config: weights
+    write: Change = lambda name, weights, config: weights
+    of_rows: bool = False
+
+
+def _moved_norms(by: int) -> Change:
     """Gemma multiplies by 1 + weight; llama.cpp stores the sum."""
-    return weights - 1 if name.endswith("norm.weight") else weights
+    return lambda name, weights, config: weights + by if name.endswith("norm.weight") else weights
+
+
+ROTARY = {".attn_q.": "num_attention_heads", ".attn_k.": "num_key_value_heads"}
 
 
 def _rotary_halves(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
     """llama.cpp interleaves the two halves of each rotary pair in Llama's queries and keys; take that back."""
-    heads = {".attn_q.": "num_attention_heads", ".attn_k.": "num_key_value_heads"}
-    for part, key in heads.items():
-        if part in name:
-            pairs = weights.reshape(config[key], -1, 2, *weights.shape[1:])
-            return pairs.swapaxes(1, 2).reshape(weights.shape)
-    return weights
+    heads = next((config[key] for part, key in ROTARY.items() if part in name), None)
+    if heads is None:
+        return weights
+    return weights.reshape(heads, -1, 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+
+
+def _rotary_pairs(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
+    """Interleave the two halves, as llama.cpp has them."""
+    heads = next((config[key] for part, key in ROTARY.items() if part in name), None)
+    if heads is None:
+        return weights
+    return weights.reshape(heads, 2, -1, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
 
 
 def _transposed(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
@@ -73,37 +95,68 @@ def _transposed(name: str, weights: Floats, config: dict[str, Any]) -> Floats:
     return weights.T if name.endswith(layers) else weights
 
 
+NORMS = Turn(_moved_norms(-1), _moved_norms(1))
+ROTATED = Turn(_rotary_halves, _rotary_pairs, of_rows=True)
+TRANSPOSED = Turn(_transposed, _transposed)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One architecture: its model type in transformers, its keys in metadata and config, the change to its weights.
 
+    `optional` keys stand in the metadata only where the config has a value. `written` are further model types that
+    are written as this architecture, and `acts` what the runtime takes for the activation, whatever a config says.
     `tokenizer` is the transformers class; the general one takes a tokenizer.json as it is, which fits every file.
+    `is_read` says that files of it are converted to transformers too, not only written.
     """
 
     model_type: str
     keys: dict[str, str]
-    change: Change = lambda name, weights, config: weights
+    turn: Turn = Turn()
     tokenizer: str = "PreTrainedTokenizerFast"
+    optional: dict[str, str] = field(default_factory=dict)
+    written: tuple[str, ...] = ()
+    acts: tuple[str, ...] = ("silu",)
+    is_read: bool = True
 
+
+CAPPED = {"final_logit_softcapping": "final_logit_softcapping"}
+WINDOW = {"attention.sliding_window": "sliding_window"}
+EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+GELU = ("gelu_pytorch_tanh",)
 
 ARCHITECTURES = {
-    "gemma3": Architecture(
-        "gemma3_text", SIZES | HEAD | {"attention.sliding_window": "sliding_window"}, _norms_less_one, "GemmaTokenizer"
+    "gemma2": Architecture(
+        "gemma2",
+        SIZES | HEAD | WINDOW,
+        NORMS,
+        optional=CAPPED | {"attn_logit_softcapping": "attn_logit_softcapping"},
+        acts=GELU,
+        is_read=False,
     ),
-    "gpt2": Architecture("gpt2", GPT2_SIZES, _transposed),
-    "llama": Architecture("llama", SIZES, _rotary_halves),
+    "gemma3": Architecture("gemma3_text", SIZES | HEAD | WINDOW, NORMS, "GemmaTokenizer", optional=CAPPED, acts=GELU),
+    "gpt2": Architecture("gpt2", GPT2_SIZES, TRANSPOSED, acts=("gelu_new",)),
+    "llama": Architecture("llama", SIZES, ROTATED, optional=HEAD | EXPERTS, written=("mistral", "mixtral")),
+    "phi3": Architecture("phi3", SIZES, is_read=False),
     "qwen2": Architecture("qwen2", SIZES),
     "qwen3": Architecture("qwen3", SIZES | HEAD),
+    "qwen3moe": Architecture(
+        "qwen3_moe",
+        SIZES | HEAD | EXPERTS | {"expert_feed_forward_length": "moe_intermediate_size"},
+        is_read=False,
+    ),
 }
+"""One table both ways, by llama.cpp's names: what a GGUF file means in transformers, and what is written there."""
 
 
 def architecture(file: GgufFile) -> tuple[str, Architecture]:
     """Return the architecture the file states; raise InputError for one that is not carried over."""
     name = file.metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES or not ARCHITECTURES[name].is_read:
+        known = [key for key, kind in ARCHITECTURES.items() if kind.is_read]
         raise InputError(
             f"{file.path} holds a model of the architecture {name!r}, which cannot be converted yet.",
-            fix=f"Supported: {listed(ARCHITECTURES)}. Or use the model's safetensors from the Hub.",
+            fix=f"Supported: {listed(known)}. Or use the model's safetensors from the Hub.",
         )
     if any(key.startswith(f"{name}.expert_") for key in file.metadata):
         raise InputError(f"{file.path} holds a mixture of experts, which cannot be converted yet.")
@@ -116,6 +169,11 @@ def config_values(file: GgufFile) -> dict[str, Any]:
     values: dict[str, Any] = {ours: _number(file, f"{name}.{theirs}") for theirs, ours in kind.keys.items()}
     if file.metadata[f"{name}.block_count"] > len(file.tensors):
         raise InputError(f"{file.path}: {name}.block_count is larger than the number of tensors.")
+    values |= {
+        ours: _number(file, f"{name}.{theirs}")
+        for theirs, ours in kind.optional.items()
+        if f"{name}.{theirs}" in file.metadata
+    }
     values["vocab_size"] = len(_tokens(file))
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for part in ("bos", "eos", "pad"):

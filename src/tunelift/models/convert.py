@@ -152,5 +152,5 @@ def _dequantised(gguf: GgufFile, name: str) -> torch.Tensor:
         weights = dequantize(gguf.blocks(name), GGMLQuantizationType(gguf.tensors[name].type))
     except NotImplementedError as error:
         raise InputError(f"{gguf.path}: {name} is stored in a type that cannot be dequantised yet: {error}.") from error
-    changed = kind.change(name, weights.reshape(gguf.tensors[name].shape), config_values(gguf))
+    changed = kind.turn.read(name, weights.reshape(gguf.tensors[name].shape), config_values(gguf))
     return torch.from_numpy(np.ascontiguousarray(changed, dtype=np.float32).copy())

@@ -1,0 +1,126 @@
+"""Real models with a small adapter through every export that has a runtime here; the table of docs/exports.md.
+
+    python benchmarks/exports.py --model MODEL [--data bbc-news] [--rows 96] [--steps 30] [--items 64] [--keep FOLDER]
+        [--out FILE.json]
+
+MODEL is a Hub id, a folder, a .gguf file or a bundled name. A LoRA is trained for a few steps on BBC News topics, and
+exported to everything; each export is proved as `tunelift export` proves it. Printed is one row for each export: what
+its proof found, and the verdict on the test items where weights are rounded. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TEXTS = ["data.prompt=Headline: {headline}\nTopic:", "data.completion= {topic}"]
+EXPORTS = (
+    ("merged", "f32"),
+    ("gguf", "f32"),
+    ("gguf", "f16"),
+    ("gguf", "bf16"),
+    ("gguf", "q8_0"),
+    ("lora-gguf", "f32"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", default="bbc-news")
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--items", type=int, default=64)
+    parser.add_argument("--keep", help="Run and exports stay here.")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(options.keep or scratch)
+        place.mkdir(parents=True, exist_ok=True)
+        run = place / "run"
+        if not (run / "tuned" / "metrics.json").is_file():
+            tunelift(
+                *("run", "--model", options.model, "--data", options.data, *TEXTS, f"output={run}"),
+                *(f"train.steps={options.steps}", f"data.max_train={options.rows}", f"data.max_test={options.items}"),
+                *("adapter.r=8", "adapter.lora_alpha=16", "evaluate.baselines=[]", "evaluate.forgetting=[]"),
+            )
+        found = [exported(run, to, kind, options.items) for to, kind in EXPORTS]
+    print(f"\n{options.model}, {found[0]['proof']['items']} items for the proofs, {options.items} for the verdicts\n")
+    print(table(found))
+    if options.out:
+        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
+    """Export once; return what export.json says, and the numbers of the proof."""
+    folder = run / "exports" / (f"{to}-{kind}" if to == "gguf" else to)
+    if not folder.exists():
+        tunelift("export", str(run), "--to", to, "--type", kind, "--items", str(items))
+    said: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors"))
+    return {**said, "bytes": sizes, "proof": numbers(folder)}
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """Return how far apart the sides of a proof are, in nats of a token."""
+    from tunelift.exporting import evidence
+    from tunelift.exporting.equality import equal
+
+    sides = {name: evidence.read(folder, name) for name in ("model", "merged", "exported", "base", "base-there")}
+
+    def apart(one: str, other: str) -> float | None:
+        a, b = sides[one], sides[other]
+        return None if a is None or b is None else equal(a, b, 0).largest
+
+    model = sides["model"] or {}
+    return {
+        "items": len(model),
+        "tokens": sum(map(len, model.values())),
+        "base": apart("base", "base-there"),
+        "adapter acts by": apart("model", "base"),
+        "merging": apart("model", "merged"),
+        "export": apart("merged" if sides["merged"] else "model", "exported"),
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    head = [
+        "export",
+        "runtime",
+        "MB",
+        "base alone",
+        "merging",
+        "export",
+        "adapter acts by",
+        "verdict against the model",
+    ]
+    lines = [head, ["---"] * len(head)]
+    for one in found:
+        proof = one["proof"]
+        told = [f"{proof[key]:.1e}" if proof[key] is not None else "" for key in ("base", "merging", "export")]
+        acts = "" if proof["adapter acts by"] is None else f"{proof['adapter acts by']:.2g}"
+        name = f"{one['to']} {one['type']}" if one["to"] == "gguf" else one["to"]
+        lines.append([name, one["runtime"], f"{one['bytes'] / 1e6:.0f}", *told, acts, verdict(one)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def verdict(one: dict[str, Any]) -> str:
+    entries = (one.get("verdict") or {}).get("metrics") or {}
+    said = []
+    for name, entry in entries.items():
+        low, high = entry["interval"]
+        said.append(f"{name} {entry['verdict']}: {entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})")
+    return "; ".join(said) or "equal, token by token"
+
+
+def tunelift(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "tunelift", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""`tunelift export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunelift.cli.command import KeyCommand
+
+TO = ("merged", "gguf", "lora-gguf")
+TYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+@click.command("export", cls=KeyCommand)
+@click.argument("run", metavar="RUN_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--to", type=click.Choice(TO), required=True, help="What it is for.")
+@click.option(
+    "--type", "kind", type=click.Choice(TYPES), default="f32", show_default=True, help="Of a GGUF file's weights."
+)
+@click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to; in the run otherwise.")
+@click.option(
+    "--items", type=click.IntRange(min=4), default=64, show_default=True, metavar="NUMBER",
+    help="Test items that a file with rounded weights is judged by.",
+)  # fmt: skip
+def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> None:
+    """Write what a run tuned as another program has it, and prove there that it is what was measured.
+
+    What can be run here is run on items of the run's test set and compared token by token: with the base, which shows
+    the program's own rounding, and with the tuned model. Where the scores differ by more, nothing is kept. A file with
+    rounded weights gets a verdict against the model, as any two models do. What cannot be run says "not proved".
+
+    \b
+      merged     all weights, as transformers has them; proved in a new process
+      gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
+      lora-gguf  the adapter alone for llama.cpp
+
+    \b
+    Examples:
+      tunelift export runs/demo --to merged
+      tunelift export runs/demo --to gguf --type q8_0
+      tunelift export runs/demo --to lora-gguf --output adapter-for-llama
+    """
+    from tunelift.pipeline.exporting import export_stage, status_of
+
+    folder = export_stage(run, to, output, kind, items)
+    said = status_of(folder)
+    for proof in said["proofs"]:
+        click.echo(f"{'ok' if proof['passed'] else 'FAILED':6} {proof['name']}: {proof['detail']}")
+    for name, entry in _metrics(said.get("verdict")).items():
+        low, high = entry["interval"]
+        difference = f"{entry['difference']:+.4g} ({low:+.4g} to {high:+.4g})"
+        click.echo(f"verdict on {name}, {kind} against the model: {entry['verdict']}, {difference}")
+    reason = f": {said['reason']}" if said.get("reason") else f" in {said['runtime']}"
+    click.echo(f"Export: {folder} ({said['status']}{reason})")
+
+
+def _metrics(verdict: Any) -> dict[str, Any]:
+    return dict((verdict or {}).get("metrics") or {})

@@ -1,0 +1,105 @@
+"""export.json: what was exported, of what it was made, which bytes it is, and whether it was proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.looks_at_test_sets import uncounted
+from tunelift.core import files, provenance
+from tunelift.core.version import __version__
+from tunelift.exporting import evidence
+from tunelift.exporting.equality import FACTOR, FLOOR, equal, tolerance_of
+
+NAME, EXPORT_FORMAT = "export.json", 1
+PROVED, UNPROVED = "proved", "not proved"
+MERGING = 1e-3
+"""Nats: adding an adapter to the weights sums the same in another order; in 32 bits that shows in the last digits."""
+
+
+def write(folder: Path, facts: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], unproved: str = "") -> None:
+    """Write export.json, the last file of an export; `unproved` says why nothing was run, where nothing was."""
+    status = UNPROVED if unproved else PROVED
+    value = {
+        "format": EXPORT_FORMAT,
+        "tunelift": __version__,
+        "versions": provenance.versions(),
+        **facts,
+        "status": status,
+        **({"reason": unproved} if unproved else {}),
+        "proofs": list(checks),
+        "files": hashes(folder),
+    }
+    files.write_json(folder / NAME, value)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of an export but export.json, by its path."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
+
+
+def again(folder: Path) -> list[str]:
+    """Make an export's proof again from its files; return what does not agree, each as a sentence."""
+    value = files.read_object(folder / NAME)
+    told, there = dict(value.get("files") or {}), hashes(folder)
+    wrong = [f"{name} is missing" for name in told if name not in there]
+    wrong += [f"{name} is not the file that was exported" for name in told if there.get(name, told[name]) != told[name]]
+    wrong += [f"{name} was not there when it was exported" for name in there if name not in told]
+    if value.get("status") != PROVED:
+        return wrong
+    failed = [one["name"] for one in value.get("proofs") or [] if not one.get("passed")]
+    wrong += [f"the proof {name!r} did not pass" for name in failed]
+    sides = {side: evidence.read(folder, side) for side in (evidence.MODEL, evidence.MERGED, evidence.EXPORTED)}
+    model, merged, exported = sides.values()
+    if model is None or exported is None:
+        return [*wrong, "the scores that the proof rests on are missing"]
+    if merged is not None and not equal(model, merged, MERGING).holds:
+        wrong.append("merged, the model has other scores than with its adapter on")
+    allowed = tolerance(folder)
+    found = equal(model if merged is None else merged, exported, allowed)
+    if not found.holds:
+        wrong.append(f"the scores are {found.largest:.2g} apart (item {found.item}), and {allowed:.2g} is allowed")
+    return wrong + _verdict_again(folder, value.get("verdict"))
+
+
+def too_alike(folder: Path) -> str:
+    """Say so where the tuned model and its base are no further apart than rounding: such scores prove nothing."""
+    model, base = evidence.read(folder, evidence.MODEL), evidence.read(folder, evidence.BASE)
+    if model is None or base is None or not equal(model, base, tolerance(folder)).holds:
+        return ""
+    return "on these items the tuned model has the base's scores, as far as the program's rounding tells them apart"
+
+
+def tolerance(folder: Path) -> float:
+    """Return what is allowed by the base's own scores, here and there, where they were measured."""
+    here, there = evidence.read(folder, evidence.BASE), evidence.read(folder, evidence.BASE_THERE)
+    if here is None or there is None:
+        return FACTOR * FLOOR
+    return tolerance_of(equal(here, there, FLOOR))
+
+
+def verdict(folder: Path) -> dict[str, Any] | None:
+    """Return the paired verdict of the exported file against the model on the test set, where it was measured."""
+    from tunelift.comparison import compare
+
+    one, other = (folder / evidence.FOLDER / side for side in (evidence.WHOLE, evidence.ROUNDED))
+    if not (one.is_dir() and other.is_dir()):
+        return None
+    with uncounted():  # which file is better is not chosen by it
+        return compare(one, other).to_dict()
+
+
+def _verdict_again(folder: Path, told: Any) -> list[str]:
+    found = verdict(folder)
+    if found is None and told is None:
+        return []
+    if found is None or told is None:
+        return ["the verdict and the scores that it rests on are not both there"]
+    wrong = []
+    for name, entry in found["metrics"].items():
+        other = (told.get("metrics") or {}).get(name) or {}
+        if entry["verdict"] != other.get("verdict"):
+            wrong.append(f"the verdict on {name} is {entry['verdict']}, and export.json says {other.get('verdict')}")
+    return wrong

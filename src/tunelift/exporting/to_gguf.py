@@ -1,0 +1,161 @@
+"""Exports for llama.cpp: the merged model, or the adapter alone, each run there before it is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunelift.core import files
+from tunelift.core.errors import InputError
+from tunelift.exporting import evidence, gguf_file, gguf_lora, llama_cpp, manifest, merging, ollama
+from tunelift.exporting.checking import FILE, ExportFailed, check, compared
+from tunelift.exporting.equality import FLOOR, equal, tolerance_of
+from tunelift.exporting.gguf_weights import Layout
+from tunelift.exporting.made import Made, Rows
+from tunelift.model_facts.anatomy import base_of
+from tunelift.untrusted.gguf import read
+
+MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
+SCRATCH = ".scratch"
+"""Files that only the proof needs; they are gone before the export is there."""
+
+NO_RUNTIME = "llama.cpp is not installed here: pip install xllamacpp"
+
+
+def check_gguf(made: Made, kind: str) -> dict[str, Any]:
+    """Raise InputError for what llama.cpp would compute otherwise; return the metadata of the file."""
+    gguf_file.need_package()
+    _next_tokens(made)
+    if made.adapted:
+        merging.check_merges(made.model)
+    model = base_of(made.model)
+    Layout.of(model.config)
+    return gguf_file.model_metadata(model.config, made.tokenizer, made.ends, made.name, kind)
+
+
+def check_lora_gguf(made: Made, kind: str) -> None:
+    """Raise InputError for an adapter that llama.cpp has no place for, or a base that it computes otherwise."""
+    if not made.adapted:
+        raise InputError("All weights of the model were trained: there is no adapter.", fix="Export it with --to gguf.")
+    if kind != "f32":
+        raise InputError(
+            f"An adapter is written in f32, not in {kind}: it is small, and rounding it would change what it does.",
+            fix="Leave --type out.",
+        )
+    check_gguf(made, "f32")
+    gguf_lora.check_lora(made.model)
+
+
+def _next_tokens(made: Made) -> None:
+    if not made.task.next_token:
+        raise InputError(
+            f"The task is {made.task.name}, whose head llama.cpp does not have.", fix="Export it with --to merged."
+        )
+
+
+def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
+    """Write model.gguf, a Modelfile and the proof; raise ExportFailed where it does not do what was measured."""
+    values, scratch = check_gguf(made, kind), folder / SCRATCH
+    scratch.mkdir()
+    runs = llama_cpp.is_there()
+    checks, allowed = _base_there(made, rows, folder, scratch) if runs else ([], FLOOR)
+    right = made.scores(rows.asked.items)
+    evidence.save(folder, evidence.MODEL, right, rows.about)
+    if made.adapted:
+        made.model = merging.merged(made.model)
+        own = made.scores(rows.asked.items)
+        evidence.save(folder, evidence.MERGED, own, rows.about)
+        found = equal(right, own, manifest.MERGING)
+        detail = f"{found.largest:.2g} apart at most, {found.tolerance:.2g} allowed"
+        checks.append(check("merged, it has the same scores", found.holds, detail))
+        right = own
+    types = gguf_file.write_model(folder / MODEL, made.model, values, kind)
+    files.write_text(folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats))
+    checks.append(says(folder / MODEL, made))
+    verdict = None
+    if runs:
+        exact = folder / MODEL
+        if kind != "f32":  # names, turns and tokens are proved in 32 bits, and the rounding is judged
+            exact = scratch / "exact.gguf"
+            gguf_file.write_model(exact, made.model, values | {"general.file_type": 0}, "f32")
+        answer = llama_cpp.ask(exact, rows.asked.items, **rows.asked.request)
+        evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
+        checks += compared(rows.asked, answer, right, allowed)
+        if kind != "f32":
+            exact.unlink()
+            verdict = _judged(made, rows, folder)
+    _close(folder, made, checks, {"to": "gguf", "type": kind, "tensors": types, "verdict": verdict}, runs)
+
+
+def to_lora_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
+    """Write adapter.gguf and the proof, on a file of the base in 32 bits; raise as `to_gguf` does."""
+    check_lora_gguf(made, kind)
+    scratch = folder / SCRATCH
+    scratch.mkdir()
+    runs = llama_cpp.is_there()
+    checks, allowed = _base_there(made, rows, folder, scratch) if runs else ([], FLOOR)
+    layers = gguf_lora.write_lora(folder / ADAPTER, made.model, made.name, kind)
+    right = made.scores(rows.asked.items)
+    evidence.save(folder, evidence.MODEL, right, rows.about)
+    text = ollama.modelfile("BASE.gguf", made.tokenizer, made.ends, f"./{ADAPTER}", made.chats)
+    files.write_text(folder / MODELFILE, text)
+    if runs:
+        answer = llama_cpp.ask(scratch / "base.gguf", rows.asked.items, lora=folder / ADAPTER, **rows.asked.request)
+        evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
+        checks += compared(rows.asked, answer, right, allowed)
+    _close(folder, made, checks, {"to": "lora-gguf", "type": kind, "layers": layers, "verdict": None}, runs)
+
+
+def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[list[dict[str, Any]], float]:
+    """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's."""
+    file, items = scratch / "base.gguf", rows.asked.items
+    here = made.base_scores(items)
+    values = check_gguf(made, "f32")
+    layout, own = Layout.of(base_of(made.model).config), merging.base_parameters(made.model)
+    gguf_file.write(file, values, lambda: layout.tensors(own), "f32")
+    there = llama_cpp.ask(file, items)["scores"]
+    evidence.save(folder, evidence.BASE, here, rows.about)
+    evidence.save(folder, evidence.BASE_THERE, there, rows.about)
+    found = equal(here, there, BASE_MAY)
+    detail = f"{found.largest:.2g} apart at most: the runtime's rounding, without what was tuned"
+    return [check("the base runs there", found.holds, detail)], tolerance_of(found)
+
+
+BASE_MAY = 5e-3
+"""Nats: more than llama.cpp's rounding of GELU to 16 bits shows (docs/exports.md), and less than any fault seen."""
+
+
+def says(file: Path, made: Made) -> dict[str, Any]:
+    """Read the file back: a runtime that lacks a template or an end takes one of its own, in silence."""
+    said, tokenizer = read(file).metadata, made.tokenizer
+    wrong = [
+        f"{key} is {said.get(f'tokenizer.{key}')!r:.80}, not {value!r:.80}"
+        for key, value in {
+            "chat_template": tokenizer.chat_template or None,
+            "ggml.eos_token_id": tokenizer.eos_token_id,
+            "ggml.bos_token_id": tokenizer.bos_token_id,
+        }.items()
+        if said.get(f"tokenizer.{key}") != value
+    ]
+    return check(FILE, not wrong, "; ".join(wrong) or "end, beginning and chat template")
+
+
+def _judged(made: Made, rows: Rows, folder: Path) -> dict[str, Any] | None:
+    """Judge the rounded file against the model, item by item, as any two models are."""
+    here = made.scores(rows.test)
+    there = llama_cpp.ask(folder / MODEL, rows.test)["scores"]
+    for side, scores in ((evidence.WHOLE, here), (evidence.ROUNDED, there)):
+        found = evidence.test_rows(rows.names, scores, rows.labels, rows.about)
+        evidence.save_test(folder, side, found)
+    return manifest.verdict(folder)
+
+
+def _close(folder: Path, made: Made, checks: list[dict[str, Any]], facts: Mapping[str, Any], runs: bool) -> None:
+    shutil.rmtree(folder / SCRATCH)
+    if not all(one["passed"] for one in checks):
+        raise ExportFailed(checks)
+    runtime = {"runtime": llama_cpp.named()} if runs else {}
+    unproved = manifest.too_alike(folder) if runs else NO_RUNTIME
+    manifest.write(folder, {**made.facts, **facts, **runtime}, checks, unproved)

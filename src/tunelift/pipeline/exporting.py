@@ -1,0 +1,221 @@
+"""A run exported: its model loaded in 32 bits, the test items made into rows, and the export written and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunelift.config.schema import Config
+from tunelift.core import files, progress
+from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Example
+from tunelift.evaluation.measures import measure_for
+from tunelift.exporting import manifest
+from tunelift.exporting.checking import Asked
+from tunelift.exporting.equality import Item, Scores
+from tunelift.exporting.gguf_weights import TYPES
+from tunelift.exporting.made import Made, Rows
+from tunelift.exporting.space import alone, check_space
+from tunelift.exporting.stock import values_of
+from tunelift.exporting.to_gguf import check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
+from tunelift.exporting.to_transformers import check_merged, to_merged
+from tunelift.fast.targets import IGNORED
+from tunelift.fast.undo import in_evaluation
+from tunelift.pipeline import choices
+from tunelift.pipeline.session import Session
+from tunelift.pipeline.stages import from_run_folder
+from tunelift.pipeline.whole import tuned_hash
+
+PROOF_ITEMS, PROOF_TARGETS = 12, 16
+"""Test items that an export is proved on, and tokens of each: half from the beginning, half from the end."""
+
+TEST_TARGETS = 64
+"""Tokens of each test item that a rounded file is judged by, from the beginning of what is learned."""
+
+MOST_LABELS = 20
+"""With more labels a rounded file is judged by its loss alone."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One thing to export to: what it refuses before anything is written, how it is written and proved, and how many
+    times the weights in 32 bits it needs on the disk meanwhile."""
+
+    check: Callable[[Made, str], Any]
+    write: Callable[[Made, Rows, Path, str], None]
+    room: float
+
+
+KINDS = {
+    "merged": Kind(check_merged, to_merged, 1),
+    "gguf": Kind(check_gguf, to_gguf, 3),
+    "lora-gguf": Kind(check_lora_gguf, to_lora_gguf, 1),
+}
+
+
+def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str = "f32", items: int = 64) -> Path:
+    """Export what a run tuned, prove it on the run's test items where its runtime is here, and return its folder.
+
+    `kind` is the type of the weights. Raises InputError for what cannot be right, before anything is written, and
+    ExportFailed where what was written does not do what was measured; then nothing is kept.
+    """
+    config, tuned = from_run_folder(run)
+    config, facts = choices.with_adapter_facts(config, str(tuned))
+    if to not in KINDS or kind not in TYPES:
+        raise InputError(f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(TYPES)}.")
+    if config.model.quantization != "none":
+        raise InputError(
+            f"The run's base was held in {config.model.quantization}, and the adapter fits those rounded weights.",
+            fix="Exports are of whole weights, on which it was not measured: tune it on the base as its file has it.",
+        )
+    row, name = KINDS[to], f"{to}-{kind}" if to == "gguf" else to
+    folder = Path(output) if output else Path(run) / "exports" / name
+    with alone(folder):
+        made, rows = _made(config, tuned, facts, items)
+        with in_evaluation(made.model):
+            row.check(made, kind)
+            size = sum(4 * parameter.numel() for parameter in made.model.parameters())
+            check_space(folder, int(row.room * size))
+            progress.note(f"export: to {to}, proved on {len(rows.asked.items)} test items")
+            files.write_folder(folder, lambda staging: row.write(made, rows, staging, kind))
+    return folder
+
+
+def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tuple[Made, Rows]:
+    """Load base and adapter in 32 bits on the CPU, and make the test items into rows."""
+    task = choices.task_for(config)
+    splits = choices.splits_to_measure(config.data, task)
+    labels = (facts["labels"] if task.has_head else []) or choices.ranked_labels(
+        task, splits, config.data, facts["labels"]
+    )
+    section = config.model.model_copy(update={"dtype": "float32", "device": "cpu"})
+    session = Session.open(section, task, labels, config.train.seed, ordered=bool(facts["labels"]))
+    session.load_adapter(str(tuned))
+    metrics = choices.metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
+    plan = choices.evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
+    ranked = list(labels) if task.next_token and measure_for(plan).ranks and len(labels) <= MOST_LABELS else []
+    rows = _rows(session, splits.test, ranked, config.train.max_length, count)
+    made = Made(
+        session.model,
+        session.tokenizer,
+        task,
+        f"{Path(config.model.name).name or 'model'} tuned ({tuned.parent.name})",
+        tuned,
+        _ends(session, rows),
+        facts["conversations"] or bool(splits.test and splits.test[0].conversation),
+        {
+            "made_of": {"model": session.identity.to_dict(), "tuned": {"sha256": tuned_hash(tuned)}},
+            "task": task.name,
+            "labels": list(session.labels) if task.has_head else ranked,
+        },
+        lambda items: _base_scores(session, items),
+    )
+    return made, rows
+
+
+def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
+    with session.base():
+        return {one.name: values_of(session.model, one.ids, one.targets, one.segments) for one in items}
+
+
+def _ends(session: Session, rows: Rows) -> list[int]:
+    """Return the ids that end an answer: EOS, those of the model's generation config, and those that were learned."""
+    named = getattr(getattr(session.model, "generation_config", None), "eos_token_id", None)
+    named = named if isinstance(named, list) else [named]
+    learned = {item.ids[-1] for item in rows.asked.items if item.name in rows.asked.ended}
+    found = [session.tokenizer.eos_token_id, *named, *sorted(learned)]
+    return [index for index in dict.fromkeys(found) if index is not None]
+
+
+def _rows(session: Session, test: Sequence[Example], labels: Sequence[str], max_length: int, count: int) -> Rows:
+    """Take test items evenly from the whole of them."""
+    step = max(1, len(test) // max(1, count))
+    chosen = list(test[::step][:count])
+    proof, judged, about, ended, names = (
+        list[Item](),
+        list[Item](),
+        dict[str, tuple[str, str]](),
+        list[str](),
+        list[str](),
+    )
+    special = set(session.tokenizer.all_special_ids)
+    for example in chosen:
+        row = _row(session, example, max_length)
+        if row is None or (labels and example.completion not in labels):
+            continue
+        ids, targets, segments = row
+        if not session.task.has_head and not targets:
+            continue
+        name = example.id
+        names.append(name)
+        about[name] = (example.prompt, example.completion)
+        if len(proof) < PROOF_ITEMS:
+            half = PROOF_TARGETS // 2
+            few = targets if len(targets) <= PROOF_TARGETS else targets[:half] + targets[-half:]
+            proof.append(Item(name, ids, few, segments))
+            if few and few[-1] == len(ids) - 1 and ids[-1] in special:
+                ended.append(name)
+        if not labels:
+            judged.append(Item(name, ids, targets[:TEST_TARGETS], segments))
+        for index, label in enumerate(labels):
+            other = _row(session, _answered_with(example, label), max_length)
+            if other is not None:
+                judged.append(Item(f"{name}/{index}", other[0], other[1], None))
+    if not proof:
+        raise InputError("No test item has anything to score, so that no export can be proved.", fix="Name data.test.")
+    asked = Asked(proof, _texts(session, chosen), _conversations(session, chosen), ended)
+    return Rows(asked, judged, names, labels, about)
+
+
+def _answered_with(example: Example, label: str) -> Example:
+    return replace(example, completion=label)
+
+
+def _row(
+    session: Session, example: Example, max_length: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None] | None:
+    """Return ids, places of targets and token types of an example; None where it has nothing to score."""
+    try:
+        made, _ = session.rows([example], max_length)
+    except InputError:
+        return None
+    if not made:
+        return None
+    row = made[0]
+    targets: tuple[int, ...] = ()
+    if session.task.next_token:
+        targets = tuple(place for place, label in enumerate(row.labels) if label != IGNORED and place)
+    return tuple(row.ids), targets, None if row.segments is None else tuple(row.segments)
+
+
+def _texts(session: Session, examples: Sequence[Example]) -> list[tuple[str, list[int]]]:
+    """Return texts to cut, each with its tokens: prompts, with whatever begins and ends a text."""
+    texts = [example.prompt for example in examples[:PROOF_ITEMS] if example.is_text and example.prompt]
+    return [(text, list(session.tokenizer(text).input_ids)) for text in texts]
+
+
+def _conversations(session: Session, examples: Sequence[Example]) -> list[tuple[list[dict[str, str]], str]]:
+    """Return conversations to write, each as the chat template writes it: those of the data, or one of our own."""
+    if not getattr(session.tokenizer, "chat_template", None):
+        return []
+    found: list[list[dict[str, str]]] = []
+    for example in examples:
+        plain = [dict(message) for message in example.messages or ()]
+        if plain and all(set(one) == {"role", "content"} and isinstance(one["content"], str) for one in plain):
+            found.append([{key: str(value) for key, value in one.items()} for one in plain])
+    found = found[:4] or [[{"role": "user", "content": "Hello"}]]
+    written = []
+    for one in found:
+        try:
+            text = session.tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True)
+        except Exception:  # whatever a template raises of a conversation that ends otherwise
+            continue
+        written.append((one, text))
+    return written
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    """Return what an export says of itself."""
+    return files.read_object(folder / manifest.NAME)

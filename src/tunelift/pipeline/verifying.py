@@ -1,0 +1,103 @@
+"""What a run or an export says of itself, made again from its files alone: for somebody who did not make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunelift.comparison.looks_at_test_sets import uncounted
+from tunelift.comparison.run_folder import compare_run
+from tunelift.core import files
+from tunelift.core.errors import InputError, TuneliftError
+from tunelift.exporting import manifest
+from tunelift.pipeline.whole import tuned_hash
+from tunelift.run_files.layout import METRICS, SCORES, RunPaths
+
+ROUNDING = 1e-9
+"""Relative: sums of the same numbers by another processor."""
+
+
+def verify(folder: str | Path) -> tuple[list[str], list[str]]:
+    """Return what agrees, and what does not, each as a sentence; raise InputError for a folder that is neither."""
+    folder = Path(folder)
+    if (folder / manifest.NAME).is_file():
+        return _export(folder)
+    paths = RunPaths(folder)
+    if not paths.manifest.is_file():
+        raise InputError(f"{folder} is neither a run nor an export.", fix="Give the folder that tunelift wrote.")
+    right, wrong = _run(paths)
+    for export in sorted((folder / "exports").glob(f"*/{manifest.NAME}")):
+        good, bad = _export(export.parent)
+        right += [f"{export.parent.name}: {one}" for one in good]
+        wrong += [f"{export.parent.name}: {one}" for one in bad]
+    return right, wrong
+
+
+def _export(folder: Path) -> tuple[list[str], list[str]]:
+    said = files.read_object(folder / manifest.NAME)
+    wrong = manifest.again(folder)
+    if wrong:
+        return [], wrong
+    right = [f"{len(said['files'])} files are those that were exported"]
+    if said["status"] == manifest.PROVED:
+        right.append(f"the scores in {said['runtime']} are the model's, within {manifest.tolerance(folder):.2g}")
+    else:
+        right.append(f"not proved when it was exported: {said.get('reason')}")
+    right += ["the verdict follows from the scores"] if said.get("verdict") else []
+    return right, []
+
+
+def _run(paths: RunPaths) -> tuple[list[str], list[str]]:
+    known, right, wrong = files.read_manifest(paths.manifest), list[str](), list[str]()
+    for proof in known.get("proofs", []):
+        (right if proof.get("passed") else wrong).append(f"proof of the tune: {proof.get('name')}")
+    if known.get("status") != "complete":
+        wrong.append(f"the run is not complete: {known.get('status')}")
+    if paths.made.is_dir():
+        _same_adapter(paths, known, right, wrong)
+    if paths.comparison.is_file():
+        _same_verdict(paths, right, wrong)
+    return right, wrong
+
+
+def _same_adapter(paths: RunPaths, known: dict[str, Any], right: list[str], wrong: list[str]) -> None:
+    """The scores of the tuned side say by hash which adapter was on."""
+    there = tuned_hash(paths.made)
+    info = files.read_object(paths.tuned / METRICS)
+    measured = ((info.get("made_with") or {}).get("adapter") or {}).get("sha256")
+    told = measured or known.get("adapter", {}).get("sha256")
+    if told is None:
+        wrong.append(f"nothing says which {paths.made.name} was measured")
+    elif told != there:
+        wrong.append(f"{paths.made.name}/ is another than the one that was measured ({there[:12]}, not {told[:12]})")
+    else:
+        right.append(f"{paths.made.name}/ is the one that was measured ({there[:12]})")
+
+
+def _same_verdict(paths: RunPaths, right: list[str], wrong: list[str]) -> None:
+    told = files.read_object(paths.comparison)
+    try:
+        with uncounted():
+            found = compare_run(paths.folder).to_dict() | {"looks": told.get("looks")}
+    except TuneliftError as error:
+        wrong.append(f"the scores cannot be compared any more: {error}")
+        return
+    apart = list(_apart(told, found, ""))
+    if apart:
+        wrong += [f"comparison.json does not follow from the scores: {one}" for one in apart[:8]]
+    else:
+        rows = sum(1 for _ in files.read_jsonl(paths.tuned / SCORES))
+        right.append(f"comparison.json follows from the scores, every number of it ({rows} items)")
+
+
+def _apart(told: Any, found: Any, where: str) -> list[str]:
+    """Return where two JSON values differ by more than rounding."""
+    if isinstance(told, dict) and isinstance(found, dict):
+        keys = [*told, *(key for key in found if key not in told)]
+        return [one for key in keys for one in _apart(told.get(key), found.get(key), f"{where}.{key}".strip("."))]
+    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
+        both = enumerate(zip(told, found, strict=True))
+        return [one for index, (a, b) in both for one in _apart(a, b, f"{where}[{index}]")]
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (told, found))
+    same = abs(told - found) <= ROUNDING * max(1.0, abs(told)) if numbers else told == found
+    return [] if same else [f"{where} is {str(told)[:60]}, and is {str(found)[:60]} made again"]

@@ -1,0 +1,196 @@
+"""Exports in llama.cpp itself, and faults of the kinds that are made in silence: each is caught, and by what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+
+import exported
+import tiny_models
+from exported import KINDS, ROUNDED
+from tunelift.core.errors import TuneliftError
+from tunelift.exporting import checking, gguf_file, gguf_lora, llama_cpp, merging
+from tunelift.exporting.checking import ENDS, FILE, SCORES, TEMPLATE, TOKENS, Asked
+from tunelift.exporting.equality import FLOOR, equal, tolerance_of
+from tunelift.exporting.to_gguf import BASE_MAY, says
+
+pytest.importorskip("xllamacpp", reason="exports run in llama.cpp where the extra llama-cpp is installed")
+
+LAYERS = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
+    "mixtral": ["q_proj", "k_proj", "o_proj"],
+    "qwen3_moe": ["q_proj", "k_proj", "o_proj"],
+}
+HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"}
+
+
+def lora(model: Any, kind: str) -> Any:
+    """A LoRA with a scale by rsLoRA, ranks and alphas of their own, on head and embeddings too where they are two."""
+    layers = LAYERS.get(kind, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
+    heads = ["embed_tokens", "lm_head"] if kind in HEADS else []
+    patterns = {"rank_pattern": {layers[0]: 2}, "alpha_pattern": {layers[1]: 3}}
+    torch.manual_seed(1)
+    config = LoraConfig(
+        target_modules=[*layers, *heads], r=4, lora_alpha=6, use_rslora=True, init_lora_weights=False, **patterns
+    )  # type: ignore[arg-type]
+    return get_peft_model(model, config).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tiny_model_of_each_architecture_is_the_same_there(kind: str, tmp_path: Path) -> None:
+    model, asked = exported.model(kind), exported.items()
+    file = exported.write_base(tmp_path / "base.gguf", model)
+    base = exported.scores(model, asked)
+    found = equal(base, llama_cpp.ask(file, asked)["scores"], FLOOR)
+    assert found.holds != (kind in ROUNDED) and found.largest < BASE_MAY
+    allowed = tolerance_of(found) if kind in ROUNDED else FLOOR
+    adapted = lora(model, kind)
+    tuned = exported.scores(adapted, asked)
+    assert equal(base, tuned, 0).largest > 100 * allowed
+    gguf_lora.check_lora(adapted)
+    gguf_lora.write_lora(tmp_path / "adapter.gguf", adapted, "tiny", "f32")
+    there = llama_cpp.ask(file, asked, lora=tmp_path / "adapter.gguf")
+    assert equal(tuned, there["scores"], allowed).holds
+    whole = merging.merged(adapted)
+    said = gguf_file.model_metadata(whole.config, exported.tokenizer(), [1], "tiny", "f32")
+    gguf_file.write_model(tmp_path / "merged.gguf", whole, said, "f32")
+    there = llama_cpp.ask(tmp_path / "merged.gguf", asked)
+    assert equal(tuned, there["scores"], allowed).holds
+
+
+def test_head_and_embeddings_that_were_tied_are_two_once_an_adapter_is_merged_into_one(tmp_path: Path) -> None:
+    model, asked = tiny_models.causal("llama", tie_word_embeddings=True), exported.items()
+    adapted = get_peft_model(model, LoraConfig(target_modules=["lm_head", "q_proj"], r=2, init_lora_weights=False))
+    tuned = exported.scores(adapted.eval(), asked)
+    whole = merging.merged(adapted)
+    assert equal(tuned, exported.scores(whole, asked), FLOOR).holds
+    said = gguf_file.model_metadata(whole.config, exported.tokenizer(), [1], "tiny", "f32")
+    gguf_file.write_model(tmp_path / "merged.gguf", whole, said, "f32")
+    assert equal(tuned, llama_cpp.ask(tmp_path / "merged.gguf", asked)["scores"], FLOOR).holds
+
+
+def proof(file: Path, right: Any, asked: Asked, lora: Path | None = None, allowed: float = FLOOR) -> set[str]:
+    """Return the names of the checks that fail."""
+    made = Made(exported.tokenizer(template=OWN))
+    answer = llama_cpp.ask(file, asked.items, lora=lora, **asked.request)
+    checks = [*checking.compared(asked, answer, right, allowed), says(file, made)]  # type: ignore[arg-type]
+    return {one["name"] for one in checks if not one["passed"]}
+
+
+class Made:
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+
+OWN = exported.CHAT.replace("<|im_start|>", "<|im_start|>to ")
+"""A template that is none of those that llama.cpp takes where a file has none."""
+
+
+def asked_of_all() -> Asked:
+    tokenizer, message = exported.tokenizer(template=OWN), [{"role": "user", "content": "the cat"}]
+    last = exported.items((4,))[0]
+    items, text = (
+        [*exported.items(), replace(last, name="turn", ids=(*last.ids[:-1], END))],
+        "the cat  sat \u00fcber 12",
+    )
+    written = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    texts = [(text, list(tokenizer(text).input_ids))]
+    return Asked(items, texts, [(message, written)], [item.name for item in items])
+
+
+MERGES = [" ".join(merge) for merge in json.loads(exported.tokenizer().backend_tokenizer.to_str())["model"]["merges"]]
+END = 7
+"""A token that ends answers here and whose name tells nobody so."""
+
+
+TOLD: dict[str, Any] = {"tokenizer.chat_template": OWN, "tokenizer.ggml.eot_token_id": END}
+
+
+def not_turned(name: str, weights: Any) -> Any:
+    if ".attn_q." in name or ".attn_k." in name:
+        heads = 2 if "_q" in name else 1
+        return weights.reshape(heads, -1, 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+    return weights
+
+
+FAULTS: dict[str, tuple[str, Callable[[str, Any], Any] | None, dict[str, Any], set[str]]] = {
+    "none": ("llama", None, {}, set()),
+    "queries and keys not turned": ("llama", not_turned, {}, {SCORES}),
+    "a norm left as it was": ("gemma3_text", lambda n, w: w - 1 if n == "output_norm.weight" else w, {}, {SCORES}),
+    "another end": ("llama", None, {"tokenizer.ggml.eos_token_id": 5}, {FILE}),  # it knows "</s>" by its name
+    "an end of turns that is not told": ("llama", None, {"tokenizer.ggml.eot_token_id": None}, {ENDS}),
+    "no template": ("llama", None, {"tokenizer.chat_template": None}, {TEMPLATE, FILE}),
+    "no beginning": ("llama", None, {"tokenizer.ggml.add_bos_token": False}, {TOKENS}),
+    "merges in another order": ("llama", None, {"tokenizer.ggml.merges": MERGES[::-1]}, {TOKENS}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_model_is_caught_by(fault: str, tmp_path: Path) -> None:
+    kind, change, values, caught = FAULTS[fault]
+    model, asked = exported.model(kind), asked_of_all()
+    right = exported.scores(model, list(asked.items))
+    allowed = FLOOR
+    if kind in ROUNDED:
+        there = llama_cpp.ask(exported.write_base(tmp_path / "base.gguf", model), asked.items)["scores"]
+        allowed = tolerance_of(equal(right, there, FLOOR))
+    file = exported.write_base(tmp_path / "model.gguf", model, change, **{**TOLD, **values})
+    assert proof(file, right, asked, allowed=allowed) == caught
+
+
+def test_a_norm_that_is_missing_is_told_by_llama_cpp(tmp_path: Path) -> None:
+    model = exported.model("llama")
+    lost = exported.write_base(tmp_path / "m.gguf", model, lambda n, w: None if n == "blk.1.ffn_norm.weight" else w)
+    with pytest.raises(TuneliftError, match=r"blk\.1\.ffn_norm"):
+        llama_cpp.ask(lost, exported.items())
+
+
+@pytest.mark.parametrize("fault", ["none", "scale lost", "not turned", "of another base", "a layer left out"])
+def test_a_fault_in_an_adapter_is_caught_by_the_scores(fault: str, tmp_path: Path) -> None:
+    model = exported.model("llama")
+    file = exported.write_base(tmp_path / "base.gguf", model, **TOLD)
+    adapted = tiny_models.adapted(model, lora_alpha=7, use_rslora=True)
+    asked = asked_of_all()
+    right = exported.scores(adapted, list(asked.items))
+    layers = [layer for layer in adapted.get_base_model().modules() if isinstance(layer, LoraLayer)]
+    if fault == "scale lost":
+        for layer in layers:
+            layer.scaling["default"] = 7 / 4  # as if it were no rsLoRA
+    if fault == "a layer left out":
+        with torch.no_grad():
+            layers[3].lora_B["default"].weight.zero_()
+    if fault == "of another base":
+        other = exported.model("llama", seed=1)
+        file = exported.write_base(tmp_path / "other.gguf", other, **TOLD)
+    write(tmp_path / "adapter.gguf", adapted, fault == "not turned")
+    assert proof(file, right, asked, tmp_path / "adapter.gguf") == (set() if fault == "none" else {SCORES})
+
+
+def write(file: Path, adapted: Any, plain: bool) -> None:
+    """Write an adapter; `plain` as its factors are, though the base's rows change places."""
+    if not plain:
+        gguf_lora.write_lora(file, adapted, "tiny", "f32")
+        return
+    layout = replace(gguf_lora.Layout.of(adapted.config), turn=gguf_lora.Turn())
+    tensors = list(gguf_lora._tensors(adapted, layout))
+    said = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
+    gguf_file.write(file, said | {"adapter.lora.alpha": 0.0}, lambda: iter(tensors), "f32")
+
+
+def test_what_is_a_part_of_a_letter_has_its_log_probability_too(tmp_path: Path) -> None:
+    model, tokenizer = exported.model("qwen2"), exported.tokenizer()
+    ids = tuple(tokenizer("\u00fc\u732b").input_ids)
+    item = exported.Item("letters", ids, tuple(range(1, len(ids))))
+    there = llama_cpp.ask(exported.write_base(tmp_path / "m.gguf", model), [item])["scores"]
+    assert len(ids) > 4 and equal(exported.scores(model, [item]), there, FLOOR).holds
+    assert np.isfinite(there["letters"]).all()

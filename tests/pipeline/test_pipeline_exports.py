@@ -1,0 +1,188 @@
+"""A run exported, proved, and verified by somebody who has its files alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import tiny_models
+import tunelift
+from small_rows import write_rows
+from tunelift.cli.export import command as export_command
+from tunelift.cli.verify import command as verify_command
+from tunelift.core.errors import InputError
+from tunelift.exporting import llama_cpp, stock, to_transformers
+from tunelift.exporting.checking import ExportFailed
+from tunelift.pipeline.exporting import export_stage
+from tunelift.pipeline.verifying import verify
+
+NO_EXTRAS = {"evaluate": {"baselines": [], "forgetting": []}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run for all: a Llama in a folder, three steps."""
+    place = tmp_path_factory.mktemp("made")
+    tiny_models.causal("llama").save_pretrained(place / "model")
+    tiny_models.tokenizer().save_pretrained(place / "model")
+    data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
+    how = {"steps": 3, "learning_rate": 0.01}
+    out = str(place / "out")
+    tunelift.run(model=str(place / "model"), data=data, train=how, dtype="float32", output=out, **NO_EXTRAS)
+    return place / "out"
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let stock transformers answer in this process, which saves that of starting another."""
+
+    def answer(program: list[str], request: dict[str, Any], lost: str) -> dict[str, Any]:
+        asked, answered = tmp_path / "request.json", tmp_path / "answer.json"
+        asked.write_text(json.dumps(request))
+        stock.main(str(asked), str(answered))
+        return dict(json.loads(answered.read_text()))
+
+    monkeypatch.setattr(to_transformers, "answer_of", answer)
+
+
+def said(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "export.json").read_text(encoding="utf-8")))
+
+
+def test_a_merged_model_is_proved_in_a_new_process_and_a_stranger_finds_what_was_changed(run: Path) -> None:
+    done = CliRunner().invoke(export_command, [str(run), "--to", "merged"], catch_exceptions=False)
+    folder = run / "exports" / "merged"
+    assert done.exit_code == 0 and f"Export: {folder} (proved" in done.output
+    assert said(folder)["status"] == "proved" and said(folder)["proofs"][0]["passed"]
+    assert AutoModelForCausalLM.from_pretrained(folder / "model").config.model_type == "llama"
+    right, wrong = verify(run)
+    assert not wrong and any("comparison.json follows" in one for one in right), wrong
+    changes: dict[str, tuple[Path, Callable[[str], str]]] = {
+        "exports/merged/model/config.json": (folder / "model" / "config.json", lambda text: text + " "),
+        "the scores are": (
+            folder / "proof" / "exported" / "scores.jsonl",
+            lambda text: text.replace('"values": [-', '"values": [-1'),
+        ),
+        "comparison.json does not follow": (
+            run / "comparison.json",
+            lambda text: text.replace('"items": 20', '"items": 21'),
+        ),
+        "is another than the one that was measured": (
+            run / "adapter" / "adapter_config.json",
+            lambda text: text.replace('"r": 8', '"r": 4'),
+        ),
+    }
+    for told, (file, change) in changes.items():
+        before = file.read_text(encoding="utf-8")
+        assert change(before) != before
+        file.write_text(change(before), encoding="utf-8")
+        found = CliRunner().invoke(verify_command, [str(run)], catch_exceptions=False)
+        assert found.exit_code == 3 and told.removeprefix("exports/merged/") in found.output, found.output
+        file.write_text(before, encoding="utf-8")
+    (folder / "model" / "model.safetensors").unlink()
+    assert "merged: model/model.safetensors is missing" in verify(run)[1]
+
+
+def test_without_its_runtime_a_file_is_written_and_says_that_it_is_not_proved(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_cpp, "is_there", lambda: False)
+    for to in ("gguf", "lora-gguf"):
+        folder = export_stage(run, to, run.parent / to)
+        assert said(folder)["status"] == "not proved" and "xllamacpp" in said(folder)["reason"]
+        assert (folder / "Modelfile").read_text(encoding="utf-8").startswith("FROM ")
+        assert not verify(folder)[1] and "not proved" in verify(folder)[0][1]
+        assert not (folder / ".scratch").exists()
+
+
+def test_an_export_that_lost_the_adapter_is_not_kept(
+    run: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_transformers.merging, "merged", lambda adapted: adapted.unload())
+    with pytest.raises(ExportFailed, match="merged, it has the same scores"):
+        export_stage(run, "merged", None)
+    assert not list((run / "exports").iterdir())
+
+
+def test_files_that_say_something_else_are_not_kept(
+    run: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(model: Any, *others: Any) -> None:
+        model.model.norm.weight.data.mul_(1.01)
+        save(model, *others)
+
+    save = to_transformers.save_model
+    monkeypatch.setattr(to_transformers, "save_model", saved)
+    with pytest.raises(ExportFailed, match="same scores"):
+        export_stage(run, "merged", None)
+    assert not list((run / "exports").iterdir())
+
+
+def test_one_that_is_stopped_leaves_nothing_and_the_next_clears_what_a_killed_one_left(
+    run: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = run / "exports" / ".merged.0123456789abcdef.part"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_text("half")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(to_transformers, "ask", stop)
+        with pytest.raises(KeyboardInterrupt):
+            export_stage(run, "merged", None)
+    assert not list((run / "exports").iterdir())
+    export_stage(run, "merged", None)
+    with pytest.raises(InputError, match="there already"):
+        export_stage(run, "merged", None)
+    assert [path.name for path in (run / "exports").iterdir()] == ["merged"]
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+        with pytest.raises(InputError, match="Make room"):
+            export_stage(run, "gguf", None)
+    for to, kind, why in (("merged", "q8_0", "written in f32"), ("lora-gguf", "f16", "small"), ("ollama", "f32", "no")):
+        with pytest.raises(InputError, match=why):
+            export_stage(run, to, None, kind)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace("quantization: none", "quantization: nf4"), encoding="utf-8")
+    with pytest.raises(InputError, match="nf4"):
+        export_stage(run, "merged", None)
+    assert not (run / "exports").exists() or not list((run / "exports").iterdir())
+
+
+def test_a_classifier_and_a_model_tuned_whole_are_merged_models_too(
+    tiny: dict[str, Any], tiny_encoder: dict[str, Any], in_process: None
+) -> None:
+    columns = {**tiny_encoder["data"], "text": "text", "label": "label"}
+    tunelift.run(
+        **(tiny_encoder | {"data": columns, "task": "sequence-classification", "output": "heads"}), **NO_EXTRAS
+    )
+    folder = export_stage("heads", "merged", None)
+    assert said(folder)["status"] == "proved"
+    assert AutoModelForSequenceClassification.from_pretrained(folder / "model").config.id2label == {
+        **{0: "sports", 1: "tech"}
+    }
+    with pytest.raises(InputError, match="head"):
+        export_stage("heads", "gguf", None)
+    tunelift.run(**(tiny | {"output": "whole"}), adapter={"method": "full"}, **NO_EXTRAS)
+    assert said(export_stage("whole", "merged", None))["status"] == "proved"
+    with pytest.raises(InputError, match="no adapter"):
+        export_stage("whole", "lora-gguf", None)
