@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.read import REWRITES
-from tunelift.adapters.targets import check_layers
+from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.run_files.layout import ADAPTER_CONFIG
@@ -123,6 +123,7 @@ def attach(model: Any, config: Any, seed: int) -> Any:
     """
     adapted = built(model, config, seed)
     check_layers(adapted, "adapter.target_modules")
+    check_activates(adapted, "adapter.alora_invocation_tokens")
     _check_comes_back(adapted)
     return adapted
 
