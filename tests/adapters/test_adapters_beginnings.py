@@ -1,4 +1,4 @@
-"""PiSSA and OLoRA beside an unchanged base: the training is peft's own, and stock peft reads what is saved."""
+"""PiSSA, OLoRA, LoRA-GA and EVA beside an unchanged base: the training is peft's own, and stock peft reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, LoraGAConfig, get_peft_model, initialize_lora_eva_weights, preprocess_loraga
 from torch import nn
 
 import tiny_models
@@ -44,6 +44,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "PiSSA, DoRA": ("llama", {"init_lora_weights": "pissa", "use_dora": True}),
     "PiSSA on Conv1D": ("gpt2", {"init_lora_weights": "pissa", "target_modules": ["c_attn", "c_proj"]}),
+    "LoRA-GA": ("llama", {"init_lora_weights": "lora_ga"}),
+    "LoRA-GA on Conv1D, settings": (
+        "gpt2",
+        {
+            **{"init_lora_weights": "lora_ga", "target_modules": ["c_attn", "c_proj"], "use_rslora": True},
+            "lora_ga_config": {"direction": "ArBr", "scale": "gd_scale"},
+        },
+    ),
+    "EVA": ("llama", {"init_lora_weights": "eva"}),
 }
 
 
@@ -76,9 +85,19 @@ SETTINGS = TrainSection(
 
 def trained_by_peft(session: Session, rows: Any, kind: str, settings: Mapping[str, Any]) -> tuple[Any, list[float]]:
     """Return stock peft's model, of which the base is rewritten, after three steps of plain torch, and the losses."""
-    model = get_peft_model(base_of(kind), LoraConfig(task_type="CAUSAL_LM", **settings))
+    config, base = LoraConfig(task_type="CAUSAL_LM", **settings), base_of(kind)
     rendered, _ = TASK.rows(rows, session.tokenizer, 128, [])
     batch = TASK.collate(rendered, 1, torch.device("cpu"))
+    first = [TASK.collate(rendered[at : at + 8], 1, torch.device("cpu")) for at in range(0, len(rendered), 8)]
+    if config.init_lora_weights == "lora_ga":
+        config.lora_ga_config = config.lora_ga_config or LoraGAConfig()
+        preprocess_loraga(
+            base, config, lambda: [base(**part.inputs, labels=part.labels).loss.backward() for part in first]
+        )
+    model = get_peft_model(base, config)
+    if config.init_lora_weights == "eva":
+        dicts = [{**part.inputs, "labels": part.labels} for part in first]
+        initialize_lora_eva_weights(model, dicts, forward_fn=_without_labels, show_progress_bar=False)
     moved = [p for p in model.parameters() if p.requires_grad]
     optimiser, losses = torch.optim.AdamW(moved, lr=3e-3, weight_decay=0.1), []
     model.train()
@@ -93,13 +112,27 @@ def trained_by_peft(session: Session, rows: Any, kind: str, settings: Mapping[st
     return model, losses
 
 
+def _without_labels(model: Any, inputs: Mapping[str, torch.Tensor]) -> Any:
+    return model(**{name: value for name, value in inputs.items() if name != "labels"})
+
+
+def _exactly(matrix: torch.Tensor, q: int = 6, niter: int = 2) -> tuple[torch.Tensor, ...]:
+    """Stand in for torch.svd_lowrank, which draws, so that both sides have the same signs."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :q], s[:q], v[:q].T
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_training_of_peft_beside_an_unchanged_base(case: str, tmp_path: Path) -> None:
+def test_it_is_the_training_of_peft_beside_an_unchanged_base(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind, more = CASES[case]
+    monkeypatch.setattr(torch, "svd_lowrank", _exactly)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], **more}
     session, rows, base = opened(tmp_path / "model", kind), rows_of(tmp_path), base_of(kind)
     weights = {name: p.clone() for name, p in session.model.named_parameters()}
     before = logits(session.model)
+    session.will_train(rows, SETTINGS)
     session.attach(settings, 0)
     assert torch.allclose(logits(session.model), before, atol=1e-5)
 
@@ -170,10 +203,23 @@ def test_what_has_no_such_beginning_is_refused_before(
         opened(tmp_path / "model", kind).check({"method": "lora", **keys})
 
 
-@pytest.mark.parametrize("how", ["eva", "corda", "loftq", "lora_ga", "mica", "pissa_niter_0", "PiSSA", "OLoRA"])
+@pytest.mark.parametrize("how", ["corda", "loftq", "mica", "pissa_niter_0", "PiSSA", "OLoRA"])
 def test_other_beginnings_are_refused(how: str) -> None:
     (said,) = check_keys({"init_lora_weights": how})
     assert f"adapter.init_lora_weights: '{how}' is not" in said
+
+
+def test_what_has_too_little_to_begin_with_is_refused(tmp_path: Path) -> None:
+    session, rows = opened(tmp_path / "model"), rows_of(tmp_path)
+    session.will_train(rows[:1], SETTINGS)
+    keys = {"target_modules": ["q_proj"], "r": 8}
+    with pytest.raises(InputError, match="eva looks for 16 vectors"):
+        session.attach({**keys, "init_lora_weights": "eva"}, 0)
+    with pytest.raises(InputError, match="has no lora_ga of rank 17"):
+        session.check({**keys, "init_lora_weights": "lora_ga", "r": 17})
+    session.model.lm_head.weight.data.zero_()
+    with pytest.raises(InputError, match="no gradient at"):
+        session.attach({**keys, "init_lora_weights": "lora_ga"}, 0)
 
 
 def test_python_is_given_a_ready_config_too(tmp_path: Path) -> None:

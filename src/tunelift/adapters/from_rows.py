@@ -1,0 +1,162 @@
+"""Beginnings of a LoRA that look at training rows first: EVA at what layers take, LoRA-GA at the base's gradient.
+
+EVA (Paischer et al. 2024, arXiv:2410.07170) gives A the first right singular vectors of what a layer takes, and ranks
+to the layers that need them; B is zero, so that the base is as it was. LoRA-GA (Wang et al. 2024, arXiv:2407.05000)
+begins with B0 A0 made of the gradient of the loss, which `beginnings` takes out again beside the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunelift.adapters.targets import kind
+from tunelift.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunelift.tasks.base import Batch
+
+LOOKING = ("eva", "lora_ga")
+"""Values of `init_lora_weights` that need rows."""
+ROWS_AT_ONCE = 8
+MOST_ROWS = 64
+"""Of the training rows, evenly spread over them."""
+PASSES = 200
+"""After so many forward passes EVA's vectors have not settled, and will not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Training rows to begin with, as a task makes them, and a batch of some, and the loss of a model on one.
+
+    The loss is the sum over the batch's targets, in nats.
+    """
+
+    rows: Callable[[], Sequence[Any]]
+    collate: Callable[[Sequence[Any]], Batch]
+    loss: Callable[[Any], Callable[[Batch], Tensor]]
+
+    def batches(self, enough: Callable[[Batch], bool] = lambda _: True) -> Iterator[Batch]:
+        """Yield the rows in batches, each of so many more rows that it is enough; what is left over is not used."""
+        some: list[Any] = []
+        rows = self.rows()
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            some += rows[at : at + ROWS_AT_ONCE]
+            if enough(batch := self.collate(some)):
+                yield batch
+                some = []
+
+
+def looks_at_rows(config: Any) -> bool:
+    """Tell whether an adapter of this config begins with something that follows from training rows."""
+    return getattr(config, "init_lora_weights", None) in LOOKING
+
+
+def gradients(adapted: Any, layers: Sequence[tuple[str, Any]], given: Given) -> dict[str, Tensor]:
+    """Return the mean gradient of the loss, by the target, at the weight of each LoRA's base layer, in fp32.
+
+    B is still zero, so that it is the base's. Raises InputError where a layer has none.
+    """
+    import torch
+
+    weights = {name: layer.get_base_layer().weight for name, layer in layers}
+    found: dict[str, Tensor] = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+    loss, batches = given.loss(adapted), [batch for batch in given.batches() if batch.targets]
+    with _evaluating(adapted), _moving(weights.values()), torch.enable_grad():
+        for batch in batches:
+            made = torch.autograd.grad(loss(batch) / batch.targets, list(weights.values()), allow_unused=True)
+            for name, gradient in zip(weights, made, strict=True):
+                if gradient is not None:
+                    found[name] += gradient.float() / len(batches)
+    bare = sorted({kind(name) for name, gradient in found.items() if not 0 < float(gradient.norm()) < float("inf")})
+    if bare:
+        raise InputError(
+            f"adapter.init_lora_weights: the loss has no gradient at {', '.join(bare)} on the first rows, with which "
+            "lora_ga begins.",
+            fix="Leave these layers out of adapter.target_modules, or begin otherwise.",
+        )
+    return found
+
+
+def explain(adapted: Any, given: Given) -> None:
+    """Give each LoRA EVA's beginning: peft's own, from the rows' target tokens or all of their tokens.
+
+    Raises InputError where there are fewer of them than vectors to find, or these do not settle.
+    """
+    import torch
+    from peft import initialize_lora_eva_weights
+
+    config, passes = adapted.active_peft_config, 0
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
+    least = round(max(ranks) * config.eva_config.rho)
+    batches = [_as_peft_takes(batch) for batch in given.batches(lambda batch: _looked_at(batch, config) >= least)]
+    if not batches:
+        raise InputError(
+            f"adapter.init_lora_weights: eva looks for {least} vectors (r times rho) in the rows' target tokens, "
+            "and of those there are fewer.",
+            fix="Lower adapter.r or adapter.eva_config.rho, or set adapter.eva_config: {use_label_mask: false}.",
+        )
+
+    def forward(model: Any, inputs: Mapping[str, Any]) -> None:
+        nonlocal passes
+        passes += 1
+        if passes > PASSES:
+            raise InputError(
+                f"adapter.init_lora_weights: eva's vectors have not settled after {PASSES} passes.",
+                fix="Lower adapter.eva_config.tau, which is how alike two looks must be.",
+            )
+        model(**{name: value for name, value in inputs.items() if name != "labels"})
+
+    with warnings.catch_warnings(), _evaluating(adapted):
+        warnings.simplefilter("ignore")  # what peft says of layers that begin otherwise
+        initialize_lora_eva_weights(adapted, batches, forward_fn=forward, show_progress_bar=False)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:  # peft makes layers of another rank anew, in the base's precision
+            parameter.data = parameter.data.float()
+        if "lora_" in name and not bool(torch.isfinite(parameter).all()):
+            raise InputError(f"adapter.init_lora_weights: eva's beginning of {name} is not finite on these rows.")
+
+
+def _as_peft_takes(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch with its labels, where those are of tokens."""
+    return dict(batch.inputs) | ({"labels": batch.labels} if _of_tokens(batch) else {})
+
+
+def _looked_at(batch: Batch, config: Any) -> int:
+    """Return how many tokens of a batch EVA looks at."""
+    seen = batch.inputs["attention_mask"].bool()
+    if config.eva_config.use_label_mask and _of_tokens(batch):
+        seen = seen & (batch.labels != config.eva_config.label_mask_value)
+    return int(seen.sum())
+
+
+def _of_tokens(batch: Batch) -> bool:
+    return batch.labels.shape == batch.inputs["input_ids"].shape
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def _moving(weights: Any) -> Iterator[None]:
+    """Let weights have gradients for a while."""
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
