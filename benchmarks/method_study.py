@@ -158,12 +158,12 @@ def table(study: str, folder: Path) -> Iterator[str]:
         return
     first = RunPaths(folder / done[0])
     sides = {method: RunPaths(folder / method).tuned / SCORES for method in done}
-    sides |= {path.name: path / SCORES for path in first.baselines if path.name in BASELINES[study]}
+    sides |= {path.name: path / SCORES for path in first.baselines() if path.name in BASELINES[study]}
     board = leaderboard(first.base / SCORES, sides, metric="accuracy").to_dict()
     against = {frozenset((duel["one"], duel["other"])): duel for duel in board["pairs"]}
     manifests = {name: read(folder / name / "manifest.json") for name in done}
     facts = manifests[done[0]]
-    rows = facts["train"]["rows"]
+    rows = facts["data"]["splits"]["train"]["kept"]
     yield (
         f"{facts['model']['name']}, {facts['dtype']}; {rows} rows trained, {board['items']} tested; "
         f"base {board['base']:.3f}. Differences have their 95% interval, and the word that p after Holm's correction "
@@ -197,7 +197,7 @@ def difference(entry: Mapping[str, Any], word: str, sign: int = 1) -> str:
     """Return a difference, its interval and the verdict's word; with `sign` -1 the other way round."""
     value, (low, high) = entry["difference"], entry["interval"] or (float("nan"), float("nan"))
     ends = sorted((sign * low, sign * high))
-    return f"{sign * value:+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f}), {word}"
+    return f"{sign * value + 0.0:+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f}), {word}"
 
 
 def beside(duel: Mapping[str, Any], other: str) -> str:

@@ -222,6 +222,32 @@ def test_what_has_too_little_to_begin_with_is_refused(tmp_path: Path) -> None:
         session.attach({**keys, "init_lora_weights": "lora_ga"}, 0)
 
 
+def test_eva_is_still_wrong_in_peft() -> None:
+    """peft 0.21.2: too few tokens are waited for for ever, and layers of another rank are in the base's precision."""
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], init_lora_weights="eva", r=4)
+    asked = 0
+
+    def forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 50:
+            raise TimeoutError
+        _without_labels(model, inputs)
+
+    def begun(ids: torch.Tensor, dtype: torch.dtype) -> Any:
+        model = get_peft_model(base_of("llama").to(dtype), config)
+        rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        initialize_lora_eva_weights(model, [rows], forward_fn=forward, show_progress_bar=False)
+        return model
+
+    with pytest.raises(TimeoutError):
+        begun(IDS, torch.float32)
+    asked = 0
+    torch.manual_seed(0)
+    trained = [p for p in begun(torch.randint(3, 60, (4, 30)), torch.bfloat16).parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32, torch.bfloat16}
+
+
 def test_python_is_given_a_ready_config_too(tmp_path: Path) -> None:
     base_of("llama").save_pretrained(tmp_path / "model")
     tiny_models.tokenizer().save_pretrained(tmp_path / "model")
