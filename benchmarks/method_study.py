@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the data files lie")
     parser.add_argument("--studies", default=",".join(STUDIES), help=f"of {', '.join(STUDIES)}")
     parser.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
-    parser.add_argument("--rows", type=int, help="at most so many rows to train and to test on, to try the command")
+    parser.add_argument("--quick", action="store_true", help="two steps and sixteen test rows, to try the command")
     parser.add_argument("--output", type=Path, default=Path("runs/method-study"), help="where the runs lie")
     parser.add_argument("--tables", action="store_true", help="run nothing: the tables of what is there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
@@ -92,7 +92,7 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}")
     failed = []
     for study in studies if not options.tables else ():
-        settings = settings_of(study, options.folder, options.rows)
+        settings = settings_of(study, options.folder, quick=options.quick)
         for method in methods:
             said = run(settings, method, options.output / study)
             print(f"{study}, {method}: {said}", file=sys.stderr, flush=True)
@@ -106,13 +106,15 @@ def main() -> int:
     return int(bool(failed))
 
 
-def settings_of(study: str, folder: Path, rows: int | None = None) -> dict[str, Any]:
-    """Return a study's config with the paths of its files; `rows` are the most to train and to test on."""
+def settings_of(study: str, folder: Path, *, quick: bool = False) -> dict[str, Any]:
+    """Return a study's config with the paths of its files; a `quick` one shows that the command works, and no more."""
     settings = dict(STUDIES[study])
     data = dict(settings["data"])
     data |= {role: str(folder / data[role]) for role in ("train", "validation", "test") if role in data}
-    if rows:
-        data |= {"max_train": rows, "max_test": rows}
+    if quick:
+        settings["train"] = {"steps": 2}
+        settings["evaluate"] = settings["evaluate"] | {"forgetting": []}
+        data |= {"max_validation": 8, "max_test": 16}
     return settings | {"data": data}
 
 

@@ -98,10 +98,10 @@ def combine(
 ) -> Combined:
     """Write the combination of LoRA adapters on one base to a new folder, in stock peft's layout.
 
-    `weights` are 1 / number of adapters each where none are given, and 1 of "ties", which takes a mean. `rank` is the most that a layer's result may have:
-    by default the ranks of all together, and for "svd" the largest of them. `density` is the share of changes that
-    "ties" and "dare" keep, `seed` draws those of DARE. Raises InputError for adapters that are not one sum, as of
-    DoRA, with biases or whole modules, or on different bases.
+    `weights` are 1 / number of adapters each where none are given, and 1 of "ties", which takes a mean. `rank` is the
+    most that a layer's result may have: by default the ranks of all together, and for "svd" the largest of them.
+    `density` is the share of changes that "ties" and "dare" keep, `seed` draws those of DARE. Raises InputError for
+    adapters that are not one sum, as of DoRA, with biases or whole modules, or on different bases.
     """
     import torch
 
