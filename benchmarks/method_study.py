@@ -24,6 +24,12 @@ from tunelift.comparison.leaderboard import leaderboard
 from tunelift.run_files.layout import SCORES, RunPaths
 
 BEGIN, END = "<!-- made by benchmarks/method_study.py -->", "<!-- until here -->"
+TITLE = """# Methods side by side
+
+`python benchmarks/method_study.py DATA_FOLDER --write FILE`: each method with its own defaults, one seed. A rank is 1
+plus the number of others that are shown to be better.
+
+"""
 BASELINES = {"banking77": ["few-shot", "majority", "tf-idf"], "sst2": ["majority", "tf-idf", "linear-probe"]}
 STUDIES: dict[str, dict[str, Any]] = {
     # Customer questions to a bank, 77 intents (PolyAI, task-specific-datasets).
@@ -85,7 +91,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two steps and sixteen test rows, to try the command")
     parser.add_argument("--output", type=Path, default=Path("runs/method-study"), help="where the runs lie")
     parser.add_argument("--tables", action="store_true", help="run nothing: the tables of what is there")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between their marks in this file")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the tables between their marks in this file, or make it"
+    )
     options = parser.parse_args()
     studies, methods = options.studies.split(","), options.methods.split(",")
     if unknown := [*{*studies} - {*STUDIES}, *{*methods} - {*METHODS}]:
@@ -100,7 +108,8 @@ def main() -> int:
     text = "\n".join(part for study in studies for part in table(study, options.output / study))
     print(text)
     if options.write:
-        before, _, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
+        whole = options.write.read_text(encoding="utf-8") if options.write.exists() else TITLE
+        before, _, rest = whole.partition(BEGIN)
         after = rest.partition(END)[2]
         options.write.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
     return int(bool(failed))

@@ -15,6 +15,7 @@ from torch import nn
 
 import tiny_models
 import tunelift
+from method_battery import Bench, held
 from small_rows import write_rows
 from tunelift.adapters.beginnings import held_in
 from tunelift.adapters.build import attach, check_keys, count_parameters, switched_off
@@ -220,6 +221,12 @@ def test_what_has_too_little_to_begin_with_is_refused(tmp_path: Path) -> None:
     session.model.lm_head.weight.data.zero_()
     with pytest.raises(InputError, match="no gradient at"):
         session.attach({**keys, "init_lora_weights": "lora_ga"}, 0)
+
+
+def test_eva_begins_under_a_head_too(tmp_path: Path) -> None:
+    """Where a pooler takes a vector a row, and the head stays in the base's precision."""
+    bench = Bench("lora", tmp_path / "encoder", "encoder", {"init_lora_weights": "eva"})
+    assert held(bench, ["builds", "begins_as_noop", "in_bfloat16"]) == []
 
 
 def test_eva_is_still_wrong_in_peft() -> None:

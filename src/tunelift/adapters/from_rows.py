@@ -94,11 +94,17 @@ def explain(adapted: Any, given: Given) -> None:
     config, passes = adapted.active_peft_config, 0
     ranks = [config.r, *(config.rank_pattern or {}).values()]
     least = round(max(ranks) * config.eva_config.rho)
-    batches = [_as_peft_takes(batch) for batch in given.batches(lambda batch: _looked_at(batch, config) >= least)]
+
+    def enough(batch: Batch) -> bool:
+        """What a layer takes once a row, as a pooler does, is as many vectors as there are rows."""
+        looked_at = int(_looked_at(batch.inputs["attention_mask"], batch.labels, config).sum())
+        return looked_at >= least and (_of_tokens(batch) or batch.rows >= least)
+
+    batches = [{**batch.inputs, "labels": batch.labels} for batch in given.batches(enough)]
     if not batches:
         raise InputError(
-            f"adapter.init_lora_weights: eva looks for {least} vectors (r times rho) in the rows' target tokens, "
-            "and of those there are fewer.",
+            f"adapter.init_lora_weights: eva looks for {least} vectors (r times rho) in up to {MOST_ROWS} rows, or "
+            "in their target tokens where tokens are labelled, and of those there are fewer.",
             fix="Lower adapter.r or adapter.eva_config.rho, or set adapter.eva_config: {use_label_mask: false}.",
         )
 
@@ -107,32 +113,43 @@ def explain(adapted: Any, given: Given) -> None:
         passes += 1
         if passes > PASSES:
             raise InputError(
-                f"adapter.init_lora_weights: eva's vectors have not settled after {PASSES} passes.",
-                fix="Lower adapter.eva_config.tau, which is how alike two looks must be.",
+                f"adapter.init_lora_weights: eva's vectors have not settled after {PASSES} passes, or a layer is given "
+                "fewer than it looks for.",
+                fix="Lower adapter.eva_config.tau, which is how alike two looks must be, or adapter.r.",
             )
         model(**{name: value for name, value in inputs.items() if name != "labels"})
 
     with warnings.catch_warnings(), _evaluating(adapted):
         warnings.simplefilter("ignore")  # what peft says of layers that begin otherwise
-        initialize_lora_eva_weights(adapted, batches, forward_fn=forward, show_progress_bar=False)
+        initialize_lora_eva_weights(
+            adapted,
+            batches,
+            forward_fn=forward,
+            prepare_model_inputs_fn=lambda inputs, asked: _looked_at(inputs["attention_mask"], inputs["labels"], asked),
+            prepare_layer_inputs_fn=_taken,
+            show_progress_bar=False,
+        )
     for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad:  # peft makes layers of another rank anew, in the base's precision
-            parameter.data = parameter.data.float()
-        if "lora_" in name and not bool(torch.isfinite(parameter).all()):
+        if "lora_" not in name:
+            continue
+        parameter.data = parameter.data.float()  # peft makes layers of another rank anew, in the base's precision
+        if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"adapter.init_lora_weights: eva's beginning of {name} is not finite on these rows.")
 
 
-def _as_peft_takes(batch: Batch) -> dict[str, Tensor]:
-    """Return a batch with its labels, where those are of tokens."""
-    return dict(batch.inputs) | ({"labels": batch.labels} if _of_tokens(batch) else {})
+def _looked_at(mask: Tensor, labels: Tensor, config: Any) -> Tensor:
+    """Return which tokens of a batch EVA looks at, (B, T) bool."""
+    seen: Tensor = mask.bool()
+    if config.eva_config.use_label_mask and labels.shape == mask.shape:
+        seen = seen & (labels != config.eva_config.label_mask_value)
+    return seen
 
 
-def _looked_at(batch: Batch, config: Any) -> int:
-    """Return how many tokens of a batch EVA looks at."""
-    seen = batch.inputs["attention_mask"].bool()
-    if config.eva_config.use_label_mask and _of_tokens(batch):
-        seen = seen & (batch.labels != config.eva_config.label_mask_value)
-    return int(seen.sum())
+def _taken(taken: Any, looked_at: Tensor, _layer: str) -> Tensor:
+    """Return the vectors (N, I) of what a layer takes: where it takes tokens, of those that are looked at."""
+    states: Tensor = taken[0] if isinstance(taken, (tuple, list)) else taken
+    by_token = states.dim() == 3 and states.shape[:2] == looked_at.shape
+    return (states[looked_at] if by_token else states.reshape(-1, states.shape[-1])).contiguous()
 
 
 def _of_tokens(batch: Batch) -> bool:

@@ -64,4 +64,4 @@ def _parts(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name in order:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
         if len(flat):
-            yield memoryview(flat.view(torch.uint8).numpy())
+            yield flat.view(torch.uint8).numpy().data
