@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +69,9 @@ def gradients(adapted: Any, layers: Sequence[tuple[str, Any]], given: Given) -> 
     loss, batches = given.loss(adapted), [batch for batch in given.batches() if batch.targets]
     with _evaluating(adapted), _moving(weights.values()), torch.enable_grad():
         for batch in batches:
-            made = torch.autograd.grad(loss(batch) / batch.targets, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, made, strict=True):
-                if gradient is not None:
-                    found[name] += gradient.float() / len(batches)
+            mean = loss(batch) / batch.targets
+            made = torch.autograd.grad(mean, list(weights.values()), allow_unused=True, materialize_grads=True)
+            _add(found.values(), made, 1 / len(batches))
     bare = sorted({kind(name) for name, gradient in found.items() if not 0 < float(gradient.norm()) < float("inf")})
     if bare:
         raise InputError(
@@ -81,6 +80,11 @@ def gradients(adapted: Any, layers: Sequence[tuple[str, Any]], given: Given) -> 
             fix="Leave these layers out of adapter.target_modules, or begin otherwise.",
         )
     return found
+
+
+def _add(sums: Iterable[Tensor], parts: Iterable[Tensor], times: float) -> None:
+    for whole, part in zip(sums, parts, strict=True):
+        whole.add_(part.float(), alpha=times)
 
 
 def explain(adapted: Any, given: Given) -> None:
