@@ -40,6 +40,7 @@ BEGIN, END = "<!-- made by benchmarks/methods.py -->", "<!-- until here -->"
 
 
 UNBIASED = ("decoder", "gemma3_text", "qwen3_moe", "mamba")
+REWRITTEN = {"reads_what_stock_saves": "stock peft saves it for a base that it has rewritten"}
 KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "rsLoRA": ({"use_rslora": True}, {}),
     "DoRA": ({"use_dora": True}, {}),
@@ -47,6 +48,9 @@ KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "aLoRA": ({"alora_invocation_tokens": [202]}, {"merges": "it acts on a part of each row"}),  # of every prompt's
     "biases of B": ({"lora_bias": True}, {f"merges ({kind})": "layers have no bias to add it to" for kind in UNBIASED}),
     "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
+    "PiSSA": ({"init_lora_weights": "pissa"}, REWRITTEN),
+    "LoRA-GA": ({"init_lora_weights": "lora_ga"}, REWRITTEN),
+    "EVA": ({"init_lora_weights": "eva"}, {}),
     "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
 }
 """LoRA's kin: settings that make it another method, and the checks that it fails with them, each with the reason."""

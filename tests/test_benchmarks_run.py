@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -134,3 +135,51 @@ def test_frozen_products_are_recorded_forward_and_backward_and_replayed() -> Non
     whole = 2 * rows * inner * width
     assert sum(p.flops for p in recorder.products) == 4 * whole + 2 * rows * width * 128
     assert frozen_products.replayed(recorder.products) > 0
+
+
+def test_methods_are_ranked_beside_the_baselines(tmp_path: Path) -> None:
+    import method_study
+
+    def scored(folder: Path, right: int) -> None:
+        folder.mkdir(parents=True)
+        rows = [
+            {"id": str(i), "input": f"row {i}", "reference": "a", "prediction": "ab"[i >= right]}
+            | {"metrics": {"accuracy": float(i < right)}}
+            for i in range(60)
+        ]
+        (folder / "scores.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        (folder / "metrics.json").write_text("{}", encoding="utf-8")
+
+    facts = {
+        **{"status": "complete", "model": {"name": "tiny"}, "dtype": "float32", "adapter": {"trainable": 1234}},
+        **{"data": {"splits": {"train": {"kept": 400}}}, "train": {"peak_bytes": 2**30}},
+        "machine": {"processor": "a CPU", "flags": ["avx2"], "cores": 2},
+    }
+    for method, right in (("lora", 55), ("vera", 20)):
+        run = tmp_path / method
+        scored(run / "base", 15)
+        scored(run / "tuned", right)
+        scored(run / "baselines" / "tf-idf", 40)
+        (run / "manifest.json").write_text(json.dumps(facts), encoding="utf-8")
+        (run / "comparison.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "prefix-tuning.refused").write_text("it cannot be switched off.", encoding="utf-8")
+    lines = list(method_study.table("sst2", tmp_path))
+    rows = {line.split("|")[2].strip(): line for line in lines if line.startswith("| ")}
+    assert list(rows) == ["method", "`lora`", "tf-idf", "`vera`"]
+    assert "| 1 | `lora` | 1,234 | 0.917 | +0.667" in rows["`lora`"]
+    assert "| +0.250 (+" in rows["`lora`"]
+    assert "), better | - | 1.0 GiB |" in rows["`lora`"]
+    assert "| -0.333 (-" in rows["`vera`"]
+    assert "), worse | - |" in rows["`vera`"]
+    assert "`prefix-tuning` is refused: it cannot be switched off.\n" in lines
+    assert method_study.run({}, "lora", tmp_path) == "done before"
+
+
+def test_every_method_of_the_study_is_one() -> None:
+    import method_study
+
+    from tunelift.adapters.build import check_keys
+
+    for name, keys in method_study.METHODS.items():
+        assert check_keys({"method": name, **keys}) == []
+    assert len(method_study.METHODS) >= 14

@@ -115,6 +115,13 @@ def test_ties_is_that_of_the_weights_and_not_of_the_factors(three: list[Path], t
     assert_added(tmp_path / "ties", expected)
 
 
+def test_ties_of_one_adapter_and_itself_is_what_it_keeps_of_it(three: list[Path], tmp_path: Path) -> None:
+    """TIES takes the mean of those that agree: without weights nothing is halved."""
+    combine([three[0], three[0]], tmp_path / "ties", how="ties", density=0.5, rank=64)
+    kept = {name: merge_utils.prune(tensor, 0.5, method="magnitude") for name, tensor in added(three[0]).items()}
+    assert_added(tmp_path / "ties", kept)
+
+
 def test_dare_is_that_of_the_weights_drawn_by_the_seed(tmp_path: Path) -> None:
     only: dict[str, Any] = {"target_modules": r".*layers\.1\.self_attn\.q_proj"}
     two = [saved(tmp_path / str(seed), seed, r=3 + seed, **only) for seed in range(2)]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tunelift.core import files
+
 CALLS = ("mkdir", "rename", "replace", "fsync", "chmod", "unlink", "rmdir")
 WRITES = ("write_bytes", "write_text")
 
@@ -34,6 +36,9 @@ def hooked(hook: Callable[[str, tuple[Any, ...]], None]) -> Iterator[None]:
 
     patches = [mock.patch.object(os, name, wrapped(name, getattr(os, name))) for name in CALLS]
     patches += [mock.patch.object(Path, name, wrapped("write", getattr(Path, name))) for name in WRITES]
+    plain = files.write_parts
+    whole = wrapped("write", lambda path, content: plain(path, [content]))
+    patches.append(mock.patch.object(files, "write_parts", lambda path, parts: whole(path, b"".join(parts))))
     for patch in patches:
         patch.start()
     try:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
+from tunelift.adapters.from_rows import Given, explain, looks_at_rows
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.read import REWRITES
-from tunelift.adapters.targets import check_layers
+from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.run_files.layout import ADAPTER_CONFIG
@@ -115,32 +116,36 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def attach(model: Any, config: Any, seed: int) -> Any:
+def attach(model: Any, config: Any, seed: int, given: Given | None = None) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
+    Some beginnings look at `given` training rows; without any they are left plain, as where nothing will be trained.
     Raises InputError where the target modules are not in the model, peft refuses the settings, or it would not find
     again what it saves.
     """
-    adapted = built(model, config, seed)
+    adapted = built(model, config, seed, given)
     check_layers(adapted, "adapter.target_modules")
+    check_activates(adapted, "adapter.alora_invocation_tokens")
     _check_comes_back(adapted)
     return adapted
 
 
-def built(model: Any, config: Any, seed: int) -> Any:
+def built(model: Any, config: Any, seed: int, given: Given | None = None) -> Any:
     """Return the same without a look at what was made of the layers and at what would be saved."""
     from peft import get_peft_model
 
     check_targets(model, config)
-    begins_with = config.init_lora_weights if is_subtracted(config) else ""
-    config = doubled(config) if begins_with else config
+    asked, subtracted = config, is_subtracted(config)
+    config = doubled(config) if subtracted else config
     refuse_changes_of_base(vars(config), "adapter")
     try:
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             adapted = get_peft_model(model, config)
-            if begins_with:
-                begin(adapted, begins_with)
+            if subtracted:
+                begin(adapted, asked, given)
+            elif given and looks_at_rows(config):
+                explain(adapted, given)
     except (ValueError, TypeError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and any(p.is_meta for p in model.parameters()):
             raise  # as torch says where shapes alone do not suffice
@@ -255,9 +260,9 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
             TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
             problems.append(f"adapter.{key}: {value!r} is not allowed: {error.errors()[0]['msg']}.")
-    if isinstance(how, str) and how not in ("gaussian", "orthogonal") and SUBTRACTED.fullmatch(how) is None:
+    if isinstance(how, str) and how not in ("gaussian", "orthogonal", "eva") and SUBTRACTED.fullmatch(how) is None:
         problems.append(
-            f"adapter.init_lora_weights: {how!r} is not trained here: others need data to begin with, a quantised "
-            "base, or freeze what they save. Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora."
+            f"adapter.init_lora_weights: {how!r} is not trained here: others need a quantised base, or freeze what "
+            "they save. Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga."
         )
     return problems

@@ -98,10 +98,10 @@ def combine(
 ) -> Combined:
     """Write the combination of LoRA adapters on one base to a new folder, in stock peft's layout.
 
-    `weights` are 1 / number of adapters each where none are given. `rank` is the most that a layer's result may have:
-    by default the ranks of all together, and for "svd" the largest of them. `density` is the share of changes that
-    "ties" and "dare" keep, `seed` draws those of DARE. Raises InputError for adapters that are not one sum, as of
-    DoRA, with biases or whole modules, or on different bases.
+    `weights` are 1 / number of adapters each where none are given, and 1 of "ties", which takes a mean. `rank` is the
+    most that a layer's result may have: by default the ranks of all together, and for "svd" the largest of them.
+    `density` is the share of changes that "ties" and "dare" keep, `seed` draws those of DARE. Raises InputError for
+    adapters that are not one sum, as of DoRA, with biases or whole modules, or on different bases.
     """
     import torch
 
@@ -163,7 +163,8 @@ def _checked(
         problems.append(f"{output} exists already.")
     if problems:
         raise InputError(*problems)
-    return [1 / len(folders)] * len(folders) if weights is None else weights
+    each = 1.0 if how == "ties" else 1 / len(folders)  # TIES takes a mean by itself, of those that agree
+    return [each] * len(folders) if weights is None else weights
 
 
 def _read(folder: Path) -> _Adapter:

@@ -15,7 +15,7 @@ from tunelift.adapters.build import homeless, refuse_changes_of_base, without_st
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
-from tunelift.adapters.targets import check_layers
+from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
@@ -51,6 +51,7 @@ def check_fits(
     _check_brought(Path(folder), fresh)
     adapted = _placed(model, Path(folder))
     check_layers(adapted, f"The adapter {folder}")
+    check_activates(adapted, f"The adapter {folder}")
     _check_layout(config, adapted, folder)
     _check_base_is_kept(model, adapted, Path(folder))
     return [*_unknown_settings(config), *_notes(config, adapted, Path(folder), name)]

@@ -66,6 +66,56 @@ def check_layers(adapted: Any, where: str) -> None:
             )
 
 
+def check_activates(adapted: Any, where: str) -> None:
+    """Raise InputError where an aLoRA is on layers whose rows peft cannot take apart.
+
+    peft 0.21 flattens by `view` what a layer takes and gives, and of Mamba's x_proj that lies otherwise in memory. The
+    base is asked two short rows; of shapes only where its weights are.
+    """
+    import torch
+    from peft.tuners.lora.layer import LoraLayer
+
+    if not getattr(adapted.active_peft_config, "alora_invocation_tokens", None):
+        return
+    wrong = set[str]()
+
+    def look(name: str) -> Any:
+        def looked(_module: Any, taken: Any, given: Any) -> None:
+            if not all(_flattens(one) for one in (taken[0], given)):
+                wrong.add(kind(name))
+
+        return looked
+
+    layers = [(name, part.get_base_layer()) for name, part in adapted.named_modules() if isinstance(part, LoraLayer)]
+    hooks = [layer.register_forward_hook(look(name)) for name, layer in layers]
+    ids = torch.zeros(2, 3, dtype=torch.long, device=adapted.device)
+    try:
+        with torch.no_grad(), adapted.disable_adapter():
+            adapted.get_base_model()(input_ids=ids)
+    except NotImplementedError:
+        if not ids.is_meta:
+            raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if wrong:
+        parts = ", ".join(sorted(wrong))
+        raise InputError(
+            f"{where}: aLoRA cannot be on {parts}: peft 0.21 takes rows apart by a view, and these lie otherwise in "
+            "memory there.",
+            fix="Leave it out of target_modules, or take a plain LoRA.",
+        )
+
+
+def _flattens(tensor: Any) -> bool:
+    """Tell whether a tensor (..., D) is a view of its rows."""
+    try:
+        tensor.view(-1, tensor.shape[-1])
+    except RuntimeError:
+        return False
+    return True
+
+
 def _maps(layer: Any) -> bool:
     """Tell whether a layer makes one tensor of its output's width, as a linear one does, and as a quantised one."""
     import torch

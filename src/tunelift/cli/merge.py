@@ -19,7 +19,7 @@ from tunelift.cli.command import KeyCommand
     show_default=True,
     help="The weighted sum exactly, or cut to a rank; TIES; DARE.",
 )
-@click.option("--weights", metavar="A,B,...", help="A weight for each adapter; equal ones that sum to 1 otherwise.")
+@click.option("--weights", metavar="A,B,...", help="A weight for each; otherwise equal ones that sum to 1, of ties 1.")
 @click.option(
     "--rank", type=int, metavar="NUMBER", help="The most that a layer may have: all together; svd: the largest of them."
 )

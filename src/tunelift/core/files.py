@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,17 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         raise
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a new file part by part; return its bytes and their SHA-256, taken before they met the disk."""
+    sha, count = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for part in parts:
+            sha.update(part)
+            file.write(part)
+            count += len(part)
+    return count, sha.hexdigest()
 
 
 def make_folder(path: Path) -> None:

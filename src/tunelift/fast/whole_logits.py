@@ -12,6 +12,7 @@ from torch import Tensor
 from tunelift.fast.head import at_least_float32
 from tunelift.fast.targets import PATHS, TargetModel, targets_of
 from tunelift.fast.undo import without_cache
+from tunelift.model_facts.anatomy import beginning_tokens
 
 
 class WholeLogits:
@@ -33,12 +34,19 @@ class WholeLogits:
             return -F.cross_entropy(at_least_float32(logits), targets, reduction="none")
 
     def _at_targets(self, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(
-            **inputs, **without_cache(self.model)
-        ).logits  # (B, V' + T, V): virtual tokens of prompt methods come first
+        asked = self._padded_apart(inputs)
+        logits = self.model(**asked, **without_cache(self.model)).logits  # (B, V' + T, V): virtual tokens come first
         logits = logits[:, logits.shape[1] - labels.shape[1] :]
         where, targets = targets_of(labels)
         return logits[:, :-1][where], targets
+
+    def _padded_apart(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the inputs, padded with an id at which no adapter begins: peft 0.21 looks for one in padding too."""
+        begins = beginning_tokens(self.model)
+        if not begins or "attention_mask" not in inputs:
+            return inputs
+        free = next(token for token in range(len(begins) + 1) if token not in begins)
+        return {**inputs, "input_ids": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, free)}
 
 
 class RowByRow:

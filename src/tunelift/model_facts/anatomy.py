@@ -84,8 +84,14 @@ def virtual_tokens(model: Any) -> int:
 
 def begins_by_its_ids(model: Any) -> bool:
     """Tell whether an adapter looks in all ids of a row for where it begins to act (aLoRA)."""
+    return bool(beginning_tokens(model))
+
+
+def beginning_tokens(model: Any) -> set[int]:
+    """Return the ids at which an adapter on the model begins to act, of those that look for such."""
     configs = getattr(model, "peft_config", None) or {}
-    return any(getattr(config, "alora_invocation_tokens", None) for config in configs.values())
+    named = [getattr(config, "alora_invocation_tokens", None) or () for config in configs.values()]
+    return {int(token) for tokens in named for token in tokens}
 
 
 def _usable(model: Any) -> int:

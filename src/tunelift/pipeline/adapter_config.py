@@ -7,11 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from tunelift.adapters.build import peft_config
+from tunelift.adapters.from_rows import MOST_ROWS, Given
 from tunelift.adapters.methods import METHODS, Method, method_of
 from tunelift.adapters.targets import linear_targets
 from tunelift.core import progress
 from tunelift.core.errors import InputError
+from tunelift.core.records import Example
+from tunelift.model_facts.anatomy import context_length, pad_id
+from tunelift.model_facts.parameters import device_of
 from tunelift.tasks import Task
+from tunelift.tasks.base import Batch
 
 SAVED_BY_PEFT = {
     "SEQ_CLS": {"classifier", "score"},
@@ -57,6 +62,26 @@ def config_for(
         config = replace(config, target_modules=named[0])
         progress.note_once(f"adapter: {named[1]}")
     return config
+
+
+def given_to(
+    model: Any, tokenizer: Any, task: Task, learned: Sequence[Example], labels: Sequence[str], longest: int
+) -> Given | None:
+    """Return what an adapter may begin with: some of the training rows, spread evenly over them; None without any.
+
+    Rows are cut where they are `longest` (tokens).
+    """
+    if not learned:
+        return None
+    some = learned[:: -(-len(learned) // MOST_ROWS)]  # at most so many
+
+    def rows() -> Sequence[Any]:
+        return task.rows(some, tokenizer, min(longest, context_length(model, tokenizer)), labels)[0]
+
+    def collate(part: Sequence[Any]) -> Batch:
+        return task.collate(part, pad_id(model, tokenizer), device_of(model))
+
+    return Given(rows, collate, lambda adapted: task.loss(adapted)[0])
 
 
 def _refuse_headless(config: Any, task: Task) -> None:

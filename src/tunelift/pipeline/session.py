@@ -22,6 +22,7 @@ from tunelift.adapters.build import (
     refuse_changes_of_base,
     switched_off,
 )
+from tunelift.adapters.from_rows import Given
 from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter
 from tunelift.config.schema import ModelSection, TrainSection
@@ -41,7 +42,7 @@ from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
-from tunelift.pipeline.adapter_config import config_for
+from tunelift.pipeline.adapter_config import config_for, given_to
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import identity_of, is_known, new_modules, remember
 from tunelift.pipeline.whole import (
@@ -78,10 +79,10 @@ class Session:
 
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
-    the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
-    apply, those from the `threshold` on do; the base has its own. Of a `whole` session it is the model's own weights
-    that are tuned: `again` gives the base once more, from its files where it was loaded from some. `adapter` says where
-    lies what was tuned, whichever it is.
+    the rows and the steps, about, that a new adapter is made for, and `learned` those rows, cut where they are
+    `longest`. Where several labels may apply, those from the `threshold` on do; the base has its own. Of a `whole`
+    session it is the model's own weights that are tuned: `again` gives the base once more, from its files where it was
+    loaded from some. `adapter` says where lies what was tuned, whichever it is.
     """
 
     model: Any
@@ -100,6 +101,7 @@ class Session:
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
+    longest: int = 0
     threshold: float = NEUTRAL
     base_threshold: float = NEUTRAL
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
@@ -174,6 +176,7 @@ class Session:
         self.learned = rows
         self.task.check(self.model, rows, self.labels)
         self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
+        self.longest = settings.max_length
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
         """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one.
@@ -189,7 +192,7 @@ class Session:
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
-            self.model = attach(self.model, self._peft_config(keys), seed)
+            self.model = attach(self.model, self._peft_config(keys), seed, self._given())
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
     def _begin_whole(self) -> None:
@@ -375,6 +378,9 @@ class Session:
 
     def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
         return config_for(keys, self.model, self.task, self.training, self._new())
+
+    def _given(self) -> Given | None:
+        return given_to(self.model, self.tokenizer, self.task, self.learned, self.labels, self.longest)
 
     def _new(self) -> Sequence[str]:
         return new_modules(base_of(self.model), self.fresh)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from tunelift.core import files
@@ -24,6 +23,8 @@ from tunelift.run_files.layout import (
     MANIFEST,
 )
 from tunelift.training import ranks
+from tunelift.training.state import size_of
+from tunelift.training.tensor_file import hashed, read_tensors, write_tensors
 
 KEPT = 2
 
@@ -47,14 +48,14 @@ class Checkpoints:
 
         Raises TuneliftError where it cannot be written, as on a full disk; those before stay as they are.
         """
-        state = _text({**facts, "made_for": self.made_for, "choices": self.choices})
-        contents = {CHECKPOINT_TENSORS: save(dict(tensors)), CHECKPOINT_STATE: state.encode()}
+        state = _text({**facts, "made_for": self.made_for, "choices": self.choices}).encode()
 
         def fill(staging: Path) -> None:
-            for name, content in contents.items():
-                (staging / name).write_bytes(content)
+            (staging / CHECKPOINT_STATE).write_bytes(state)
+            known = {CHECKPOINT_STATE: (len(state), hashlib.sha256(state).hexdigest())}
+            known[CHECKPOINT_TENSORS] = write_tensors(staging / CHECKPOINT_TENSORS, tensors)
             # Last, what the files must be, taken before they met the disk.
-            (staging / MANIFEST).write_text(_manifest(contents), encoding="utf-8")
+            (staging / MANIFEST).write_text(_manifest(known), encoding="utf-8")
 
         try:
             files.write_folder(self.folder / f"{CHECKPOINT_STEP}{step:08d}", fill)
@@ -64,7 +65,7 @@ class Checkpoints:
             )
             raise TuneliftError(
                 f"No checkpoint could be made after step {step}: {error}{known} left as it was.",
-                fix=f"It takes {_megabytes(sum(map(len, contents.values())))} in {self.folder}. "
+                fix=f"It takes {_megabytes(len(state) + size_of(tensors.values()))} in {self.folder}. "
                 "Make room there, and give the same command again.",
             ) from error
         for path in _newest_first(self.folder)[KEPT:]:
@@ -136,17 +137,18 @@ def check_space(folder: Path, checkpoint: int, others: Mapping[str, int] | None 
         )
 
 
-def _manifest(contents: Mapping[str, bytes]) -> str:
-    listed = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}
+def _manifest(known: Mapping[str, tuple[int, str]]) -> str:
+    """Return what says of each file how many bytes it has and their SHA-256."""
+    listed = {name: {"bytes": count, "sha256": sha} for name, (count, sha) in known.items()}
     return _text({"format": CHECKPOINT_FORMAT, "files": listed})
 
 
 def _read(path: Path) -> Saved:
     """Return a checkpoint's state; raise OSError or ValueError unless every byte is as it was written."""
-    contents = {name: (path / name).read_bytes() for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE)}
-    if (path / MANIFEST).read_text(encoding="utf-8") != _manifest(contents):
+    found = {name: hashed(path / name) for name in (CHECKPOINT_TENSORS, CHECKPOINT_STATE)}
+    if (path / MANIFEST).read_text(encoding="utf-8") != _manifest(found):
         raise ValueError("its files are not as they were written")
-    return load(contents[CHECKPOINT_TENSORS]), json.loads(contents[CHECKPOINT_STATE])
+    return read_tensors(path / CHECKPOINT_TENSORS), json.loads((path / CHECKPOINT_STATE).read_bytes())
 
 
 def _text(value: Any) -> str:

@@ -90,14 +90,14 @@ class Footprint(NamedTuple):
     def of(cls, parameters: Iterable[Tensor], saved: int | None = None) -> Footprint:
         """Return that of a `State` of these: gradients, moments, the best look's values, copies of halves in fp32.
 
-        A checkpoint is made in memory before it is written, where safetensors holds it twice. What is saved are these
-        parameters, where nothing else is said.
+        A checkpoint is written tensor by tensor. One that is gone on from is read whole, when there are no gradients
+        and its own best values are taken. What is saved are these parameters, where nothing else is said.
         """
         some = list(parameters)
         own, single = size_of(some), 4 * sum(p.numel() for p in some)
         exact = 4 * sum(p.numel() for p in some if is_half(p))
         checkpoint = 2 * own + exact + 2 * single
-        return cls(checkpoint, 2 * checkpoint + 2 * own + 2 * exact + 2 * single, own if saved is None else saved)
+        return cls(checkpoint, 2 * own + 2 * exact + 2 * single, own if saved is None else saved)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
