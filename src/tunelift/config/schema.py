@@ -122,6 +122,7 @@ class DataSection(Section):
     group: str | None = setting(None, "Column whose equal values stay in one split and form one cluster.")
     prompt: str | None = setting(None, 'Template over the columns, such as "Message: {text}\\nIntent:".')
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
+    rejected: str | None = setting(None, 'Template of the answer that was liked less, such as "{worse}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
     text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
     label: str | None = setting(None, "Column of the label, for a head; of numbers or labels several, with commas.")
@@ -167,6 +168,14 @@ class TrainSection(Section):
     max_length: int = setting(1024, "Longer rows are cut, counted and shown (tokens).", gt=1)
     evaluate_every: int | None = setting(None, "Steps between looks at validation; two looks an epoch otherwise.", gt=0)
     patience: int | None = setting(None, "Stop after so many looks at validation without improvement.", gt=0)
+    preference: Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo"] | None = setting(
+        None, "Loss of the task preference; dpo for pairs and kto for judged answers otherwise."
+    )
+    beta: float | None = setting(None, "How strongly that loss pulls; as its paper has it otherwise.", gt=0)
+    gamma: float = setting(0.5, "The margin that simpo asks for.", ge=0)
+    reference: Literal["start", "base"] = setting(
+        "start", "What dpo, ipo and kto compare with: the model as the training begins, or the base without adapter."
+    )
     products: Literal["auto", "float32", "bfloat16", "int8"] = setting(
         "auto",
         "Precision of products with frozen weights; auto takes int8 where it is faster and, on the first rows, learns "

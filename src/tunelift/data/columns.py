@@ -27,13 +27,15 @@ class Reading:
 
     `choose` returns the layout of a table, or None where it is not clear; `refuse` raises InputError for tables that
     would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label.
-    `group` returns the column whose equal values belong together where data.group names none.
+    `group` returns the column whose equal values belong together where data.group names none. `compares` says that two
+    answers may stand in a row.
     """
 
     choose: Callable[[Table, DataSection], Layout | None]
     refuse: Sequence[Callable[[Table], None]] = (refuse_preferences, refuse_tagged_tokens)
     labels: bool = False
     group: Callable[[DataSection], str] | None = None
+    compares: bool = False
 
     def grouped(self, section: DataSection) -> DataSection:
         """Return the settings with the column of groups that these rows have by themselves."""
@@ -49,7 +51,12 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
     InputError for columns that are missing, for columns beside those names that change what a row means and cannot be
     used, and for a table of other columns with the command that would fit.
     """
-    by_names = all(getattr(section, key) is None for key in ("prompt", "completion", "text", "text_pair", "label"))
+    if section.rejected is not None and not reading.compares:
+        raise InputError(
+            "data.rejected is for the task preference alone.", fix="Add --task preference, or leave it out."
+        )
+    named = ("prompt", "completion", "rejected", "text", "text_pair", "label")
+    by_names = all(getattr(section, key) is None for key in named)
     for refuse in reading.refuse if by_names else ():
         refuse(table)
     layout = reading.choose(table, section)

@@ -25,6 +25,7 @@ from tunelift.pipeline.generating import answered
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, head_labels
+from tunelift.pipeline.tuning import put_on as put_on_with_reference
 from tunelift.pipeline.tuning import train_in
 from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
@@ -120,9 +121,9 @@ def tune(
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
         return session.model
-    session.attach(put_on, config.train.seed)
+    put_on_with_reference(session, splits, config.train, put_on)
     examples = {"train": splits.train, "validation": splits.validation}
-    train(session.model, tokenizer, kind, examples, config.train, labels=labels)
+    train(session.model, tokenizer, kind, examples, config.train, labels=labels, render=session.rows)
     session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
     return session.model
 
@@ -159,7 +160,7 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainS
     some, max_length = rows_to_prove_on(splits.train), settings.max_length
     with session.base():
         before = likelihoods(session, some, max_length)
-    session.attach(put_on, settings.seed)
+    put_on_with_reference(session, splits, settings, put_on)
     train_in(paths, session, splits, settings)
     if not ranks.first():
         return

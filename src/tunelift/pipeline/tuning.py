@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tunelift.adapters.build import count_parameters
+from tunelift.adapters.build import count_parameters, is_adapted
 from tunelift.config.schema import AdapterSection, TrainSection
 from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
@@ -69,7 +69,7 @@ def check_training(
     Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
     texts, a number for each label, and what stands around them.
     """
-    refuse_products(session.model, settings)
+    refuse_products(session.model, settings, session.task)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
     check_memory(session.model, footprint)
@@ -95,7 +95,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
     before = likelihoods(session, some, settings.max_length)
     session.will_train(splits.train, settings)
-    session.attach(keys, settings.seed)
+    put_on(session, splits, settings, keys)
     count = count_parameters(session.model)
     progress.note(str(count))
     trained = train_in(folder.paths, session, splits, settings, partial(_noted, folder))
@@ -113,11 +113,25 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
         fast_paths=trained.fast_paths,
     )  # fmt: skip
     try:
-        folder.note(proofs=prove(session, folder.paths.made, some, before, settings.max_length))
+        folder.note(proofs=[*trained.proofs, *prove(session, folder.paths.made, some, before, settings.max_length)])
     except ProofFailed as failure:
-        folder.note(proofs=failure.proofs)
+        folder.note(proofs=[*trained.proofs, *failure.proofs])
         folder.remove_checkpoints()
         raise
+
+
+def put_on(session: Session, splits: Splits, settings: TrainSection, keys: Any) -> None:
+    """Put the adapter on, after the model has said of the rows what the task compares with, where it does so.
+
+    That is what the training starts from: the base as it is, or with the adapter that is gone on from.
+    """
+    goes_on = is_adapted(session.model) or (isinstance(keys, Mapping) and bool(keys.get("start_from")))
+    is_base = not goes_on or settings.reference == "base"
+    if not goes_on:
+        session.refer(splits, settings, is_base=True)
+    session.attach(keys, settings.seed)
+    with session.base() if is_base else nullcontext():
+        session.refer(splits, settings, is_base=is_base)  # of rows that are cut otherwise with the adapter on
 
 
 def train_in(

@@ -30,7 +30,7 @@ class CausalLM(Task):
     peft_type = "CAUSAL_LM"
     pipeline_tag = "text-generation"
     reading = ANSWERS
-    measures = ("likelihood", "answer", "ranked-labels")
+    measures: tuple[str, ...] = ("likelihood", "answer", "ranked-labels")
     has_head = False
     next_token = True
     untuned = "the base model, zero-shot"
@@ -61,6 +61,10 @@ class CausalLM(Task):
     ) -> tuple[list[str], list[Shown]]:
         kept, report = Renderer(tokenizer, max_length).render_rows(examples)
         return report.lines(), [(tokens, "") for tokens in kept[:most]]
+
+    def begins_alike(self, row: Row) -> int | None:
+        """What stands before the first target."""
+        return next((at for at, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
         return labelled_tokens(rows, pad_id, device, first=1)  # the first token is predicted by nothing

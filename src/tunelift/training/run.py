@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +26,6 @@ from tunelift.core.records import Example
 from tunelift.data.render import RenderReport
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
-from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
@@ -42,11 +41,12 @@ from tunelift.training.step import is_out_of_memory
 
 @dataclass(slots=True)
 class Trained:
-    """What a training did: the loop's account, what became of the rows, and the fast paths taken."""
+    """What a training did: the loop's account, what became of the rows, the fast paths taken, what was proved first."""
 
     fit: Fit
     rows: RenderReport
     fast_paths: dict[str, str]
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures of the manifest: steps, rows, tokens (non-padding), seconds, best step, why it ended."""
@@ -59,6 +59,8 @@ Render = Callable[[Sequence[Example], int], tuple[Sequence[Row], RenderReport]]
 
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
+
+EXACT = "no: the loss is of differences between scores, in which rounding does not cancel"
 
 PAYS_FROM = 10
 """A trial of products in int8 takes about as long as two or three of its batches, and saves a quarter or more of the
@@ -91,12 +93,13 @@ def train(
     rows, report = render(examples["train"], max_length)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    refuse_products(model, settings)
+    task = task.with_settings(settings)
+    refuse_products(model, settings, task)
     with sped_up(model) as layers:
         batch = task.collate(_some(rows, task, settings), pad, model.device)
         step, tokens = _tokens_of(rows, task, settings)
         long = step * _steps(rows, settings) >= PAYS_FROM * batch.tokens
-        products = _products(model, settings, tokens, layers, checkpoints, long=long)
+        products = EXACT if task.exact else _products(model, settings, tokens, layers, checkpoints, long=long)
         loss, fast_paths = _loss(model, task, batch, layers | {"int8_products": products}, tokens)
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
@@ -108,7 +111,9 @@ def train(
             batch = task.collate(some, pad, model.device)
             return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
 
-        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
+        proofs = task.proofs_of_start(model, loss, batch)
+        together = getattr(loss, "together", list)
+        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate, together)
         validate = None
         if examples.get("validation"):
             held_out, held_out_report = render(examples["validation"], max_length)
@@ -123,7 +128,7 @@ def train(
                 model, batches, loss, _loop(settings, len(rows)), [partial(show, advance), *listeners], validate,
                 store=store, budget=batches, beside=_beside(method, model),
             )  # fmt: skip
-    return Trained(done, report, fast_paths)
+    return Trained(done, report, fast_paths, proofs)
 
 
 def _loop(settings: TrainSection, rows: int) -> TrainSection:
@@ -132,10 +137,11 @@ def _loop(settings: TrainSection, rows: int) -> TrainSection:
     return settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
 
 
-def refuse_products(model: Any, settings: TrainSection) -> None:
+def refuse_products(model: Any, settings: TrainSection, task: Task) -> None:
     """Raise InputError where frozen products cannot be computed as was asked."""
     asked, dtype = settings.products, dtype_name(compute_dtype(model))
     reason = int8_trial.refused(model) if asked == "int8" else None
+    reason = EXACT.removeprefix("no: ") if asked == "int8" and task.exact else reason
     if asked not in ("auto", "int8", dtype):
         reason = f"the model runs in {dtype}"
     if reason is not None:
@@ -250,8 +256,9 @@ class _Batches(Sequence[Iterator[Batch]]):
         tokens: int,
         rows: Sequence[Row],
         collate: Callable[[Sequence[Row]], Batch],
+        together: Callable[[Sequence[Batch]], Sequence[Batch]],
     ) -> None:
-        self.plan, self.rows, self.collate = plan, rows, collate
+        self.plan, self.rows, self.collate, self.together = plan, rows, collate, together
         self.most = self.tokens = tokens
 
     @property
@@ -267,14 +274,14 @@ class _Batches(Sequence[Iterator[Batch]]):
         return len(self.steps)
 
     def __getitem__(self, index: Any) -> Any:
-        return (self.collate([self.rows[i] for i in group]) for group in self.steps[index])
+        return iter(self.together([self.collate([self.rows[i] for i in group]) for group in self.steps[index]]))
 
 
 def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
-    """Return what each row costs; what rows share is counted where each token learns its successor."""
-    if not task.next_token:
+    """Return what each row costs; what all rows begin with is counted once where they may share it."""
+    firsts = [first for row in rows if (first := task.begins_alike(row)) is not None]
+    if len(firsts) < len(rows):
         return Sizes([len(row.ids) for row in rows], packs=packs)
-    firsts = [next((at for at, label in enumerate(r.labels) if label != IGNORED), len(r.labels)) for r in rows]
     return sizes([row.ids for row in rows], firsts, packs)
 
 
@@ -284,8 +291,8 @@ def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batch
     def validate() -> float:
         total, targets = 0.0, 0
         with torch.no_grad(), int8_trial.wide(model):
-            for group in micro_batches(range(len(rows)), costs, batches.tokens):
-                batch = batches.collate([rows[i] for i in group])
+            groups = micro_batches(range(len(rows)), costs, batches.tokens)
+            for batch in batches.together([batches.collate([rows[i] for i in group]) for group in groups]):
                 total += float(loss(batch))
                 targets += batch.targets
         return total / targets
