@@ -108,7 +108,8 @@ def test_loss_and_gradients_are_those_of_trl(name: str, trained: Any, tmp_path: 
     trainer.model.load_state_dict(trained.state_dict())
     batch = trainer.data_collator(list(trainer.train_dataset))
     chosen = [ids for row in rows for ids, _ in parts_of(row)[:1]]
-    theirs = [ids[: sum(mask)] for ids, mask in zip(*(batch[k].tolist() for k in ("input_ids", "attention_mask")))]
+    given = (batch[name].tolist() for name in ("input_ids", "attention_mask"))
+    theirs = [ids[: sum(mask)] for ids, mask in zip(*given, strict=True)]
     assert theirs[:4] == chosen, "the same tokens, with BOS and EOS"
     loss = trainer.compute_loss(trainer.model, batch)
     agree(found, (float(loss), gradients(trainer.model, loss)))

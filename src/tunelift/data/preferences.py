@@ -144,7 +144,7 @@ def _choose(table: Table, section: DataSection) -> Layout | None:
             fix='Name the prompt and both answers: --prompt "{question}" --completion "{better}" --rejected "{worse}"',
         )
     label = section.label or next((name for name in VERDICTS if name in table.columns), None)
-    if section.rejected is not None or names is not None:
+    if section.rejected is not None or any(worse in table.columns for _, worse in PAIRS):
         return _pairs(table, section, names)
     if label is None:
         raise InputError(
@@ -162,8 +162,7 @@ def _choose(table: Table, section: DataSection) -> Layout | None:
 
 def _pairs(table: Table, section: DataSection, names: tuple[str, str] | None) -> Layout:
     asked = next((name for name in ASKED if name in table.columns), None)
-    if section.prompt is None and section.completion is None and section.rejected is None:
-        assert names is not None
+    if names and section.prompt is None and section.completion is None and section.rejected is None:
         beside = {BESIDE[name]: name for name in reversed(BESIDE) if name in table.columns}
         return PairOfAnswers(names, asked, list(beside.values()))
     known = names or PAIRS[0]
