@@ -168,6 +168,10 @@ class TrainSection(Section):
     max_length: int = setting(1024, "Longer rows are cut, counted and shown (tokens).", gt=1)
     evaluate_every: int | None = setting(None, "Steps between looks at validation; two looks an epoch otherwise.", gt=0)
     patience: int | None = setting(None, "Stop after so many looks at validation without improvement.", gt=0)
+    replay: float = setting(
+        0, "Rows against forgetting for each training row: the base's own answers to general prompts.", ge=0, le=10
+    )
+    replay_from: str | None = setting(None, "File or Hub id of rows that are replayed instead: answers, or texts.")
     preference: Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo"] | None = setting(
         None, "Loss of the task preference; dpo for pairs and kto for judged answers otherwise."
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tunelift.core.progress import Advance, note_once
-from tunelift.evaluation.generation import Continuation, Decoding, Ending, Rows, continue_greedily
+from tunelift.evaluation.generation import Choice, Continuation, Decoding, Ending, Rows, continue_greedily
 from tunelift.fast.undo import in_evaluation, without_cache
 from tunelift.model_facts.anatomy import begins_by_its_ids
 from tunelift.model_facts.parameters import device_of, is_wide
@@ -84,11 +84,11 @@ def _one_by_one(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding, _rows: int, advance: Advance
 ) -> list[Continuation]:
     """Answer each prompt by itself, with a pass over the whole row for each token."""
-    answers = []
-    for prompt in prompts:
+    answers, choice = [], Choice(decoding.seed)
+    for number, prompt in enumerate(prompts):
         tokens, end = list[int](), Ending(tokenizer, decoding)
         while not tokens or not end.reached([tokens], [len(prompt)])[0]:
-            tokens.append(int(_plain(model, [*prompt, *tokens])[-1].argmax()))
+            tokens.append(int(choice.of(_plain(model, [*prompt, *tokens])[-1:], [number])))
         answers.append(end.continuation(tokens))
         advance(1)
     return answers

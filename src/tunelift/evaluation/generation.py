@@ -1,4 +1,4 @@
-"""Greedy answers in batches."""
+"""Answers in batches: the likeliest, or drawn as the model gives them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,36 @@ from tunelift.tasks.base import padded
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Where a greedy answer ends: before a stop id or string, after so many new tokens, where the context is full."""
+    """Where an answer ends: before a stop id or string, after so many new tokens, where the context is full.
+
+    With a `seed` each token is drawn by the model's own probabilities, else it is the likeliest.
+    """
 
     stop_ids: Collection[int]
     max_new_tokens: int
     context: int = 2**31
     stop_strings: Sequence[str] = ()
+    seed: int | None = None
+
+
+class Choice:
+    """Chooses the next token of rows; each row, by its number among all prompts, draws numbers of its own."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed, self.generators = seed, dict[int, torch.Generator]()
+
+    def of(self, logits: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Return a token for each row of logits (rows, V): the likeliest, or one drawn (the Gumbel-max trick)."""
+        if self.seed is None:
+            return logits.argmax(dim=-1)
+        noise = torch.stack([self._noise(number, logits.shape[1]) for number in numbers])
+        return (logits.float() + noise.to(logits.device)).argmax(dim=-1)
+
+    def _noise(self, number: int, width: int) -> Tensor:
+        if number not in self.generators:
+            self.generators[number] = torch.Generator().manual_seed(1_000_003 * (self.seed or 0) + number)
+        uniform = torch.rand(width, generator=self.generators[number], dtype=torch.float64)
+        return -(-uniform.clamp_min(1e-300).log()).log().float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +77,7 @@ def continue_greedily(
     rows_at_once: int,
     advance: Advance,
 ) -> list[Continuation]:
-    """Return the most likely continuation of each prompt, token by token.
+    """Return the continuation of each prompt, token by token.
 
     One that reached a stop string holds it. Rows that have ended are not computed any further. Raises InputError for an
     empty prompt.
@@ -65,7 +89,7 @@ def continue_greedily(
         )
     answers = [Continuation([], False)] * len(prompts)
     for group in by_length([len(prompt) for prompt in prompts], rows_at_once, tokens_at_once=2**16):
-        rows = Rows(model, [prompts[i] for i in group])
+        rows = Rows(model, [prompts[i] for i in group], Choice(decoding.seed), group)
         end = Ending(tokenizer, decoding)
         while rows.running:
             answered = rows.new_tokens(rows.step())
@@ -87,10 +111,17 @@ def end_ids(model: Any) -> set[int]:
 class Rows:
     """Rows that are being continued, padded on the left, with their cache."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        choice: Choice | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         from transformers import DynamicCache
 
-        self.model = model
+        self.model, self.choice = model, choice or Choice(None)
+        self.numbers = range(len(prompts)) if numbers is None else numbers
         self.answers: list[list[int]] = [[] for _ in prompts]
         self.running = list(range(len(prompts)))
         self.logits = torch.empty(0, dtype=torch.float32)  # (rows, V), of the last step
@@ -111,7 +142,7 @@ class Rows:
             logits_to_keep=1,
         )
         self.logits = output.logits[:, -1]
-        chosen: Tensor = self.logits.argmax(dim=-1)
+        chosen = self.choice.of(self.logits, [self.numbers[row] for row in self.running])
         self.next_ids, self.positions = chosen[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.next_ids)], dim=1)
         return chosen

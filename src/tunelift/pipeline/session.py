@@ -83,7 +83,7 @@ class Session:
     the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
     apply, those from the `threshold` on do; the base has its own. Of a `whole` session it is the model's own weights
     that are tuned: `again` gives the base once more, from its files where it was loaded from some. `adapter` says where
-    lies what was tuned, whichever it is.
+    lies what was tuned, whichever it is. `replayed` are rows against forgetting that go into the training.
     """
 
     model: Any
@@ -102,6 +102,7 @@ class Session:
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
+    replayed: Sequence[Row] = ()
     threshold: float = NEUTRAL
     base_threshold: float = NEUTRAL
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
@@ -189,7 +190,8 @@ class Session:
         """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
         self.learned = rows
         self.task.check(self.model, rows, self.labels)
-        self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
+        count = len(rows) + round(len(rows) * settings.replay)
+        self.training = count, steps_of(count, settings.batch_size, settings.epochs, settings.steps)
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
         """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one.

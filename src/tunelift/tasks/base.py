@@ -25,23 +25,28 @@ from tunelift.fast.undo import without_cache
 class Row:
     """One rendered example: token ids (T,), and what the task learns of it, such as one label per token (IGNORED
     outside the loss) or the index of a class. `segments` are the token types (T,), where it is of two texts. `beside`
-    is what a model said of it before the training, where the task compares with that."""
+    is what a model said of it before the training, where the task compares with that. Each target counts `weight`."""
 
     ids: Sequence[int]
     labels: Any
     segments: Sequence[int] | None = None
     beside: Any = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded on the right. `inputs` are forward's tensors (B, T); `targets` is what the loss is divided by."""
+    """Rows padded on the right. `inputs` are forward's tensors (B, T); `targets` is what the loss is divided by.
+
+    `weights` (B,) is how much each of a row's targets counts, None where all count alike.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     rows: int
     tokens: int
-    targets: int
+    targets: float
+    weights: Tensor | None = None
 
 
 Loss = Callable[[Batch], Tensor]
@@ -58,7 +63,7 @@ class Learned:
     truncated: bool
 
     @property
-    def targets(self) -> int:
+    def targets(self) -> float:
         return self.batch.targets
 
     @property

@@ -311,11 +311,17 @@ def _store(
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), begun_with, _adapter_settings(model)],
-        [(list(row.ids), row.labels, *([list(row.segments)] if row.segments else [])) for row in rows],
+        [_hashed(row) for row in rows],
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
     check_space(folder, Footprint.of(p for p in model.parameters() if p.requires_grad).checkpoint)
     return Checkpoints(folder, settings.save_every, made_for, fast_paths)
+
+
+def _hashed(row: Row) -> list[Any]:
+    """Return what makes a row another one."""
+    more = [list(row.segments)] if row.segments else []
+    return [list(row.ids), row.labels, *more, *([row.weight] if row.weight != 1 else [])]
 
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:
