@@ -73,7 +73,7 @@ def by_us(job: dict[str, Any]) -> None:
     """Train as a run does, from the rows on, the reference and what is tried first included."""
     import ourselves
 
-    from tunelift.config.schema import DataSection, ModelSection, TrainSection
+    from tunelift.config.schema import DataSection, ModelSection, PreferencesSection, TrainSection
     from tunelift.core import progress
     from tunelift.data.examples import make_examples
     from tunelift.data.sources import read_rows as table_of
@@ -87,9 +87,9 @@ def by_us(job: dict[str, Any]) -> None:
     progress.quiet = True
     references.context_of = lambda *_: None  # what an earlier round knew would spare us what the peers compute
     rows = read_rows(job)
-    settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"], beta=job["beta"])
+    settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"])
     settings = settings.model_copy(update={"schedule": "constant", "warmup": 0.0, "seed": 0})
-    task = TASKS.get("preference").with_settings(settings)
+    task = TASKS.get("preference").with_settings(PreferencesSection(beta=job["beta"]))
     session = Session.open(ModelSection(name=rows["name"], dtype=job.get("dtype", "auto")), task)
     losses, ends = list[float](), [time.perf_counter()]
 

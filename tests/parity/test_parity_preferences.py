@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import tiny_models
-from tunelift.config.schema import TrainSection
+from tunelift.config.schema import PreferencesSection
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Example, Liked, Rejected
 from tunelift.fast import preferences
@@ -31,7 +31,7 @@ SINGLES = [replace(example, wanted=Liked(i % 3 > 0)) for i, example in enumerate
 
 
 def task_of(**settings: Any) -> Preference:
-    made = TASKS.get("preference").with_settings(TrainSection(**settings))
+    made = TASKS.get("preference").with_settings(PreferencesSection(**settings))
     assert isinstance(made, Preference)
     return made
 
@@ -90,7 +90,7 @@ def trained() -> Any:
 @pytest.mark.parametrize("name", ["dpo", "ipo"])
 def test_loss_and_gradients_are_those_of_trl(name: str, trained: Any, tmp_path: Path) -> None:
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
-    task = task_of(preference=name, beta=0.2)
+    task = task_of(loss=name, beta=0.2)
     rows = rows_of(task, PAIRS, by_base(trained))
     found = ours(trained, task, rows)
 
@@ -186,7 +186,7 @@ def twin(name: str, row: Row, model: Any, reference: Any, how: tuple[float, floa
 )
 def test_loss_and_gradients_are_those_of_a_plain_twin(name: str, kind: str) -> None:
     model = tiny_models.adapted(tiny_models.causal(kind))
-    task, reference = task_of(preference=name, beta=0.3, gamma=0.4), by_base(model)
+    task, reference = task_of(loss=name, beta=0.3, gamma=0.4), by_base(model)
     rows = rows_of(task, PAIRS, reference)
     plain = sum(twin(name, row, model, reference, (0.3, 0.4)) for row in rows) / len(rows)
     expected = float(plain), gradients(model, plain)  # type: ignore[arg-type]

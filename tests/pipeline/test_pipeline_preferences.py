@@ -75,11 +75,10 @@ def test_judged_answers_and_pairs_are_learned_by_kto(tiny_pairs: dict[str, Any],
     verdict = tunelift.run(**tiny_pairs | {"data": data}).to_dict()
     assert verdict["metrics"]["liked_margin"]["verdict"] == "better"
     assert "the reference is the base" in proofs_of(Path(tiny_pairs["output"]))
-    train = tiny_pairs["train"] | {"preference": "kto"}
-    tune_stage(from_keywords("train", **tiny_pairs | {"train": train, "output": str(tmp_path / "of_pairs")}))
+    tune_stage(from_keywords("train", **tiny_pairs | {"preferences": "kto", "output": str(tmp_path / "of_pairs")}))
     assert "the reference is the base" in proofs_of(tmp_path / "of_pairs")
-    with pytest.raises(InputError, match=r"train\.preference is ipo, which learns from pairs"):
-        tunelift.run(**tiny_pairs | {"data": data, "train": {"preference": "ipo"}, "output": str(tmp_path / "no")})
+    with pytest.raises(InputError, match=r"preferences\.loss is ipo, which learns from pairs"):
+        tunelift.run(**tiny_pairs | {"data": data, "preferences": {"loss": "ipo"}, "output": str(tmp_path / "no")})
     with pytest.raises(InputError, match="The metric pair_accuracy is not of such rows"):
         tunelift.run(
             **tiny_pairs | {"data": data, "evaluate": {"metrics": ["pair_accuracy"]}, "output": str(tmp_path / "no2")}
@@ -88,8 +87,7 @@ def test_judged_answers_and_pairs_are_learned_by_kto(tiny_pairs: dict[str, Any],
 
 @pytest.mark.parametrize("name", ["orpo", "ipo"])
 def test_other_losses_are_learned_and_proved(name: str, tiny_pairs: dict[str, Any]) -> None:
-    train = tiny_pairs["train"] | {"preference": name}
-    tune_stage(from_keywords("train", **tiny_pairs | {"train": train}))
+    tune_stage(from_keywords("train", **tiny_pairs | {"preferences": name}))
     assert ("the reference is the base" in proofs_of(Path(tiny_pairs["output"]))) == (name == "ipo")
 
 
@@ -141,7 +139,7 @@ def test_the_example_config_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     config = load_config(folder / "preferences.yaml")
     assert config.task == "preference"
-    assert config.train.preference == "dpo"
+    assert config.preferences.loss == "dpo"
 
 
 def test_lora_elsewhere_than_on_linear_layers_has_the_base_for_reference(tiny_pairs: dict[str, Any]) -> None:

@@ -102,7 +102,7 @@ def tune(
     if adapter is not None and not ready:
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
-    kind = _task(task, model).with_settings(config.train)
+    kind = _task(task, model).with_settings(config.preferences)
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if carries_layers(model):
@@ -124,20 +124,7 @@ def tune(
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
         return session.model
-    with session.base():
-        replay = replayed(session, splits, config.train, config.evaluate, None)
-    put_on_with_reference(session, splits, config.train, put_on)
-    examples = {"train": splits.train, "validation": splits.validation}
-    train(
-        session.model,
-        tokenizer,
-        kind,
-        examples,
-        config.train,
-        labels=labels,
-        render=partial(mixed, session, splits, replay),
-    )
-    session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
+    _tune_in_memory(session, splits, config, put_on)
     return session.model
 
 
@@ -164,6 +151,24 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     if settings:
         raise InputError("Give a config or keywords, not both.")
     return run_config(config if isinstance(config, Config) else load_config(config))
+
+
+def _tune_in_memory(session: Session, splits: Splits, config: Config, put_on: Any) -> None:
+    """Train without keeping anything on disk."""
+    with session.base():
+        replay = replayed(session, splits, config.train, config.evaluate, None)
+    put_on_with_reference(session, splits, config.train, put_on)
+    examples = {"train": splits.train, "validation": splits.validation}
+    train(
+        session.model,
+        session.tokenizer,
+        session.task,
+        examples,
+        config.train,
+        labels=session.labels,
+        render=partial(mixed, session, splits, replay),
+    )
+    session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
 
 
 def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, put_on: Any) -> None:

@@ -168,4 +168,4 @@ def _rows_of(answers: Sequence[dict[str, Any]], max_length: int) -> list[Row]:
 
 def _targets(rows: Sequence[Row]) -> float:
     """Return how many tokens a row learns, in the mean."""
-    return sum(label != IGNORED for row in rows for label in row.labels) / len(rows)
+    return sum(len(row.labels) - list(row.labels).count(IGNORED) for row in rows) / len(rows)

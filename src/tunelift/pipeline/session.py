@@ -173,18 +173,15 @@ class Session:
         return id(examples), id(self.tokenizer), str(getattr(self.tokenizer, "chat_template", "")), max_length
 
     def refer(self, splits: Splits, settings: TrainSection, *, is_base: bool) -> None:
-        """Let the rows of training and validation know what the model as it is says of them, if the task asks that.
-
-        They know it as long as they are cut alike.
-        """
+        """Let rows of training and validation, cut as now, know what the model says of them, if the task asks that."""
         if not self.task.exact:
             return
         max_length = min(settings.max_length, context_length(self.model, self.tokenizer))
         for examples in filter(None, (splits.train, splits.validation)):
             rows, report = self.rows(examples, max_length)
             plan = Plan([], task=self.task, max_length=max_length, cache=True)
-            known = with_reference(self.model, rows, plan, self.made_with(), self.tokenizer, is_base=is_base)
-            self._rendered[self._key(examples, max_length)] = examples, (known, report)
+            rows = with_reference(self.model, rows, plan, self.made_with(), self.tokenizer, is_base=is_base)
+            self._rendered[self._key(examples, max_length)] = examples, (rows, report)
 
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
         """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""

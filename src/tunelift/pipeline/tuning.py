@@ -129,7 +129,7 @@ def put_on(session: Session, splits: Splits, settings: TrainSection, keys: Any) 
     That is what the training starts from: the base as it is, or with the adapter that is gone on from.
     """
     goes_on = is_adapted(session.model) or (isinstance(keys, Mapping) and bool(keys.get("start_from")))
-    is_base = not goes_on or settings.reference == "base"
+    is_base = not goes_on or session.task.from_base
     if not goes_on:
         session.refer(splits, settings, is_base=True)
     session.attach(keys, settings.seed)

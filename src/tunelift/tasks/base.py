@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunelift.config.schema import TrainSection
+from tunelift.config.schema import PreferencesSection
 from tunelift.core.records import Example, Pair
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
@@ -152,9 +152,19 @@ class Task(ABC):
         """Whether a head chooses among classes that have names, whose order is kept with the adapter."""
         return self.has_head and self.outputs is None
 
-    def with_settings(self, settings: TrainSection) -> Task:
-        """Return the task as these settings of the training want it."""
+    def with_settings(self, settings: PreferencesSection) -> Task:
+        """Return the task as these settings want it."""
         return self
+
+    @property
+    def about(self) -> Any:
+        """What settings of its own make of it, as JSON has it."""
+        return None
+
+    @property
+    def from_base(self) -> bool:
+        """Whether it compares with the base although the training begins elsewhere."""
+        return False
 
     def begins_alike(self, row: Row) -> int | None:
         """Return how many tokens at a row's beginning may be computed once for other rows too; None if never any."""

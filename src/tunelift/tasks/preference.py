@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tunelift.config.schema import TrainSection
+from tunelift.config.schema import PreferencesSection
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Example, Liked, Rejected
 from tunelift.data.preferences import PREFERENCES
@@ -120,13 +120,21 @@ class Preference(CausalLM):
     untuned = "the base model as it is"
 
     def __init__(self) -> None:
-        self.settings = TrainSection()
+        self.settings = PreferencesSection()
 
-    def with_settings(self, settings: TrainSection) -> Task:
+    def with_settings(self, settings: PreferencesSection) -> Task:
         """Return the task with the loss that was asked for."""
         made = copy(self)
         made.settings = settings
         return made
+
+    @property
+    def about(self) -> Any:
+        return self.settings.model_dump()
+
+    @property
+    def from_base(self) -> bool:
+        return self.settings.reference == "base"
 
     @property
     def learns(self) -> str:
@@ -144,10 +152,10 @@ class Preference(CausalLM):
         return set()
 
     def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:
-        asked = self.settings.preference
+        asked = self.settings.loss
         if asked not in (None, KTO) and _is_judged(examples):
             raise InputError(
-                f"train.preference is {asked}, which learns from pairs, and these rows have one judged answer each.",
+                f"preferences.loss is {asked}, which learns from pairs, and these rows have one judged answer each.",
                 fix="Take kto, or give rows with chosen and rejected answers.",
             )
 
@@ -156,13 +164,13 @@ class Preference(CausalLM):
 
     def loss_name(self, *, judged: bool) -> str:
         """Return the name of the loss for such rows."""
-        return self.settings.preference or (KTO if judged else "dpo")
+        return self.settings.loss or (KTO if judged else "dpo")
 
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
         report, rows, reasons = RenderReport(rows=len(examples)), list[Row](), Counter[str]()
-        single = _is_judged(examples) or self.settings.preference == KTO
+        single = _is_judged(examples) or self.settings.loss == KTO
         renderer, found = Renderer(tokenizer, max_length), list[tuple[list[Prompted], bool | None]]()
         if single:
             found += judged_answers(examples, renderer)
@@ -284,10 +292,11 @@ class Preference(CausalLM):
             raise TuneliftError(
                 f"The reference is not what the training starts from: DPO's first loss is {first:.4f}, not "
                 f"{FIRST_LOSS:.4f}. This adapter changes the model before it has learned anything.",
-                fix="Compare with the base all the same: train.reference: base. Or take another method, such as lora.",
+                fix="Compare with the base all the same: preferences.reference: base. Or take lora.",
             )
         what = "the base" if batch.is_base else "the model as the training begins"
         detail = f"DPO's first loss is {first:.6f} (log 2 is {FIRST_LOSS:.6f}) on {batch.rows} rows"
+        detail += f"; what is known of them is {apart:.1e} nats a token from what it says"
         return [{"name": f"the reference is {what}", "passed": True, "detail": detail}]
 
     def _first_loss(self, ratio: Tensor, *, pairs: bool, beta: float) -> float:

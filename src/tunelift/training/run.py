@@ -93,7 +93,6 @@ def train(
     rows, report = render(examples["train"], max_length)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    task = task.with_settings(settings)
     refuse_products(model, settings, task)
     with sped_up(model) as layers:
         batch = task.collate(_some(rows, task, settings), pad, model.device)
@@ -112,14 +111,13 @@ def train(
             return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
 
         proofs = task.proofs_of_start(model, loss, batch)
-        together = getattr(loss, "together", list)
-        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate, together)
+        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate, getattr(loss, "together", list))
         validate = None
         if examples.get("validation"):
             held_out, held_out_report = render(examples["validation"], max_length)
             _say(held_out_report, "validation", max_length)
             validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches)
-        store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
+        store = _store(checkpoints, model, settings, rows, fast_paths, task) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
@@ -289,7 +287,7 @@ def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batch
     """Return the function that gives the mean loss per target over the validation rows, in nats."""
 
     def validate() -> float:
-        total, targets = 0.0, 0
+        total, targets = 0.0, 0.0
         with torch.no_grad(), int8_trial.wide(model):
             groups = micro_batches(range(len(rows)), costs, batches.tokens)
             for batch in batches.together([batches.collate([rows[i] for i in group]) for group in groups]):
@@ -301,7 +299,7 @@ def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batch
 
 
 def _store(
-    folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str]
+    folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str], task: Task
 ) -> Checkpoints:
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
     # An adapter's parameters begin as the seed draws them, a model's own as its file has them.
@@ -312,6 +310,7 @@ def _store(
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), begun_with, _adapter_settings(model)],
         [_hashed(row) for row in rows],
+        *([task.about] if task.about else []),
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
     check_space(folder, Footprint.of(p for p in model.parameters() if p.requires_grad).checkpoint)
