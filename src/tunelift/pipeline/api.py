@@ -124,7 +124,7 @@ def tune(
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
         return session.model
-    _tune_in_memory(session, splits, config, put_on)
+    _tune_in_memory(session, splits, config.train, config.evaluate, put_on)
     return session.model
 
 
@@ -153,22 +153,24 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     return run_config(config if isinstance(config, Config) else load_config(config))
 
 
-def _tune_in_memory(session: Session, splits: Splits, config: Config, put_on: Any) -> None:
+def _tune_in_memory(
+    session: Session, splits: Splits, settings: TrainSection, evaluate: EvaluateSection, put_on: Any
+) -> None:
     """Train without keeping anything on disk."""
     with session.base():
-        replay = replayed(session, splits, config.train, config.evaluate, None)
-    put_on_with_reference(session, splits, config.train, put_on)
+        replay = replayed(session, splits, settings, evaluate, None)
+    put_on_with_reference(session, splits, settings, put_on)
     examples = {"train": splits.train, "validation": splits.validation}
     train(
         session.model,
         session.tokenizer,
         session.task,
         examples,
-        config.train,
+        settings,
         labels=session.labels,
         render=partial(mixed, session, splits, replay),
     )
-    session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
+    session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
 
 
 def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, put_on: Any) -> None:

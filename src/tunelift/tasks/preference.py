@@ -152,7 +152,9 @@ class Preference(CausalLM):
         return set()
 
     def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:
-        asked = self.settings.loss
+        asked, head = self.settings.loss, getattr(model, "get_output_embeddings", lambda: None)()
+        if head is None:
+            raise InputError(f"{type(model).__name__} says nothing of answers.", fix="Take a causal language model.")
         if asked not in (None, KTO) and _is_judged(examples):
             raise InputError(
                 f"preferences.loss is {asked}, which learns from pairs, and these rows have one judged answer each.",
