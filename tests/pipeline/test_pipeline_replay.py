@@ -15,10 +15,16 @@ from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
 from tunelift.evaluation.generation import Choice
 from tunelift.fast.targets import IGNORED
+from tunelift.pipeline import replaying
 from tunelift.pipeline.general_prompts import general_prompts
 from tunelift.pipeline.stages import tune_stage
 from tunelift.tasks import DEFAULT
 from tunelift.tasks.base import Row
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "ANSWER_TOKENS", 12)
 
 
 def test_the_bases_own_answers_are_mixed_in(tiny: dict[str, Any]) -> None:
