@@ -83,7 +83,7 @@ class Session:
     the rows and the steps, about, that a new adapter is made for, and `learned` those rows. Where several labels may
     apply, those from the `threshold` on do; the base has its own. Of a `whole` session it is the model's own weights
     that are tuned: `again` gives the base once more, from its files where it was loaded from some. `adapter` says where
-    lies what was tuned, whichever it is. `replayed` are rows against forgetting that go into the training.
+    lies what was tuned, whichever it is.
     """
 
     model: Any
@@ -102,7 +102,6 @@ class Session:
     examined: Examined | None = None
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
-    replayed: Sequence[Row] = ()
     threshold: float = NEUTRAL
     base_threshold: float = NEUTRAL
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
