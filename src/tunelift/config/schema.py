@@ -122,6 +122,7 @@ class DataSection(Section):
     group: str | None = setting(None, "Column whose equal values stay in one split and form one cluster.")
     prompt: str | None = setting(None, 'Template over the columns, such as "Message: {text}\\nIntent:".')
     completion: str | None = setting(None, 'Template of the answer, such as " {category}".')
+    rejected: str | None = setting(None, 'Template of the answer that was liked less, such as "{worse}".')
     text: str | None = setting(None, "Column or template of the text, for plain text and for a classification head.")
     text_pair: str | None = setting(None, "Column or template of a second text, for a head that reads two.")
     choices: str | None = setting(None, "Column of a list of options, or several, one each, with commas between.")
@@ -168,6 +169,10 @@ class TrainSection(Section):
     max_length: int = setting(1024, "Longer rows are cut, counted and shown (tokens).", gt=1)
     evaluate_every: int | None = setting(None, "Steps between looks at validation; two looks an epoch otherwise.", gt=0)
     patience: int | None = setting(None, "Stop after so many looks at validation without improvement.", gt=0)
+    replay: float = setting(
+        0, "Rows against forgetting for each training row: the base's own answers to general prompts.", ge=0, le=10
+    )
+    replay_from: str | None = setting(None, "File or Hub id of rows that are replayed instead: answers, or texts.")
     products: Literal["auto", "float32", "bfloat16", "int8"] = setting(
         "auto",
         "Precision of products with frozen weights; auto takes int8 where it is faster and, on the first rows, learns "
@@ -178,6 +183,19 @@ class TrainSection(Section):
     seeds: Seeds = Field(
         default_factory=list,
         description="Train once with each of these seeds; with five or more the verdict speaks of the recipe too.",
+    )
+
+
+class PreferencesSection(Section):
+    """How preferences are learned; nothing to other tasks."""
+
+    loss: Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo"] | None = setting(
+        None, "Loss of the task preference; dpo for pairs and kto for judged answers otherwise."
+    )
+    beta: float | None = setting(None, "How strongly it pulls; as its paper has it otherwise.", gt=0)
+    gamma: float = setting(0.5, "The margin that simpo asks for.", ge=0)
+    reference: Literal["start", "base"] = setting(
+        "start", "What dpo, ipo and kto compare with: the model as the training begins, or the base without adapter."
     )
 
 
@@ -217,6 +235,7 @@ class Config(Section):
     data: DataSection = Field(default_factory=DataSection, description="The data.")
     adapter: AdapterSection = Field(default_factory=AdapterSection, description="The adapter.")
     train: TrainSection = Field(default_factory=TrainSection, description="The training.")
+    preferences: PreferencesSection = Field(default_factory=PreferencesSection, description="Preference tuning.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
     sweep: dict[str, Any] = Field(

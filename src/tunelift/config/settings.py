@@ -17,7 +17,7 @@ SECTIONS: dict[str, Any] = {
 }
 """Section name: its class."""
 
-SHORT = {"model": "name", "data": "train", "adapter": "method"}
+SHORT = {"model": "name", "data": "train", "adapter": "method", "preferences": "loss"}
 """The key that a section's name alone stands for: `model: gpt2`."""
 
 ALIASES = {

@@ -132,8 +132,23 @@ class Picture:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The answer that was liked less than the completion: as text, and in a conversation that ends with it."""
+
+    text: str
+    given: Conversation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """Whether the completion was liked, judged by itself."""
+
+    liked: bool
+
+
 Given = Conversation | Words | Pair | Options | Picture
-Wanted = Tags | Numbers | LabelSet | Spans
+Wanted = Tags | Numbers | LabelSet | Spans | Rejected | Liked
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 

@@ -19,7 +19,7 @@ from tunelift.data.template import Template
 SHARED_FROM = 0.1
 """Of the rows of pairs: where so many share a text or more, it is said."""
 
-NAMING = ("prompt", "completion", "text", "text_pair", "label", "choices")
+NAMING = ("prompt", "completion", "text", "text_pair", "label", "choices", "rejected")
 """The settings that say what a table's columns are."""
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(\.0+)?")
@@ -31,8 +31,8 @@ class Reading:
 
     `choose` returns the layout of a table, or None where it is not clear; `refuse` raises InputError for tables that
     would be misread by the usual names of their columns. `labels` says that a proposal is to name a text and its label,
-    `options` that a row may have some to choose from.
-    `group` returns the column whose equal values belong together where data.group names none.
+    `options` that a row may have some to choose from, `compares` that two answers may stand in a row. `group` returns
+    the column whose equal values belong together where data.group names none.
     """
 
     choose: Callable[[Table, DataSection], Layout | None]
@@ -40,6 +40,7 @@ class Reading:
     labels: bool = False
     options: bool = False
     group: Callable[[DataSection], str] | None = None
+    compares: bool = False
 
     def grouped(self, section: DataSection) -> DataSection:
         """Return the settings with the column of groups that these rows have by themselves."""
@@ -59,6 +60,10 @@ def choose_layout(table: Table, section: DataSection, reading: Reading) -> Layou
         raise InputError(
             "data.choices names the options of a row, and this task knows none.",
             fix="Take --task multiple-choice, for a head, or a causal language model.",
+        )
+    if section.rejected is not None and not reading.compares:
+        raise InputError(
+            "data.rejected is for the task preference alone.", fix="Add --task preference, or leave it out."
         )
     by_names = all(getattr(section, key) is None for key in NAMING)
     for refuse in reading.refuse if by_names else ():

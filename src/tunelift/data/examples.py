@@ -50,7 +50,9 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
         cluster = group_of(row, section, where)
         if cluster is None and section.group:  # a cluster of its own, called as no group is
             cluster = next(name for n in count() if (name := f"row {ids[index]}{' alone' * n}") not in groups)
-        given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
+        given = said.given
+        if isinstance(given, Conversation) and given.turns is None:
+            given = replace(given, turns=section.turns)
         examples.append(replace(said, id=ids[index], given=given, cluster=_short(cluster), row=row))
     return examples, empty
 

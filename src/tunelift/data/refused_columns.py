@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tunelift.core.errors import InputError, listed
 from tunelift.data.formats import Table, tagged_tokens
 
-_TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+TRUTHS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 _PAIRS = ("chosen", "rejected", "rejected_response", "chosen_response")
 _ASKED = ("messages", "conversations", "prompt", "instruction", "question")
 _VERDICTS = ("label", "kto_tag")
@@ -35,9 +35,10 @@ def refuse_preferences(table: Table) -> None:
     pair = [name for name in _PAIRS if name in table.columns]
     if any(name.startswith("rejected") for name in pair):
         raise InputError(
-            f"{table.name} holds preference pairs ({listed(pair)}): training here learns answers, and has no use for "
+            f"{table.name} holds preference pairs ({listed(pair)}): this task learns answers, and has no use for "
             "rejected ones.",
-            fix=_chosen_alone(table, next((name for name in pair if name.startswith("chosen")), None)),
+            fix="To learn from both: --task preference. "
+            + _chosen_alone(table, next((name for name in pair if name.startswith("chosen")), None)),
         )
 
 
@@ -93,7 +94,7 @@ def _chosen_alone(table: Table, chosen: str | None) -> str:
 
 def _refuse_verdicts(table: Table, name: str, used: Sequence[str]) -> None:
     values = [row.get(name) for row in table.rows]
-    said = [_TRUTHS.get(str(value).strip().lower()) for value in values if value not in (None, "")]
+    said = [TRUTHS.get(str(value).strip().lower()) for value in values if value not in (None, "")]
     if False not in said or None in said:
         return  # every answer is wanted, or these are names of classes
     is_text = "completion" in used
@@ -101,16 +102,17 @@ def _refuse_verdicts(table: Table, name: str, used: Sequence[str]) -> None:
     raise InputError(
         f'{table.name}: "{name}" says whether an answer is wanted: {said.count(True)} are, {said.count(False)} are '
         "not. All would be learned.",
-        fix=f'Keep the rows whose "{name}" is true, and remove the others.{or_by_name}',
+        fix=f'To learn from both: --task preference. Keep the rows whose "{name}" is true, and remove the others, to '
+        f"learn those alone.{or_by_name}",
     )
 
 
 def _refuse_flags(table: Table, name: str, used: Sequence[str]) -> None:
     values = [
-        _TRUTHS.get(str(row.get(name)).strip().lower(), "other") for row in table.rows if row.get(name) is not None
+        TRUTHS.get(str(row.get(name)).strip().lower(), "other") for row in table.rows if row.get(name) is not None
     ]
     if False in values and "other" not in values:
-        index = next(index for index, row in enumerate(table.rows) if _TRUTHS.get(str(row.get(name)).lower()) is False)
+        index = next(index for index, row in enumerate(table.rows) if TRUTHS.get(str(row.get(name)).lower()) is False)
         raise InputError(
             f'{table.where(index)}: "{name}" says that the row is not learned, and it would be.',
             fix=f'Remove such rows, and the column "{name}".',
@@ -118,7 +120,7 @@ def _refuse_flags(table: Table, name: str, used: Sequence[str]) -> None:
     if name != "weight" or not {"messages", "conversations"} & set(used):
         return  # beside text a weight may be anything's; beside messages it is the row's
     for index, row in enumerate(table.rows):
-        if row.get("weight") is not None and _TRUTHS.get(str(row["weight"]).strip().lower()) is not True:
+        if row.get("weight") is not None and TRUTHS.get(str(row["weight"]).strip().lower()) is not True:
             raise InputError(
                 f'{table.where(index)}: "weight" is {row["weight"]!r:.40}, and every row that is learned counts alike.',
                 fix='Remove the column "weight", and the rows that should not be learned.',

@@ -11,7 +11,7 @@ from typing import Any
 from tunelift.config.schema import DataSection
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
-from tunelift.core.records import Example, Picture
+from tunelift.core.records import Example, Picture, Rejected
 from tunelift.data.columns import Reading, notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import connected, near_duplicates, normalised
@@ -153,10 +153,14 @@ class _Loader:
 
 
 def _content(example: Example) -> tuple[str, str]:
-    """Return what equal rows share: the prompt, case, blanks and punctuation folded, and the very completion."""
+    """Return what equal rows share: the prompt, case, blanks and punctuation folded, and the very completion.
+
+    Of a preference pair that is both answers.
+    """
     if not example.prompt.strip():
         return "", normalised(example.completion)
-    return normalised(example.prompt), example.completion.strip()
+    beside = [f"rejected: {example.wanted.text.strip()}"] if isinstance(example.wanted, Rejected) else []
+    return normalised(example.prompt), "\n".join([example.completion.strip(), *beside])
 
 
 def _sources_of(section: DataSection, roles: Collection[str], report: DataReport) -> dict[str, RoleSource]:

@@ -1,4 +1,4 @@
-"""Greedy answers in batches."""
+"""Answers in batches: the likeliest, or drawn as the model gives them."""
 
 from __future__ import annotations
 

@@ -44,6 +44,29 @@ def log_likelihoods(
     return results
 
 
+def of_groups(
+    view: TargetModel, groups: Sequence[Sequence[Pair]], device: torch.device, rows_at_once: int, advance: Advance
+) -> list[list[tuple[float, int]]]:
+    """Return what `log_likelihoods` does for groups of pairs, such as answers to one prompt, which they share.
+
+    A group is computed at once, so that a model that takes packed rows computes what it shares once.
+    """
+    packs = isinstance(view, TargetOnly) and view.packs
+    results: list[list[tuple[float, int]]] = [[] for _ in groups]
+    rows = [[prompt + answer for prompt, answer in group] for group in groups]
+    shared = [common_beginning(some) if packs and len(some) > 1 else 0 for some in rows]
+    costs = [sum(map(len, some)) - n * (len(some) - 1) for some, n in zip(rows, shared, strict=True)]
+    for several in by_length(costs, PACKED_ROWS if packs else rows_at_once):
+        some = [pair for i in several for pair in groups[i]]
+        found = _packed(view, some, None) if isinstance(view, TargetOnly) and packs else _padded(view, some, device)
+        targets = [len(answer) if prompt else max(len(answer) - 1, 0) for prompt, answer in some]
+        parts = iter(torch.split(found.double(), targets))
+        for i in several:
+            results[i] = [(float(part.sum()), len(part)) for _, part in zip(groups[i], parts, strict=False)]
+        advance(len(several))
+    return results
+
+
 def common_past(view: TargetModel, pairs: Sequence[Pair]) -> Past | None:
     """Return the keys and values of what all rows begin with before their first target, computed once; None if little.
 

@@ -146,7 +146,9 @@ def _at_targets(base: Any, forward: Any, view: TargetOnly, anywhere: bool, *args
     if view.frozen.likely_first is None:
         view.frozen.order_by(hidden)
     count = inputs.get("num_items_in_batch")
-    output = TrainingOutput(loss=view.loss_of(hidden, targets) / (max(len(targets), 1) if count is None else count))
+    output = TrainingOutput(
+        loss=view.losses_of(hidden, targets).sum() / (max(len(targets), 1) if count is None else count)
+    )
     output.make_logits = lambda: _moved(view.logits(padded()), -begins)
     return output
 

@@ -92,10 +92,14 @@ class Head:
     pairs: int = 0
     eight: Int8Tiles | None = None
 
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy (nats) of each row, (N,), hidden (N, D) and targets (N,); differentiable."""
+        losses: Tensor = _Losses.apply(hidden, targets, self)  # type: ignore[no-untyped-call]
+        return losses
+
     def loss_sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum over rows of the cross-entropy (nats), hidden (N, D) and targets (N,); differentiable."""
-        loss: Tensor = _Loss.apply(hidden, targets, self)  # type: ignore[no-untyped-call]
-        return loss
+        """Return the sum of `losses`."""
+        return self.losses(hidden, targets).sum()
 
     @torch.no_grad()
     def order_by(self, hidden: Tensor) -> None:
@@ -137,10 +141,10 @@ def _cut(weight: Tensor, bias: Tensor | None, taken: Tensor | None) -> Iterator[
         yield Tile(weight[tile], None if bias is None else bias[tile], None if taken is None else taken[tile], start)
 
 
-class _Loss(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-        total = torch.zeros((), dtype=at_least_float32(hidden[:0]).dtype, device=hidden.device)
+        losses = torch.empty(len(hidden), dtype=at_least_float32(hidden[:0]).dtype, device=hidden.device)
         # In float16 it could neither be this small nor be scaled, as the loss then is, before it is this large.
         kind = torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         gradient = torch.empty_like(hidden, dtype=kind) if ctx.needs_input_grad[0] else None
@@ -150,20 +154,20 @@ class _Loss(torch.autograd.Function):
             asked = Asked(torch.arange(len(some), dtype=torch.long, device=hidden.device), targets[rows])
             log_mass, _, expected = over_vocabulary(head, some, gradient is not None, asked)
             own = head.of_plain(asked.plain)
-            total += (log_mass - own).sum()
+            losses[rows] = log_mass - own
             if gradient is not None:
                 slope = torch.as_tensor(head.slope(own), dtype=own.dtype, device=own.device).reshape(-1, 1)
                 expected -= slope * head.weight[targets[rows]]
                 gradient[rows] = expected.mul_(head.scale)
         ctx.save_for_backward(gradient)
         ctx.kind = hidden.dtype
-        return total
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_outputs[0].to(gradient.dtype)).to(ctx.kind), None, None
+        return (gradient * grad_outputs[0][:, None].to(gradient.dtype)).to(ctx.kind), None, None
 
 
 def over_vocabulary(

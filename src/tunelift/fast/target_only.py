@@ -66,16 +66,19 @@ class TargetOnly:
         self.fast_paths |= dict.fromkeys(("packing", "shared_prefix"), found.packing) | {"last_layer": found.last_layer}
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        hidden, targets, _ = self.at_targets(inputs, labels)
-        return self.loss_of(hidden, targets)
+        return self.losses(inputs, labels).sum()
 
-    def loss_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Return the differentiable sum of cross-entropies (nats) of the targets (N,) after hidden states (N, D)."""
+    def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        hidden, targets, _ = self.at_targets(inputs, labels)
+        return self.losses_of(hidden, targets)
+
+    def losses_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the differentiable cross-entropies (N,) (nats) of the targets (N,) after hidden states (N, D)."""
         frozen = not any(p.requires_grad for p in self.head.parameters())
         if frozen and type(self.head) is nn.Linear:
             self.frozen.eight = weight_of(self.head).tiles
-            return self.frozen.loss_sum(hidden, targets)
-        return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="sum")
+            return self.frozen.losses(hidden, targets)
+        return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="none")
 
     @torch.no_grad()
     def expect(self, inputs: Mapping[str, Tensor], labels: Tensor) -> None:

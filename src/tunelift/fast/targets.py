@@ -28,6 +28,10 @@ class TargetModel(Protocol):
         """Return the differentiable sum of negative log-likelihoods, in nats; labels (B, T), IGNORED elsewhere."""
         ...
 
+    def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        """Return the differentiable negative log-likelihood of each target (targets,) in nats, row by row."""
+        ...
+
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         """Return (targets,) log-likelihoods in nats, fp32, row by row in the order of the tokens."""
         ...

@@ -25,8 +25,11 @@ class WholeLogits:
         self.fast_paths = dict.fromkeys(PATHS, reason)
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return self.losses(inputs, labels).sum()
+
+    def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         logits, targets = self._at_targets(inputs, labels)
-        return F.cross_entropy(at_least_float32(logits), targets, reduction="sum")
+        return F.cross_entropy(at_least_float32(logits), targets, reduction="none")
 
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         with torch.no_grad():
@@ -58,7 +61,10 @@ class RowByRow:
         self.view, self.fast_paths, self.nats = view, view.fast_paths, view.nats
 
     def loss_sum(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
-        return torch.stack([self.view.loss_sum(*row) for row in _rows(inputs, labels)]).sum()
+        return self.losses(inputs, labels).sum()
+
+    def losses(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return torch.cat([self.view.losses(*row) for row in _rows(inputs, labels)])
 
     def log_likelihoods(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         return torch.cat([self.view.log_likelihoods(*row) for row in _rows(inputs, labels)])

@@ -158,7 +158,7 @@ def _check_head(identity: ModelIdentity, own: Sequence[str], labels: Sequence[st
 def _check_fit(identity: ModelIdentity, config: Any, task: Task) -> None:
     """Refuse a model of another task: a decoder's classifier, with a tied head, would pass for a language model."""
     fitting = fitting_tasks(config)
-    if task not in fitting:
+    if task.name not in [fit.name for fit in fitting]:
         raise InputError(
             f"{identity.name} (model type {config.model_type}) does not fit the task {task.name}.",
             fix=f"It fits: {listed(task.name for task in fitting)}." if fitting else "Choose another model.",

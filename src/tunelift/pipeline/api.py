@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tunelift.adapters.methods import Method, method_of
 from tunelift.comparison import Comparison
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
-from tunelift.config.schema import Config, ModelSection, TrainSection
+from tunelift.config.schema import Config, EvaluateSection, ModelSection, TrainSection
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
@@ -23,8 +24,10 @@ from tunelift.pipeline import choices
 from tunelift.pipeline.folder import locked, refuse_to_write_over
 from tunelift.pipeline.generating import answered
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.replaying import check_replay, mixed, replayed
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, head_labels
+from tunelift.pipeline.tuning import put_on as put_on_with_reference
 from tunelift.pipeline.tuning import train_in
 from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
@@ -99,7 +102,7 @@ def tune(
     if adapter is not None and not ready:
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
-    kind = _task(task, model)
+    kind = _task(task, model).with_settings(config.preferences)
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if carries_layers(model):
@@ -115,15 +118,13 @@ def tune(
     put_on = adapter if ready else config.adapter.model_dump()
     config = choices.settled(config, _method(model, put_on))
     session.will_train(splits.train, config.train)
+    check_replay(session.task, config.train)
     check_memory(session.model, session.check(put_on))
     if output:
         with locked(Path(output)):
             _tune_in(RunPaths(output), session, splits, config.train, put_on)
         return session.model
-    session.attach(put_on, config.train.seed)
-    examples = {"train": splits.train, "validation": splits.validation}
-    train(session.model, tokenizer, kind, examples, config.train, labels=labels)
-    session.choose_threshold(splits.validation, config.train.max_length, "tuned on validation")
+    _tune_in_memory(session, splits, config.train, config.evaluate, put_on)
     return session.model
 
 
@@ -152,6 +153,26 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
     return run_config(config if isinstance(config, Config) else load_config(config))
 
 
+def _tune_in_memory(
+    session: Session, splits: Splits, settings: TrainSection, evaluate: EvaluateSection, put_on: Any
+) -> None:
+    """Train without keeping anything on disk."""
+    with session.base():
+        replay = replayed(session, splits, settings, evaluate, None)
+    put_on_with_reference(session, splits, settings, put_on)
+    examples = {"train": splits.train, "validation": splits.validation}
+    train(
+        session.model,
+        session.tokenizer,
+        session.task,
+        examples,
+        settings,
+        labels=session.labels,
+        render=partial(mixed, session, splits, replay),
+    )
+    session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
+
+
 def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, put_on: Any) -> None:
     """Train with all that a tune keeps on disk, and prove what was saved."""
     if ranks.first():
@@ -159,8 +180,9 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainS
     some, max_length = rows_to_prove_on(splits.train), settings.max_length
     with session.base():
         before = likelihoods(session, some, max_length)
-    session.attach(put_on, settings.seed)
-    train_in(paths, session, splits, settings)
+        replay = replayed(session, splits, settings, EvaluateSection(), paths.replay)
+    put_on_with_reference(session, splits, settings, put_on)
+    train_in(paths, session, splits, settings, replay=replay)
     if not ranks.first():
         return
     try:
@@ -182,7 +204,7 @@ def _refuse_to_write_over(paths: RunPaths) -> None:
     """Raise InputError where a folder holds anything but what a `tune` that was cut off leaves."""
     if paths.folder.is_dir():
         found = {path for path in paths.folder.iterdir() if not path.name.endswith((files.PART, files.OLD))}
-        left = {paths.events, paths.checkpoints, paths.lock, paths.made}
+        left = {paths.events, paths.checkpoints, paths.lock, paths.made, paths.replay}
         if found <= left and (paths.checkpoints in found or paths.made not in found):
             return
     refuse_to_write_over(paths.folder)

@@ -25,7 +25,8 @@ from tunelift.tasks import TASKS, Task
 
 def task_for(config: Config) -> Task:
     """Return the task that the config names, or the one that suits the model; raise InputError for none."""
-    return TASKS.get(config.task) if config.task else natural_task(config.model.name, config.model.revision)
+    task = TASKS.get(config.task) if config.task else natural_task(config.model.name, config.model.revision)
+    return task.with_settings(config.preferences)
 
 
 def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Example]) -> list[Metric]:

@@ -21,7 +21,7 @@ from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.measuring import say, scored
 from tunelift.pipeline.session import Session
-from tunelift.tasks import Task
+from tunelift.tasks import DEFAULT, Task
 
 if TYPE_CHECKING:
     from tunelift.evaluation.harness import Task as HarnessTask
@@ -44,7 +44,7 @@ def forgetting_sets(settings: EvaluateSection, task: Task) -> dict[str, Splits]:
         if name in found:
             raise InputError(f"evaluate.forgetting names two sets called {name}.", fix="Rename one of the files.")
         section = DataSection(test=source, group="cluster" if source == GENERAL else None)
-        found[name] = load_splits(section, reading=task.reading, roles=("test",))
+        found[name] = load_splits(section, reading=_read_by(task).reading, roles=("test",))
     return found
 
 
@@ -63,9 +63,10 @@ def measure_forgetting(
         if name == GENERAL and not _some_fit(session, examples):
             progress.note("forgetting: general-text is longer than the model's context and is not measured")
             continue
-        metrics = metrics_for(None, session.task, examples)[:1]
-        labels = session.labels or label_texts(session.task, examples, DataSection())
-        plan = evaluation_plan(settings, metrics, session.task, labels, max_length)
+        kind = _read_by(session.task)
+        metrics = metrics_for(None, kind, examples)[:1]
+        labels = session.labels or label_texts(kind, examples, DataSection())
+        plan = evaluation_plan(settings, metrics, kind, labels, max_length)
         plan = replace(plan, slices=())  # these are columns of the test set
         scorers.append((name, partial(session.score, examples, plan)))
     for task in _tasks(settings.tasks, session.task):
@@ -78,6 +79,11 @@ def measure_forgetting(
         say(title, scored(folder.paths.forgetting(name).side(side), partial(score, title=title)))
     if sets or scorers:
         folder.took("forgetting", time.monotonic() - began)
+
+
+def _read_by(task: Task) -> Task:
+    """Return the task that such sets are of: whatever a model of text was tuned by, they are texts and answers."""
+    return DEFAULT if task.next_token else task
 
 
 def _tasks(named: Sequence[str], task: Task) -> list[HarnessTask]:

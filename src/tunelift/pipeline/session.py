@@ -30,12 +30,14 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Scores
 from tunelift.data.render import RenderReport
+from tunelift.data.splits import Splits
 from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
+from tunelift.evaluation.references import with_reference
 from tunelift.evaluation.run import score
 from tunelift.metrics import resolve
 from tunelift.metrics.label_sets import NEUTRAL, best_threshold
-from tunelift.model_facts.anatomy import base_of
+from tunelift.model_facts.anatomy import base_of, context_length
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
 from tunelift.models import load as load_model
@@ -165,17 +167,32 @@ class Session:
 
     def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
         """Return examples as rows of at most so many tokens: made once, as long as the tokenizer is the same."""
-        key = id(examples), id(self.tokenizer), str(getattr(self.tokenizer, "chat_template", "")), max_length
+        key = self._key(examples, max_length)
         if key not in self._rendered:
             made = self.task.rows(examples, self.tokenizer, max_length, self.labels)
             self._rendered[key] = examples, made  # held, so that no other list has its id
         return self._rendered[key][1]
 
+    def _key(self, examples: Sequence[Example], max_length: int) -> Any:
+        return id(examples), id(self.tokenizer), str(getattr(self.tokenizer, "chat_template", "")), max_length
+
+    def refer(self, splits: Splits, settings: TrainSection, *, is_base: bool) -> None:
+        """Let rows of training and validation, cut as now, know what the model says of them, if the task asks that."""
+        if not self.task.exact:
+            return
+        max_length = min(settings.max_length, context_length(self.model, self.tokenizer))
+        for examples in filter(None, (splits.train, splits.validation)):
+            rows, report = self.rows(examples, max_length)
+            plan = Plan([], task=self.task, max_length=max_length, cache=True)
+            rows = with_reference(self.model, rows, plan, self.made_with(), self.tokenizer, is_base=is_base)
+            self._rendered[self._key(examples, max_length)] = examples, (rows, report)
+
     def will_train(self, rows: Sequence[Example], settings: TrainSection) -> None:
         """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
         self.learned = rows
         self.task.check(self.model, rows, self.labels)
-        self.training = len(rows), steps_of(len(rows), settings.batch_size, settings.epochs, settings.steps)
+        count = len(rows) + round(len(rows) * settings.replay)
+        self.training = count, steps_of(count, settings.batch_size, settings.epochs, settings.steps)
         self.longest = settings.max_length
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
@@ -258,7 +275,7 @@ class Session:
         """
         lineage = read_lineage(folder)
         told = str(lineage.get("task"))
-        another = told in TASKS and TASKS.get(told) is not self.task
+        another = told in TASKS and TASKS.get(told).learns != self.task.learns
         whole, made_for = is_model(Path(folder)), self.task.peft_type
         if not whole:
             made_for = read_adapter_config(folder).get("task_type") or made_for

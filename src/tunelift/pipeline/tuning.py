@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tunelift.adapters.build import count_parameters
+from tunelift.adapters.build import count_parameters, is_adapted
 from tunelift.config.schema import AdapterSection, TrainSection
 from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
@@ -17,6 +17,7 @@ from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import method_name
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
+from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
 from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
@@ -69,7 +70,8 @@ def check_training(
     Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
     texts, a number for each label, and what stands around them.
     """
-    refuse_products(session.model, settings)
+    refuse_products(session.model, settings, session.task)
+    check_replay(session.task, settings)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
     check_memory(session.model, footprint)
@@ -94,11 +96,12 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
         return
     keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
     before = likelihoods(session, some, settings.max_length)
+    replay = replayed(session, splits, settings, folder.config.evaluate, folder.paths.replay)
     session.will_train(splits.train, settings)
-    session.attach(keys, settings.seed)
+    put_on(session, splits, settings, keys)
     count = count_parameters(session.model)
     progress.note(str(count))
-    trained = train_in(folder.paths, session, splits, settings, partial(_noted, folder))
+    trained = train_in(folder.paths, session, splits, settings, partial(_noted, folder), replay=replay)
     if not ranks.first():
         return
     folder.took("train", trained.fit.seconds)
@@ -109,21 +112,40 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
             "percent": count.percent, "config": {k: v for k, v in keys.items() if k != "method"},
             **(session.adapter or {}),
         },
-        train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()},
+        train=trained.to_dict() | {"peak_bytes": provenance.peak_bytes()} | replay.noted(),
         fast_paths=trained.fast_paths,
     )  # fmt: skip
     try:
-        folder.note(proofs=prove(session, folder.paths.made, some, before, settings.max_length))
+        folder.note(proofs=[*trained.proofs, *prove(session, folder.paths.made, some, before, settings.max_length)])
     except ProofFailed as failure:
-        folder.note(proofs=failure.proofs)
+        folder.note(proofs=[*trained.proofs, *failure.proofs])
         folder.remove_checkpoints()
         raise
 
 
+def put_on(session: Session, splits: Splits, settings: TrainSection, keys: Any) -> None:
+    """Put the adapter on, after the model has said of the rows what the task compares with, where it does so.
+
+    That is what the training starts from: the base as it is, or with the adapter that is gone on from.
+    """
+    goes_on = is_adapted(session.model) or (isinstance(keys, Mapping) and bool(keys.get("start_from")))
+    is_base = not goes_on or session.task.from_base
+    if not goes_on:
+        session.refer(splits, settings, is_base=True)
+    session.attach(keys, settings.seed)
+    with session.base() if is_base else nullcontext():
+        session.refer(splits, settings, is_base=is_base)  # of rows that are cut otherwise with the adapter on
+
+
 def train_in(
-    paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, *listeners: Listener
+    paths: RunPaths,
+    session: Session,
+    splits: Splits,
+    settings: TrainSection,
+    *listeners: Listener,
+    replay: Replay,
 ) -> Trained:
-    """Train the adapter that is on, with events and checkpoints in a folder, and save it there.
+    """Train the adapter that is on, with what is replayed, with events and checkpoints in a folder; save it there.
 
     A training that was cut off goes on.
     """
@@ -133,7 +155,7 @@ def train_in(
             session.model, session.tokenizer, session.task,
             {"train": splits.train, "validation": splits.validation}, settings, labels=session.labels,
             listeners=[events, *listeners] if events else listeners, checkpoints=paths.checkpoints,
-            render=session.rows,
+            render=partial(mixed, session, splits, replay),
         )  # fmt: skip
     if ranks.first():
         session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")

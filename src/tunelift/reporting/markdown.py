@@ -206,6 +206,7 @@ def _data(run: RunContents) -> list[str]:
     return [
         f"Rows: {splits}." if splits else "",
         *(plain(note) for note in data.get("notes") or []),
+        *(plain(f"{note}.") for note in (data.get("rendering") or {}).get("notes") or []),
         " ".join(hygiene.sentences(data, run.noted("verbatim"))),
         *second,
         entry_table(without, "metric"),

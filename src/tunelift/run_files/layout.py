@@ -46,6 +46,7 @@ class RunPaths:
         self.config = folder / "config.yaml"
         self.manifest = folder / MANIFEST
         self.events = folder / "events.jsonl"
+        self.replay = folder / "replay.jsonl"
         self.checkpoints = folder / "checkpoints"
         self.lock = folder / ".lock"
         self.adapter, self.model = folder / "adapter", folder / "model"

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunelift.config.schema import PreferencesSection
 from tunelift.core.records import Example, Pair
 from tunelift.core.registry import Registry
 from tunelift.data.columns import Reading
@@ -24,26 +25,34 @@ from tunelift.fast.undo import without_cache
 @dataclass(frozen=True, slots=True)
 class Row:
     """One rendered example: token ids (T,), and what the task learns of it, such as one label per token (IGNORED
-    outside the loss) or the index of a class. `segments` are the token types (T,), where it is of two texts."""
+    outside the loss) or the index of a class. `segments` are the token types (T,), where it is of two texts. `beside`
+    is what a model said of it before the training, where the task compares with that. Each target counts `weight`."""
 
     ids: Sequence[int]
     labels: Any
     segments: Sequence[int] | None = None
+    beside: Any = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows padded on the right. `inputs` are forward's tensors (B, T); `targets` is what the loss is divided by."""
+    """Rows padded on the right. `inputs` are forward's tensors (B, T); `targets` is what the loss is divided by.
+
+    `weights` (B,) is how much each of a row's targets counts, None where all count alike.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     rows: int
     tokens: int
-    targets: int
+    targets: float
+    weights: Tensor | None = None
 
 
 Loss = Callable[[Batch], Tensor]
-"""Differentiable sum of the loss over a batch's targets, in nats."""
+"""Differentiable sum of the loss over a batch's targets, in nats. One that has a method `together` is given all batches
+of a step first, and returns them with what the loss needs to know of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Learned:
     truncated: bool
 
     @property
-    def targets(self) -> int:
+    def targets(self) -> float:
         return self.batch.targets
 
     @property
@@ -123,7 +132,9 @@ class Task(ABC):
     natural: bool = True
     """Whether any model that fits is taken for it where no task is named; otherwise one whose head was saved for it."""
     next_token: bool = False
-    """Whether the loss is that of each token's successor, so that its models continue text."""
+    """Whether what is learned of is each token's successor, so that its models continue text."""
+    exact: bool = False
+    """Whether its loss is of differences between scores: in eight bits their rounding does not cancel."""
     card_note: str = ""
     """What a reader of the model card should know to ask the model as it was asked here."""
     untuned: str = "the base model with a head that was not trained"
@@ -135,9 +146,43 @@ class Task(ABC):
         return self.problem_type in (None, SINGLE_LABEL)
 
     @property
+    def learns(self) -> str:
+        """What adapters for it are: tasks of one such name take each other's."""
+        return self.name
+
+    @property
     def has_classes(self) -> bool:
         """Whether a head chooses among classes that have names, whose order is kept with the adapter."""
         return self.has_head and self.outputs is None
+
+    def with_settings(self, settings: PreferencesSection) -> Task:
+        """Return the task as these settings want it."""
+        return self
+
+    @property
+    def about(self) -> Any:
+        """What settings of its own make of it, as JSON has it."""
+        return None
+
+    @property
+    def from_base(self) -> bool:
+        """Whether it compares with the base although the training begins elsewhere."""
+        return False
+
+    def begins_alike(self, row: Row) -> int | None:
+        """Return how many tokens at a row's beginning may be computed once for other rows too; None if never any."""
+        return None
+
+    def compared(self, row: Row) -> list[tuple[list[int], list[int]]]:
+        """Return the prompts and answers in a row whose likelihood before the training it learns by: ids of each."""
+        return []
+
+    def proofs_of_start(self, model: Any, loss: Loss, batch: Batch) -> list[dict[str, Any]]:
+        """Return what is proved on some rows before the first step, each {"name", "passed", "detail"}.
+
+        Raises TuneliftError where a proof fails.
+        """
+        return []
 
     def fits(self, config: Any) -> bool:
         """Tell whether models of this transformers config can do it."""

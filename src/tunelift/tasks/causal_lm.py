@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tunelift.core.progress import note_once
 from tunelift.core.records import Example, Options
@@ -17,7 +19,7 @@ from tunelift.data.render import Renderer, RenderReport
 from tunelift.fast.applying import other_loss
 from tunelift.fast.target_model import target_model
 from tunelift.fast.target_only import TargetOnly
-from tunelift.fast.targets import IGNORED
+from tunelift.fast.targets import IGNORED, targets_of
 from tunelift.fast.undo import without_cache
 from tunelift.fast.unpad import rows_of
 from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Shown, Task, labelled_tokens
@@ -30,7 +32,7 @@ class CausalLM(Task):
     peft_type = "CAUSAL_LM"
     pipeline_tag = "text-generation"
     reading = ANSWERS
-    measures = ("likelihood", "answer", "ranked-labels", "samples")
+    measures: tuple[str, ...] = ("likelihood", "answer", "ranked-labels", "samples")
     has_head = False
     next_token = True
     untuned = "the base model, zero-shot"
@@ -66,8 +68,17 @@ class CausalLM(Task):
         kept, report = Renderer(tokenizer, max_length).render_rows(examples)
         return report.lines(), [(tokens, "") for tokens in kept[:most]]
 
+    def begins_alike(self, row: Row) -> int | None:
+        """What stands before the first target."""
+        return next((at for at, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
+
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
-        return labelled_tokens(rows, pad_id, device, first=1)  # the first token is predicted by nothing
+        batch = labelled_tokens(rows, pad_id, device, first=1)  # the first token is predicted by nothing
+        if all(row.weight == 1 for row in rows):
+            return batch
+        weights = torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device)
+        targets = float((weights * targets_of(batch.labels)[0].sum(dim=1)).sum())
+        return replace(batch, weights=weights, targets=targets)
 
     def loss(self, model: Any, some: Batch | None = None) -> tuple[Loss, dict[str, str]]:
         rows = [] if some is None else rows_of(some.inputs["input_ids"], some.inputs["attention_mask"])
@@ -76,7 +87,15 @@ class CausalLM(Task):
             note_once(f"training: {reason}; what is minimised is the cross-entropy of its logits at the targets")
         if some is not None and isinstance(view, TargetOnly):
             view.expect(some.inputs, some.labels)
-        return lambda batch: view.loss_sum(batch.inputs, batch.labels), view.fast_paths
+
+        def loss(batch: Batch) -> Tensor:
+            if batch.weights is None:
+                return view.loss_sum(batch.inputs, batch.labels)
+            counts = targets_of(batch.labels)[0].sum(dim=1)
+            losses = view.losses(batch.inputs, batch.labels)
+            return (losses * batch.weights.repeat_interleave(counts).to(losses.dtype)).sum()
+
+        return loss, view.fast_paths
 
     def plain_loss(self, row: Learned, model: Any) -> float:
         total = 0.0

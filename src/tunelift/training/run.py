@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +26,6 @@ from tunelift.core.records import Example
 from tunelift.data.render import RenderReport
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
-from tunelift.fast.targets import IGNORED
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
@@ -42,11 +41,12 @@ from tunelift.training.step import is_out_of_memory
 
 @dataclass(slots=True)
 class Trained:
-    """What a training did: the loop's account, what became of the rows, and the fast paths taken."""
+    """What a training did: the loop's account, what became of the rows, the fast paths taken, what was proved first."""
 
     fit: Fit
     rows: RenderReport
     fast_paths: dict[str, str]
+    proofs: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures of the manifest: steps, rows, tokens (non-padding), seconds, best step, why it ended."""
@@ -59,6 +59,8 @@ Render = Callable[[Sequence[Example], int], tuple[Sequence[Row], RenderReport]]
 
 SOME_TOKENS = 1024
 """Tokens of rows that tell what to expect."""
+
+EXACT = "no: the loss is of differences between scores, in which rounding does not cancel"
 
 PAYS_FROM = 10
 """A trial of products in int8 takes about as long as two or three of its batches, and saves a quarter or more of the
@@ -91,12 +93,12 @@ def train(
     rows, report = render(examples["train"], max_length)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    refuse_products(model, settings)
+    refuse_products(model, settings, task)
     with sped_up(model) as layers:
         batch = task.collate(_some(rows, task, settings), pad, model.device)
         step, tokens = _tokens_of(rows, task, settings)
         long = step * _steps(rows, settings) >= PAYS_FROM * batch.tokens
-        products = _products(model, settings, tokens, layers, checkpoints, long=long)
+        products = EXACT if task.exact else _products(model, settings, tokens, layers, checkpoints, long=long)
         loss, fast_paths = _loss(model, task, batch, layers | {"int8_products": products}, tokens)
         packs = "on" in (fast_paths.get("packing"), fast_paths.get("unpadded"))
         costs = _sizes(rows, task, packs)
@@ -108,13 +110,14 @@ def train(
             batch = task.collate(some, pad, model.device)
             return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
 
-        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
+        proofs = task.proofs_of_start(model, loss, batch)
+        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate, getattr(loss, "together", list))
         validate = None
         if examples.get("validation"):
             held_out, held_out_report = render(examples["validation"], max_length)
             _say(held_out_report, "validation", max_length)
             validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches)
-        store = _store(checkpoints, model, settings, rows, fast_paths) if checkpoints else None
+        store = _store(checkpoints, model, settings, rows, fast_paths, task) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
@@ -123,7 +126,7 @@ def train(
                 model, batches, loss, _loop(settings, len(rows)), [partial(show, advance), *listeners], validate,
                 store=store, budget=batches, beside=_beside(method, model),
             )  # fmt: skip
-    return Trained(done, report, fast_paths)
+    return Trained(done, report, fast_paths, proofs)
 
 
 def _loop(settings: TrainSection, rows: int) -> TrainSection:
@@ -132,10 +135,11 @@ def _loop(settings: TrainSection, rows: int) -> TrainSection:
     return settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
 
 
-def refuse_products(model: Any, settings: TrainSection) -> None:
+def refuse_products(model: Any, settings: TrainSection, task: Task) -> None:
     """Raise InputError where frozen products cannot be computed as was asked."""
     asked, dtype = settings.products, dtype_name(compute_dtype(model))
     reason = int8_trial.refused(model) if asked == "int8" else None
+    reason = EXACT.removeprefix("no: ") if asked == "int8" and task.exact else reason
     if asked not in ("auto", "int8", dtype):
         reason = f"the model runs in {dtype}"
     if reason is not None:
@@ -250,8 +254,9 @@ class _Batches(Sequence[Iterator[Batch]]):
         tokens: int,
         rows: Sequence[Row],
         collate: Callable[[Sequence[Row]], Batch],
+        together: Callable[[Sequence[Batch]], Sequence[Batch]],
     ) -> None:
-        self.plan, self.rows, self.collate = plan, rows, collate
+        self.plan, self.rows, self.collate, self.together = plan, rows, collate, together
         self.most = self.tokens = tokens
 
     @property
@@ -267,14 +272,14 @@ class _Batches(Sequence[Iterator[Batch]]):
         return len(self.steps)
 
     def __getitem__(self, index: Any) -> Any:
-        return (self.collate([self.rows[i] for i in group]) for group in self.steps[index])
+        return iter(self.together([self.collate([self.rows[i] for i in group]) for group in self.steps[index]]))
 
 
 def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
-    """Return what each row costs; what rows share is counted where each token learns its successor."""
-    if not task.next_token:
+    """Return what each row costs; what all rows begin with is counted once where they may share it."""
+    firsts = [first for row in rows if (first := task.begins_alike(row)) is not None]
+    if len(firsts) < len(rows):
         return Sizes([task.size(row) for row in rows], packs=packs)
-    firsts = [next((at for at, label in enumerate(r.labels) if label != IGNORED), len(r.labels)) for r in rows]
     return sizes([row.ids for row in rows], firsts, packs)
 
 
@@ -282,10 +287,10 @@ def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batch
     """Return the function that gives the mean loss per target over the validation rows, in nats."""
 
     def validate() -> float:
-        total, targets = 0.0, 0
+        total, targets = 0.0, 0.0
         with torch.no_grad(), int8_trial.wide(model):
-            for group in micro_batches(range(len(rows)), costs, batches.tokens):
-                batch = batches.collate([rows[i] for i in group])
+            groups = micro_batches(range(len(rows)), costs, batches.tokens)
+            for batch in batches.together([batches.collate([rows[i] for i in group]) for group in groups]):
                 total += float(loss(batch))
                 targets += batch.targets
         return total / targets
@@ -294,7 +299,7 @@ def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batch
 
 
 def _store(
-    folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str]
+    folder: Path, model: Any, settings: TrainSection, rows: Sequence[Row], fast_paths: Mapping[str, str], task: Task
 ) -> Checkpoints:
     """Return the checkpoints of this very training; raise TuneliftError where the disk has no room for them."""
     # An adapter's parameters begin as the seed draws them, a model's own as its file has them.
@@ -304,11 +309,18 @@ def _store(
     facts = [
         settings.model_dump(exclude={"save_every", "micro_batch_tokens", "products"}),  # the store says what was chosen
         [trained(model), begun_with, _adapter_settings(model)],
-        [(list(row.ids), row.labels, *([list(row.segments)] if row.segments else [])) for row in rows],
+        [_hashed(row) for row in rows],
+        *([task.about] if task.about else []),
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
     check_space(folder, Footprint.of(p for p in model.parameters() if p.requires_grad).checkpoint)
     return Checkpoints(folder, settings.save_every, made_for, fast_paths)
+
+
+def _hashed(row: Row) -> list[Any]:
+    """Return what makes a row another one."""
+    more = [list(row.segments)] if row.segments else []
+    return [list(row.ids), row.labels, *more, *([row.weight] if row.weight != 1 else [])]
 
 
 def _adapter_settings(model: Any) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
     """Say why this baseline does not suit the plan and the training rows, or return None."""
     if not plan.task.next_token:
         return "it needs a language model that continues text, and this task has none"
+    if measure_for(plan).compares:
+        return "it shows answers, and what is measured is which of two is likelier"
     if not train:
         return "there are no training rows"
     if not all(_asks(example) for example in train):

@@ -38,6 +38,8 @@ class Measure(ABC):
     """How often each item is gone through, for the progress bar."""
     generates: ClassVar[bool] = False
     """Whether the model answers in words of its own."""
+    compares: ClassVar[bool] = False
+    """Whether answers that are given are compared."""
     ranks: ClassVar[bool] = False
     """Whether an answer is chosen from labels that are texts."""
 

@@ -1,0 +1,151 @@
+"""Whole runs of preference tuning: measured, tuned, proved, compared, gone on from, and killed nowhere in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+import tiny_models
+import tunelift
+from tunelift.config.keywords import from_keywords
+from tunelift.config.load import load_config
+from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.stages import tune_stage
+
+PROMPT = "Say what you think of number"
+
+
+def write(path: Path, count: int, start: int = 0, *, judged: bool = False) -> str:
+    rows = []
+    for i in range(start, start + count):
+        asked, answers = f"{PROMPT} {i} today:", (f" a fine {i}", f" no {i % 7}")
+        row: dict[str, Any] = {"prompt": asked, "chosen": answers[0], "rejected": answers[1]}
+        rows.append({"prompt": asked, "completion": answers[i % 2], "label": i % 2 == 0} if judged else row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def tiny_pairs(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    data = {"train": write(tmp_path / "pairs.jsonl", 40), "test": write(tmp_path / "held.jsonl", 24, 100)}
+    evaluate = {"forgetting": []}
+    return tiny | {"task": "preference", "data": data, "evaluate": evaluate}
+
+
+def proofs_of(folder: Path) -> dict[str, dict[str, Any]]:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert all(proof["passed"] for proof in manifest["proofs"])
+    return {proof["name"]: proof for proof in manifest["proofs"]}
+
+
+def test_a_run_ends_in_a_verdict_on_held_out_pairs(tiny_pairs: dict[str, Any]) -> None:
+    other = Path(tiny_pairs["output"]).with_name("other.jsonl")
+    other.write_text("".join(json.dumps({"prompt": f"p {i}:", "completion": f" c {i}"}) + "\n" for i in range(12)))
+    evaluate = {"forgetting": [str(other)], "metrics": ["pair_margin", "pair_accuracy", "loss"]}
+    verdict = tunelift.run(**tiny_pairs | {"evaluate": evaluate}).to_dict()
+    out = Path(tiny_pairs["output"])
+    proofs = proofs_of(out)
+    assert "0.693147" in proofs["the reference is the base"]["detail"]
+    assert {"labels are the answers", "the end is among the labels", "the loss is over the labels"} < set(proofs)
+    margin = verdict["metrics"]["pair_margin"]
+    assert margin["verdict"] == "better"
+    row = json.loads((out / "tuned" / "scores.jsonl").read_text().splitlines()[0])
+    assert row["metrics"]["pair_margin"] == pytest.approx(row["log_likelihood"] - row["rejected_log_likelihood"])
+    assert row["rejected"] == " no 2"
+    assert row["prediction"] in (row["reference"], row["rejected"])
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["train"]["first_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert manifest["train"]["last_loss"] < 0.69
+    assert manifest["fast_paths"]["shared_prefix"] == "on"
+    assert '"loss"' in (out / "forgetting" / "other" / "tuned" / "metrics.json").read_text(), "read as answers are"
+    assert "pair_margin" in (out / "report.html").read_text()
+    tunelift.run(str(out / "config.yaml"))  # complete: nothing is computed again
+
+
+def test_judged_answers_and_pairs_are_learned_by_kto(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    data = {
+        "train": write(tmp_path / "j.jsonl", 40, judged=True),
+        "test": write(tmp_path / "k.jsonl", 24, 90, judged=True),
+    }
+    verdict = tunelift.run(**tiny_pairs | {"data": data}).to_dict()
+    assert verdict["metrics"]["liked_margin"]["verdict"] == "better"
+    assert "the reference is the base" in proofs_of(Path(tiny_pairs["output"]))
+    tune_stage(from_keywords("train", **tiny_pairs | {"preferences": "kto", "output": str(tmp_path / "of_pairs")}))
+    assert "the reference is the base" in proofs_of(tmp_path / "of_pairs")
+    with pytest.raises(InputError, match=r"preferences\.loss is ipo, which learns from pairs"):
+        tunelift.run(**tiny_pairs | {"data": data, "preferences": {"loss": "ipo"}, "output": str(tmp_path / "no")})
+    with pytest.raises(InputError, match="The metric pair_accuracy is not of such rows"):
+        tunelift.run(
+            **tiny_pairs | {"data": data, "evaluate": {"metrics": ["pair_accuracy"]}, "output": str(tmp_path / "no2")}
+        )
+
+
+@pytest.mark.parametrize("name", ["orpo", "ipo"])
+def test_other_losses_are_learned_and_proved(name: str, tiny_pairs: dict[str, Any]) -> None:
+    tune_stage(from_keywords("train", **tiny_pairs | {"preferences": name}))
+    assert ("the reference is the base" in proofs_of(Path(tiny_pairs["output"]))) == (name == "ipo")
+
+
+def test_a_preference_is_learned_after_answers_were(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    answers = tiny_pairs | {"task": None, "output": str(tmp_path / "first")}
+    answers["data"] = {**tiny_pairs["data"], "prompt": "{prompt}", "completion": "{chosen}"}
+    tune_stage(from_keywords("train", **answers))
+    tune_stage(from_keywords("train", **tiny_pairs | {"adapter": {"start_from": str(tmp_path / "first" / "adapter")}}))
+    proofs = proofs_of(Path(tiny_pairs["output"]))
+    assert "0.693147" in proofs["the reference is the model as the training begins"]["detail"]
+    model, tokenizer = tunelift.load(
+        tiny_pairs["model"], adapter=Path(tiny_pairs["output"]) / "adapter", task="causal-lm", dtype="float32"
+    )
+    scores = tunelift.evaluate(model, tokenizer, data=answers["data"] | {"train": None}, metrics=["loss"])
+    assert scores.metrics["loss"] > 0  # measured as answers are
+
+
+def test_python_takes_an_adapter_that_is_on_as_the_reference(tiny_pairs: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in Path(tiny_pairs["data"]["train"]).read_text().splitlines()]
+    model, tokenizer = tunelift.load(tiny_pairs["model"], dtype="float32")
+    adapted = tiny_models.adapted(model)
+    settings: dict[str, Any] = {"data": rows, "task": "preference", "steps": 2}
+    tunelift.tune(adapted, tokenizer, **settings)  # the adapter acts, so the base would fail the proof of the start
+    with pytest.raises(InputError, match="int8"):
+        tunelift.tune(adapted, tokenizer, **settings, products="int8")
+
+
+def test_an_adapter_that_changes_the_model_at_once_is_found_out(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in Path(tiny_pairs["data"]["train"]).read_text().splitlines()]
+    model, tokenizer = tunelift.load(tiny_pairs["model"], dtype="float32")
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    settings: dict[str, Any] = {"data": rows, "task": "preference", "steps": 2, "adapter": config}
+    with pytest.raises(TuneliftError, match="not what the training starts from: DPO's first loss is"):
+        tunelift.tune(model, tokenizer, **settings)
+    model, tokenizer = tunelift.load(tiny_pairs["model"], dtype="float32")
+    tunelift.tune(model, tokenizer, **settings, reference="base", output=str(tmp_path / "virtual"))
+
+
+def test_what_the_reference_said_is_kept(tiny_pairs: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    tune_stage(from_keywords("train", **tiny_pairs))
+    assert "were scored before" not in capsys.readouterr().err
+    again = tiny_pairs | {"output": tiny_pairs["output"] + "2", "train": {"steps": 3, "seed": 1}}
+    tune_stage(from_keywords("train", **again))
+    assert re.search(r"reference: (\d+) of \1 rows were scored before", capsys.readouterr().err)
+
+
+def test_the_example_config_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    monkeypatch.chdir(folder)
+    config = load_config(folder / "preferences.yaml")
+    assert config.task == "preference"
+    assert config.preferences.loss == "dpo"
+
+
+def test_lora_elsewhere_than_on_linear_layers_has_the_base_for_reference(tiny_pairs: dict[str, Any]) -> None:
+    """Where TRL's copy of the adapter is no reference (0.6185 instead of 0.6931 with LoRA on the embedding)."""
+    rows = [json.loads(line) for line in Path(tiny_pairs["data"]["train"]).read_text().splitlines()]
+    model, tokenizer = tunelift.load(tiny_pairs["model"], dtype="float32")
+    adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens", "q_proj"], r=4, task_type="CAUSAL_LM"))
+    tunelift.tune(adapted, tokenizer, data=rows, task="preference", steps=2, learning_rate=0.01)
+    tunelift.tune(adapted, tokenizer, data=rows, task="preference", steps=2)  # from where it is now

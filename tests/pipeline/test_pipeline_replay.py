@@ -1,0 +1,133 @@
+"""Replay against forgetting: what is mixed in, how much it counts, and that it is nothing that is measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_models
+import tunelift
+from tunelift.config.keywords import from_keywords
+from tunelift.core.errors import InputError
+from tunelift.evaluation.generation import Choice
+from tunelift.fast.targets import IGNORED
+from tunelift.pipeline import replaying
+from tunelift.pipeline.general_prompts import general_prompts
+from tunelift.pipeline.stages import tune_stage
+from tunelift.tasks import DEFAULT
+from tunelift.tasks.base import Row
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "ANSWER_TOKENS", 12)
+
+
+def test_the_bases_own_answers_are_mixed_in(tiny: dict[str, Any]) -> None:
+    train = tiny["train"] | {"replay": 0.25}
+    verdict = tunelift.run(**tiny | {"train": train, "evaluate": {"forgetting": [], "baselines": []}})
+    assert verdict.to_dict()["metrics"]["accuracy"]["items"] == 20
+    out = Path(tiny["output"])
+    manifest = json.loads((out / "manifest.json").read_text())
+    rows = [json.loads(line) for line in (out / "replay.jsonl").read_text().splitlines()]
+    said = manifest["train"]["replay"]
+    count = round(0.25 * manifest["data"]["rendering"]["rows"])
+    assert said["rows"] == len(rows) == count
+    assert said["from"] == "the base's own answers to general prompts"
+    assert said["tokens"] == sum(len(row["prompt_ids"]) + len(row["answer_ids"]) for row in rows)
+    mean = sum(len(row["answer_ids"]) for row in rows) / len(rows)
+    learned = manifest["data"]["rendering"]["tokens_in_loss"] / manifest["data"]["rendering"]["rows"]
+    assert said["weight_of_a_token"] == pytest.approx(learned / mean), "a row of them counts as one of the task's"
+    for page in ("report.html", "report.md"):
+        assert f"{count} rows against forgetting are mixed in" in (out / page).read_text(), page
+    assert all(proof["passed"] for proof in manifest["proofs"])
+
+    kept = (out / "replay.jsonl").read_bytes()
+    again = tiny | {"train": train, "output": str(out.with_name("again"))}
+    tune_stage(from_keywords("train", **again))
+    assert (out.with_name("again") / "replay.jsonl").read_bytes() == kept, "drawn by the seed"
+
+
+def test_rows_of_the_users_are_mixed_in_but_not_those_that_are_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
+    test = (tmp_path / "test.csv").read_text().splitlines()
+    rows = [f"something else {i},tech" for i in range(9)]
+    (tmp_path / "own.csv").write_text("\n".join([test[0], *rows, test[3]]) + "\n")
+    settings = {"replay": 0.5, "replay_from": str(tmp_path / "own.csv")}
+    run = tiny | {"train": tiny["train"] | settings, "evaluate": {"forgetting": [], "baselines": []}}
+    tunelift.run(**run)
+    said = json.loads((Path(tiny["output"]) / "manifest.json").read_text())["train"]["replay"]
+    assert said["left_out"] == 1
+    assert said["from"].endswith("own.csv")
+    (tmp_path / "own.csv").write_text("\n".join([test[0], test[3]]) + "\n")
+    with pytest.raises(InputError, match="stands in what is measured"):
+        tunelift.run(**run | {"output": str(tmp_path / "other")})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"task": "preference", "train": {"replay": 0.1}}, "the task preference learns none"),
+        ({"train": {"replay_from": "own.csv"}}, "train.replay is 0"),
+        ({"train": {"replay": 0.1, "replay_from": "nowhere.csv"}}, "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_first(
+    settings: dict[str, Any], problem: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    if "task" in settings:
+        row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+        pairs = [row | {"prompt": f"some question {i}", "chosen": f"a{i}"} for i in range(20)]
+        (tmp_path / "p.jsonl").write_text("".join(json.dumps(one) + "\n" for one in pairs))
+        settings = settings | {"data": {"train": str(tmp_path / "p.jsonl"), "test": 0.3}}
+    with pytest.raises(InputError, match=problem):
+        tunelift.run(**tiny | settings)
+    assert not (tmp_path / "out" / "base").exists(), "before anything is measured"
+
+
+def test_a_row_counts_by_its_weight(tiny: dict[str, Any]) -> None:
+    model = tiny_models.adapted(tiny_models.causal("llama"))
+    rows = [
+        Row([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8]),
+        Row([9, 10, 11, 12, 13], [IGNORED, 10, 11, 12, 13], weight=0.25),
+    ]
+    loss, _ = DEFAULT.loss(model)
+    batch = DEFAULT.collate(rows, 1, torch.device("cpu"))
+    assert batch.targets == 2 + 0.25 * 4
+
+    def gradients(value: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        value.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+    one, other = (loss(DEFAULT.collate([Row(row.ids, row.labels)], 1, torch.device("cpu"))) for row in rows)
+    expected = one + 0.25 * other
+    found = loss(batch)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert torch.allclose(gradients(found), gradients(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_are_drawn_by_the_models_probabilities_whatever_stands_beside() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    choice = Choice(seed=3)
+    drawn = torch.cat([choice.of(logits, [7]) for _ in range(4000)])
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert torch.allclose(shares, logits.softmax(dim=-1)[0], atol=0.03)
+    both = Choice(seed=3)
+    beside = torch.cat([both.of(logits.repeat(2, 1), [1, 7])[1:] for _ in range(50)])
+    assert torch.equal(beside, drawn[:50])
+    assert Choice(None).of(logits, [0]).tolist() == [0]
+
+
+def test_general_prompts_are_no_general_text() -> None:
+    from tunelift.data.sources import read_rows
+
+    texts = " ".join(str(row["text"]) for row in read_rows("general-text").rows)
+    for asked in (True, False):
+        prompts = general_prompts(500, 0, asked=asked)
+        assert len(set(prompts)) > 150
+        assert not [prompt for prompt in set(prompts) if prompt.strip() in texts]
+    assert general_prompts(5, 0, asked=True) != general_prompts(5, 1, asked=True)
