@@ -102,8 +102,8 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Precision of the base model; auto measures what is fast here."
     )
-    quantization: Literal["none", "nf4"] = setting(
-        "none", "Hold the base's linear layers in four bits (NF4, by bitsandbytes), where the model is too large."
+    quantization: Literal["none", "nf4", "int8", "int4"] = setting(
+        "none", "Hold the base's linear layers in few bits, where the model is too large; nf4 is by bitsandbytes."
     )
     device: str = setting("auto", "cuda, cuda:1, mps or cpu; auto takes the first there is.")
 

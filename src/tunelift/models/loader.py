@@ -79,7 +79,7 @@ def load(
             options["attn_implementation"] = "eager"
         if section.quantization != "none":
             quantized.check(section.quantization, chosen, task, config)
-            options |= quantized.options(chosen.dtype, chosen.device)
+            options |= quantized.options(section.quantization, chosen.dtype, chosen.device)
             identity = dataclasses.replace(identity, quantization=section.quantization)
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if trained and told and told != (task.problem_type or told):
@@ -100,11 +100,8 @@ def load(
 
 
 def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:
-    """Return the model in evaluation mode on its device, where one in four bits lies already."""
-    if identity.quantization:
-        quantized.keep(model, identity.name)
-    else:
-        model = model.to(device)
+    """Return the model in evaluation mode on its device."""
+    model = quantized.keep(model, identity.name, device) if identity.quantization else model.to(device)
     if device.type == "cpu":
         allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
     return model.eval()
