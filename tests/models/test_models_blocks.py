@@ -12,6 +12,7 @@ import torch
 
 import tiny_models
 from small_rows import write_rows
+from tunelift.adapters.methods import METHODS
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
@@ -103,7 +104,8 @@ def test_an_adapter_learns_as_on_the_wide_twin_and_comes_back(base: Path, tmp_pa
             widen(session.model)
         session.attach({"r": 4}, 0)
         train(
-            session.model, session.tokenizer, CAUSAL, {"train": rows}, TrainSection(steps=4, learning_rate=1e-2),
+            session.model, session.tokenizer, CAUSAL, {"train": rows},
+            TrainSection(steps=4, learning_rate=1e-2, gradient_checkpointing=narrow and kind == "int8"),
             listeners=[lambda event, told=told, **facts: told.append(facts["loss"]) if event == "train" else None],
         )  # fmt: skip
         if narrow:
@@ -134,3 +136,30 @@ def test_a_whole_run_is_proved(base: Path, tmp_path: Path) -> None:
     assert run(from_keywords("train", **keys, output=str(tmp_path / "out"))).to_dict()["items"] == 40
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["proofs"] and all(proof["passed"] for proof in manifest["proofs"])
+
+
+def test_methods_that_read_no_weights_act_as_on_the_wide_twin_and_others_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, num_hidden_layers=1, hidden_size=64, num_attention_heads=4)
+    loaded = opened(folder).model
+    able = [name for name in METHODS if not METHODS.get(name).reads_weights]
+    assert {"lora", "ia3", "oft"} <= {*able}
+    for name in able:
+        found = []
+        for wide in (False, True):
+            session = Session.of(deepcopy(loaded), tiny_models.tokenizer(), CAUSAL)
+            if wide:
+                widen(session.model)
+            session.training = 100, 10
+            session.attach({"method": name, **METHODS.get(name).tried_with}, 0)
+            torch.manual_seed(0)
+            for p in session.model.parameters():
+                if p.requires_grad:
+                    p.data += 0.05 * torch.randn_like(p)
+            found.append(session.model.eval()(IDS).logits)
+        assert torch.allclose(*found, atol=1e-4), name
+    refused = [{"method": "loha"}, {"method": "hira"}, {"use_dora": True}, {"init_lora_weights": "pissa"}]
+    for keys in refused:
+        with pytest.raises(InputError, match=r"the base is held in few bits(.|\n)*take one of: lora, ia3"):
+            Session.of(loaded, tiny_models.tokenizer(), CAUSAL).check(keys)
+    with pytest.raises(InputError, match="weights are quantised"):
+        Session.of(loaded, tiny_models.tokenizer(), CAUSAL).check({"method": "full"})

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
+from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_layers
 from tunelift.core import randomness
@@ -132,6 +133,7 @@ def built(model: Any, config: Any, seed: int) -> Any:
     from peft import get_peft_model
 
     check_targets(model, config)
+    check_narrow(model, config, "adapter")
     begins_with = config.init_lora_weights if is_subtracted(config) else ""
     config = doubled(config) if begins_with else config
     refuse_changes_of_base(vars(config), "adapter")

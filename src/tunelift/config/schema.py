@@ -172,6 +172,9 @@ class TrainSection(Section):
         "Precision of products with frozen weights; auto takes int8 where it is faster and, on the first rows, learns "
         "the same. Nothing is measured in int8.",
     )
+    gradient_checkpointing: bool = setting(
+        False, "Compute each layer again on the way back instead of keeping it: a third slower, far less memory."
+    )
     save_every: int = setting(100, "Steps between checkpoints.", gt=0)
     seed: int = setting(0, "Seed of the adapter, of dropout and of the order of rows.")
     seeds: Seeds = Field(

@@ -20,6 +20,7 @@ from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_pr
 from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
+from tunelift.training.again import refuse_again
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
@@ -70,6 +71,7 @@ def check_training(
     texts, a number for each label, and what stands around them.
     """
     refuse_products(session.model, settings)
+    refuse_again(session.model, settings.gradient_checkpointing)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
     check_memory(session.model, footprint)
