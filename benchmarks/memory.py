@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--shapes 1b,4b] [--kind int4] [--rows 8] [--tokens 512] [--steps 2] [--quick]
 
 Each model has random weights in bfloat16, which are written a tensor at a time. A process of its own, in which private
-memory is limited to what is claimed (RLIMIT_DATA), loads it, puts LoRA on all linear layers and trains, each layer
+memory is limited to what is claimed (RLIMIT_DATA; files that are mapped besides), loads it, puts LoRA on all linear layers and trains, each layer
 computed again on the way back. It prints its peak of resident memory, files that it has mapped included, its tokens a
 second, and how many of its products with frozen weights this machine can compute in the same time when it does nothing
 else.
@@ -68,10 +68,10 @@ def main() -> None:
             own = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in PASSED]
             command = [sys.executable, __file__, f"--train={folder}", f"--shapes={shape}", *own]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            print(shape, done.stdout)
             if done.returncode:
                 raise SystemExit(f"{shape}: the training ended with {done.returncode}")
             figures[shape] = json.loads(done.stdout.splitlines()[-1])
-            print(shape, json.dumps(figures[shape]))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1))
 
@@ -131,7 +131,8 @@ def tokenizer(folder: Path) -> None:
 def trained(options: argparse.Namespace) -> None:
     """Train in this process, with no more memory than is claimed, and print the figures as the last line."""
     sizes, limit = SHAPES[options.shapes]
-    resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+    folder = Path(options.train)
+    limited(limit + sum(file.stat().st_size for file in folder.glob("*.safetensors")))
     import torch
 
     from tunelift.config.schema import ModelSection, TrainSection
@@ -145,6 +146,7 @@ def trained(options: argparse.Namespace) -> None:
     task = TASKS.get("causal-lm")
     section = ModelSection(name=options.train, dtype=options.dtype, quantization=options.kind)
     session = Session.open(section, task)
+    limited(limit + mapped(folder))
     loaded, after_loading = time.monotonic() - began, peak_bytes()
     generator = torch.Generator().manual_seed(0)
     texts = [
@@ -176,9 +178,20 @@ def trained(options: argparse.Namespace) -> None:
         "tokens_per_second": round(tokens / seconds, 2), "limit_tokens_per_second": round(arithmetic(sizes, options), 2),
         "losses": [round(step["loss"], 4) for step in steps], "fast_paths": done.fast_paths,
     }  # fmt: skip
-    if not all(map(math.isfinite, figures["losses"])):
-        raise SystemExit("a loss is no number")
     print(json.dumps(figures))
+    if not all(map(math.isfinite, figures["losses"])) or (peak_bytes() or 0) > limit:
+        raise SystemExit("a loss is no number, or the peak is above what is claimed")
+
+
+def limited(size: float) -> None:
+    """Let this process have no more private memory. Files that safetensors maps count as such, though they are not."""
+    resource.setrlimit(resource.RLIMIT_DATA, (int(size), resource.RLIM_INFINITY))
+
+
+def mapped(folder: Path) -> int:
+    """Return the bytes of the folder's files that are mapped now."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in (line[0].split("-") for line in lines))
 
 
 def arithmetic(sizes: dict[str, int], options: argparse.Namespace) -> float:

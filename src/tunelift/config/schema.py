@@ -102,8 +102,10 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Precision of the base model; auto measures what is fast here."
     )
-    quantization: Literal["none", "nf4", "int8", "int4"] = setting(
-        "none", "Hold the base's linear layers in few bits, where the model is too large; nf4 is by bitsandbytes."
+    quantization: Literal["none", "nf4", "int8", "int4", "gguf"] = setting(
+        "none",
+        "Hold the base's linear layers in few bits, where the model is too large; nf4 is by bitsandbytes, gguf has all "
+        "as it lies in the .gguf file.",
     )
     device: str = setting("auto", "cuda, cuda:1, mps or cpu; auto takes the first there is.")
 

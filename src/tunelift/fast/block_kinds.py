@@ -32,6 +32,9 @@ _LAYOUTS = {
     "q5_k": (256, 176),
     "q6_k": (256, 210),
 }
+GGML_TYPES = {2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 12: "q4_k", 13: "q5_k", 14: "q6_k"}
+"""The layouts of GGUF files by the number that ggml has for each."""
+
 KINDS = {name: Kind(number, *sizes) for number, (name, sizes) in enumerate(_LAYOUTS.items())}
 
 

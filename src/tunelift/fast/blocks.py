@@ -32,6 +32,13 @@ class Blocks:
         self.packed, self.kind, self.dtype = packed, kind, dtype
         self.shape = packed.shape[0], size
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Return some rows of the weight, by a slice or by their numbers."""
+        return widened(self.packed[rows], self.kind, self.shape[1], self.dtype)
+
     def wide(self, first: int = 0, stop: int | None = None) -> Tensor:
         """Return rows of the weight from `first` on, all of them unless told where to stop."""
         return widened(self.packed[first:stop], self.kind, self.shape[1], self.dtype)
@@ -64,18 +71,39 @@ class BlockLinear(nn.Linear):
         return f"{super().extra_repr()}, kind={self.kind}"
 
 
+class BlockEmbedding(nn.Module):
+    """Embeddings that lie in blocks, of which those are widened that a call asks for; scaled as Gemma's are."""
+
+    def __init__(self, plain: nn.Embedding, kind: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.kind = plain.num_embeddings, plain.embedding_dim, kind
+        self.scale: float = getattr(plain, "scalar_embed_scale", 1.0)
+        packed = torch.empty(len(plain.weight), KINDS[kind].row_bytes(plain.embedding_dim), dtype=torch.uint8, device="meta")
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.register_buffer("like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings (..., D) of ids (...)."""
+        rows, places = torch.unique(ids, return_inverse=True)
+        wide = widened(self.weight.detach()[rows], self.kind, self.embedding_dim, self.like.dtype)
+        found = F.embedding(places, wide)
+        return found if self.scale == 1.0 else found * torch.tensor(self.scale, device=ids.device).to(found.dtype)
+
+
 class _Product(torch.autograd.Function):
     """x (..., I) -> x Wᵀ (..., O), as torch multiplies: the plain way, which every fast one is compared with."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, blocks: Blocks) -> Tensor:
         ctx.blocks = blocks
-        return F.linear(x, blocks.wide())
+        parts = [F.linear(x, blocks.wide(*rows)) for rows in pieces(blocks.shape)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0] @ ctx.blocks.wide(), None
+        (dy,), blocks = gradients, ctx.blocks
+        return sum(dy[..., first:stop] @ blocks.wide(first, stop) for first, stop in pieces(blocks.shape)), None
 
 
 def blocks_of(layer: Any) -> Blocks | None:
@@ -178,16 +206,20 @@ def _by_gguf(blocks: Tensor, kind: str) -> Tensor:
 
 
 def in_blocks(model: nn.Module) -> dict[str, BlockLinear]:
-    """Return a model's layers whose weights lie in blocks, by name."""
+    """Return a model's linear layers whose weights lie in blocks, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, BlockLinear)}
 
 
 def widen(model: nn.Module) -> None:
     """Put plain linear layers with the same numbers in the place of those in blocks, inside peft's layers too.
 
-    An adapter can then be merged as into any model; the memory is that of the wide model.
+    An adapter can then be merged as into any model; the memory is that of the wide model. A head that is tied to
+    embeddings in blocks stays as it is.
     """
+    tied = {id(module.weight) for module in model.modules() if isinstance(module, BlockEmbedding)}
     for name, layer in in_blocks(model).items():
+        if id(layer.weight) in tied:
+            continue
         parent, _, own = name.rpartition(".")
         plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta", dtype=layer.like.dtype)
         plain.weight = nn.Parameter(layer.blocks.wide(), requires_grad=False)

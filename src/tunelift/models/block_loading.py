@@ -15,18 +15,19 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tunelift.core.errors import InputError
-from tunelift.fast.blocks import BlockLinear, narrowed
+from tunelift.fast.block_kinds import GGML_TYPES
+from tunelift.fast.blocks import BlockEmbedding, BlockLinear, narrowed
 from tunelift.models import streamed_conversion
 
 METHOD = "tunelift_blocks"
 
 
 class BlocksConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """What a model's config says of itself: in which kind of blocks its linear layers lie."""
+    """In which kind of blocks linear layers are to lie; or the `kinds` of those weights whose blocks the file has."""
 
-    def __init__(self, kind: str = "int8", **_: Any) -> None:
+    def __init__(self, kind: str = "int8", kinds: dict[str, str] | None = None, **_: Any) -> None:
         self.quant_method = METHOD
-        self.kind = kind
+        self.kind, self.kinds = kind, kinds or {}
 
 
 class _ToBlocks(ConversionOps):  # type: ignore[misc]
@@ -40,6 +41,9 @@ class _ToBlocks(ConversionOps):  # type: ignore[misc]
         for name, found in input_dict.items():
             weight = found[0] if isinstance(found, list) else found
             layer = model.get_submodule(name.rpartition(".")[0])
+            if layer.kind in GGML_TYPES.values():  # bytes, which another dtype has held exactly if they came in one
+                made[name] = weight.to(torch.uint8)
+                continue
             try:
                 made[name] = narrowed(weight, layer.kind)
             except ValueError as error:
@@ -59,12 +63,15 @@ class BlocksQuantizer(HfQuantizer):  # type: ignore[misc]
         self.problems: list[str] = []
 
     def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+        if self.quantization_config.kinds:
+            put_as_it_lies(model, self.quantization_config.kinds)
+            return
         left = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
         put_in(model, self.quantization_config.kind, left)
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         place, _, name = param_name.rpartition(".")
-        return name == "weight" and isinstance(model.get_submodule(place), BlockLinear)
+        return name == "weight" and isinstance(model.get_submodule(place), (BlockLinear, BlockEmbedding))
 
     def get_quantize_ops(self) -> Any:
         return _ToBlocks(self.problems)
@@ -88,10 +95,37 @@ def put_in(model: Any, kind: str, left: list[str]) -> None:
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or any(name == one or f".{one}." in f".{name}." for one in left):
             continue
-        parent, _, own = name.rpartition(".")
-        with torch.device("meta"):
-            bias = None if layer.bias is None else torch.empty_like(layer.bias)
-        setattr(model.get_submodule(parent), own, BlockLinear(layer.in_features, layer.out_features, bias, kind, dtype))
+        _replace(model, name, _linear(layer, kind, dtype))
+
+
+def put_as_it_lies(model: Any, kinds: dict[str, str]) -> None:
+    """Put what takes blocks in the place of each layer whose weight lies in them, embeddings and a tied head too."""
+    dtype, embeddings, head = model.dtype, model.get_input_embeddings(), model.get_output_embeddings()
+    named = {module: name for name, module in model.named_modules()}
+    kinds = {name.removesuffix(".weight"): kind for name, kind in kinds.items()}
+    if named[head] not in kinds and named[embeddings] in kinds and model.config.get_text_config().tie_word_embeddings:
+        kinds[named[head]] = kinds[named[embeddings]]
+    for name, kind in kinds.items():
+        layer = model.get_submodule(name)
+        if type(layer) is nn.Linear:
+            _replace(model, name, _linear(layer, kind, dtype))
+        elif layer is embeddings and (type(layer) is nn.Embedding or hasattr(layer, "scalar_embed_scale")):
+            _replace(model, name, BlockEmbedding(layer, kind, dtype))
+        else:
+            raise InputError(
+                f"{name} is a {type(layer).__name__}, which cannot be used as it lies in the file.",
+                fix="Leave model.quantization out: the weights are then dequantised.",
+            )
+
+
+def _linear(layer: nn.Linear, kind: str, dtype: torch.dtype) -> BlockLinear:
+    bias = None if layer.bias is None else torch.empty_like(layer.bias, device="meta")
+    return BlockLinear(layer.in_features, layer.out_features, bias, kind, dtype)
+
+
+def _replace(model: Any, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module)
 
 
 @functools.cache
@@ -101,7 +135,7 @@ def register() -> None:
     register_quantizer(METHOD)(BlocksQuantizer)
 
 
-def options(kind: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told."""
+def options(kind: str, kinds: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return what `from_pretrained` is told; `kinds` are those of weights whose blocks the file has, by name."""
     register()
-    return {"quantization_config": BlocksConfig(kind)}
+    return {"quantization_config": BlocksConfig(kind, kinds)}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunelift.core import progress
 from tunelift.core.errors import InputError
+from tunelift.fast.block_kinds import GGML_TYPES
+from tunelift.models.convert import BLOCKS
 from tunelift.tasks import Task
+from tunelift.untrusted.files import read_object
 
 if TYPE_CHECKING:
     import torch
@@ -17,13 +21,17 @@ if TYPE_CHECKING:
 OURS = ("int8", "int4")
 """What is brought into blocks here (fast/blocks.py)."""
 
-KINDS = ("nf4", *OURS)
+KINDS = ("nf4", *OURS, "gguf")
 """What the config's model.quantization may be, besides "none"."""
 
 
-def check(kind: str, place: Precision, task: Task, config: Any) -> None:
+def check(kind: str, place: Precision, task: Task, config: Any, folder: Path) -> None:
     """Raise InputError where a base cannot be held so: without bitsandbytes, with a head to be drawn, or twice."""
-    if kind not in OURS and importlib.util.find_spec("bitsandbytes") is None:
+    if kind == "gguf" and not (folder / BLOCKS).is_file():
+        raise InputError(
+            "model.quantization is gguf, and the model is no .gguf file.", fix="Take int4 or int8, or name a .gguf file."
+        )
+    if kind == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"model.quantization is {kind}, and bitsandbytes is not installed.",
             fix="pip install 'tunelift[quantized]', or take int4, which needs nothing.",
@@ -43,7 +51,7 @@ def check(kind: str, place: Precision, task: Task, config: Any) -> None:
         raise InputError(f"model.quantization is {kind}, which there is for cpu and cuda alone.")
 
 
-def options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def options(kind: str, dtype: torch.dtype, device: torch.device, folder: Path) -> dict[str, Any]:
     """Return what `from_pretrained` is told for linear layers of this kind, the products of which are in `dtype`.
 
     NF4 (Dettmers et al. 2023, arXiv 2305.14314) has scales in float32, 64 numbers to each. Embeddings, norms and the
@@ -54,10 +62,22 @@ def options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, An
         from tunelift.models import block_loading
 
         return block_loading.options(kind)
+    if kind == "gguf":
+        from tunelift.models import block_loading
+
+        return block_loading.options(kind, known_kinds(folder))
     from transformers import BitsAndBytesConfig
 
     how: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": how, "device_map": {"": device}}
+
+
+def known_kinds(folder: Path) -> dict[str, str]:
+    """Return in which kind of blocks each weight of a folder lies; raise InputError for kinds that are none."""
+    found = read_object(folder / BLOCKS)
+    if not all(kind in GGML_TYPES.values() for kind in found.values()):
+        raise InputError(f"{folder / BLOCKS} names kinds of blocks that are not known.", fix="Remove the folder.")
+    return {str(name): str(kind) for name, kind in found.items()}
 
 
 def keep(model: Any, name: str, device: torch.device) -> Any:
@@ -87,7 +107,8 @@ def keep(model: Any, name: str, device: torch.device) -> Any:
 
 def _say_what_stayed(model: Any, name: str, layers: dict[str, Any]) -> None:
     """Raise InputError where no layer is in few bits, as where a model has kinds of its own; else say how much is."""
-    inside = sum(layer.in_features * layer.out_features for layer in layers.values())
+    held = {id(layer.weight): layer.in_features * layer.out_features for layer in layers.values()}
+    inside = sum(held.values())
     if not inside:
         raise InputError(
             f"{name} has no linear layers of torch's own, so that nothing of it would be held in few bits.",

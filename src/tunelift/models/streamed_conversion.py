@@ -42,8 +42,8 @@ def _converted(plain: Callable[..., Tensor], weight: Any, device: Any = None, dt
     if isinstance(weight, Tensor) or (device is not None and torch.device(device).type != "cpu"):
         return plain(weight, device, dtype)
     mapped: Tensor = weight[...]
-    if dtype in (None, mapped.dtype):
-        mapped = plain(mapped, device, dtype)
+    if dtype in (None, mapped.dtype) or mapped.dtype is torch.uint8:  # which are blocks, not numbers
+        mapped = plain(mapped, device, mapped.dtype)
         mapped.is_mapped = True  # type: ignore[attr-defined]
         return mapped
     whole = torch.empty(mapped.shape, dtype=dtype)

@@ -25,7 +25,10 @@ from tunelift.tasks import TASKS, Task
 
 def task_for(config: Config) -> Task:
     """Return the task that the config names, or the one that suits the model; raise InputError for none."""
-    return TASKS.get(config.task) if config.task else natural_task(config.model.name, config.model.revision)
+    if config.task:
+        return TASKS.get(config.task)
+    model = config.model
+    return natural_task(model.name, model.revision, narrow=model.quantization == "gguf")
 
 
 def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Example]) -> list[Metric]:
