@@ -17,7 +17,7 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
 
     `config` is peft's own, or what a folder holds of one.
     """
-    from tunelift.fast.blocks import in_blocks
+    from tunelift.fast.blocks import BlockEmbedding, in_blocks
 
     told: Mapping[str, Any] = config if isinstance(config, Mapping) else vars(config)
     by_peft = getattr(model, "is_loaded_in_4bit", False)
@@ -35,9 +35,19 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
         reason = "DoRA (use_dora) computes with the numbers of the layers that it changes"
     elif isinstance(begins, str) and begins not in ("gaussian", "orthogonal"):
         reason = f"init_lora_weights {begins} begins with the numbers of the layers"
+    elif name == "TRAINABLE_TOKENS" and any(isinstance(module, BlockEmbedding) for module in model.modules()):
+        reason = "Trainable tokens begins with rows of the embeddings, which lie in blocks too"
+    elif copied := [one for one in told.get("modules_to_save") or [] if _lies_in_blocks(model, str(one))]:
+        reason = f"modules_to_save ({listed(copied)}) trains a copy of what lies in blocks"
     if reason:
         able = listed([one for one in METHODS if not METHODS.get(one).reads_weights], 99)
         raise InputError(
             f"{where}: {reason}, and the base is held in few bits (model.quantization).",
             fix=f"Leave model.quantization out, or take one of: {able}.",
         )
+
+
+def _lies_in_blocks(model: Any, name: str) -> bool:
+    """Tell whether a module whose name ends so holds a weight in blocks."""
+    found = [module for own, module in model.named_modules() if own == name or own.endswith(f".{name}")]
+    return any(not p.is_floating_point() for module in found for p in module.parameters())
