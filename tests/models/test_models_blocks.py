@@ -133,7 +133,13 @@ def test_a_whole_run_is_proved(base: Path, tmp_path: Path) -> None:
         "train": {"steps": 5, "learning_rate": 1e-2},
         "evaluate": {"baselines": ["majority"], "forgetting": []},
     }
-    assert run(from_keywords("train", **keys, output=str(tmp_path / "out"))).to_dict()["items"] == 40
+    found = run(from_keywords("train", **keys, output=str(tmp_path / "out")))
+    assert found.items == 40
+    cost = found.to_dict()["quantising"]["loss"]
+    assert cost["items"] == 40 and cost["base"] != cost["tuned"] == found.to_dict()["metrics"]["loss"]["base"]
+    assert "loss" in str(found) and "in full precision" in str(found)
+    for report in ("report.md", "report.html"):
+        assert "What holding the base in few bits changed" in (tmp_path / "out" / report).read_text()
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["proofs"] and all(proof["passed"] for proof in manifest["proofs"])
 

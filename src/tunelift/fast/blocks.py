@@ -225,3 +225,16 @@ def widen(model: nn.Module) -> None:
         plain.weight = nn.Parameter(layer.blocks.wide(), requires_grad=False)
         plain.bias = layer.bias
         setattr(model.get_submodule(parent), own, plain.train(layer.training))
+
+
+def wide_bytes(model: nn.Module) -> int:
+    """Return the bytes that a quantised model and the same in full precision take together."""
+    own = {id(p): p for p in model.parameters()}
+    wide = next(p.itemsize for p in own.values() if p.is_floating_point())
+    numbers = {id(layer.weight): layer.in_features * layer.out_features for layer in model.modules() if _is_held(layer)}
+    return sum(p.nbytes + wide * numbers.get(key, p.numel()) for key, p in own.items())
+
+
+def _is_held(layer: nn.Module) -> bool:
+    """Tell whether a linear layer's weight is held in other numbers than it has, here or by bitsandbytes."""
+    return isinstance(layer, nn.Linear) and not layer.weight.is_floating_point()
