@@ -3,10 +3,9 @@
     python benchmarks/memory.py [--shapes 1b,4b] [--kind int4] [--rows 8] [--tokens 512] [--steps 2] [--quick]
 
 Each model has random weights in bfloat16, which are written a tensor at a time. A process of its own, in which private
-memory is limited to what is claimed (RLIMIT_DATA; files that are mapped besides), loads it, puts LoRA on all linear layers and trains, each layer
-computed again on the way back. It prints its peak of resident memory, files that it has mapped included, its tokens a
-second, and how many of its products with frozen weights this machine can compute in the same time when it does nothing
-else.
+memory is limited to what is claimed (RLIMIT_DATA; files that are mapped besides), loads it, puts LoRA on all linear
+layers and trains, each layer computed again on the way back. It prints its peak of resident memory, files that it has
+mapped included, its tokens a second, and how many there would be if the machine did nothing but the products.
 """
 
 from __future__ import annotations
@@ -98,7 +97,9 @@ def write_model(folder: Path, sizes: dict[str, int], positions: int) -> None:
     torch.manual_seed(0)
     shards: dict[str, list[tuple[str, Any]]] = {}
     for name, weight in model.named_parameters():  # tied ones appear once
-        shards.setdefault(name.split("layers.")[-1].split(".")[0] if "layers." in name else "rest", []).append((name, weight))
+        shards.setdefault(name.split("layers.")[-1].split(".")[0] if "layers." in name else "rest", []).append(
+            (name, weight)
+        )
     names = {}
     for shard, weights in shards.items():
         file = f"model-{shard}.safetensors"
@@ -175,7 +176,8 @@ def trained(options: argparse.Namespace) -> None:
         "kind": options.kind, "dtype": options.dtype, "limit_gb": limit / GB, "peak_gb": round(peak_bytes() / GB, 3),
         "peak_after_loading_gb": round(after_loading / GB, 3), "load_seconds": round(loaded, 1),
         "weights_gb": round(sum(p.nbytes for p in session.model.parameters()) / GB, 3), "tokens_a_step": tokens,
-        "tokens_per_second": round(tokens / seconds, 2), "limit_tokens_per_second": round(arithmetic(sizes, options), 2),
+        "tokens_per_second": round(tokens / seconds, 2),
+        "limit_tokens_per_second": round(arithmetic(sizes, options), 2),
         "losses": [round(step["loss"], 4) for step in steps], "fast_paths": done.fast_paths,
     }  # fmt: skip
     print(json.dumps(figures))

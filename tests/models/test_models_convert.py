@@ -152,7 +152,7 @@ def write_gguf(
     change: Callable[[dict[str, Any]], None] = lambda tensors: None,
     kinds: Callable[[str], GGMLQuantizationType] = lambda name: GGMLQuantizationType.Q8_0,
 ) -> Path:
-    """Write the model; `change` may spoil the tensors (by name) first; those in bytes are of the `kinds` that it says."""
+    """Write the model; `change` may spoil the tensors (by name) first; those in bytes are of the `kinds` it says."""
     writer = GGUFWriter(path, arch)
     add_sizes(writer, arch, model.config)
     add_tokenizer(writer, arch)

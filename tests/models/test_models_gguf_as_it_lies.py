@@ -67,7 +67,9 @@ def test_blocks_are_widened_as_the_package_gguf_does(kind: str) -> None:
             expected = widened(packed, kind, size, torch.float32)
         assert torch.allclose(found, expected, rtol=far, atol=far)
     # A row may end within a block, where a layout of ours allows it; what is behind is not written.
-    assert torch.equal(widened(packed, kind, size - 3, torch.float32), widened(packed, kind, size, torch.float32)[:, :-3])
+    assert torch.equal(
+        widened(packed, kind, size - 3, torch.float32), widened(packed, kind, size, torch.float32)[:, :-3]
+    )
 
 
 @pytest.mark.parametrize("arch", [arch for arch in CONFIGS if arch != "gpt2"])

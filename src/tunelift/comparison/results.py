@@ -97,8 +97,8 @@ class Comparison:
 
     `str()` gives it to read, `to_dict()` is comparison.json. `metrics` hold tuned against base; `against` names what
     the verdict is about, the strongest of `baselines` on validation or "base". `flips` are the items that changed on
-    the headline metric, worst first; `quantising` holds a base in few bits against the same in full precision; `left_out` the items not compared, with their reasons; `notes` what a reader
-    should know besides.
+    the headline metric, worst first; `quantising` holds a base in few bits against the same in full precision;
+    `left_out` the items not compared, with their reasons; `notes` what a reader should know besides.
     """
 
     headline: str

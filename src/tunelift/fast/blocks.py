@@ -47,6 +47,8 @@ class Blocks:
 class BlockLinear(nn.Linear):
     """A frozen linear layer whose weight lies in blocks; stock to peft, which puts its layers around it."""
 
+    like: Tensor
+
     def __init__(self, inputs: int, outputs: int, bias: Tensor | None, kind: str, dtype: torch.dtype) -> None:
         nn.Module.__init__(self)  # nn.Linear's own would make the wide weight
         self.in_features, self.out_features, self.kind = inputs, outputs, kind
@@ -61,7 +63,7 @@ class BlockLinear(nn.Linear):
         """Return the weight, which products in the model's dtype take."""
         return Blocks(self.weight.detach(), self.kind, self.in_features, self.like.dtype)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as nn.Linear calls it)
+    def forward(self, input: Tensor) -> Tensor:
         """Return x Wᵀ + b (..., O), x (..., I), in the dtype of x."""
         blocks = Blocks(self.weight.detach(), self.kind, self.in_features, input.dtype)
         y: Tensor = _Product.apply(input, blocks)  # type: ignore[no-untyped-call]
@@ -74,11 +76,15 @@ class BlockLinear(nn.Linear):
 class BlockEmbedding(nn.Module):
     """Embeddings that lie in blocks, of which those are widened that a call asks for; scaled as Gemma's are."""
 
+    like: Tensor
+
     def __init__(self, plain: nn.Embedding, kind: str, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim, self.kind = plain.num_embeddings, plain.embedding_dim, kind
         self.scale: float = getattr(plain, "scalar_embed_scale", 1.0)
-        packed = torch.empty(len(plain.weight), KINDS[kind].row_bytes(plain.embedding_dim), dtype=torch.uint8, device="meta")
+        packed = torch.empty(
+            len(plain.weight), KINDS[kind].row_bytes(plain.embedding_dim), dtype=torch.uint8, device="meta"
+        )
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.register_buffer("like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)
 
@@ -188,7 +194,8 @@ def _from_int8(blocks: Tensor) -> Tensor:
 
 
 def _from_int4(blocks: Tensor) -> Tensor:
-    step, least = blocks[..., :4].contiguous().view(torch.float16).float().split(1, dim=-1)
+    halves = blocks[..., :4].contiguous().view(torch.float16).float()
+    step, least = halves[..., :1], halves[..., 1:]
     q = torch.cat([blocks[..., 4:] & 15, blocks[..., 4:] >> 4], dim=-1)
     return step * q.float() + least
 
@@ -231,10 +238,6 @@ def wide_bytes(model: nn.Module) -> int:
     """Return the bytes that a quantised model and the same in full precision take together."""
     own = {id(p): p for p in model.parameters()}
     wide = next(p.itemsize for p in own.values() if p.is_floating_point())
-    numbers = {id(layer.weight): layer.in_features * layer.out_features for layer in model.modules() if _is_held(layer)}
-    return sum(p.nbytes + wide * numbers.get(key, p.numel()) for key, p in own.items())
-
-
-def _is_held(layer: nn.Module) -> bool:
-    """Tell whether a linear layer's weight is held in other numbers than it has, here or by bitsandbytes."""
-    return isinstance(layer, nn.Linear) and not layer.weight.is_floating_point()
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    held = {id(one.weight): one.in_features * one.out_features for one in linear if not one.weight.is_floating_point()}
+    return sum(p.nbytes + wide * held.get(key, p.numel()) for key, p in own.items())

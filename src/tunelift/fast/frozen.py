@@ -88,7 +88,6 @@ class Weight:
         weight = self.plain.t() if self.turned is None else self.turned
         return _product(dy, weight, None, onto)
 
-
     @property
     def outputs(self) -> int:
         """Return O."""

@@ -76,8 +76,9 @@ class Asked:
 
 @dataclass(slots=True)
 class Head:
-    """A frozen linear head: weight (V, D), which may lie in blocks that are widened by tiles, bias (V,) or None; logits are scaled, then soft-capped.
+    """A frozen linear head: weight (V, D), bias (V,) or None; logits are scaled, then soft-capped.
 
+    A weight in blocks is widened a tile at a time.
     `skip_below` 0 computes all of the gradient. `likely_first` holds weight and bias of likely tokens, once those are
     known, and which tokens of the vocabulary (V,) they are; `kept` and `pairs` count the (row, tile) pairs whose part
     of the gradient was computed, and all that there were. With `eight` products are in eight bits.

@@ -31,7 +31,7 @@ class BlocksConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 class _ToBlocks(ConversionOps):  # type: ignore[misc]
-    """One weight into the blocks of its layer; what cannot be is told to the quantizer, since an error is not passed on."""
+    """One weight into the blocks of its layer; what cannot be is told as a problem, since an error is not passed on."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -69,7 +69,7 @@ class BlocksQuantizer(HfQuantizer):  # type: ignore[misc]
         left = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
         put_in(model, self.quantization_config.kind, left)
 
-    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+    def param_needs_quantization(self, model: Any, param_name: str, **more: Any) -> bool:
         place, _, name = param_name.rpartition(".")
         return name == "weight" and isinstance(model.get_submodule(place), (BlockLinear, BlockEmbedding))
 

@@ -20,7 +20,8 @@ GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 def folder(name: str, *, narrow: bool = False) -> tuple[Path, str]:
     """Return the folder of a bundled model and the note that says where its weights come from.
 
-    Those of a GGUF file are dequantised, or stay as they are in a `narrow` one. Raises InputError if its package is not installed or its weights are not those it was checked with.
+    Those of a GGUF file are dequantised, or stay as they are in a `narrow` one. Raises InputError if its package is not
+    installed or its weights are not those it was checked with.
     """
     return MODELS[name](narrow)
 

@@ -34,7 +34,8 @@ BLOCKS = "blocks.json"
 def converted(name: str, sha256: str, source: Path, *, narrow: bool = False) -> Path:
     """Return the folder of the converted model, converting `source` (a GGUF file with that hash) if it is not there.
 
-    In a `narrow` one weights lie in the file's own blocks, where it has such, and BLOCKS says in which. Raises InputError for a file that is broken or holds what cannot be converted.
+    In a `narrow` one weights lie in the file's own blocks, where it has such, and BLOCKS says in which. Raises
+    InputError for a file that is broken or holds what cannot be converted.
     """
     from filelock import FileLock
 
@@ -151,7 +152,8 @@ def _write_blocks(gguf: GgufFile, layout: dict[str, str], folder: Path) -> None:
         if layout_of is None or len(gguf.tensors[theirs].shape) != 2:
             weights[ours] = _dequantised(gguf, theirs)
             continue
-        rows = kind.change(theirs, gguf.blocks(theirs), config_values(gguf))  # which moves whole rows at most
+        blocks: Any = gguf.blocks(theirs)
+        rows = kind.change(theirs, blocks, config_values(gguf))  # which moves whole rows at most
         weights[ours] = torch.from_numpy(np.ascontiguousarray(rows).copy())
         kinds[ours] = layout_of
     save_file(weights, folder / SINGLE, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""A base whose linear layers are held in few bits while it is loaded: NF4 by bitsandbytes, int8 and int4 by ourselves."""
+"""A base whose linear layers are held in few bits: NF4 by bitsandbytes, int8, int4 and GGUF's kinds by ourselves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def check(kind: str, place: Precision, task: Task, config: Any, folder: Path) ->
     """Raise InputError where a base cannot be held so: without bitsandbytes, with a head to be drawn, or twice."""
     if kind == "gguf" and not (folder / BLOCKS).is_file():
         raise InputError(
-            "model.quantization is gguf, and the model is no .gguf file.", fix="Take int4 or int8, or name a .gguf file."
+            "model.quantization is gguf, and the model is no .gguf file.",
+            fix="Take int4 or int8, or name a .gguf file.",
         )
     if kind == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
