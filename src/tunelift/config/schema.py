@@ -157,10 +157,13 @@ class TrainSection(Section):
 
     epochs: float = setting(1, "Passes over the training rows; fractions are allowed.", gt=0)
     steps: int | None = setting(None, "Optimiser steps, instead of epochs.", gt=0)
-    learning_rate: float = setting(2e-4, "Peak learning rate of AdamW; some methods have a default of their own.", gt=0)
+    optimizer: Literal["adamw", "lora-plus", "adafactor"] = setting(
+        "adamw", "AdamW; lora-plus has a higher rate for LoRA's B; adafactor keeps less beside the parameters."
+    )
+    learning_rate: float = setting(2e-4, "Peak learning rate; some methods have a default of their own.", gt=0)
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "Learning rate after the warm-up.")
     warmup: float = setting(0.05, "Fraction of the steps over which the learning rate rises.", ge=0, lt=1)
-    weight_decay: float = setting(0.0, "Weight decay of AdamW.", ge=0)
+    weight_decay: float = setting(0.0, "Weight decay, apart from the gradient.", ge=0)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
     batch_size: int = setting(8, "Rows per optimiser step.", gt=0)
     micro_batch_tokens: int = setting(
@@ -175,7 +178,7 @@ class TrainSection(Section):
         "the same. Nothing is measured in int8.",
     )
     gradient_checkpointing: bool = setting(
-        False, "Compute each layer again on the way back instead of keeping it: a third slower, far less memory."
+        False, "Compute each layer again on the way back instead of keeping it: slower, far less memory."
     )
     save_every: int = setting(100, "Steps between checkpoints.", gt=0)
     seed: int = setting(0, "Seed of the adapter, of dropout and of the order of rows.")
