@@ -43,5 +43,5 @@ def test_lora_plus_moves_b_faster() -> None:
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
     with pytest.raises(InputError, match="has no LoRA's B"):
         State(torch.nn.Linear(2, 2), 1e-3, 0.0, "lora-plus")
-    with pytest.raises(InputError, match="adapter.method is ia3"):
+    with pytest.raises(InputError, match=r"adapter\.method is ia3"):
         refuse_optimiser("lora-plus", "ia3")

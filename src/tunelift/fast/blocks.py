@@ -93,7 +93,11 @@ class BlockEmbedding(nn.Module):
         rows, places = torch.unique(ids, return_inverse=True)
         wide = widened(self.weight.detach()[rows], self.kind, self.embedding_dim, self.like.dtype)
         found = F.embedding(places, wide)
-        return found if self.scale == 1.0 else found * torch.tensor(self.scale, device=ids.device).to(found.dtype)
+        return (
+            found
+            if self.scale == 1.0
+            else found * torch.tensor(self.scale, dtype=torch.float32, device=ids.device).to(found.dtype)
+        )
 
 
 class _Product(torch.autograd.Function):

@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from tunelift.core.errors import InputError
 from tunelift.fast.block_kinds import GGML_TYPES
 from tunelift.fast.blocks import BlockEmbedding, BlockLinear, narrowed
+from tunelift.model_facts.parameters import compute_dtype
 from tunelift.models import streamed_conversion
 
 METHOD = "tunelift_blocks"
@@ -91,7 +92,7 @@ class BlocksQuantizer(HfQuantizer):  # type: ignore[misc]
 
 def put_in(model: Any, kind: str, left: list[str]) -> None:
     """Put layers in blocks in the place of a model's linear ones, but those whose name or a part of it is `left`."""
-    dtype = model.dtype
+    dtype = compute_dtype(model)
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or any(name == one or f".{one}." in f".{name}." for one in left):
             continue
@@ -100,7 +101,7 @@ def put_in(model: Any, kind: str, left: list[str]) -> None:
 
 def put_as_it_lies(model: Any, kinds: dict[str, str]) -> None:
     """Put what takes blocks in the place of each layer whose weight lies in them, embeddings and a tied head too."""
-    dtype, embeddings, head = model.dtype, model.get_input_embeddings(), model.get_output_embeddings()
+    dtype, embeddings, head = compute_dtype(model), model.get_input_embeddings(), model.get_output_embeddings()
     named = {module: name for name, module in model.named_modules()}
     kinds = {name.removesuffix(".weight"): kind for name, kind in kinds.items()}
     if named[head] not in kinds and named[embeddings] in kinds and model.config.get_text_config().tie_word_embeddings:
