@@ -49,7 +49,7 @@ class Adafactor(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # nobody asks for a closure here
         """Move each parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
