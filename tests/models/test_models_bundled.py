@@ -84,7 +84,7 @@ def test_parts_are_joined_and_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(bundled, "_package", lambda name: Package(parts))
     seen: list[bytes] = []
 
-    def converted(name: str, sha256: str, source: Path) -> Path:
+    def converted(name: str, sha256: str, source: Path, *, narrow: bool) -> Path:
         seen.append(source.read_bytes())
         return tmp_path
 

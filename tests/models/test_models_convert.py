@@ -146,9 +146,13 @@ def add_sizes(writer: GGUFWriter, arch: str, config: Any) -> None:
 
 
 def write_gguf(
-    path: Path, arch: str, model: Any, change: Callable[[dict[str, Any]], None] = lambda tensors: None
+    path: Path,
+    arch: str,
+    model: Any,
+    change: Callable[[dict[str, Any]], None] = lambda tensors: None,
+    kinds: Callable[[str], GGMLQuantizationType] = lambda name: GGMLQuantizationType.Q8_0,
 ) -> Path:
-    """Write the model; `change` may spoil the tensors (by name) first."""
+    """Write the model; `change` may spoil the tensors (by name) first; those in bytes are of the `kinds` it says."""
     writer = GGUFWriter(path, arch)
     add_sizes(writer, arch, model.config)
     add_tokenizer(writer, arch)
@@ -161,7 +165,7 @@ def write_gguf(
         tensors[name] = as_llama_cpp(arch, name, weights.detach().numpy(), model.config)
     change(tensors)
     for name, values in tensors.items():
-        kind = GGMLQuantizationType.Q8_0 if values.dtype == np.uint8 else None
+        kind = kinds(name) if values.dtype == np.uint8 else None
         writer.add_tensor(name, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -193,7 +197,7 @@ def test_converted_model_is_the_model_it_came_from(arch: str, tmp_path: Path) ->
 def test_the_second_load_reads_the_converted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", "llama", random_model(llama()))
     first = load(path, dtype="float32")
-    monkeypatch.setattr(convert, "write", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(convert, "write", lambda *_, **__: pytest.fail("converted again"))
     second = load(path, dtype="float32")
     assert second.identity == first.identity
 

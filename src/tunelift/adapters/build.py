@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
 from tunelift.adapters.from_rows import Given, explain, looks_at_rows
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
+from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.read import REWRITES
 from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness
@@ -135,6 +136,7 @@ def built(model: Any, config: Any, seed: int, given: Given | None = None) -> Any
     from peft import get_peft_model
 
     check_targets(model, config)
+    check_narrow(model, config, "adapter")
     asked, subtracted = config, is_subtracted(config)
     config = doubled(config) if subtracted else config
     refuse_changes_of_base(vars(config), "adapter")

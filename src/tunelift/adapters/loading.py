@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tunelift.adapters.build import homeless, refuse_changes_of_base, without_strays
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
+from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
 from tunelift.adapters.targets import check_activates, check_layers
@@ -42,6 +43,7 @@ def check_fits(
     config = read_adapter_config(folder)
     check_base(folder, weights_sha256)
     refuse_changes_of_base(config, str(folder))
+    check_narrow(model, config, str(folder))
     if Path(folder).name in REWRITTEN:
         raise InputError(
             f"{folder} holds an adapter for a base that PiSSA rewrote, as folders of this name do.",

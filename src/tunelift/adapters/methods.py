@@ -44,7 +44,8 @@ class Method:
 
     A `whole` one trains the model's own weights, all that transformers leaves trainable; nothing of peft is put on, and
     it has no `peft_type`. `needs_head` says that it is for tasks whose models have a head of their own. `takes` are the
-    keys that the user may set, where not all of the config's do something; None: all.
+    keys that the user may set, where not all of the config's do something; None: all. `reads_weights` says that it
+    computes with the numbers of the layers that it changes, which it cannot where a base is held in few bits.
     """
 
     peft_type: str
@@ -69,6 +70,7 @@ class Method:
     takes: tuple[str, ...] | None = None
     begins_at_random: tuple[str, ...] = ()
     never_trained: tuple[str, ...] = ()
+    reads_weights: bool = True
     known_failures: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -21,10 +21,11 @@ METHODS.add(
         defaults={"target_modules": "all-linear"},
         after_step=beginnings.hold,
         begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
+        reads_weights=False,
     ),
 )
 # docs/methods.md has the rates that were tried.
-METHODS.add("ia3", Method("IA3", title="IA3", defaults=scaled_layers, learning_rate=1e-2))
+METHODS.add("ia3", Method("IA3", title="IA3", defaults=scaled_layers, learning_rate=1e-2, reads_weights=False))
 METHODS.add(
     "adalora",
     Method(
@@ -39,9 +40,10 @@ METHODS.add(
         after_training=adalora.end,
         begins_at_random=("lora_A", "lora_B"),
         never_trained=("ranknum",),
+        reads_weights=False,
     ),
 )
-METHODS.add("ln-tuning", Method("LN_TUNING", "LN tuning", norms, 1e-3))
+METHODS.add("ln-tuning", Method("LN_TUNING", "LN tuning", norms, 1e-3, reads_weights=False))
 METHODS.add(
     "trainable-tokens",
     Method(
@@ -51,6 +53,7 @@ METHODS.add(
         needs={"token_indices": "the ids of the tokens whose embeddings are to be trained"},
         tried_with={"token_indices": [0, 1, 5]},
         stands_beside=False,
+        reads_weights=False,
         known_failures={
             f"stands_beside ({kind})": "where embeddings are not tied to the head, two of them stand side by side"
             for kind in ("decoder", "qwen3_moe")
@@ -65,42 +68,58 @@ def _add(name: str, peft_type: str, title: str, rate: float, sizes: Sizes | None
 
 
 # Kin of LoRA: matrices of low rank, or made of few numbers.
-_add("vera", "VERA", "VeRA", 1e-3)
+_add("vera", "VERA", "VeRA", 1e-3, reads_weights=False)
 _add("pvera", "PVERA", "PVeRA", 3e-3)
-_add("randlora", "RANDLORA", "RandLoRA", 1e-4)
+_add("randlora", "RANDLORA", "RandLoRA", 1e-4, reads_weights=False)
 _add("loha", "LOHA", "LoHa", 1e-4)
 _add("lokr", "LOKR", "LoKr", 3e-3)
 _add("hira", "HIRA", "HiRA", 4.5e-3)
-_add("miss", "MISS", "MiSS", 1e-4, lambda widths: {"r": widths.block(64)})
-_add("gralora", "GRALORA", "GraLoRA", 2e-4)
+_add("miss", "MISS", "MiSS", 1e-4, lambda widths: {"r": widths.block(64)}, reads_weights=False)
+_add("gralora", "GRALORA", "GraLoRA", 2e-4, reads_weights=False)
 _add("glora", "GLORA", "GLoRA", 1e-4)
 _add("delora", "DELORA", "DeLoRA", 1e-3)
 _add("deft", "DEFT", "DEFT", 1e-4)
 _add("tinylora", "TINYLORA", "TinyLoRA", 1e-3)
 _add("unilora", "UNILORA", "Uni-LoRA", 1e-3, begins_as_noop=False)
-_add("vblora", "VBLORA", "VB-LoRA", 1e-3, lambda widths: {"vector_length": widths.block(256)}, begins_as_noop=False)
+_add(
+    *("vblora", "VBLORA", "VB-LoRA", 1e-3),
+    lambda widths: {"vector_length": widths.block(256)},
+    begins_as_noop=False,
+    reads_weights=False,
+)
 _add("adamss", "ADAMSS", "AdaMSS", 1e-3)
 _add("frod", "FROD", "FRoD", 1e-4, {"progressbar": False})
 _add("psoft", "PSOFT", "PSOFT", 1e-4, lambda widths: dict.fromkeys(("r", "psoft_alpha"), widths.full_rank(32)))
 _add("peanut", "PEANUT", "PEANuT", 1e-4)
 _add("osf", "OSF", "OSF", 5e-5)
 # Rotations, and products along circles.
-_add("oft", "OFT", "OFT", 1e-4)
-_add("boft", "BOFT", "BOFT", 1e-4, lambda widths: {"boft_block_size": widths.block_taken(4)})
+_add("oft", "OFT", "OFT", 1e-4, reads_weights=False)
+_add("boft", "BOFT", "BOFT", 1e-4, lambda widths: {"boft_block_size": widths.block_taken(4)}, reads_weights=False)
 _add("hra", "HRA", "HRA", 1e-4)
-_add("road", "ROAD", "RoAd", 1e-3, lambda widths: {"group_size": widths.block(64)})
-_add("c3a", "C3A", "C3A", 3e-1, lambda widths: {"block_size": widths.block(64)}, begins_as_noop=False)
+_add("road", "ROAD", "RoAd", 1e-3, lambda widths: {"group_size": widths.block(64)}, reads_weights=False)
+_add(
+    *("c3a", "C3A", "C3A", 3e-1),
+    lambda widths: {"block_size": widths.block(64)},
+    begins_as_noop=False,
+    reads_weights=False,
+)
 # Some numbers of each matrix, as they are or of its transform.
 _add("shira", "SHIRA", "SHiRA", 3e-4, lambda widths: {"r": widths.rank(32)})
 _add("supertuning", "SUPERTUNING", "SuperTuning", 1e-4)
-_add("waveft", "WAVEFT", "WaveFT", 1e-4, lambda widths: {"n_frequency": widths.numbers(2592)})
+_add(
+    *("waveft", "WAVEFT", "WaveFT", 1e-4),
+    lambda widths: {"n_frequency": widths.numbers(2592)},
+    reads_weights=False,
+)
 _add(  # peft begins with random spectra by default, with which a model's answers are noise
     *("fourierft", "FOURIERFT", "FourierFT", 6e-2),
     lambda widths: {"n_frequency": widths.numbers(1000), "init_weights": True},
+    reads_weights=False,
 )
 _add(
     *("beft", "BEFT", "BEFT", 8e-3),
     merges=False,
+    reads_weights=False,
     known_failures={"merges (encoder)": "where layers have biases, as BERT's have, it can be merged"},
 )
 
@@ -109,12 +128,15 @@ def _layers(model: Any, _rows: int, _steps: int) -> Mapping[str, Any]:
     return {"adapter_len": 10, "adapter_layers": model.config.get_text_config().num_hidden_layers}
 
 
-METHODS.add("adaption-prompt", Method("ADAPTION_PROMPT", "LLaMA-Adapter", _layers, 5e-3, merges=False))
+METHODS.add(
+    "adaption-prompt",
+    Method("ADAPTION_PROMPT", "LLaMA-Adapter", _layers, 5e-3, merges=False, reads_weights=False),
+)
 
 
 def _add_prompts(name: str, peft_type: str, title: str, rate: float) -> None:
     """Add a row of a method that puts tokens, or keys and values of tokens, before each row."""
-    facts: dict[str, Any] = {"begins_as_noop": False, "merges": False, "virtual_tokens": True}
+    facts: dict[str, Any] = {"begins_as_noop": False, "merges": False, "virtual_tokens": True, "reads_weights": False}
     facts["known_failures"] = {"loads_again": "peft does not load prompts to be trained on"}
     METHODS.add(name, Method(peft_type, title, {"num_virtual_tokens": 20}, rate, **facts))
 

@@ -120,8 +120,10 @@ def _maps(layer: Any) -> bool:
     """Tell whether a layer makes one tensor of its output's width, as a linear one does, and as a quantised one."""
     import torch
 
-    if not layer.weight.is_floating_point():
-        return type(layer).__module__.startswith("bitsandbytes.")  # for which peft has layers of its own
+    from tunelift.fast.blocks import BlockLinear
+
+    if not layer.weight.is_floating_point():  # for bitsandbytes' peft has layers of its own
+        return type(layer).__module__.startswith("bitsandbytes.") or isinstance(layer, BlockLinear)
     try:
         shaped = deepcopy(layer).to("meta")
         made = shaped(torch.empty(1, 1, layer.in_features, dtype=layer.weight.dtype, device="meta"))

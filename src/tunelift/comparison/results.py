@@ -97,8 +97,8 @@ class Comparison:
 
     `str()` gives it to read, `to_dict()` is comparison.json. `metrics` hold tuned against base; `against` names what
     the verdict is about, the strongest of `baselines` on validation or "base". `flips` are the items that changed on
-    the headline metric, worst first; `left_out` the items not compared, with their reasons; `notes` what a reader
-    should know besides.
+    the headline metric, worst first; `quantising` holds a base in few bits against the same in full precision;
+    `left_out` the items not compared, with their reasons; `notes` what a reader should know besides.
     """
 
     headline: str
@@ -117,6 +117,7 @@ class Comparison:
     without_duplicates: MetricResult | None = None
     calibration: dict[str, Any] | None = None
     forgetting: dict[str, MetricResult] = field(default_factory=dict)
+    quantising: dict[str, MetricResult] = field(default_factory=dict)
     looks: int | None = None
 
     @property
@@ -167,6 +168,7 @@ class Comparison:
             "forgetting": {
                 name: {"metric": result.name, **result.to_dict()} for name, result in self.forgetting.items()
             },
+            "quantising": _entries(self.quantising),
             "power": self._power(),
             "looks": self.looks,
             "claim": self.claim,

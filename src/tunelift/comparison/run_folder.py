@@ -52,6 +52,7 @@ def compare_run(
         selection=selection,
         against=selection.strongest if selection else BASE,
         forgetting=_forgetting(paths, level),
+        quantising=quantising(paths, level),
         recipe=_recipe(paths, base, tuned, comparison),
         notes=[*comparison.notes, *notes],
     )
@@ -147,6 +148,16 @@ def _forgetting(paths: RunPaths, level: float) -> dict[str, MetricResult]:
         first = common_metrics(base, tuned, pairs)[0][0]
         measured[one.folder.name] = measure(first, base, tuned, pairs)
     return judged_together({name: values for name, values in measured.items() if values.items}, level, "sets")
+
+
+def quantising(paths: RunPaths, level: float = 0.95) -> dict[str, MetricResult]:
+    """Compare a base that is held in few bits with itself in full precision, where that was measured too."""
+    if not is_scored(paths.wide) or not is_scored(paths.base):
+        return {}
+    wide, held = read_side(paths.wide, "base in full precision"), read_side(paths.base, BASE)
+    pairs, _ = pair(wide, held)
+    measured = {name: measure(name, wide, held, pairs) for name in common_metrics(wide, held, pairs)[0]}
+    return judged_together({name: values for name, values in measured.items() if values.items}, level, "metrics")
 
 
 def _recipe(paths: RunPaths, base: Side, tuned: Side, comparison: Comparison) -> dict[str, Any] | None:

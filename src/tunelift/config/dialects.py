@@ -94,7 +94,9 @@ def warmup_steps(found: Conversion, value: Any) -> None:
 def optimizer(found: Conversion, value: Any) -> None:
     """Say where an optimiser is another than AdamW, or holds its state in eight bits."""
     name = str(value).lower()
-    if name not in ("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"):
+    if name == "adafactor":
+        found.put("train.optimizer", name)
+    elif name not in ("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"):
         found.say(f"The optimiser {value} is AdamW here, its state in 32 bits: of an adapter that is little.")
 
 

@@ -102,8 +102,10 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Precision of the base model; auto measures what is fast here."
     )
-    quantization: Literal["none", "nf4"] = setting(
-        "none", "Hold the base's linear layers in four bits (NF4, by bitsandbytes), where the model is too large."
+    quantization: Literal["none", "nf4", "int8", "int4", "gguf"] = setting(
+        "none",
+        "Hold the base's linear layers in few bits, where the model is too large; nf4 is by bitsandbytes, gguf has all "
+        "as it lies in the .gguf file.",
     )
     device: str = setting("auto", "cuda, cuda:1, mps or cpu; auto takes the first there is.")
 
@@ -157,10 +159,13 @@ class TrainSection(Section):
 
     epochs: float = setting(1, "Passes over the training rows; fractions are allowed.", gt=0)
     steps: int | None = setting(None, "Optimiser steps, instead of epochs.", gt=0)
-    learning_rate: float = setting(2e-4, "Peak learning rate of AdamW; some methods have a default of their own.", gt=0)
+    optimizer: Literal["adamw", "lora-plus", "adafactor"] = setting(
+        "adamw", "AdamW; lora-plus has a higher rate for LoRA's B; adafactor keeps less beside the parameters."
+    )
+    learning_rate: float = setting(2e-4, "Peak learning rate; some methods have a default of their own.", gt=0)
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "Learning rate after the warm-up.")
     warmup: float = setting(0.05, "Fraction of the steps over which the learning rate rises.", ge=0, lt=1)
-    weight_decay: float = setting(0.0, "Weight decay of AdamW.", ge=0)
+    weight_decay: float = setting(0.0, "Weight decay, apart from the gradient.", ge=0)
     max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm.", gt=0)
     batch_size: int = setting(8, "Rows per optimiser step.", gt=0)
     micro_batch_tokens: int = setting(
@@ -177,6 +182,9 @@ class TrainSection(Section):
         "auto",
         "Precision of products with frozen weights; auto takes int8 where it is faster and, on the first rows, learns "
         "the same. Nothing is measured in int8.",
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Compute each layer again on the way back instead of keeping it: slower, far less memory."
     )
     save_every: int = setting(100, "Steps between checkpoints.", gt=0)
     seed: int = setting(0, "Seed of the adapter, of dropout and of the order of rows.")

@@ -38,9 +38,11 @@ class FourBits:
         return torch.empty(0, dtype=self.dtype, device=self.packed.device)
 
     @torch.no_grad()
-    def wide(self) -> Tensor:
-        """Return the weight (O, I) as bitsandbytes widens it, to the bit."""
-        found = torch.empty(self.shape, dtype=self.dtype, device="cpu")
+    def wide(self, first: int = 0, stop: int | None = None) -> Tensor:
+        """Return rows of the weight (O, I) from `first` on as bitsandbytes widens it, to the bit; all unless told."""
+        count, size = (self.shape[0] if stop is None else stop) - first, self.shape[1]
+        found = torch.empty(count, size, dtype=self.dtype, device="cpu")
         tensors = self.packed.detach(), self.state.absmax, self.state.code, found
-        kernels.call(kernels.library(self.dtype), "four_bits_wide", *tensors, 0, self.size, self.state.blocksize)
+        where = first * size, count * size, self.state.blocksize
+        kernels.call(kernels.library(self.dtype), "four_bits_wide", *tensors, *where)
         return found

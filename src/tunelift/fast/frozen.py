@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunelift.core import machine
-from tunelift.fast.four_bits import numbers_of
+from tunelift.fast.blocks import Blocks, blocks_of, pieces
+from tunelift.fast.four_bits import FourBits, numbers_of
 from tunelift.fast.int8 import Int8Tiles, Int8Weight
 from tunelift.fast.undo import Undo
 
+Narrow = FourBits | Blocks
 Ways = Literal["none", "forward", "both"]
 """For which products weights are packed: none, x Wᵀ alone where nothing learns, or the gradient's dy W too."""
 
@@ -35,13 +37,13 @@ FEW_TOKENS = 512
 class Weight:
     """The frozen weight (O, I) and bias (O,) of a linear layer, and copies packed for its products.
 
-    `dtype` is that of its products. One that is held in `four` bits is widened for each of them.
+    `dtype` is that of its products. One that is `narrow`, held in few bits, is widened for each of them.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         self.plain, self.bias = layer.weight, layer.bias
-        self.four = numbers_of(layer)
-        self.dtype = self.plain.dtype if self.four is None else self.four.dtype
+        self.narrow = _narrow(layer)
+        self.dtype = self.plain.dtype if self.narrow is None else self.narrow.dtype
         self.version = self.plain._version
         self.packed: Tensor | None = None
         self.turned: Tensor | None = None
@@ -59,9 +61,7 @@ class Weight:
         return self.eight is not None and (self.only_in is None or self.only_in.training)
 
     def pack(self, ways: Ways) -> None:
-        """Make the copies, of the weight's size each; none of one in four bits."""
-        if self.four is not None:
-            return
+        """Make the copies, of the weight's size each; it is not a narrow one."""
         with torch.no_grad():
             self.packed = _packing(self.plain) if ways != "none" else None
             self.turned = _packing(self.plain.t()) if ways == "both" else None
@@ -70,8 +70,8 @@ class Weight:
         """Return x Wᵀ + b (N, O), x (N, I)."""
         if self.eight is not None and self.is_eight:
             return self.eight.of(x)
-        if self.four is not None:
-            return linear(x, self.four.wide(), self.bias)
+        if self.narrow is not None:
+            return _of_narrow(x, self.narrow, self.bias)
         weight = self.plain if self.packed is None else self.packed
         if weight is self.plain and not _by_onednn(x):
             return F.linear(x, weight, self.bias)
@@ -81,13 +81,41 @@ class Weight:
         """Return dy W (N, I), dy (N, O); added to `onto`, which may be lost."""
         if self.eight is not None and self.is_eight:
             return self.eight.back(dy, onto)
-        if self.four is not None:
-            wide = self.four.wide()
-            return product(dy, wide) if onto is None else onto.addmm_(dy, wide)
+        if self.narrow is not None:
+            return _back_of_narrow(dy, self.narrow, onto)
         if self.turned is None and not _by_onednn(dy):
             return dy @ self.plain if onto is None else onto.addmm_(dy, self.plain)
         weight = self.plain.t() if self.turned is None else self.turned
         return _product(dy, weight, None, onto)
+
+    @property
+    def outputs(self) -> int:
+        """Return O."""
+        return self.plain.shape[0] if self.narrow is None else self.narrow.shape[0]
+
+
+def _of_narrow(x: Tensor, narrow: Narrow, bias: Tensor | None) -> Tensor:
+    """Return x Wᵀ + b as `Weight.of` does, a piece of the weight after the other."""
+    y: Tensor | None = None
+    for first, stop in pieces(narrow.shape):
+        some = linear(x, narrow.wide(first, stop), None if bias is None else bias[first:stop])
+        if some.shape[1] == narrow.shape[0]:
+            return some
+        y = x.new_empty(x.shape[0], narrow.shape[0]) if y is None else y
+        y[:, first:stop] = some
+    return x.new_empty(x.shape[0], 0) if y is None else y
+
+
+def _narrow(layer: nn.Module) -> Narrow | None:
+    return numbers_of(layer) or blocks_of(layer)
+
+
+def _back_of_narrow(dy: Tensor, narrow: Narrow, onto: Tensor | None) -> Tensor:
+    """Return dy W as `Weight.back` does, a piece of the weight after the other."""
+    for first, stop in pieces(narrow.shape):
+        some, wide = dy[:, first:stop], narrow.wide(first, stop)
+        onto = product(some, wide) if onto is None else onto.addmm_(some, wide)
+    return dy.new_zeros(len(dy), narrow.shape[1]) if onto is None else onto
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -105,7 +133,7 @@ def weight_of(layer: nn.Linear) -> Weight:
     found: Weight | None = vars(layer).get("frozen")
     if found is None or found.plain is not layer.weight or found.bias is not layer.bias:
         return Weight(layer)
-    if found.four is not None and found.four.state is not getattr(layer.weight, "quant_state", None):
+    if isinstance(found.narrow, FourBits) and found.narrow.state is not getattr(layer.weight, "quant_state", None):
         return Weight(layer)
     return found if found.version == found.plain._version else Weight(layer)
 
@@ -129,7 +157,8 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
 
 def pack(model: Any, ways: Ways) -> str:
     """Pack the frozen weights where that fits in memory; return what was done, to be put behind the manifest's "on"."""
-    weights, copies = frozen_weights(model).values(), {"none": 0, "forward": 1, "both": 2}[ways]
+    weights = [weight for weight in frozen_weights(model).values() if weight.narrow is None]
+    copies = {"none": 0, "forward": 1, "both": 2}[ways]
     fits = copies * sum(weight.plain.nbytes for weight in weights) <= SHARE_OF_MEMORY * (machine.usable_bytes() or 0)
     if not copies or not fits or not weights:
         return ""
@@ -216,8 +245,8 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Tell whether a layer is torch's own linear one, or bitsandbytes' in four bits."""
-    return type(layer) is nn.Linear or numbers_of(layer) is not None
+    """Tell whether a layer is torch's own linear one, or one of few bits."""
+    return type(layer) is nn.Linear or _narrow(layer) is not None
 
 
 def _works(weight: Weight) -> bool:

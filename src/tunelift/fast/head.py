@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
+from tunelift.fast.blocks import Blocks
 from tunelift.fast.frozen import linear, product
 from tunelift.fast.int8 import Int8Tiles
 
@@ -77,12 +78,13 @@ class Asked:
 class Head:
     """A frozen linear head: weight (V, D), bias (V,) or None; logits are scaled, then soft-capped.
 
+    A weight in blocks is widened a tile at a time.
     `skip_below` 0 computes all of the gradient. `likely_first` holds weight and bias of likely tokens, once those are
     known, and which tokens of the vocabulary (V,) they are; `kept` and `pairs` count the (row, tile) pairs whose part
     of the gradient was computed, and all that there were. With `eight` products are in eight bits.
     """
 
-    weight: Tensor
+    weight: Tensor | Blocks
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
@@ -135,7 +137,7 @@ class Head:
         return 1.0 if self.softcap is None else 1 - (logits / self.softcap) ** 2
 
 
-def _cut(weight: Tensor, bias: Tensor | None, taken: Tensor | None) -> Iterator[Tile]:
+def _cut(weight: Tensor | Blocks, bias: Tensor | None, taken: Tensor | None) -> Iterator[Tile]:
     for start in range(0, len(weight), TILE):
         tile = slice(start, start + TILE)
         yield Tile(weight[tile], None if bias is None else bias[tile], None if taken is None else taken[tile], start)

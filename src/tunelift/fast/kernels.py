@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tunelift.core import machine
+from tunelift.fast.block_kinds import of_number
 from tunelift.fast.compiling import UncompiledError, compiled
 
 SWITCH = "TUNELIFT_KERNELS"
@@ -78,6 +79,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "int8_pack": (E, O, O, I8, I32, O, N, N, N, N, N, N, I),
     "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, N, I, I),
     "four_bits_wide": (U8, S, S, E, N, N, N, I),
+    "blocks_wide": (U8, E, N, N, N, I),
 }
 TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
 """The kinds of a function's tensors, which come first (in attention behind the plan)."""
@@ -139,6 +141,7 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         16,
         count,
     ),
+    "blocks_wide": lambda rows, size, kind, *_: (rows * of_number(kind).row_bytes(size), rows * size),
     "int8_product": lambda rows, out, deep, group, *_: _int8(rows, out, -(-out // 16) * 16, deep, -(-deep // group)),
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""

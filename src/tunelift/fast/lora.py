@@ -148,7 +148,7 @@ class _LoraLinears(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         every_a, every_b = flat[: len(weights)], flat[len(weights) :]
         ranks = [a.shape[0] for a in every_a]
-        products = Products.fitting(rows, [weight.plain.shape[0] for weight in weights], ranks)
+        products = Products.fitting(rows, [weight.outputs for weight in weights], ranks)
         a = torch.cat(every_a) if len(every_a) > 1 else every_a[0]
         low = rows.new_empty(rows.shape[0], a.shape[0])  # (N, all r)
         products.into(low, 0, rows, a)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunelift.fast.attention import packed, packed_inputs
+from tunelift.fast.blocks import BlockLinear
 from tunelift.fast.frozen import weight_of
 from tunelift.fast.head import ROWS_AT_ONCE, Asked, Head, at_least_float32, capped, over_vocabulary
 from tunelift.fast.last_layer import last_layer, only_at
@@ -27,6 +28,8 @@ from tunelift.model_facts.parameters import device_of
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """What configs call the soft cap of the logits: Gemma, RecurrentGemma, xLSTM."""
+
+LINEAR = (nn.Linear, BlockLinear)
 
 
 class UnsupportedError(Exception):
@@ -52,7 +55,8 @@ class TargetOnly:
         config = base.config.get_text_config()
         softcap = next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
         scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        weight = getattr(head, "weight", torch.empty(0, dtype=torch.float32))
+        own = getattr(head, "weight", torch.empty(0, dtype=torch.float32))
+        weight = head.blocks if type(head) is BlockLinear else own
         self.frozen = Head(weight, getattr(head, "bias", None), scale, softcap)
         self.packs = self.shares = False
         self.last: nn.Module | None = None
@@ -75,7 +79,7 @@ class TargetOnly:
     def losses_of(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the differentiable cross-entropies (N,) (nats) of the targets (N,) after hidden states (N, D)."""
         frozen = not any(p.requires_grad for p in self.head.parameters())
-        if frozen and type(self.head) is nn.Linear:
+        if frozen and type(self.head) in LINEAR:
             self.frozen.eight = weight_of(self.head).tiles
             return self.frozen.losses(hidden, targets)
         return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="none")
@@ -89,7 +93,7 @@ class TargetOnly:
         off = getattr(self.model, "disable_adapter", nullcontext)
         with in_evaluation(self.model), off():
             hidden, _, _ = self.at_targets(inputs, labels)
-        if len(hidden) and type(self.head) is nn.Linear:
+        if len(hidden) and type(self.head) in LINEAR:
             self.frozen.order_by(hidden)
 
     @torch.no_grad()
@@ -108,7 +112,7 @@ class TargetOnly:
         """Return `log_probabilities`, and for each of them whether its token is the likeliest one, (E,) bool."""
         if not len(rows):
             return hidden.new_zeros(0), torch.zeros(0, dtype=torch.bool)
-        if type(self.head) is nn.Linear:
+        if type(self.head) in LINEAR:
             own, parts = hidden.new_zeros(len(rows), dtype=at_least_float32(hidden[:0]).dtype), []
             for start in range(0, len(hidden), ROWS_AT_ONCE):
                 where = ((rows >= start) & (rows < start + ROWS_AT_ONCE)).nonzero().squeeze(-1)

@@ -20,8 +20,8 @@ from tunelift.model_facts.parameters import bit_sums, device_of
 LARGE = 50_000_000
 """Parameters from which on a model's trials are kept."""
 
-KNOWN_CODE = {"torch", "transformers", "peft"}
-"""Packages whose modules are what their versions say."""
+KNOWN_CODE = {"torch", "transformers", "peft", "tunelift"}
+"""Packages whose modules are what their versions say, and our own code, of which there is a hash."""
 
 
 def key_of(model: nn.Module, structure: Sequence[Any]) -> str | None:

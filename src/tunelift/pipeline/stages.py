@@ -21,6 +21,7 @@ from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder, free_folder, refuse_to_write_over
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import measured
+from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.tuning import check_training, tune
 from tunelift.pipeline.whole import tuned_hash
@@ -102,6 +103,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
             folder.happened("adapter", note)
         session.choose_threshold(splits.validation, plan.max_length, "base on validation")
         measured(folder, "base", session, splits, plan)
+        measure_full_precision(folder, session, splits, plan)
         measure_validation(folder, "base", session, splits, plan, config.data.seed)
         measure_forgetting(folder, "base", session, sets, config.evaluate, plan.max_length)
         session.load_adapter(adapter)

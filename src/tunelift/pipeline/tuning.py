@@ -21,9 +21,11 @@ from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
 from tunelift.pipeline.session import Session
 from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
+from tunelift.training.again import refuse_again
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
+from tunelift.training.optimisers import refuse_optimiser
 from tunelift.training.run import Trained, refuse_products, train
 from tunelift.training.state import check_memory
 
@@ -71,6 +73,8 @@ def check_training(
     texts, a number for each label, and what stands around them.
     """
     refuse_products(session.model, settings, session.task)
+    refuse_optimiser(settings.optimizer, None if adapter.start_from else adapter.method)
+    refuse_again(session.model, settings.gradient_checkpointing)
     check_replay(session.task, settings)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())

@@ -80,6 +80,12 @@ def forgetting_rows(comparison: Comparison) -> list[EntryRow]:
     ]
 
 
+def quantising_rows(comparison: Comparison) -> list[EntryRow]:
+    """Return the base in full precision against itself in few bits."""
+    entries = comparison.get("quantising") or {}
+    return [EntryRow(measure(key), ("quantising", key), entry) for key, entry in entries.items()]
+
+
 def without_duplicates(comparison: Comparison) -> list[EntryRow]:
     """Return base against tuned on the test items that repeat no training row; empty where none was left out."""
     entry = comparison.get("without_duplicates")

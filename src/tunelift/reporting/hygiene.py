@@ -15,6 +15,7 @@ ROLES = ("train", "validation", "test")
 STAGES = {
     "load": "Loading",
     "base": "Measuring the base",
+    "quantising": "Measuring the base in full precision",
     "baselines": "Measuring the baselines",
     "calibration": "Measuring both on validation rows",
     "forgetting": "Measuring what may be forgotten",

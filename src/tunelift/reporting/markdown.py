@@ -38,6 +38,7 @@ def report_text(run: RunContents) -> str:
         "": _verdict(run),
         "Effect": [entry_table(evidence.metric_rows(run.comparison), "metric")],
         "Baselines": _baselines(run),
+        "What holding the base in few bits changed": [quantising_table(run)],
         "Changed answers": _changes(run),
         "Slices": _slices(run),
         "Over seeds": _recipe(run),
@@ -87,6 +88,11 @@ def forgetting_table(run: RunContents) -> str:
     """Return base against tuned on the sets that the training was not about; empty without any."""
     rows = evidence.forgetting_rows(run.comparison)
     return entry_table([EntryRow(f"{row.name} ({row.note})", row.at, row.entry) for row in rows], "set")
+
+
+def quantising_table(run: RunContents) -> str:
+    """Return the base in full precision against itself in few bits; empty for any other base."""
+    return entry_table(evidence.quantising_rows(run.comparison), "metric", "full precision", "in few bits")
 
 
 def recipe_line(run: RunContents) -> str:
@@ -252,9 +258,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-def entry_table(rows: Sequence[EntryRow], first: str, before: str = "base") -> str:
-    """Return before, tuned, difference, interval, p and verdict of each row; empty without any."""
-    head = [first, before, "tuned", "difference", "interval", "p", "verdict"]
+def entry_table(rows: Sequence[EntryRow], first: str, before: str = "base", after: str = "tuned") -> str:
+    """Return before, after, difference, interval, p and verdict of each row; empty without any."""
+    head = [first, before, after, "difference", "interval", "p", "verdict"]
     return table(head, [_cells(row) for row in rows], right=(1, 2, 3)) if rows else ""
 
 

@@ -144,6 +144,7 @@ def _evidence(run: RunContents) -> dict[str, Any]:
         "recipe": recipe,
         "seeds_drawing": evidence.seeds_drawing(recipe) if recipe.get("differences") else None,
         "forgetting": evidence.forgetting_rows(comparison),
+        "quantising": evidence.quantising_rows(comparison),
         "calibration": calibration,
         "diagrams": {
             side: reliability_diagram(calibration[side]["bins"], side)

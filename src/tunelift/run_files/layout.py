@@ -51,6 +51,7 @@ class RunPaths:
         self.lock = folder / ".lock"
         self.adapter, self.model = folder / "adapter", folder / "model"
         self.base, self.tuned = folder / BASE, folder / TUNED
+        self.wide = folder / "full_precision"  # the base of a quantised one
         self.comparison = folder / "comparison.json"
         self.page, self.markdown, self.card = folder / "report.html", folder / "report.md", folder / CARD
         self._baselines, self._forgetting, self._seeds = folder / "baselines", folder / "forgetting", folder / "seeds"

@@ -19,6 +19,7 @@ from tunelift.core import stopping
 from tunelift.core.errors import TuneliftError
 from tunelift.tasks.base import Batch, Loss
 from tunelift.training import ranks
+from tunelift.training.optimisers import TIMES
 from tunelift.training.state import Fit, State, below
 from tunelift.training.step import StepResult, is_out_of_memory, train_step
 
@@ -95,7 +96,7 @@ def fit(
     Of `settings` it reads the rate and what follows there up to `max_grad_norm`, `evaluate_every` and `patience`.
     Raises TuneliftError where no step had a finite loss, or where memory does not suffice for one row.
     """
-    state = State(model, settings.learning_rate, settings.weight_decay)
+    state = State(model, settings.learning_rate, settings.weight_decay, settings.optimizer)
     loop = _Loop(model, state, listeners, store, budget, beside or Beside())
     loop.resume()
     began = time.monotonic() - loop.state.fit.seconds
@@ -153,7 +154,7 @@ class _Loop:
         state, fit, start = self.state, self.state.fit, time.monotonic()
         rate = learning_rate(fit.steps + 1, len(steps), settings)
         for group in state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(TIMES, 1.0)
         how = list(state.parameters.values()), settings.max_grad_norm
         done = self.scaled(
             lambda scale: train_step([*steps[fit.steps]], loss, *how, scale, state.gather), fit.steps + 1

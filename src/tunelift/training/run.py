@@ -31,6 +31,7 @@ from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
 from tunelift.tasks.base import Batch, Loss, Row, Task
 from tunelift.training import ranks
+from tunelift.training.again import computed_again
 from tunelift.training.batches import Sizes, Step, micro_batches, plan_steps, sizes, steps_of
 from tunelift.training.checkpoint import Checkpoints, check_space, choices_in
 from tunelift.training.events import show
@@ -94,7 +95,7 @@ def train(
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
     refuse_products(model, settings, task)
-    with sped_up(model) as layers:
+    with computed_again(model, settings.gradient_checkpointing), sped_up(model) as layers:
         batch = task.collate(_some(rows, task, settings), pad, model.device)
         step, tokens = _tokens_of(rows, task, settings)
         long = step * _steps(rows, settings) >= PAYS_FROM * batch.tokens

@@ -15,6 +15,7 @@ from tunelift.core import machine
 from tunelift.core.errors import InputError
 from tunelift.model_facts.parameters import device_of, is_half, stored_dtypes
 from tunelift.training import ranks
+from tunelift.training.optimisers import OPTIMISERS
 
 FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24
 STEPS_TO_DOUBLE = 2000
@@ -125,15 +126,15 @@ def check_memory(model: nn.Module, footprint: Footprint) -> None:
 class State:
     """Parameters, optimiser, account and random numbers of a training."""
 
-    def __init__(self, model: nn.Module, rate: float, weight_decay: float) -> None:
+    def __init__(self, model: nn.Module, rate: float, weight_decay: float, optimiser: str = "adamw") -> None:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         # A step is often less than what a half-precision number of that size can tell: those are moved in fp32.
         halves = {name: p for name, p in self.parameters.items() if is_half(p)}
         self.exact = {name: p.detach().float() for name, p in halves.items()}
-        self.moved = [self.exact.get(name, p) for name, p in self.parameters.items()]
-        fused = all(p.device.type in ("cpu", "cuda") for p in self.moved)  # one pass over each
-        self.optimiser = torch.optim.AdamW(self.moved, lr=rate, weight_decay=weight_decay, fused=fused)
+        moved = {name: self.exact.get(name, p) for name, p in self.parameters.items()}
+        self.moved = list(moved.values())
+        self.optimiser = OPTIMISERS[optimiser](moved, rate, weight_decay)
         self.scale = LossScale.of(model)
         self.fit = Fit()
         self.best: dict[str, Tensor] = {}

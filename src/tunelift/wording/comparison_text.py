@@ -25,6 +25,7 @@ def describe(found: Found, flips: Sequence[Mapping[str, Any]], left_out: Iterabl
         found["headline"]["sentence"],
         _table(found),
         _baselines(found),
+        _quantising(found),
         _rests_on(found, left_out),
         _slices(found),
         _flips(found, flips),
@@ -116,6 +117,21 @@ def _baselines(found: Found) -> str:
         base = f"base, zero-shot: {validation['base']:.3f}"
         about.append(f"Strongest on {chosen['rows']} validation rows: {chosen['strongest']} ({base}).")
     return "\n".join([aligned(rows), *about])
+
+
+def quantising_lines(found: Mapping[str, Entry]) -> list[str]:
+    """Return what holding a base in few bits changed, a line for each metric."""
+    lines = []
+    for name, entry in found.items():
+        wide, narrow, difference = values(entry)
+        extent = "" if entry["interval"] is None else f", interval {interval_text(*entry['interval'])}"
+        lines.append(f"{name} {wide} in full precision, {narrow} in few bits ({difference}{extent}; {_items(entry)})")
+    return lines
+
+
+def _quantising(found: Found) -> str:
+    lines = quantising_lines(found.get("quantising") or {})
+    return "\n".join(["What holding the base in few bits changed, before the tuning:", *lines]) if lines else ""
 
 
 def _slices(found: Found) -> str:

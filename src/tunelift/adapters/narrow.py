@@ -1,0 +1,53 @@
+"""Bases whose linear layers are held in few bits: which adapters can be put on them, and which cannot, with why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tunelift.adapters.methods import METHODS, method_of, title_of
+from tunelift.core.errors import InputError, listed
+
+WIDENED_BY_PEFT = ("HIRA", "SHIRA", "UNILORA")
+"""Methods for which peft 0.21 asks bitsandbytes for the numbers of its layers, as it does for DoRA and PiSSA."""
+
+
+def check_narrow(model: Any, config: Any, where: str) -> None:
+    """Raise InputError for an adapter that computes with the numbers of weights that are held in few bits.
+
+    `config` is peft's own, or what a folder holds of one.
+    """
+    from tunelift.fast.blocks import BlockEmbedding, in_blocks
+
+    told: Mapping[str, Any] = config if isinstance(config, Mapping) else vars(config)
+    by_peft = getattr(model, "is_loaded_in_4bit", False)
+    if not in_blocks(model) and not by_peft:
+        return
+    name = str(getattr(told.get("peft_type"), "value", told.get("peft_type")))
+    row = next((METHODS.get(one) for one in METHODS if METHODS.get(one).peft_type == name), method_of(None))
+    begins = told.get("init_lora_weights")
+    reason = ""
+    if by_peft and (name in WIDENED_BY_PEFT or not row.reads_weights):
+        return
+    if row.reads_weights:
+        reason = f"{row.title or title_of(name)} computes with the numbers of the layers that it changes"
+    elif told.get("use_dora"):
+        reason = "DoRA (use_dora) computes with the numbers of the layers that it changes"
+    elif isinstance(begins, str) and begins not in ("gaussian", "orthogonal"):
+        reason = f"init_lora_weights {begins} begins with the numbers of the layers"
+    elif name == "TRAINABLE_TOKENS" and any(isinstance(module, BlockEmbedding) for module in model.modules()):
+        reason = "Trainable tokens begins with rows of the embeddings, which lie in blocks too"
+    elif copied := [one for one in told.get("modules_to_save") or [] if _lies_in_blocks(model, str(one))]:
+        reason = f"modules_to_save ({listed(copied)}) trains a copy of what lies in blocks"
+    if reason:
+        able = listed([one for one in METHODS if not METHODS.get(one).reads_weights], 99)
+        raise InputError(
+            f"{where}: {reason}, and the base is held in few bits (model.quantization).",
+            fix=f"Leave model.quantization out, or take one of: {able}.",
+        )
+
+
+def _lies_in_blocks(model: Any, name: str) -> bool:
+    """Tell whether a module whose name ends so holds a weight in blocks."""
+    found = [module for own, module in model.named_modules() if own == name or own.endswith(f".{name}")]
+    return any(not p.is_floating_point() for module in found for p in module.parameters())
