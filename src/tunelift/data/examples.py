@@ -51,7 +51,10 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
         if cluster is None and section.group:  # a cluster of its own, called as no group is
             cluster = next(name for n in count() if (name := f"row {ids[index]}{' alone' * n}") not in groups)
         given = replace(said.given, turns=section.turns) if isinstance(said.given, Conversation) else said.given
+        cluster = said.cluster if cluster is None else cluster
         examples.append(replace(said, id=ids[index], given=given, cluster=_short(cluster), row=row))
+    if section.group is None and len({example.cluster for example in examples}) == len(examples):
+        examples = [replace(example, cluster=None) for example in examples]  # none that a layout names is shared
     return examples, empty
 
 

@@ -20,6 +20,7 @@ NOT_A_NUMBER = "its score is not a number"
 class Found:
     """What was computed for one item.
 
+    `ranks` are the places, from 1, at which what belongs to it was found, as far as they were kept, of `relevant` ones.
     `cut` says that its answer was to go on where it had to end; `beside` is what else its row is to say; `samples` are
     answers that were drawn.
     """
@@ -28,6 +29,8 @@ class Found:
     log_likelihood: float | None = None
     tokens: int = 0
     label_scores: dict[str, float] = field(default_factory=dict)
+    ranks: list[int] = field(default_factory=list)
+    relevant: int = 0
     cut: bool = False
     beside: dict[str, Any] = field(default_factory=dict)
     samples: list[str] = field(default_factory=list)
@@ -131,8 +134,11 @@ def answered(
         scores = shares(found.label_scores)
     references = example.references if reference is None else ()
     prediction, likely = found.prediction or "", (found.log_likelihood, found.tokens)
-    row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references, found.samples), metrics)
+    found_at = tuple(found.ranks), found.relevant
+    beside = example.row, scores, references, found.samples
+    row |= score_answer(Answer(prediction, wanted, *likely, *beside, *found_at), metrics)
     row |= {"samples": found.samples} if found.samples else {}
+    row |= {"ranks": found.ranks, "relevant": found.relevant} if found.relevant else {}
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens, **found.beside}
     return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row

@@ -23,7 +23,7 @@ from tunelift.training import ranks
 from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
-from tunelift.training.run import Trained, refuse_products, train
+from tunelift.training.run import Trained, check_settings, train
 from tunelift.training.state import check_memory
 
 ROW_BYTES, LABEL_BYTES = 700, 30
@@ -69,7 +69,7 @@ def check_training(
     Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
     texts, a number for each label, and what stands around them.
     """
-    refuse_products(session.model, settings)
+    check_settings(session.model, session.task, settings)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
     check_memory(session.model, footprint)
@@ -92,7 +92,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     if folder.proved:
         session.load_adapter(folder.paths.made)
         return
-    keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
+    keys, some = adapter.model_dump(), rows_to_prove_on(session.task.to_prove(splits.train))
     before = likelihoods(session, some, settings.max_length)
     session.will_train(splits.train, settings)
     session.attach(keys, settings.seed)
