@@ -106,8 +106,8 @@ def test_every_problem_is_reported_at_once_with_its_line(write) -> None:
         '"train.steps" is not an override. Write key=value, such as train.learning_rate=1e-4.',
         f"task ({path}, line 2): 'causal-ml' is not allowed (got text). "
         "Allowed: causal-lm, image-classification, masked-lm, multi-label-classification, multiple-choice, preference, "
-        "question-answering, regression, sequence-classification, sequence-to-sequence or token-classification, "
-        "or null for none.",
+        "question-answering, regression, sentence-embedding, sequence-classification, sequence-to-sequence or "
+        "token-classification, or null for none.",
         f"train.epochs ({path}, line 5): 'many' is not allowed (got text). Allowed: a number above 0.",
         f"train.batch_size ({path}, line 6): 8.5 is not allowed (got a number). Allowed: a whole number above 0.",
         "train.max_length: 0 is not allowed (got a number). Allowed: a whole number above 1.",

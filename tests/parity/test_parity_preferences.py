@@ -72,7 +72,8 @@ def ours(model: Any, task: Preference, rows: list[Row], parts: int = 1) -> tuple
     assert fast_paths["target_only_head"] == "on"
     step = -(-len(rows) // parts)
     batches = [task.collate(rows[at : at + step], 1, torch.device("cpu")) for at in range(0, len(rows), step)]
-    total = torch.stack([loss(batch) for batch in loss.together(batches)]).sum() / len(rows)  # type: ignore[attr-defined]
+    own = loss.over(batches)  # type: ignore[attr-defined]
+    total = torch.stack([own(batch) for batch in batches]).sum() / len(rows)
     return float(total), gradients(model, total)
 
 

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunelift.adapters.targets import STATES_READ
 from tunelift.core import files
 from tunelift.core.errors import InputError, listed
+from tunelift.model_facts.pooling import pooling_of
 from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT, RunPaths
 from tunelift.untrusted import gate
 from tunelift.untrusted.files import read_object
@@ -49,6 +51,8 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
         files.write_json(staging / ADAPTER_CONFIG, found)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+        if config.task_type == STATES_READ:  # what makes one vector of a text lies beside it
+            pooling_of(model).save(staging)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
 
     files.write_folder(folder, fill)

@@ -16,6 +16,8 @@ READ_BY_WEIGHT = ("dt_proj",)
 
 An adapter there never acts, and once merged it would.
 """
+STATES_READ = "FEATURE_EXTRACTION"
+"""Task type of peft of models whose last hidden states are read, so that an adapter on their pooler would not act."""
 HEADS = ("score", "classifier", "classification_head", "qa_outputs")
 """Heads, which are trained whole, or what the layers of one lie in."""
 
@@ -30,6 +32,8 @@ def linear_targets(model: Any, peft_type: str | None) -> tuple[list[str], str] |
     if peft_type in HEAD_LEFT_OUT and not experts and not _refused(model):
         return None
     taken, left = linear_layers(model)
+    if peft_type == STATES_READ:
+        taken = [name for name in taken if "pooler" not in name.split(".")]
     packed = [name for name, p in model.named_parameters() if EXPERTS in name.split(".") and p.dim() == 3]
     bare = sorted({kind(name) for name in [*left, *packed]})  # experts' weights in one tensor among them
     said = f"adapted: {', '.join(sorted({kind(name) for name in taken}))}"

@@ -147,8 +147,20 @@ class Liked:
     liked: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A text that belongs to the one that is given, and others that do not; `kind` is what both are of, if it is said.
+
+    `negatives` may be none.
+    """
+
+    positive: str
+    negatives: tuple[str, ...] = ()
+    kind: str | None = None
+
+
 Given = Conversation | Words | Pair | Options | Picture
-Wanted = Tags | Numbers | LabelSet | Spans | Rejected | Liked
+Wanted = Tags | Numbers | LabelSet | Spans | Rejected | Liked | Near
 """The closed kinds of what is given and wanted, besides plain text and a label's name."""
 
 

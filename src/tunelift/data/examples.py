@@ -53,7 +53,10 @@ def make_examples(table: Table, section: DataSection, reading: Reading) -> tuple
         given = said.given
         if isinstance(given, Conversation) and given.turns is None:
             given = replace(given, turns=section.turns)
+        cluster = said.cluster if cluster is None else cluster
         examples.append(replace(said, id=ids[index], given=given, cluster=_short(cluster), row=row))
+    if section.group is None and len({example.cluster for example in examples}) == len(examples):
+        examples = [replace(example, cluster=None) for example in examples]  # none that a layout names is shared
     return examples, empty
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunelift.core.records import Example, Picture
+from tunelift.core.records import Example, Near, Picture
 from tunelift.data.duplicates import near_duplicates, normalised
 from tunelift.data.examples import looks_like_labels
 from tunelift.data.leaks import Leak
@@ -57,7 +57,7 @@ def _conflicts(examples: Sequence[Example]) -> dict[str, Any]:
         return {"count": 0, "examples": []}
     answers: dict[str, dict[str, tuple[str, str]]] = {}
     for example, text in zip(examples, compared_texts(examples), strict=True):
-        if example.prompt.strip():
+        if example.prompt.strip() and not isinstance(example.wanted, Near):  # of which a text may have several
             answers.setdefault(normalised(text), {}).setdefault(
                 normalised(example.completion), (text, example.completion)
             )

@@ -43,7 +43,7 @@ class WordFeatures:
 
     def __init__(self, train: Sequence[Example]) -> None:
         self.frames = [SharedWords.of(texts) for texts in zip(*map(_texts, train), strict=True)]
-        self.vectorizer = _vectorizer(2 if len(train) >= MANY_ROWS else 1)
+        self.vectorizer = text_vectorizer(2 if len(train) >= MANY_ROWS else 1)
         columns = self._columns(train)
         self.vectorizer.fit([text for texts in columns for text in texts])
         self.pairs, self.centre, self.scale = len(columns) > 1, 0.0, 1.0
@@ -76,7 +76,7 @@ def _texts(example: Example) -> tuple[str, ...]:
     return (given.first, given.second) if isinstance(given, Pair) else (example.prompt,)
 
 
-def _vectorizer(min_rows: int) -> Any:
+def text_vectorizer(min_rows: int) -> Any:
     """Words and pairs of words, with punctuation marks as words, and n-grams of 3 to 5 characters within words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import FeatureUnion

@@ -20,6 +20,7 @@ NOT_A_NUMBER = "its score is not a number"
 class Found:
     """What was computed for one item.
 
+    `ranks` are the places, from 1, at which what belongs to it was found, as far as they were kept, of `relevant` ones.
     `cut` says that its answer was to go on where it had to end; `beside` is what else its row is to say; `samples` are
     answers that were drawn.
     """
@@ -28,6 +29,8 @@ class Found:
     log_likelihood: float | None = None
     tokens: int = 0
     label_scores: dict[str, float] = field(default_factory=dict)
+    ranks: list[int] = field(default_factory=list)
+    relevant: int = 0
     cut: bool = False
     beside: dict[str, Any] = field(default_factory=dict)
     samples: list[str] = field(default_factory=list)
@@ -130,9 +133,12 @@ def answered(
     if not is_set and any(metric.needs == "label-probabilities" for metric in metrics):
         scores = shares(found.label_scores)
     references = example.references if reference is None else ()
-    prediction, likely = found.prediction or "", (found.log_likelihood, found.tokens)
-    row |= score_answer(Answer(prediction, wanted, *likely, example.row, scores, references, found.samples), metrics)
+    likely = found.log_likelihood, found.tokens
+    beside: dict[str, Any] = {"samples": found.samples, "ranks": tuple(found.ranks), "relevant": found.relevant}
+    answer = Answer(found.prediction or "", wanted, *likely, example.row, scores, references, **beside)
+    row |= score_answer(answer, metrics)
     row |= {"samples": found.samples} if found.samples else {}
+    row |= {"ranks": found.ranks, "relevant": found.relevant} if found.relevant else {}
     row |= {"cut": True} if found.cut else {}
     row |= {"log_likelihood": found.log_likelihood, "tokens": found.tokens, **found.beside}
     return row | {"label_scores": found.label_scores} if found.label_scores and not is_set else row

@@ -86,7 +86,8 @@ class ClassLogits:
 def said_of(model: Any, inputs: Inputs, **more: Any) -> Tensor:
     """Return a model's logits for a batch, or (B, T, 2) where it says of each token how an answer begins, and ends.
 
-    A model of multiple choice is asked for each row as an item with one option, and gives (B, 1).
+    A model of multiple choice is asked for each row as an item with one option, and gives (B, 1); one without any head
+    gives its last hidden states, (B, T, D).
     peft's forward for question answering takes token types and does not pass them on (0.21): there the model inside is
     asked, in whose layers the adapter is.
     """
@@ -96,7 +97,9 @@ def said_of(model: Any, inputs: Inputs, **more: Any) -> Tensor:
     swallowed = "token_type_ids" in inputs and type(model).__name__ == "PeftModelForQuestionAnswering"
     output = (base_of(model) if swallowed else model)(**inputs, **more)
     starts = getattr(output, "start_logits", None)
-    logits: Tensor = output.logits if starts is None else torch.stack((starts, output.end_logits), dim=-1)
+    if starts is not None:
+        return torch.stack((starts, output.end_logits), dim=-1)
+    logits: Tensor = output.logits if hasattr(output, "logits") else output.last_hidden_state
     return logits
 
 

@@ -26,7 +26,7 @@ from tunelift.fast.packed_rows import PackedRow, pack, put_back
 from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.target_only import acts_in_layers
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
-from tunelift.model_facts.anatomy import base_of, pad_id, tells_segments
+from tunelift.model_facts.anatomy import base_of, is_body, pad_id, tells_segments
 from tunelift.model_facts.parameters import device_of
 
 PLAIN = {"input_ids", "attention_mask", "labels", "use_cache", "return_dict", "token_type_ids"}
@@ -75,7 +75,7 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
     nothing.
     """
     base = base_of(model)
-    inner = getattr(base, base.base_model_prefix, None)
+    inner = base if is_body(base) else getattr(base, base.base_model_prefix, None)
     if inner is None or not acts_in_layers(model):
         return {"unpadded": "off: no inner model that takes rows as they are"}
     mine, packs = Undo(), _Packs()

@@ -39,6 +39,8 @@ class Answer:
     `log_likelihood` is the sum over the reference's `tokens` target tokens, in nats, and None where it was not
     computed; `row` holds the columns the item came from. `scores` are probabilities by label, where they are known;
     `references` all references, where there are several; `samples` are answers that were drawn, where some were.
+    `ranks` are the places, from 1, at which what belongs to the item was found among what there is, in order, of
+    `relevant` ones in all.
     """
 
     prediction: str
@@ -49,6 +51,8 @@ class Answer:
     scores: Mapping[str, float] = field(default_factory=dict)
     references: Sequence[str] = ()
     samples: Sequence[str] = ()
+    ranks: Sequence[int] = ()
+    relevant: int = 0
 
     @property
     def accepted(self) -> Sequence[str]:

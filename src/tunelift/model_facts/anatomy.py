@@ -20,6 +20,14 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def is_body(model: Any) -> bool:
+    """Tell whether a model is one of transformers' without any head: hidden states are all that it gives."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    name = type(model).__name__
+    return any(name == own or (isinstance(own, tuple) and name in own) for own in MODEL_MAPPING_NAMES.values())
+
+
 def layers(decoder: Any) -> nn.ModuleList | None:
     """Return the layers of a decoder or an encoder, None where they are no list of their own."""
     from torch import nn

@@ -13,6 +13,7 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
+from tunelift.model_facts import pooling
 from tunelift.model_facts.anatomy import own_pad_id
 from tunelift.models import precision, quantized, sources, streamed_conversion, weights
 from tunelift.models.sources import ModelIdentity
@@ -96,6 +97,8 @@ def load(
             ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
             loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
         check_padding(loaded)
+    if task.reads_states:
+        pooling.remember(folder, loaded, tokenizer)
     identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = _placed(loaded, identity, chosen.device)
     return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
@@ -191,6 +194,8 @@ def _weights(
             ) from error
     fresh = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     body = f"{model.base_model_prefix}."  # which may lack nothing: a head may
+    unread = [key for key in fresh if "pooler" in key] if task.reads_states else []
+    fresh = [key for key in fresh if key not in unread]
     lacking = [key for key in fresh if not task.has_head or (key.startswith(body) and "pooler" not in key)]
     if lacking:
         raise InputError(

@@ -9,6 +9,8 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
+from tunelift.model_facts.anatomy import is_body
+from tunelift.model_facts.pooling import pooling_of
 from tunelift.models.loader import quiet
 from tunelift.run_files.layout import LINEAGE, LINEAGE_FORMAT
 
@@ -41,6 +43,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, A
             model.save_pretrained(staging)
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
+        if is_body(model):
+            pooling_of(model).save(staging)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
 
     files.write_folder(folder, fill)

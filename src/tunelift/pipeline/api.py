@@ -177,7 +177,7 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainS
     """Train with all that a tune keeps on disk, and prove what was saved."""
     if ranks.first():
         files.recover(paths.folder)
-    some, max_length = rows_to_prove_on(splits.train), settings.max_length
+    some, max_length = rows_to_prove_on(session.task.to_prove(splits.train)), settings.max_length
     with session.base():
         before = likelihoods(session, some, max_length)
         replay = replayed(session, splits, settings, EvaluateSection(), paths.replay)

@@ -31,10 +31,15 @@ def measure_baselines(
     if not names:
         return
     began = time.monotonic()
-    chosen = randomness.sample(splits.validation, SELECTION_ROWS, f"{seed} selection")
+    few = len(splits.validation) if plan.task.contrasts else SELECTION_ROWS  # whose items are found among each other
+    chosen = randomness.sample(splits.validation, few, f"{seed} selection")
     if chosen:
         base = validation_of(folder.paths.base)
-        scored(base, partial(session.score, chosen, plan, "base on validation"))
+        try:
+            scored(base, partial(session.score, chosen, plan, "base on validation"))
+        except InputError as error:  # of few texts none may belong to another
+            progress.note(f"nothing is chosen on validation: {error}")
+            chosen = []
     made_with = session.made_with()
     given = Given(session.model, session.tokenizer, splits.train, plan, settings.shots, seed, made_with)
     for name in names:

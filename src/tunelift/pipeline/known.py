@@ -1,9 +1,9 @@
-"""Models that were loaded here: what is known of each, by the object, however it comes back."""
+"""Models that were loaded here, and adapters that were looked at: what is known of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,15 @@ from tunelift.models import ModelIdentity
 _known: WeakKeyDictionary[Any, tuple[ModelIdentity, tuple[str, ...], dict[int, str]]] = WeakKeyDictionary()
 """What we loaded, by the model object: its identity, which an adapter made from it names, its fresh modules, and some
 numbers of its weights, by which a model is told that was changed since, as by merging an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A saved adapter that was looked at: its hash, the tokenizer to ask it with, and what a user should know."""
+
+    sha256: str
+    tokenizer: Any
+    notes: Sequence[str]
 
 
 def remember(model: Any, identity: ModelIdentity, fresh: Sequence[str]) -> None:

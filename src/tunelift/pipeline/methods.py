@@ -71,7 +71,8 @@ def task_to_try(section: ModelSection, named: str | None = None) -> Task:
     identity, folder = sources.resolve(section.name, section.revision)
     config = read_config(identity, folder)
     fitting = fitting_tasks(config)
-    own = [task for task in fitting if task.natural or was_saved_for(config, task)]  # as a run chooses
+    # As a run chooses.
+    own = [task for task in fitting if task.natural or (task.has_head and was_saved_for(config, task))]
     task = TASKS.get(named) if named else next(iter([*own, *fitting]), None)
     if task is None or task not in fitting:
         wanted = f"the task {task.name}" if task else "any task that is offered here"

@@ -246,7 +246,7 @@ def _loss(session: Session, learned: Sequence[Learned], rows: Sequence[Row]) -> 
     """The loss that training takes, over one batch, is that of the stock forward pass at the labels, row by row."""
     task, model = session.task, session.model
     with in_evaluation(model), torch.no_grad():
-        plain = sum(task.plain_loss(row, model) for row in learned)
+        plain = task.plain_losses(learned, model)
         with sped_up(model):
             batch = task.collate(rows, pad_id(model, session.tokenizer), model.device)
             taken = float(task.loss(model)[0](batch))

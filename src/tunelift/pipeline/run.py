@@ -14,6 +14,7 @@ from tunelift.data.splits import load_splits
 from tunelift.evaluation.baselines import suitable
 from tunelift.evaluation.rows import slices_of
 from tunelift.pipeline import choices
+from tunelift.pipeline.advising import say_advice
 from tunelift.pipeline.baselines import measure_baselines
 from tunelift.pipeline.calibrating import measure_validation
 from tunelift.pipeline.concluding import concluded
@@ -75,6 +76,7 @@ def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = No
             look_for_verbatim(folder, session, splits.test)
             measure_baselines(folder, session, splits, plan, evaluate, data.seed)
             measure_validation(folder, "base", session, splits, plan, data.seed)
+            say_advice(folder, splits, plan, evaluate.margin)
             measure_forgetting(folder, "base", session, sets, evaluate, training.max_length)
             adopt(folder, chosen)
             tune(folder, session, splits, training, adapter)

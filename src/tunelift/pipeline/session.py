@@ -46,7 +46,7 @@ from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
 from tunelift.pipeline.adapter_config import config_for, given_to
 from tunelift.pipeline.folder import RunFolder
-from tunelift.pipeline.known import identity_of, is_known, new_modules, remember
+from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
 from tunelift.pipeline.whole import (
     asks_for_whole,
     check_same_kind,
@@ -64,15 +64,6 @@ from tunelift.training.state import Footprint
 
 _thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 """By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """A saved adapter that was looked at: its hash, the tokenizer to ask it with, and what a user should know."""
-
-    sha256: str
-    tokenizer: Any
-    notes: Sequence[str]
 
 
 @dataclass(slots=True)

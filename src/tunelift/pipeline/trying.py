@@ -90,7 +90,10 @@ class Trial(ABC):
 
 @torch.no_grad()
 def logits(model: Any) -> Tensor:
-    """Return a model's logits of some rows, each by itself, those of virtual tokens left out."""
+    """Return a model's logits of some rows, each by itself, those of virtual tokens left out.
+
+    Of a model without a head they are its hidden states.
+    """
     found = []
     for ids in IDS:
         own = said_of(model, {"input_ids": torch.tensor([ids])})[0]

@@ -26,7 +26,7 @@ from tunelift.training.checkpoint import check_space
 from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
 from tunelift.training.optimisers import refuse_optimiser
-from tunelift.training.run import Trained, refuse_products, train
+from tunelift.training.run import Trained, check_settings, train
 from tunelift.training.state import check_memory
 
 ROW_BYTES, LABEL_BYTES = 700, 30
@@ -72,7 +72,7 @@ def check_training(
     Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
     texts, a number for each label, and what stands around them.
     """
-    refuse_products(session.model, settings, session.task)
+    check_settings(session.model, session.task, settings)
     refuse_optimiser(settings.optimizer, None if adapter.start_from else adapter.method)
     refuse_again(session.model, settings.gradient_checkpointing)
     check_replay(session.task, settings)
@@ -98,7 +98,7 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     if folder.proved:
         session.load_adapter(folder.paths.made)
         return
-    keys, some = adapter.model_dump(), rows_to_prove_on(splits.train)
+    keys, some = adapter.model_dump(), rows_to_prove_on(session.task.to_prove(splits.train))
     before = likelihoods(session, some, settings.max_length)
     replay = replayed(session, splits, settings, folder.config.evaluate, folder.paths.replay)
     session.will_train(splits.train, settings)

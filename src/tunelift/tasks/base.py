@@ -51,8 +51,8 @@ class Batch:
 
 
 Loss = Callable[[Batch], Tensor]
-"""Differentiable sum of the loss over a batch's targets, in nats. One that has a method `together` is given all batches
-of a step first, and returns them with what the loss needs to know of the others."""
+"""Differentiable sum of the loss over a batch's targets, in nats. One that has a method `over` is given all batches of
+a step first, and returns the loss of each, by what it needs to know of the others (`fast/in_batch.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,10 @@ class Task(ABC):
     """How many numbers a head gives whose outputs are no classes; classes have names, which labels of the data are."""
     natural: bool = True
     """Whether any model that fits is taken for it where no task is named; otherwise one whose head was saved for it."""
+    reads_states: bool = False
+    """Whether its models have no head: what is read are their last hidden states, and not what their pooler gives."""
+    contrasts: bool = False
+    """Whether the rows of a step are told apart from each other, so that it takes two of them."""
     next_token: bool = False
     """Whether what is learned of is each token's successor, so that its models continue text."""
     exact: bool = False
@@ -265,6 +269,14 @@ class Task(ABC):
         logits = model(**inputs, **without_cache(model)).logits
         likely = logits[where].double().log_softmax(dim=-1)
         return -float(likely.gather(1, row.batch.labels[where][:, None]).sum())
+
+    def plain_losses(self, rows: Sequence[Learned], model: Any) -> float:
+        """Return the summed loss of rows that are one step together, as `plain_loss` takes it."""
+        return sum(self.plain_loss(row, model) for row in rows)
+
+    def to_prove(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return what the examples say, each by itself: of these some are proved on."""
+        return examples
 
     @abstractmethod
     def says_the_answer(self, row: Learned, tokenizer: Any, labels: Sequence[str]) -> bool:

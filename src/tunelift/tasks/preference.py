@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -98,17 +98,17 @@ class Likelihoods:
         return losses.new_zeros(len(batch.labels)).index_add(0, rows, -losses)
 
     @torch.no_grad()
-    def together(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Let the batches of a step know how far the model has moved, which KTO takes over all of them."""
+    def over(self, batches: Sequence[Batch]) -> Callable[[Batch], Tensor]:
+        """Return the loss of batches of one step: KTO takes how far the model has moved over all of them."""
         apart = [
             self.likely(batch.others).double() - _reference(batch.others)
             for batch in batches
             if isinstance(batch, Compared) and batch.others is not None
         ]
         if not apart:
-            return list(batches)
+            return self
         divergence = max(0.0, float(torch.cat(apart).mean()))
-        return [replace(batch, divergence=divergence) for batch in batches]  # type: ignore[call-arg]
+        return lambda batch: self(replace(batch, divergence=divergence))  # type: ignore[call-arg]
 
 
 class Preference(CausalLM):

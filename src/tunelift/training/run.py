@@ -26,6 +26,7 @@ from tunelift.core.records import Example
 from tunelift.data.render import RenderReport
 from tunelift.fast import int8_trial
 from tunelift.fast.frozen import FEW_TOKENS, Ways, pack
+from tunelift.fast.in_batch import With, in_turn
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import compute_dtype, dtype_name, sum_of_own_width, trained
@@ -94,7 +95,7 @@ def train(
     rows, report = render(examples["train"], max_length)
     _say(report, "training", max_length)
     pad = pad_id(model, tokenizer)
-    refuse_products(model, settings, task)
+    check_settings(model, task, settings)
     with computed_again(model, settings.gradient_checkpointing), sped_up(model) as layers:
         batch = task.collate(_some(rows, task, settings), pad, model.device)
         step, tokens = _tokens_of(rows, task, settings)
@@ -112,12 +113,13 @@ def train(
             return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
 
         proofs = task.proofs_of_start(model, loss, batch)
-        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate, getattr(loss, "together", list))
+        batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
         validate = None
         if examples.get("validation"):
             held_out, held_out_report = render(examples["validation"], max_length)
             _say(held_out_report, "validation", max_length)
-            validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches)
+            at_once = settings.batch_size if task.contrasts else len(held_out)
+            validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches, at_once)
         store = _store(checkpoints, model, settings, rows, fast_paths, task) if checkpoints else None
         _say_slow(fast_paths)
         method = method_of(getattr(model, "active_peft_config", None))
@@ -134,6 +136,16 @@ def _loop(settings: TrainSection, rows: int) -> TrainSection:
     """Return the settings of the loop, which looks at validation twice an epoch where nothing else is asked for."""
     twice_an_epoch = max(1, -(-math.ceil(rows / settings.batch_size) // 2))
     return settings.model_copy(update={"evaluate_every": settings.evaluate_every or twice_an_epoch})
+
+
+def check_settings(model: Any, task: Task, settings: TrainSection) -> None:
+    """Raise InputError where frozen products cannot be computed as was asked, or a step has no rows to tell apart."""
+    refuse_products(model, settings, task)
+    if task.contrasts and settings.batch_size < 2:
+        raise InputError(
+            f"train.batch_size is {settings.batch_size}, and {task.name} tells the rows of a step apart.",
+            fix="Take 16 or more: each row of a step is told apart from all others.",
+        )
 
 
 def refuse_products(model: Any, settings: TrainSection, task: Task) -> None:
@@ -199,7 +211,7 @@ def _beside(method: Method, model: Any) -> Beside:
 def _with_further_loss(loss: Loss, method: Method, model: Any) -> Loss:
     """Return the loss with what the method adds to its mean, by each micro-batch's share of the targets."""
     further = method.further_loss
-    return loss if further is None else lambda batch: loss(batch) + batch.targets * further(model)
+    return loss if further is None else With(loss, lambda batch: batch.targets * further(model))
 
 
 def _tokens_of(rows: Sequence[Row], task: Task, settings: TrainSection) -> tuple[float, float]:
@@ -255,9 +267,8 @@ class _Batches(Sequence[Iterator[Batch]]):
         tokens: int,
         rows: Sequence[Row],
         collate: Callable[[Sequence[Row]], Batch],
-        together: Callable[[Sequence[Batch]], Sequence[Batch]],
     ) -> None:
-        self.plan, self.rows, self.collate, self.together = plan, rows, collate, together
+        self.plan, self.rows, self.collate = plan, rows, collate
         self.most = self.tokens = tokens
 
     @property
@@ -273,7 +284,7 @@ class _Batches(Sequence[Iterator[Batch]]):
         return len(self.steps)
 
     def __getitem__(self, index: Any) -> Any:
-        return iter(self.together([self.collate([self.rows[i] for i in group]) for group in self.steps[index]]))
+        return (self.collate([self.rows[i] for i in group]) for group in self.steps[index])
 
 
 def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
@@ -284,16 +295,24 @@ def _sizes(rows: Sequence[Row], task: Task, packs: bool) -> Sizes:
     return sizes([row.ids for row in rows], firsts, packs)
 
 
-def _validation(model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batches: _Batches) -> Callable[[], float]:
-    """Return the function that gives the mean loss per target over the validation rows, in nats."""
+def _validation(
+    model: Any, rows: Sequence[Row], costs: Sizes, loss: Loss, batches: _Batches, at_once: int
+) -> Callable[[], float]:
+    """Return the function that gives the mean loss per target over the validation rows, in nats.
+
+    Rows that are told apart from each other are so among `at_once` of them, as in a step.
+    """
 
     def validate() -> float:
         total, targets = 0.0, 0.0
         with torch.no_grad(), int8_trial.wide(model):
-            groups = micro_batches(range(len(rows)), costs, batches.tokens)
-            for batch in batches.together([batches.collate([rows[i] for i in group]) for group in groups]):
-                total += float(loss(batch))
-                targets += batch.targets
+            for start in range(0, len(rows), at_once):
+                some = range(start, min(start + at_once, len(rows)))
+                groups = micro_batches(some, costs, batches.tokens)
+                made = (batches.collate([rows[i] for i in group]) for group in groups)
+                for batch, value in in_turn(loss, made):
+                    total += float(value)
+                    targets += batch.targets
         return total / targets
 
     return validate

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tunelift.core.errors import InputError
+from tunelift.fast.in_batch import over_rows
 from tunelift.tasks.base import Batch, Loss
 from tunelift.training import ranks
 
@@ -43,13 +44,15 @@ def train_step(
     """Accumulate gradients over the micro-batches and clip them; the caller moves the optimiser, if they are finite.
 
     The loss is summed over the targets of all micro-batches and divided once by their number, so that the split into
-    micro-batches changes nothing. With several ranks each computes its share of them, and all get the whole gradient.
+    micro-batches changes nothing, nor does it where rows are told apart from each other. With several ranks each
+    computes its share of them, and all get the whole gradient.
     Backwards it goes `scale` times as large, which is taken out of the gradients again: first `gather` hands them to
     what is moved, where that is not the parameters themselves.
     """
     targets = sum(batch.targets for batch in micro_batches)
     rank, count = ranks.position()
     total = 0.0
+    loss = over_rows(loss, micro_batches)
     for batch in micro_batches[rank::count]:
         part = loss(batch) / max(targets, 1)
         if not part.requires_grad:

@@ -12,6 +12,7 @@ from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
 from tunelift.evaluation.baselines import (
+    bm25,
     few_shot,
     linear_probe,
     majority,
@@ -20,6 +21,7 @@ from tunelift.evaluation.baselines import (
     pixels,
     span_regression,
     tf_idf,
+    tf_idf_cosine,
 )
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
@@ -34,6 +36,8 @@ BASELINES.add("median", Kind(median.misfit, median.make))
 BASELINES.add("pixels", Kind(pixels.misfit, pixels.Pixels))
 BASELINES.add("tf-idf", Kind(tf_idf.misfit, tf_idf.TfIdf))
 BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
+BASELINES.add("tf-idf-cosine", Kind(tf_idf_cosine.misfit, tf_idf_cosine.Cosine))
+BASELINES.add("bm25", Kind(bm25.misfit, bm25.BM25))
 BASELINES.add("span-regression", Kind(span_regression.misfit, span_regression.SpanRegression))
 
 
