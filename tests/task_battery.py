@@ -68,6 +68,7 @@ BENCHES = {
     "multiple-choice": Bench("AutoModel", _options),
     "question-answering": Bench("AutoModel", _squad),
     "regression": Bench("AutoModel", lambda i: {"text": _text(i), "score": i % 7 / 2}),
+    "sentence-embedding": Bench("AutoModel", lambda i: {"anchor": _text(i), "positive": _text(i + 1)}),
     "sequence-classification": Bench("AutoModel", lambda i: {"text": _text(i), "label": WORDS[i % 2]}),
     "sequence-to-sequence": Bench(
         "AutoModelForSeq2SeqLM",
@@ -138,7 +139,7 @@ def outputs(model: Any, inputs: Mapping[str, Any]) -> list[float]:
         found = model.eval()(**inputs)
     return [
         number
-        for key in ("logits", "start_logits", "end_logits")
+        for key in ("logits", "start_logits", "end_logits", "last_hidden_state")
         if getattr(found, key, None) is not None
         for number in found[key].flatten().tolist()
     ]

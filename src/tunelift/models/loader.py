@@ -13,7 +13,6 @@ from tunelift.config.schema import ModelSection
 from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
-from tunelift.model_facts import pooling
 from tunelift.model_facts.anatomy import own_pad_id
 from tunelift.models import precision, quantized, sources, streamed_conversion, weights
 from tunelift.models.sources import ModelIdentity
@@ -97,11 +96,9 @@ def load(
             ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
             loaded.config.get_text_config().pad_token_id = next((token for token in ids if token is not None), None)
         check_padding(loaded)
-    if task.reads_states:
-        pooling.remember(folder, loaded, tokenizer)
-    identity = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
-    loaded = _placed(loaded, identity, chosen.device)
-    return LoadedModel(loaded, tokenizer, identity, chosen.dtype, chosen.device, chosen.reason, fresh)
+    hashed = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
+    loaded = _placed(task.opened(folder, loaded, tokenizer), hashed, chosen.device)
+    return LoadedModel(loaded, tokenizer, hashed, chosen.dtype, chosen.device, chosen.reason, fresh)
 
 
 def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:

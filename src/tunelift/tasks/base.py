@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,6 +204,13 @@ class Task(ABC):
         """Tell whether transformers' class of this name does it, or another that is called so."""
         ours = any(name == known or (isinstance(known, tuple) and name in known) for known in self.classes().values())
         return ours or name.endswith(self.auto_class.removeprefix("AutoModel"))
+
+    def opened(self, folder: Path, model: Any, tokenizer: Any) -> Any:
+        """Return the model of a folder, knowing what else there says how it is used.
+
+        Raises InputError for what is not known here.
+        """
+        return model
 
     def check(self, model: Any, examples: Sequence[Example], labels: Sequence[str]) -> None:  # noqa: B027  see begin
         """Raise InputError for training rows that a model cannot learn as it is, before anything is computed."""

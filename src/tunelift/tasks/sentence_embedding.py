@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from tunelift.data.template import Template
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.in_batch import ANCHOR, NEGATIVE, POSITIVE, InBatchLoss, ordered, ranked
 from tunelift.fast.undo import without_cache
-from tunelift.model_facts.pooling import pooling_of
+from tunelift.model_facts.pooling import pooling_of, remember
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task, letters, pad_inputs
 from tunelift.tasks.regression import USUAL, number
 
@@ -208,6 +209,10 @@ class SentenceEmbedding(Task):
 
     def is_class(self, name: str) -> bool:
         return any(name == known or (isinstance(known, tuple) and name in known) for known in self.classes().values())
+
+    def opened(self, folder: Path, model: Any, tokenizer: Any) -> Any:
+        remember(folder, model, tokenizer)
+        return model
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         if any(isinstance(example.wanted, Numbers) for example in examples):
