@@ -112,7 +112,7 @@ def train(
             batch = task.collate(some, pad, model.device)
             return replace(batch, tokens=batch.tokens - costs.shared * (batch.rows - 1))  # shared tokens count once
 
-        proofs = task.proofs_of_start(model, loss, batch)
+        proofs, method = task.proofs_of_start(model, loss, batch), method_of(getattr(model, "active_peft_config", None))
         batches = _Batches(plan, settings.micro_batch_tokens, rows, collate)
         validate = None
         if examples.get("validation"):
@@ -122,7 +122,6 @@ def train(
             validate = _validation(model, held_out, _sizes(held_out, task, packs), loss, batches, at_once)
         store = _store(checkpoints, model, settings, rows, fast_paths, task) if checkpoints else None
         _say_slow(fast_paths)
-        method = method_of(getattr(model, "active_peft_config", None))
         loss = _with_further_loss(loss, method, model)  # none of which is in the loss of validation
         with progress.bar("train", len(batches)) as advance, _memory_of_several(settings), seeded(settings.seed):
             done = fit(
