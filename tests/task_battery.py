@@ -66,6 +66,11 @@ BENCHES = {
         "AutoModel", lambda i: {"text": _text(i), "labels": WORDS[: i % 3]}, more={"deduplicate": False}
     ),
     "multiple-choice": Bench("AutoModel", _options),
+    "preference": Bench(
+        "AutoModelForCausalLM",
+        lambda i: {"prompt": _text(i), "chosen": f" {WORDS[i % 2]}", "rejected": f" {WORDS[2 + i % 3]}"},
+        "llama",
+    ),
     "question-answering": Bench("AutoModel", _squad),
     "regression": Bench("AutoModel", lambda i: {"text": _text(i), "score": i % 7 / 2}),
     "sentence-embedding": Bench("AutoModel", lambda i: {"anchor": _text(i), "positive": _text(i + 1)}),

@@ -71,7 +71,7 @@ def test_a_run_is_proved_and_says_the_same_again(task: str, method: str, made: A
     made_of = out / ("model" if method == "full" else "adapter")
     model = {} if method == "full" else {"adapter": str(made_of)}
     again = tunelift.load(str(made_of) if method == "full" else keys["model"], task=task, dtype="float32", **model)
-    found = tunelift.evaluate(*again, data=keys["data"]["test"], metrics=list(after.metrics))
+    found = tunelift.evaluate(*again, data=keys["data"]["test"], task=task, metrics=list(after.metrics))
     for name, value in found.metrics.items():
         assert math.isclose(value, after.metrics[name], rel_tol=1e-4, abs_tol=1e-6), name
 
