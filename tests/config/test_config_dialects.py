@@ -133,12 +133,28 @@ def test_trl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "loss", "beta"),
+    [
+        ("base_model: a\nadapter: lora\nlora_r: 8\nrl: kto\nrl_beta: 0.5\nload_in_8bit: true\n", "kto", 0.5),
+        ("model_name_or_path: a\nstage: dpo\nfinetuning_type: lora\npref_beta: 0.2\npref_loss: sigmoid\n", "dpo", 0.2),
+        ("model_name_or_path: a\nstage: kto\nfinetuning_type: lora\npref_loss: orpo\n", "kto", None),
+    ],
+)
+def test_preference_tuning(text: str, loss: str, beta: float | None, tmp_path: Path) -> None:
+    config, found, _ = converted(tmp_path, text)
+    assert (config.task, config.preferences.loss, config.preferences.beta) == ("preference", loss, beta)
+    assert not found.unknown
+    assert config.model.quantization == ("int8" if "8bit" in text else "none")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("stage: ppo\nfinetuning_type: lora\n", "stage: ppo has no counterpart"),
         ("finetuning_type: freeze\n", "finetuning_type: freeze has no counterpart"),
         ("base_model: a\nrl: grpo\n", "rl: grpo has no counterpart"),
-        ("base_model: a\nload_in_8bit: true\n", "load_in_8bit: True has no counterpart"),
+        ("stage: dpo\nfinetuning_type: lora\npref_loss: hinge\n", "pref_loss: hinge has no counterpart"),
+        ("finetuning_type: lora\nquantization_bit: 3\n", "quantization_bit: 3 has no counterpart"),
         ("base_model: a\nmicro_batch_size: two\n", "micro_batch_size is 'two'; it is a whole number above 0"),
         ("base_model: a\ndatasets: [{type: alpaca}]\n", "the first entry names no path"),
         ("model: gpt2\ndata: x.csv\n", "no key tells one"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunelift.config.converting import Conversion, Dialect, Rule
 from tunelift.core import text_files
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, listed
 
 HARDWARE = frozenset(
     """bf16 fp16 tf32 bfloat16 float16 half_precision_backend bf16_full_eval gradient_checkpointing flash_attention
@@ -39,6 +39,10 @@ WATCHING = frozenset(
     hub_private_repo hf_use_auth_token""".split()  # noqa: SIM905
 )
 """What is shown, saved or sent: a run always keeps its events, its best adapter and a report, and sends nothing."""
+
+
+PREFERENCES = ("dpo", "ipo", "kto", "orpo", "simpo", "cpo")
+"""Losses of preference tuning, as all of these trainers and tunelift call them."""
 
 
 def only(key: str, allowed: tuple[Any, ...], why: str) -> Callable[[Conversion, Any], None]:
@@ -207,13 +211,34 @@ def _trl_peft(found: Conversion, value: Any) -> None:
             found.say("No layers are named: peft's table has two or three of a model, here it is all linear ones.")
 
 
+def _preference(found: Conversion, key: str, value: Any) -> None:
+    """Take preference tuning by the name of its loss."""
+    if value not in PREFERENCES:
+        raise InputError(f"{key}: {value} has no counterpart. Known: {listed(PREFERENCES)}.")
+    found.put("task", "preference")
+    found.put("preferences.loss", value)
+
+
+def _of_preferences(found: Conversion, key: str, value: Any) -> None:
+    """Take a setting of the loss where preferences are what is tuned."""
+    if found.of("rl") is not None or found.of("stage") in ("dpo", "kto"):
+        found.put(f"preferences.{key}", value)
+
+
+def _factory_stage(found: Conversion, value: Any) -> None:
+    if value in ("dpo", "kto"):
+        loss = found.of("pref_loss", "sigmoid") if value == "dpo" else "kto"
+        _preference(found, "pref_loss", "dpo" if loss == "sigmoid" else loss)
+    elif value not in ("sft", "pt"):
+        raise InputError(f"stage: {value} has no counterpart. Known: sft, pt, dpo, kto.")
+
+
 def _bits(found: Conversion, value: Any) -> None:
-    if value != 4:
-        raise InputError(f"quantization_bit: {value} has no counterpart. Known: 4, as nf4.")
-    found.put("model.quantization", "nf4")
+    if value not in (4, 8):
+        raise InputError(f"quantization_bit: {value} has no counterpart. Known: 4, as nf4, and 8, as int8.")
+    found.put("model.quantization", "nf4" if value == 4 else "int8")
 
 
-_eight = only("load_in_8bit", (False,), "bases are held in four bits (load_in_4bit) or whole")
 _TRAINING: dict[str, Rule] = {
     "learning_rate": "train.learning_rate",
     "weight_decay": "train.weight_decay",
@@ -245,8 +270,8 @@ _LORA: dict[str, Rule] = {
     "use_rslora": flag("adapter.use_rslora"),
     "use_dora": flag("adapter.use_dora"),
     "load_in_4bit": flag("model.quantization", "nf4"),
-    "load_in_8bit": _eight,
-    "loraplus_lr_ratio": says("LoRA+'s two learning rates have no counterpart."),
+    "load_in_8bit": flag("model.quantization", "int8"),
+    "loraplus_lr_ratio": flag("train.optimizer", "lora-plus"),
 }
 
 AXOLOTL = Dialect(
@@ -275,7 +300,8 @@ AXOLOTL = Dialect(
         "train_on_inputs": says("train_on_inputs: prompts are never in the loss; for all of a text use data.text."),
         "special_tokens": says("special_tokens: the tokenizer's own are used; padding is never seen by the model."),
         "tokens": says("tokens: new tokens have no counterpart."),
-        "rl": only("rl", (), "answers are what is trained"),
+        "rl": lambda found, value: _preference(found, "rl", value),
+        "rl_beta": lambda found, value: _of_preferences(found, "beta", value),
     },
     HARDWARE | WATCHING,
     (("micro_batch_size", 1), ("gradient_accumulation_steps", 1)),
@@ -291,7 +317,10 @@ LLAMA_FACTORY = Dialect(
         "model_name_or_path": "model.name",
         "model_revision": "model.revision",
         "adapter_name_or_path": "adapter.start_from",
-        "stage": only("stage", ("sft", "pt"), "answers (sft) and plain text (pt) are what is trained"),
+        "stage": _factory_stage,
+        "pref_loss": lambda found, value: None,  # with the stage
+        "pref_beta": lambda found, value: _of_preferences(found, "beta", value),
+        "simpo_gamma": lambda found, value: _of_preferences(found, "gamma", value),
         "finetuning_type": _factory_type,
         "lora_target": targets,
         "additional_target": modules,
