@@ -16,7 +16,7 @@ demo: .venv/installed
 	$(BIN)/tunelift demo
 
 # A file of tests on each core, one thread each: threads that wait for each other make two such runs slower than one.
-TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: .venv/installed-dev check
 	$(TESTS)

@@ -102,7 +102,7 @@ def test_a_training_in_int8_learns_as_the_plain_one(model: Any) -> None:
 def test_what_cannot_be_had_is_refused(products: Any, said: str, model: Any) -> None:
     model = model.double() if products == "int8" else model
     with pytest.raises(InputError, match=f"train.products is {products}, and .*{said}"):
-        refuse_products(model, TrainSection(products=products))
+        refuse_products(model, TrainSection(products=products), TASKS.get("causal-lm"))
 
 
 @compiled

@@ -76,12 +76,11 @@ def test_a_new_head_has_the_labels_and_is_drawn_by_seed(
     kind: str, saved: Saved, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = saved(kind)
-    before = torch.get_rng_state()
+    before, task = torch.get_rng_state(), TASKS.get("sequence-classification")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, again, other = (
-            load(folder, task=TASKS.get("sequence-classification"), labels=["bad", "good", "so-so"], seed=seed)
-            for seed in (1, 1, 2)
+            load(folder, dtype="float32", task=task, labels=["bad", "good", "so-so"], seed=seed) for seed in (1, 1, 2)
         )
     head = "classifier.weight" if kind == "bert" else "score.weight"
     drawn = [model.model.state_dict()[head] for model in (first, again, other)]

@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Writer, str]] = {
     "megatron": (strange.changed("0.8", megatron_config={"a": 1}), "makes peft import a module"),
     "Arrow": (strange.changed("0.18", arrow_config={"top_k": 2}), "were not tried here: arrow_config"),
     "a method": (strange.changed("0.18", peft_type="POLY"), "of peft's POLY, which was not tried here"),
-    "features": (strange.changed("0.10", task_type="FEATURE_EXTRACTION"), "was made for FEATURE_EXTRACTION"),
+    "features": (strange.changed("0.10", task_type="FEATURE_EXTRACTION"), "does not fit this model"),
     "tasks": (strange.changed("0.10", task_type=["CAUSAL_LM"]), "was made for"),
 }
 

@@ -13,7 +13,7 @@ import tiny_models
 import tunelift
 from tunelift.config.keywords import from_keywords
 from tunelift.core.errors import InputError
-from tunelift.evaluation.generation import Choice
+from tunelift.evaluation.generation import Sampling
 from tunelift.fast.targets import IGNORED
 from tunelift.pipeline import replaying
 from tunelift.pipeline.general_prompts import general_prompts
@@ -112,14 +112,14 @@ def test_a_row_counts_by_its_weight(tiny: dict[str, Any]) -> None:
 
 def test_answers_are_drawn_by_the_models_probabilities_whatever_stands_beside() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    choice = Choice(seed=3)
-    drawn = torch.cat([choice.of(logits, [7]) for _ in range(4000)])
+    sampling = Sampling(1.0, 3, ["1", "7"])
+    one, seven = sampling.draws()
+    drawn = torch.cat([sampling.chosen(logits, [seven]) for _ in range(4000)])
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     assert torch.allclose(shares, logits.softmax(dim=-1)[0], atol=0.03)
-    both = Choice(seed=3)
-    beside = torch.cat([both.of(logits.repeat(2, 1), [1, 7])[1:] for _ in range(50)])
+    one, seven = sampling.draws()
+    beside = torch.cat([sampling.chosen(logits.repeat(2, 1), [one, seven])[1:] for _ in range(50)])
     assert torch.equal(beside, drawn[:50])
-    assert Choice(None).of(logits, [0]).tolist() == [0]
 
 
 def test_general_prompts_are_no_general_text() -> None:

@@ -273,10 +273,15 @@ def read_config(identity: ModelIdentity, folder: Path) -> Any:
 def fitting_tasks(config: Any) -> list[Task]:
     """Return the tasks that a model with this transformers config fits, maybe none.
 
-    The one that it was saved for comes first, then the most natural.
+    The one that it was saved for comes first, then the most natural; a model without a head was saved for any.
     """
     found = [task for task in map(TASKS.get, TASKS) if task.fits(config)]
-    return sorted(found, key=lambda task: (not was_saved_for(config, task), not _told(config, task), not task.natural))
+
+    def place(task: Task) -> tuple[bool, ...]:
+        own = was_saved_for(config, task) and not task.reads_states
+        return not own, not _told(config, task), not task.natural
+
+    return sorted(found, key=place)
 
 
 def _told(config: Any, task: Task) -> bool:

@@ -17,7 +17,7 @@ from tunelift.data.columns import Reading
 from tunelift.data.pictures import choose_pictures, opened
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.model_facts.parameters import compute_dtype
-from tunelift.tasks.base import TASKS, Batch, Learned, Loss, Row, Shown, Task
+from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task
 
 COUNTED_AS = 256
 """Tokens as which a picture counts where micro-batches are filled: of 224 pixels, 16 to a patch, there are 196."""
@@ -67,6 +67,10 @@ class ImageClassification(Task):
     def metrics(self, examples: Sequence[Example]) -> list[str]:
         return ["accuracy", "loss"]
 
+    def made_up(self) -> list[Example]:
+        some = [Picture(f"{word}-{i}.png", f"{i:064x}") for i, word in enumerate(MADE_UP)]
+        return [Example(str(i), one.path, word, one) for i, (word, one) in enumerate(zip(MADE_UP, some, strict=True))]
+
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
@@ -80,7 +84,7 @@ class ImageClassification(Task):
         for example in examples:
             picture = picture_of(example)
             wanted = [index[example.completion], picture.sha256]
-            rows.append(PictureRow(range(COUNTED_AS), wanted, None, picture, tokenizer))
+            rows.append(PictureRow(range(COUNTED_AS), wanted, picture=picture, processor=tokenizer))
         return rows, RenderReport(rows=len(rows), tokens=COUNTED_AS * len(rows), tokens_in_loss=len(rows))
 
     def shown(
