@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -13,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+import task_battery
 import tiny_models
 import tunelift
 from small_rows import write_rows
 from tunelift.cli.export import command as export_command
 from tunelift.cli.verify import command as verify_command
 from tunelift.core.errors import InputError
+from tunelift.core.records import Scores
 from tunelift.exporting import llama_cpp, stock, to_transformers
 from tunelift.exporting.checking import ExportFailed
 from tunelift.pipeline.exporting import export_stage
@@ -186,3 +189,28 @@ def test_a_classifier_and_a_model_tuned_whole_are_merged_models_too(
     assert said(export_stage("whole", "merged", None))["status"] == "proved"
     with pytest.raises(InputError, match="no adapter"):
         export_stage("whole", "lora-gguf", None)
+
+
+@pytest.mark.parametrize("task", ["preference", "question-answering"])
+def test_each_task_is_asked_as_it_was_measured(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    """Of a preference the better answer is asked; questions are told from passages, which peft's own forward loses."""
+    monkeypatch.setenv("TUNELIFT_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "lora"
+    tunelift.run(**task_battery.prepared(task, tmp_path), output=str(out))
+    folder = export_stage(out, "merged", None)
+    assert said(folder)["status"] == "proved"
+    rows = {row["id"]: row for row in Scores.read(folder / "proof" / "exported").rows}
+    for row in Scores.read(out / "tuned").rows if task == "preference" else []:
+        values = rows[row["id"]]["values"]
+        assert len(values) == row["tokens"]
+        assert sum(values) == pytest.approx(row["log_likelihood"], abs=1e-3)
+
+
+def test_a_task_whose_models_are_asked_otherwise_is_refused_with_the_reason(run: Path) -> None:
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    for task in ("multiple-choice", "sentence-embedding", "sequence-to-sequence", "masked-lm", "image-classification"):
+        (run / "config.yaml").write_text(re.sub(r"(?m)^task: .*$", f"task: {task}", config), encoding="utf-8")
+        with pytest.raises(InputError, match=f"task is {task}"):
+            export_stage(run, "merged", None)

@@ -61,6 +61,15 @@ def test_a_run_is_served_only_as_it_was_measured(tiny: dict[str, Any], tmp_path:
         sources_of([(None, str(tmp_path))])
     with pytest.raises(InputError, match="No model is named"):
         section_for(ModelSection(), [])
+    assert section_for(ModelSection(), sources_of([(None, tiny["output"])])).dtype == "float32"  # as it was measured
+    assert section_for(ModelSection(dtype="bfloat16"), sources_of([(None, tiny["output"])])).dtype == "bfloat16"
+    lineage = Path(tiny["output"], "adapter", "tunelift.json")
+    facts = json.loads(lineage.read_text())
+    lineage.write_text(json.dumps(facts | {"base": facts["base"] | {"quantization": "int8"}}))
+    alone = sources_of([(None, f"{tiny['output']}/adapter")])
+    assert section_for(ModelSection(), alone).quantization == "int8"  # as it was trained
+    assert section_for(ModelSection(quantization="int4"), alone).quantization == "int4"
+    lineage.write_text(json.dumps(facts))
     with (
         pytest.raises(InputError, match="the base's name"),
         ready(ModelSection(), sources_of([("model", tiny["output"])]), LIMITS),

@@ -10,6 +10,7 @@ from typing import Any
 from tunelift.exporting.checking import Asked
 from tunelift.exporting.equality import Item, Scores
 from tunelift.exporting.stock import values_of
+from tunelift.model_facts.anatomy import base_of
 from tunelift.tasks import Task
 
 
@@ -37,8 +38,12 @@ class Made:
         return hasattr(self.model, "peft_config")
 
     def scores(self, items: Sequence[Item]) -> Scores:
-        """Return the numbers of items by the stock forward pass, one row at a time."""
-        return {item.name: values_of(self.model, item.ids, item.targets, item.segments) for item in items}
+        """Return the numbers of items by the stock forward pass, one row at a time.
+
+        An adapter is in the base's layers: peft's own forward for question answering (0.21) drops token types.
+        """
+        model = base_of(self.model)
+        return {item.name: values_of(model, item.ids, item.targets, item.segments) for item in items}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.core.errors import InputError
 from tunelift.model_facts.anatomy import base_of
 
+STAYS = "It stays an adapter: stock peft reads the run's adapter/ as it lies."
+
 
 def check_merges(adapted: Any) -> None:
     """Raise InputError for an adapter that is no change of weights."""
@@ -17,12 +19,12 @@ def check_merges(adapted: Any) -> None:
     if not method_of(config).merges or method_of(config).virtual_tokens or name_of(kind) not in METHODS:
         raise InputError(
             f"The adapter is of {named}, which is no change of the base's weights: there is no merged model.",
-            fix="Export it with --to hub, as an adapter.",
+            fix=STAYS,
         )
     if getattr(config, "alora_invocation_tokens", None):
         raise InputError(
             "The adapter acts from some tokens on (aLoRA), so that no weights are its.",
-            fix="Export it with --to hub, as an adapter.",
+            fix=STAYS,
         )
 
 

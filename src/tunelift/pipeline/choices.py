@@ -212,7 +212,7 @@ def with_adapter_facts(config: Config, adapter: str | None) -> tuple[Config, dic
     facts, model = adapter_facts(adapter), config.model
     if not model.name:
         model = model.model_copy(update={"name": facts["base"], "revision": model.revision or facts["revision"]})
-        if facts["quantization"] in quantized.KINDS:  # as it was trained
+        if model.quantization == "none" and facts["quantization"] in quantized.KINDS:  # as it was trained
             model = model.model_copy(update={"quantization": facts["quantization"]})
     return config.model_copy(update={"model": model, "task": config.task or facts["task"]}), facts
 

@@ -23,10 +23,21 @@ from tunelift.exporting.to_gguf import check_gguf, check_lora_gguf, to_gguf, to_
 from tunelift.exporting.to_transformers import check_merged, to_merged
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import in_evaluation
+from tunelift.model_facts.anatomy import base_of
 from tunelift.pipeline import choices
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import from_run_folder
 from tunelift.pipeline.whole import tuned_hash
+from tunelift.run_files.layout import is_adapter
+from tunelift.tasks import TASKS, Task
+
+PROVED = (
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+)
+"""The classes of transformers that `stock.values_of` asks as they are trained: one row of tokens in, numbers out."""
 
 PROOF_ITEMS, PROOF_TARGETS = 12, 16
 """Test items that an export is proved on, and tokens of each: half from the beginning, half from the end."""
@@ -70,6 +81,7 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
             f"The run's base was held in {config.model.quantization}, and the adapter fits those rounded weights.",
             fix="Exports are of whole weights, on which it was not measured: tune it on the base as its file has it.",
         )
+    _check_proved(choices.task_for(config), tuned)
     row, name = KINDS[to], f"{to}-{kind}" if to == "gguf" else to
     folder = Path(output) if output else Path(run) / "exports" / name
     with alone(folder):
@@ -83,6 +95,16 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     return folder
 
 
+def _check_proved(task: Task, tuned: Path) -> None:
+    if task.auto_class not in PROVED:
+        reads = "peft" if is_adapter(tuned) else "transformers"
+        raise InputError(
+            f"The task is {task.name}: how its models are asked elsewhere is not known here, so that no export of one "
+            "can be proved.",
+            fix=f"Stock {reads} reads {tuned} as it lies; the run's README.md says how.",
+        )
+
+
 def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tuple[Made, Rows]:
     """Load base and adapter in 32 bits on the CPU, and make the test items into rows."""
     task = choices.task_for(config)
@@ -91,7 +113,8 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
         task, splits, config.data, facts["labels"]
     )
     section = config.model.model_copy(update={"dtype": "float32", "device": "cpu"})
-    session = Session.open(section, task, labels, config.train.seed, ordered=bool(facts["labels"]))
+    asked_as = TASKS.get(task.learns)  # of two answers the better one is an answer
+    session = Session.open(section, asked_as, labels, config.train.seed, ordered=bool(facts["labels"]))
     session.load_adapter(str(tuned))
     metrics = choices.metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
     plan = choices.evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
@@ -117,7 +140,8 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
 
 def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
     with session.base():
-        return {one.name: values_of(session.model, one.ids, one.targets, one.segments) for one in items}
+        model = base_of(session.model)
+        return {one.name: values_of(model, one.ids, one.targets, one.segments) for one in items}
 
 
 def _ends(session: Session, rows: Rows) -> list[int]:

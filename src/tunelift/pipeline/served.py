@@ -10,12 +10,12 @@ from typing import Any
 
 from tunelift.adapters.loading import load_adapters
 from tunelift.config.load import load_config
-from tunelift.config.schema import ModelSection
+from tunelift.config.schema import Config, ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.fast.target_model import target_model
 from tunelift.models import is_model
-from tunelift.pipeline.choices import adapter_facts
+from tunelift.pipeline.choices import adapter_facts, with_adapter_facts
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import from_run_folder
 from tunelift.run_files.layout import RunPaths, is_adapter
@@ -75,10 +75,11 @@ def section_for(section: ModelSection, sources: Sequence[Source]) -> ModelSectio
     """Return the model that sources are on: as `section` names it, else as the first says, and as it was measured."""
     runs = [source.run for source in sources if source.run is not None]
     if not section.name and runs:
-        section = load_config(RunPaths(runs[0]).config, of_run=True).model
+        said = {key: getattr(section, key) for key in section.model_fields_set - {"name"}}
+        section = load_config(RunPaths(runs[0]).config, of_run=True).model.model_copy(update=said)
     elif not section.name:
-        facts = adapter_facts(sources[0].folder) if sources else {"base": None, "revision": None}
-        section = section.model_copy(update={"name": facts["base"], "revision": section.revision or facts["revision"]})
+        named, _ = with_adapter_facts(Config(model=section), str(sources[0].folder) if sources else None)
+        section = named.model
     if not section.name:
         raise InputError("No model is named.", fix="Give --model NAME, a run, or an adapter that says what it is on.")
     dtypes = {str(run): read_object(RunPaths(run).manifest).get("dtype") for run in runs}
