@@ -518,12 +518,15 @@ def test_light_parts_import_nothing_heavy(what: str) -> None:
 
 
 def test_no_file_outside_tasks_names_a_task() -> None:
-    """A text that is a task's name is compared with one sooner or later; prose, in which it is a part, is free."""
+    """A text that is a task's name is compared with one sooner or later; prose, in which it is a part, is free.
+
+    So is the table of what other trainers' configs mean, which writes a config as a user would.
+    """
     from tunelift.tasks import TASKS
 
     found = []
     for file in FILES:
-        if file.relative_to(SOURCE).parts[0] != "tasks":
+        if file.relative_to(SOURCE).parts[0] != "tasks" and name_of(file) != "config/dialects.py":
             nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
             found += [f"{name_of(file)}:{n.lineno}" for n in nodes if isinstance(n, ast.Constant) and n.value in TASKS]
     assert found == []
