@@ -19,6 +19,8 @@ from tunelift.core.errors import InputError
 from tunelift.data.splits import load_splits
 from tunelift.fast.blocks import in_blocks, narrowed, widen, widened
 from tunelift.fast.unpad import sped_up
+from tunelift.models.precision import Precision
+from tunelift.models.quantized import check
 from tunelift.pipeline.choices import adapter_facts
 from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
@@ -169,3 +171,8 @@ def test_methods_that_read_no_weights_act_as_on_the_wide_twin_and_others_are_ref
             Session.of(loaded, tiny_models.tokenizer(), CAUSAL).check(keys)
     with pytest.raises(InputError, match="weights are quantised"):
         Session.of(loaded, tiny_models.tokenizer(), CAUSAL).check({"method": "full"})
+
+
+def test_other_models_than_causal_ones_are_refused(base: Path) -> None:
+    with pytest.raises(InputError, match="causal language models alone, not for the task masked-lm"):
+        check("int8", Precision(torch.device("cpu"), torch.float32, ""), TASKS.get("masked-lm"), None, base)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoConfig, AutoModel, AutoModelForMultipleChoice, BertTokenizerFast
 
 import tiny_models
@@ -18,7 +19,9 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Options
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
+from tunelift.data.splits import load_splits
 from tunelift.fast.classifying import with_one_option
+from tunelift.pipeline.adapter_config import config_for
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import Learned
 
@@ -98,6 +101,24 @@ def test_rows_that_tell_nothing_are_left_out_and_counted_and_other_tasks_refuse_
         examples([{**row, "premise": "p"}])
     named = examples([{**row, "premise": "p"}], text="{premise} {question}", choices="choices", label="answer")
     assert named[0].given == Options("p q", ("a", "b"))
+
+
+def test_files_that_count_options_from_different_numbers_are_refused() -> None:
+    """A small file whose answers are neither 0 nor the last option's number does not show from which it counts."""
+    options = {"choices": ["a", "b", "c", "d"]}
+    train = [{"question": f"q {i}", **options, "answer": 1 + i % 4} for i in range(12)]
+    test = [{"question": f"p {i}", **options, "answer": 1 + i % 3} for i in range(6)]
+    with pytest.raises(InputError, match=r"by its number from 1, and .* from 0"):
+        load_splits(DataSection(train=train, test=test, deduplicate=False), reading=TASK.reading)
+    test[0]["answer"] = 4
+    found = load_splits(DataSection(train=train, test=test, deduplicate=False), reading=TASK.reading)
+    assert [example.completion for example in found.test] == ["d", "b", "c", "a", "b", "c"]
+
+
+@pytest.mark.parametrize("task", ["multiple-choice", "sequence-to-sequence", "image-classification"])
+def test_eva_is_refused_where_a_model_takes_no_row_of_tokens(task: str) -> None:
+    with pytest.raises(InputError, match=f"eva, which looks at rows of tokens, and the task {task}"):
+        config_for(LoraConfig(init_lora_weights="eva"), None, TASKS.get(task), (100, 10), [])
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import tiny_models
 import tunelift
+from tunelift.adapters import beginnings
+from tunelift.adapters.from_rows import gradients
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
 from tunelift.core.errors import InputError, TuneliftError
@@ -132,6 +135,25 @@ def test_what_the_reference_said_is_kept(tiny_pairs: dict[str, Any], capsys: pyt
     again = tiny_pairs | {"output": tiny_pairs["output"] + "2", "train": {"steps": 3, "seed": 1}}
     tune_stage(from_keywords("train", **again))
     assert re.search(r"reference: (\d+) of \1 rows were scored before", capsys.readouterr().err)
+
+
+def test_lora_ga_begins_with_the_gradient_of_the_first_step(
+    tiny_pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where model and reference are the same every pair pulls alike, so that beta is a factor and nothing more."""
+    found = list[dict[str, torch.Tensor]]()
+
+    def seen(*given: Any) -> dict[str, torch.Tensor]:
+        found.append(gradients(*given))
+        return found[-1]
+
+    monkeypatch.setattr(beginnings, "gradients", seen)
+    for beta in (0.1, 2.0):
+        settings = {"preferences": {"beta": beta}, "output": f"{tiny_pairs['output']}-{beta}"}
+        tune_stage(from_keywords("train", **tiny_pairs | settings | {"adapter": {"init_lora_weights": "lora_ga"}}))
+    one, other = found
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(20 * slope, other[name], rtol=1e-3, atol=1e-4) for name, slope in one.items())
 
 
 def test_the_example_config_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ from tunelift.config.schema import DataSection
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Picture, Rejected
-from tunelift.data.columns import Reading, notes_on_columns
+from tunelift.data.columns import Reading, choose_layout, notes_on_columns
 from tunelift.data.counts import DataReport, SplitCounts
 from tunelift.data.duplicates import connected, near_duplicates, normalised
 from tunelift.data.examples import make_examples
+from tunelift.data.formats import Table
 from tunelift.data.hygiene import hygiene
 from tunelift.data.leaks import Leak, LeakRemoval
+from tunelift.data.options import Chosen
 from tunelift.data.overlap import folded
 from tunelift.data.sources import fingerprint, read_rows, resolve_splits, source_name
 
@@ -75,6 +77,7 @@ class _Loader:
         self.roles = roles
         self.report = DataReport()
         self.rows: dict[str, list[Example]] = {}
+        self.counts_from: dict[int, str] = {}
 
     def load(self) -> Splits:
         sources = _sources_of(self.section, self.roles, self.report)
@@ -108,6 +111,7 @@ class _Loader:
         columns, subset = section.columns, section.subset
         table = read_rows(source.source, columns=columns, subset=subset, split=role, name=source.name)
         examples, empty = make_examples(table, section, self.reading)
+        self._check_counting(table)
         self.report.sources[table.name] = fingerprint(table)
         notes = [*table.notes, *notes_on_columns(table, section, self.reading)]
         self.report.notes += [note for note in notes if note not in self.report.notes]
@@ -123,6 +127,18 @@ class _Loader:
                 unique.setdefault(_content(example), example)
             counts.duplicates, examples = len(examples) - len(unique), list(unique.values())
         self.report.splits[role], self.rows[role] = counts, examples
+
+    def _check_counting(self, table: Table) -> None:
+        """Raise InputError where two files count options from different numbers: few rows may not show from which."""
+        layout = choose_layout(table, self.section, self.reading)
+        if isinstance(layout, Chosen) and layout.how == "place":
+            self.counts_from.setdefault(layout.counts_from, table.name)
+        if len(self.counts_from) > 1:
+            raise InputError(
+                f"{self.counts_from[1]} tells the right option by its number from 1, and {self.counts_from[0]} by its "
+                "number from 0: one of them is misread, or they differ.",
+                fix="Tell it by its own text or by a letter, or put the rows in one file and take a fraction of them.",
+            )
 
     def _split_off(self, role: str, fraction: float) -> None:
         pool = self.rows["train"]

@@ -39,7 +39,8 @@ def check(kind: str, place: Precision, task: Task, config: Any, folder: Path) ->
         )
     if not (task.has_head or task.next_token):
         raise InputError(
-            f"model.quantization is {kind}, and bases in four bits are for causal language models alone.",
+            f"model.quantization is {kind}, and bases in few bits are for causal language models alone, not for the "
+            f"task {task.name}.",
             fix="Leave it out.",
         )
     if task.has_head:

@@ -16,7 +16,8 @@ from tunelift.core.records import Example
 from tunelift.model_facts.anatomy import context_length, pad_id
 from tunelift.model_facts.parameters import device_of
 from tunelift.tasks import Task
-from tunelift.tasks.base import Batch
+from tunelift.tasks.base import Batch, Row
+from tunelift.training.run import Render
 
 SAVED_BY_PEFT = {
     "SEQ_CLS": {"classifier", "score"},
@@ -52,6 +53,11 @@ def config_for(
         not task.next_token and method_of(config).virtual_tokens
     ):  # others' lie elsewhere, or peft has no type for them
         raise _does_not_go(config, task, "virtual tokens are put before rows of causal language models alone")
+    if getattr(config, "init_lora_weights", None) == "eva" and not task.takes_tokens:
+        raise InputError(
+            f"adapter.init_lora_weights is eva, which looks at rows of tokens, and the task {task.name} has others.",
+            fix="Begin with lora_ga, which looks at the loss, or leave it out.",
+        )
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
     beside = [name for name in new if not by_peft & set(name.split("."))]
     if beside and task.has_head:
@@ -65,20 +71,21 @@ def config_for(
 
 
 def given_to(
-    model: Any, tokenizer: Any, task: Task, learned: Sequence[Example], labels: Sequence[str], longest: int
+    model: Any, tokenizer: Any, task: Task, render: Render, learned: Sequence[Example], longest: int
 ) -> Given | None:
     """Return what an adapter may begin with: some of the training rows, spread evenly over them; None without any.
 
-    Rows are cut where they are `longest` (tokens).
+    `render` gives the rows of what is `learned` as the training has them, cut where they are `longest` (tokens): with
+    what a reference says of them, where the loss compares with one.
     """
     if not learned:
         return None
-    some = learned[:: -(-len(learned) // MOST_ROWS)]  # at most so many
 
-    def rows() -> Sequence[Any]:
-        return task.rows(some, tokenizer, min(longest, context_length(model, tokenizer)), labels)[0]
+    def rows() -> Sequence[Row]:
+        made, _ = render(learned, min(longest, context_length(model, tokenizer)))
+        return made[:: -(-len(made) // MOST_ROWS)]  # at most so many
 
-    def collate(part: Sequence[Any]) -> Batch:
+    def collate(part: Sequence[Row]) -> Batch:
         return task.collate(part, pad_id(model, tokenizer), device_of(model))
 
     return Given(rows, collate, lambda adapted: task.loss(adapted)[0])

@@ -388,7 +388,7 @@ class Session:
         return config_for(keys, self.model, self.task, self.training, self._new())
 
     def _given(self) -> Given | None:
-        return given_to(self.model, self.tokenizer, self.task, self.learned, self.labels, self.longest)
+        return given_to(self.model, self.tokenizer, self.task, self.rows, self.learned, self.longest)
 
     def _new(self) -> Sequence[str]:
         return new_modules(base_of(self.model), self.fresh)

@@ -116,6 +116,8 @@ class Task(ABC):
     """peft's task type; None where it has none, so that its model is that of any task."""
     reader: str = "AutoTokenizer"
     """The class of transformers that makes a model's inputs: of texts, or of pictures."""
+    takes_tokens: bool = True
+    """Whether a model takes a row's tokens as they are: no pixels, no rows for each option, none that is written."""
     pipeline_tag: str
     """The Hub's name of it, for the model card."""
     reading: Reading

@@ -54,6 +54,7 @@ class ImageClassification(Task):
     auto_class = "AutoModelForImageClassification"
     mapping = "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"
     peft_type = None
+    takes_tokens = False
     pipeline_tag = "image-classification"
     reader = "AutoImageProcessor"
     reading = Reading(choose_pictures, refuse=(), labels=True)

@@ -55,6 +55,7 @@ class MultipleChoice(Task):
     auto_class = "AutoModelForMultipleChoice"
     mapping = "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES"
     peft_type = None
+    takes_tokens = False
     pipeline_tag = "multiple-choice"
     reading = Reading(_choose, options=True)
     measures = ("chosen-option",)

@@ -96,6 +96,7 @@ class SequenceToSequence(Task):
     auto_class = "AutoModelForSeq2SeqLM"
     mapping = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
     peft_type = "SEQ_2_SEQ_LM"
+    takes_tokens = False
     pipeline_tag = "text2text-generation"
     reading = Reading(_choose)
     measures = ("written-likelihood", "written-answer", "written-label")
