@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tunelift.adapters.methods import METHODS, Method
+from tunelift.core import progress
 from tunelift.core.cache import folder
 from tunelift.core.registry import Registry
 
@@ -28,7 +29,11 @@ def state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_state(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count looks at test sets anew in each test, and know no scores from before; leave the user's own alone."""
+    """Count looks at test sets anew in each test, and know no scores from before; leave the user's own alone.
+
+    A command that was told to be quiet is so for its own test alone.
+    """
+    monkeypatch.setattr(progress, "quiet", progress.quiet)
     number = next(_numbers)
     monkeypatch.setenv("TUNELIFT_STATE", str(state_folders / str(number)))
     monkeypatch.setenv("TUNELIFT_CACHE", str(new_cache(state_folders / f"cache{number}")))
