@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example, Picture
 from tunelift.data.columns import Reading
 from tunelift.data.pictures import choose_pictures, opened
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.model_facts.parameters import compute_dtype
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task
+from tunelift.tasks.sequence_classification import places_of
 
 COUNTED_AS = 256
 """Tokens as which a picture counts where micro-batches are filled: of 224 pixels, 16 to a patch, there are 196."""
@@ -75,12 +75,7 @@ class ImageClassification(Task):
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
-        index = {label: i for i, label in enumerate(labels)}
-        if unknown := sorted({e.completion for e in examples} - index.keys()):
-            raise InputError(
-                f"The data has labels that the model's head has not: {listed(unknown)}.",
-                fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
-            )
+        index = places_of(labels, examples)
         rows = list[Row]()
         for example in examples:
             picture = picture_of(example)

@@ -14,6 +14,17 @@ from tunelift.data.render import RenderReport
 from tunelift.tasks.base import SINGLE_LABEL, TASKS, Batch, Learned, Row, Task, says_the_texts, text_batch, text_rows
 
 
+def places_of(labels: Sequence[str], examples: Sequence[Example]) -> dict[str, int]:
+    """Return the place of each label in a head; raise InputError for examples with labels that it has not."""
+    index = {label: i for i, label in enumerate(labels)}
+    if unknown := sorted({example.completion for example in examples} - index.keys()):
+        raise InputError(
+            f"The data has labels that the model's head has not: {listed(unknown)}.",
+            fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
+        )
+    return index
+
+
 class SequenceClassification(Task):
     name = "sequence-classification"
     auto_class = "AutoModelForSequenceClassification"
@@ -30,12 +41,7 @@ class SequenceClassification(Task):
     def rows(
         self, examples: Sequence[Example], tokenizer: Any, max_length: int, labels: Sequence[str]
     ) -> tuple[list[Row], RenderReport]:
-        index = {label: i for i, label in enumerate(labels)}
-        if unknown := sorted({e.completion for e in examples} - index.keys()):
-            raise InputError(
-                f"The data has labels that the model's head has not: {listed(unknown)}.",
-                fix=f"The head knows {listed(labels)}. Name every label with data.labels.",
-            )
+        index = places_of(labels, examples)
         return text_rows(examples, tokenizer, max_length, lambda example: index[example.completion])
 
     def collate(self, rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
