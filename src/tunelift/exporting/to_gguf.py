@@ -14,6 +14,7 @@ from tunelift.exporting.checking import FILE, ExportFailed, check, compared
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.exporting.made import Made, Rows
+from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of
 from tunelift.untrusted.gguf import read
 
@@ -64,13 +65,7 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     right = made.scores(rows.asked.items)
     evidence.save(folder, evidence.MODEL, right, rows.about)
     if made.adapted:
-        made.model = merging.merged(made.model)
-        own = made.scores(rows.asked.items)
-        evidence.save(folder, evidence.MERGED, own, rows.about)
-        found = equal(right, own, manifest.MERGING)
-        detail = f"{found.largest:.2g} apart at most, {found.tolerance:.2g} allowed"
-        checks.append(check("merged, it has the same scores", found.holds, detail))
-        right = own
+        right = merge(made, rows, folder, right, checks)
     types = gguf_file.write_model(folder / MODEL, made.model, values, kind)
     files.write_text(folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats))
     checks.append(says(folder / MODEL, made))

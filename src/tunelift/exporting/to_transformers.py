@@ -11,7 +11,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, manifest, merging, stock
 from tunelift.exporting.checking import ExportFailed, check, compared
-from tunelift.exporting.equality import FACTOR, FLOOR, equal
+from tunelift.exporting.equality import FACTOR, FLOOR, Scores, equal
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.processes import answer_of
 from tunelift.model_facts.anatomy import base_of
@@ -31,6 +31,17 @@ def check_merged(made: Made, kind: str) -> None:
     check_saves(base_of(made.model))
 
 
+def merge(made: Made, rows: Rows, folder: Path, right: Scores, checks: list[dict[str, Any]]) -> Scores:
+    """Merge the adapter into the model; return its scores, and add to `checks` whether they are the `right` ones."""
+    made.model = merging.merged(made.model)
+    own = made.scores(rows.asked.items)
+    evidence.save(folder, evidence.MERGED, own, rows.about)
+    found = equal(right, own, manifest.MERGING)
+    detail = f"{found.largest:.2g} apart at most, {found.tolerance:.2g} allowed"
+    checks.append(check("merged, it has the same scores", found.holds, detail))
+    return own
+
+
 def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     """Write model/ and the proof; raise ExportFailed where another process does not give the same scores."""
     check_merged(made, kind)
@@ -38,13 +49,7 @@ def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     evidence.save(folder, evidence.MODEL, right, rows.about)
     evidence.save(folder, evidence.BASE, made.base_scores(rows.asked.items), rows.about)
     if made.adapted:
-        made.model = merging.merged(made.model)
-        own = made.scores(rows.asked.items)
-        evidence.save(folder, evidence.MERGED, own, rows.about)
-        found = equal(right, own, manifest.MERGING)
-        detail = f"{found.largest:.2g} apart at most, {found.tolerance:.2g} allowed"
-        checks.append(check("merged, it has the same scores", found.holds, detail))
-        right = own
+        right = merge(made, rows, folder, right, checks)
     if made.task.next_token and made.ends:
         made.model.generation_config.eos_token_id = made.ends
     if not all(one["passed"] for one in checks):
