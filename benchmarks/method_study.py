@@ -34,7 +34,7 @@ BASELINES = {"banking77": ["few-shot", "majority", "tf-idf"], "sst2": ["majority
 STUDIES: dict[str, dict[str, Any]] = {
     # Customer questions to a bank, 77 intents (PolyAI, task-specific-datasets).
     "banking77": {
-        "model": {"name": "gemma3-270m"},
+        "model": {"name": "gemma3-270m", "dtype": "float32"},
         "data": {
             "train": "banking77_train.csv",
             "test": "banking77_test.csv",
@@ -49,7 +49,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     },
     # Film-review sentences, negative or positive (Stanford Sentiment Treebank, binary).
     "sst2": {
-        "model": {"name": "all-minilm-l6-v2"},
+        "model": {"name": "all-minilm-l6-v2", "dtype": "float32"},
         "task": "sequence-classification",
         "data": {
             "train": "sst2_train.tsv",

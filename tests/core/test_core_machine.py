@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,46 @@ def test_what_cannot_be_read_is_no_limit(mounts: str, tmp_path: Path, monkeypatc
         assert machine.usable_bytes(root) is None
     monkeypatch.delattr(os, "sysconf")  # Windows
     assert machine.usable_bytes(root) is None
+
+
+def test_work_that_waited_for_a_core_is_told_from_work_that_had_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "THREADS", tmp_path)
+    for thread in ("1", "2"):
+        (tmp_path / thread).mkdir()
+
+    def work(waited: tuple[int, int]) -> tuple[str, bool]:
+        for thread in ("1", "2"):
+            (tmp_path / thread / "schedstat").write_text("5 7 1\n")
+        begun = time.perf_counter()
+
+        def some() -> str:
+            while time.perf_counter() - begun < 0.01:
+                pass
+            for thread, more in zip(("1", "2"), waited, strict=True):
+                (tmp_path / thread / "schedstat").write_text(f"5 {7 + more} 1\n")
+            return "done"
+
+        return machine.had_cores(some)
+
+    assert work((0, 0)) == ("done", True)
+    assert work((0, 10**9)) == ("done", False)  # a second of the hundredth, as no machine does
+
+
+@pytest.mark.parametrize(("load", "had"), [(0.5, True), (99.0, False), (None, True)])
+def test_where_no_waiting_is_counted_the_load_of_the_last_minute_tells(
+    load: float | None, had: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "schedstat").write_text("0 0 0\n")  # as where the kernel counts nothing
+    monkeypatch.setattr(machine, "THREADS", tmp_path)
+
+    def told() -> tuple[float, float, float]:
+        if load is None:
+            raise OSError("no load here")
+        return load, 0.0, 0.0
+
+    monkeypatch.setattr(os, "getloadavg", told)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    assert machine.had_cores(lambda: 1) == (1, had)

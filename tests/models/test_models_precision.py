@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -36,7 +35,7 @@ def test_a_cpu_runs_in_bfloat16_only_where_both_products_gain(
 def test_the_measurement_is_made_once_per_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(precision, "probe", lambda: calls.append(1) or {"forward": 0.5})
-    monkeypatch.setattr(machine, "is_free", lambda: True)
+    monkeypatch.setattr(machine, "had_cores", lambda work: (work(), True))
     first = precision.choose("cpu")
     assert precision.choose("cpu") == first
     assert len(calls) == 1
@@ -46,11 +45,9 @@ def test_the_measurement_is_made_once_per_machine(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_busy_machine_measured_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    gains = iter([{"forward": 0.5}, {"forward": 2.4, "gradient": 1.7}])
-    monkeypatch.setattr(precision, "probe", lambda: next(gains))
-    monkeypatch.setattr(os, "getloadavg", lambda: (machine.cores() + 1.0, 0.0, 0.0))
+    gains = iter([({"forward": 0.5}, False), ({"forward": 2.4, "gradient": 1.7}, True)])
+    monkeypatch.setattr(machine, "had_cores", lambda work: next(gains))
     assert precision.choose("cpu").dtype == torch.float32
-    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 9.0, 9.0))
     assert precision.choose("cpu").dtype == precision.choose("cpu").dtype == torch.bfloat16
 
 

@@ -10,11 +10,20 @@ import itertools
 import os
 import platform
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 CPUINFO = Path("/proc/cpuinfo")
+THREADS = Path("/proc/self/task")
+"""Where Linux has a folder for each thread; the second number of its schedstat is what it waited for a core (ns)."""
+
+WAITING = 0.05
+"""The share of a measurement's time that its threads together may have waited for a core."""
+
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 """What decides which precision is fast on an x86 processor, as Linux names it."""
 
@@ -64,12 +73,30 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def is_free() -> bool:
-    """Tell whether the cores were enough for the work of the last minute; True where that is not known."""
+def had_cores(work: Callable[[], Result]) -> tuple[Result, bool]:
+    """Return what `work` gives, and whether its threads hardly waited for a core meanwhile.
+
+    The kernel counts how long a thread that could run did not. Where it tells nobody, the load of the last minute
+    must have left the cores enough; True where that is not known either.
+    """
+    before, begun = _waited(), time.perf_counter()
+    result = work()
+    after, seconds = _waited(), time.perf_counter() - begun
+    if before is not None and after is not None:
+        return result, after - before <= WAITING * seconds
     try:
-        return os.getloadavg()[0] <= cores()
+        return result, os.getloadavg()[0] <= cores()
     except (AttributeError, OSError):
-        return True
+        return result, True
+
+
+def _waited() -> float | None:
+    """Return the seconds that this process's threads have waited for a core so far; None where nobody counts."""
+    try:
+        told = [int(path.read_text().split()[1]) for path in THREADS.glob("*/schedstat")]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(told) / 1e9 if any(told) else None
 
 
 def devices() -> dict[str, int]:

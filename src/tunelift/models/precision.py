@@ -126,8 +126,8 @@ def _measured() -> dict[str, float]:
     known = cache.folder() / "precision" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return {name: float(gain) for name, gain in json.loads(known.read_text(encoding="utf-8"))["gains"].items()}
-    gains = probe()
-    if machine.is_free():  # what was measured beside other work is no fact of this machine: the next run measures again
+    gains, alone = machine.had_cores(probe)
+    if alone:  # what was measured beside other work is no fact of this machine: the next run measures again
         with contextlib.suppress(OSError):  # a cache that cannot be written costs half a second, nothing else
             files.write_json(known, {"machine": facts, "gains": gains})
     return gains
