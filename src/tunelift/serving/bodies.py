@@ -10,6 +10,7 @@ from typing import Any
 
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Conversation
+from tunelift.serving.grammars import Form, form_of
 from tunelift.serving.requests import MOST_LOGPROBS, Sampling
 
 MOST_CHOICES = 16
@@ -25,8 +26,9 @@ SAMPLED = frozenset(
         *("logit_bias", "seed", "logprobs", "top_logprobs"),
     }
 )
-BOTH = SAMPLED | IGNORED | {"model", "stream", "stream_options", "n", "stop", "max_tokens"}
-CHAT = BOTH | {"messages", "max_completion_tokens", "response_format", "tools", "tool_choice", "chat_template_kwargs"}
+USUAL = {"model", "stream", "stream_options", "n", "stop", "max_tokens", "response_format", "structured_outputs"}
+BOTH = SAMPLED | IGNORED | USUAL
+CHAT = BOTH | {"messages", "max_completion_tokens", "tools", "tool_choice", "chat_template_kwargs"}
 PLAIN = (BOTH - {"top_logprobs"}) | {"prompt", "echo", "best_of", "suffix"}
 
 
@@ -43,7 +45,7 @@ class Body:
     """What a body asks for: texts, ids or conversations to answer `n` times each.
 
     `max_tokens` is None where it says nothing of that; `streamed` tells to send the answer as it is written, `usage` to
-    send counts behind it, and `echo` to repeat the prompt.
+    send counts behind it, and `echo` to repeat the prompt. `form` is what each answer has to be.
     """
 
     model: str | None
@@ -55,6 +57,7 @@ class Body:
     streamed: bool = False
     usage: bool = False
     echo: bool = False
+    form: Form | None = None
 
 
 def read_json(raw: bytes) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
 def chat_body(found: Mapping[str, Any]) -> Body:
     """Return what a body for chat completions asks for."""
     fields = _Fields(found, CHAT)
-    for name, fine in (("tools", ([],)), ("tool_choice", ("none", "auto")), ("response_format", ({"type": "text"},))):
+    for name, fine in (("tools", ([],)), ("tool_choice", ("none", "auto"))):
         if found.get(name) is not None and found[name] not in fine:
             raise BodyError(f"{name} is not served.", name, "Leave it out.")
     messages, arguments = found.get("messages"), found.get("chat_template_kwargs")
@@ -161,7 +164,8 @@ class _Fields:
         if prompts * n > MOST_CHOICES:
             raise BodyError(f"{prompts * n} answers are asked for, and at most {MOST_CHOICES} are given at once.", "n")
         usage = (options or {}).get("include_usage") is True
-        return {"model": model, "stop": self._stops(), "streamed": streamed, "n": n, "usage": usage}
+        said = {"model": model, "stop": self._stops(), "streamed": streamed, "n": n, "usage": usage}
+        return said | {"form": form_of(self.found)}
 
     def sampling(self, logprobs: int | None) -> Sampling:
         found = self.found.get("logit_bias")

@@ -22,6 +22,7 @@ from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import base_of, context_length, vocabulary
 from tunelift.model_facts.parameters import device_of
 from tunelift.serving.attention import Arena, Part, Step, paged
+from tunelift.serving.grammars import FormError
 from tunelift.serving.lora import ByToken, InTurns, unmixed
 from tunelift.serving.pages import PAGE, Held, Pages
 from tunelift.serving.requests import Delta, Finish, Request, Token
@@ -173,9 +174,8 @@ class Engine:
                 self.arena.copy(*held.copied)
             tokenizer = self.tokenizers.get(request.adapter or "", self.tokenizer)
             speech = Speech(tokenizer, request.stop.strings)
-            self.running.append(
-                Running(request, held, Sampler(request.sampling, ids), speech, ids, computed=held.tokens)
-            )
+            sampler = Sampler(request.sampling, ids, request.grammar.matcher() if request.grammar else None)
+            self.running.append(Running(request, held, sampler, speech, ids, computed=held.tokens))
 
     def _calls(self) -> Iterator[list[tuple[Running, int]]]:
         """Yield who is in each call of this step, with how many tokens: one, or a chunk of what is to be read."""
@@ -278,7 +278,11 @@ class Engine:
         if not request.stop.max_new_tokens:
             self._leave(one)
             return [Delta(request.number, prompt=prompt, finish="length", known=known)]
-        chosen = likeliest[-1] if one.sampler.plain else one.sampler.choose(logits[-1].clone())
+        try:
+            chosen = likeliest[-1] if one.sampler.plain else one.sampler.choose(logits[-1].clone())
+        except FormError as error:
+            self._leave(one)
+            return [Delta(request.number, prompt=prompt, finish="error", reason=str(error), known=known)]
         token = told(logits[-1], chosen, sampling.logprobs)
         one.ids.append(chosen)
         text, finish = self._said(one, chosen)
@@ -295,6 +299,8 @@ class Engine:
         text = one.speech.add(chosen)
         if one.speech.stopped:
             return text, "stop"
+        if one.sampler.ended:
+            return text + one.speech.end(), "stop"
         if len(one.ids) - one.prompt >= stop.max_new_tokens:
             return text + one.speech.end(), "length"
         return text, None

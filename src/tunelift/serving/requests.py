@@ -8,6 +8,7 @@ from itertools import count
 from typing import Literal
 
 from tunelift.core.errors import InputError
+from tunelift.serving.grammars import Grammar
 
 Finish = Literal["stop", "length", "cancelled", "error"]
 """Why an answer ended: by itself, at a limit, because nobody wants it any more, or because its pass failed."""
@@ -76,7 +77,8 @@ class Request:
     """Token ids to be continued, by the base or by an adapter's name.
 
     With `scored_from` the log-probabilities of the prompt's own tokens from that place on (1 or more) are told as well,
-    each after those before it, and `max_new_tokens` may be 0.
+    each after those before it, and `max_new_tokens` may be 0. With a `grammar` the answer is one of it, unless its
+    length cuts it.
     """
 
     ids: Sequence[int]
@@ -84,6 +86,7 @@ class Request:
     adapter: str | None = None
     stop: Stop = Stop()
     scored_from: int | None = None
+    grammar: Grammar | None = None
     number: int = field(default_factory=lambda: next(_numbers))
 
 

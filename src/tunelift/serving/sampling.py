@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tunelift.serving.grammars import Matcher
 from tunelift.serving.requests import Sampling, Token
 
 
 class Sampler:
     """Chooses the tokens of one request; draws are its own, whoever else is in the batch."""
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
-        self.sampling = sampling
+    def __init__(self, sampling: Sampling, prompt: Sequence[int], matcher: Matcher | None = None) -> None:
+        self.sampling, self.matcher = sampling, matcher
         self._said = Counter[int]()
         self._known = set(prompt) if sampling.repetition != 1 else set[int]()
         self._generator = torch.Generator()
@@ -24,12 +25,15 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed % 2**63)
         changes = sampling.repetition != 1 or sampling.frequency or sampling.presence or sampling.bias
-        self.plain = not (changes or sampling.temperature)
+        self.plain = not (changes or sampling.temperature or matcher)
         """Whether the likeliest token is taken as it is."""
 
     def choose(self, logits: Tensor) -> int:
-        """Return the next token by its logits (V,), which are changed."""
-        chosen = self._drawn(self._penalised(logits.float()))
+        """Return the next token by its logits (V,), which are changed; raise FormError where none keeps to the form."""
+        logits = self._penalised(logits.float())
+        if self.matcher is not None:
+            self.matcher.mask(logits)
+        chosen = self._drawn(logits)
         self.take(chosen)
         return chosen
 
@@ -37,6 +41,13 @@ class Sampler:
         """Know that a token was chosen."""
         if not self.plain:
             self._said[token] += 1
+        if self.matcher is not None:
+            self.matcher.take(token)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer's form is whole, and nothing can be added to it."""
+        return self.matcher is not None and self.matcher.ended
 
     def _penalised(self, logits: Tensor) -> Tensor:
         sampling = self.sampling

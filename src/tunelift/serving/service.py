@@ -12,7 +12,9 @@ from tunelift.core.errors import did_you_mean, listed
 from tunelift.core.records import Conversation, Example
 from tunelift.data.render import Renderer
 from tunelift.evaluation.generation import end_ids
+from tunelift.model_facts.anatomy import vocabulary
 from tunelift.serving.bodies import Body, BodyError
+from tunelift.serving.grammars import Grammars
 from tunelift.serving.requests import Request, Stop
 from tunelift.serving.worker import Worker
 
@@ -29,6 +31,7 @@ class Named:
         # Encoding changes a tokenizer for a moment, and the worker's thread decodes with it meanwhile.
         self.renderer = Renderer(deepcopy(tokenizer), max_length)
         self.ends = frozenset(end_ids(model))
+        self.grammars = Grammars(self.renderer.tokenizer, vocabulary(model))
         self.chats = bool(getattr(tokenizer, "chat_template", None))
         self._lock = threading.Lock()
 
@@ -87,9 +90,10 @@ class Service:
                 )
             most = most if body.max_tokens is not None else max(1, min(most, room))
             stop = replace(stop, strings=[*stop.strings, *body.stop], max_new_tokens=most)
+            grammar = named.grammars.of(body.form, stop.ids) if body.form else None
             scored = 1 if body.echo and body.sampling.logprobs is not None else None
             for n in range(body.n):
                 seed = None if body.sampling.seed is None else body.sampling.seed + n
-                found.append(Request(ids, replace(body.sampling, seed=seed), named.adapter, stop, scored))
+                found.append(Request(ids, replace(body.sampling, seed=seed), named.adapter, stop, scored, grammar))
                 self.worker.engine.check(found[-1])
         return found
