@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -21,8 +22,11 @@ from tunelift.config.schema import ModelSection
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.pipeline.proving import prove
 from tunelift.pipeline.run import run
-from tunelift.pipeline.served import ready, section_for, sources_of
+from tunelift.pipeline.served import measured_of, ready, section_for, sources_of
+from tunelift.serving.decisions import read_decisions
 from tunelift.serving.engine import Limits
+from tunelift.serving.service import Service
+from tunelift.serving.worker import ask_all
 
 LIMITS = Limits(tokens=1024)
 QUICK = {"baselines": [], "forgetting": [], "max_new_tokens": 8}
@@ -91,6 +95,33 @@ def chatty(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     config = tiny | {"data": {"train": str(tmp_path / "chat.jsonl"), "test": 0.3}}
     run(from_keywords("train", **config, evaluate=QUICK | {"metrics": ["exact_match", "loss"]}))
     return config
+
+
+def test_a_runs_labels_are_decided_by_as_it_measured_them(tiny: dict[str, Any]) -> None:
+    words = {"prompt": "About: {text}\nTopic:", "completion": " {label}"}
+    run(from_keywords("train", **(tiny | {"data": tiny["data"] | words}), evaluate=QUICK))
+    scores = [json.loads(line) for line in Path(tiny["output"], "tuned", "scores.jsonl").read_text().splitlines()]
+    compared = json.loads(Path(tiny["output"], "comparison.json").read_text())
+    compared["calibration"] = {"tuned": {"temperature": 0.5}}  # as of more rows of validation than a tiny run has
+    Path(tiny["output"], "comparison.json").write_text(json.dumps(compared))
+    sources = sources_of([("tuned", tiny["output"])])
+    with ready(ModelSection(), sources, LIMITS) as found:
+        service = Service(found.worker, found.models)
+        assert [named.measured is not None for named in found.models] == [True, True]
+        for row in scores[:4]:
+            text = row["input"].removeprefix("About: ").removesuffix("\nTopic:")
+            question = {"type": "choice", "criteria": {"tech": None, "sports": None}}
+            body = {"model": "tuned", "state": {"text": text}, "questions": {"topic": question}}
+            asked = service.decisions(read_decisions(body))[1]["topic"]
+            for deltas in ask_all(found.worker, list(asked.requests)):
+                for delta in deltas:
+                    asked.add(delta)
+            answer = asked.answer()
+            sure = 1 / (1 + math.exp((row["label_scores"][" sports"] - row["label_scores"][" tech"]) / 0.5))
+            assert answer["measured"] is True
+            assert answer["probabilities"]["tech"] == pytest.approx(sure, abs=1e-4)
+            assert f" {answer['choice']}" == row["prediction"]
+    assert measured_of(sources_of([("tuned", f"{tiny['output']}/adapter")])[0], "tuned") is None
 
 
 def test_answers_in_words_are_proved_and_talked_with(

@@ -13,12 +13,15 @@ from tunelift.config.load import load_config
 from tunelift.config.schema import Config, ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
+from tunelift.core.records import Scores
+from tunelift.data.template import Template
 from tunelift.fast.target_model import target_model
 from tunelift.models import is_model
 from tunelift.pipeline.choices import adapter_facts, with_adapter_facts
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import from_run_folder
-from tunelift.run_files.layout import RunPaths, is_adapter
+from tunelift.run_files.layout import BASE, TUNED, RunPaths, is_adapter, is_scored
+from tunelift.serving.decisions import Measured
 from tunelift.serving.engine import Engine, Limits
 from tunelift.serving.service import Named
 from tunelift.serving.trial import why_alone
@@ -91,6 +94,28 @@ def section_for(section: ModelSection, sources: Sequence[Source]) -> ModelSectio
     return section
 
 
+def measured_of(source: Source, side: str) -> Measured | None:
+    """Return how the source's run asked a side to choose among labels; None for what did no such thing.
+
+    Only labels whose score is the sum over their tokens are meant: by their mean other answers would be chosen.
+    """
+    if source.run is None:
+        return None
+    paths = RunPaths(source.run)
+    data, folder = load_config(paths.config, of_run=True).data, paths.side(side)
+    if data.prompt is None or not is_scored(folder):
+        return None
+    scores = Scores.read(folder)
+    made = (scores.info.get("made_with") or {}).get("label_scoring") or {}
+    labels = dict.fromkeys(label for row in scores.rows for label in row.get("label_scores") or ())
+    if made.get("score") != "sum" or len(labels) != made.get("labels"):
+        return None
+    compared = read_object(paths.comparison) if paths.comparison.is_file() else {}
+    fitted = ((compared.get("calibration") or {}).get(side) or {}).get("temperature")
+    temperature = float(fitted) if isinstance(fitted, int | float) and fitted > 0 else None
+    return Measured(Template(data.prompt, "data.prompt"), tuple(labels), temperature)
+
+
 @contextmanager
 def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name: str | None = None) -> Iterator[Ready]:
     """Load a base with its adapters, and let a worker answer with them for a while.
@@ -118,7 +143,9 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     engine.tokenizers = dict(zip(keys, tokenizers, strict=True))
     if engine.unmixed and not alone and sources:
         progress.note(f"engine: adapters are asked in turns, a call for each: {engine.unmixed}")
-    models = [Named(base, None, session.base_tokenizer, model)]
-    models += [Named(source.name, key, own, model) for source, key, own in zip(sources, keys, tokenizers, strict=True)]
+    measured = measured_of(sources[0], BASE) if len(sources) == 1 else None  # of several runs each asks otherwise
+    models = [Named(base, None, session.base_tokenizer, model, measured=measured)]
+    for source, key, own in zip(sources, keys, tokenizers, strict=True):
+        models.append(Named(source.name, key, own, model, measured=measured_of(source, TUNED)))
     with Worker(engine) as worker:
         yield Ready(worker, models, nats, {source.name: source for source in sources}, base)

@@ -1,6 +1,6 @@
 """The server as an ASGI application: routes, who may ask, limits of a body and of time, streams, errors.
 
-It is plain ASGI, without a framework: five routes, and every limit in sight.
+It is plain ASGI, without a framework: a few routes, and every limit in sight.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import json
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from tunelift.core.errors import InputError
 from tunelift.serving.answers import Choice, Form, error_object
 from tunelift.serving.bodies import Body, BodyError, chat_body, plain_body, read_json
+from tunelift.serving.decisions import Asked, read_decisions
 from tunelift.serving.engine import FullError
 from tunelift.serving.requests import Delta, Request
-from tunelift.serving.service import Service, UnknownModelError
+from tunelift.serving.service import Named, Service, UnknownModelError
 from tunelift.serving.worker import StoppedError
 
 Scope = MutableMapping[str, Any]
@@ -53,6 +55,7 @@ class App:
             ("GET", "/v1/models"): self._models,
             ("POST", "/v1/chat/completions"): self._completions,
             ("POST", "/v1/completions"): self._completions,
+            ("POST", "/v1/systemone"): self._decisions,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,15 +137,7 @@ class App:
 
     async def _completions(self, answer: _Answer) -> None:
         chat = answer.scope["path"].endswith("/chat/completions")
-        raw = await answer.body(self.service.allowed.body, self.service.allowed.body_seconds)
-        try:
-            body, requests = await asyncio.to_thread(self._read, raw, chat)
-        except BodyError as error:
-            missing = isinstance(error, UnknownModelError)
-            code = "model_not_found" if missing else None
-            raise Refused(404 if missing else 400, str(error), parameter=error.parameter, code=code) from None
-        except InputError as error:
-            raise Refused(400, str(error)) from None
+        body, requests = await self._understood(answer, partial(self._read, chat=chat))
         named = self.service.named(body.model)
         form = Form(uuid4().hex, named.name, named.tokenizer, chat=chat, echo=body.echo)
         choices = {request.number: Choice(request) for request in requests}
@@ -155,6 +150,37 @@ class App:
                     raise Refused(500, delta.reason, "server_error")
                 choices[delta.number].add(delta)
         await answer.json(200, form.whole(list(choices.values())))
+
+    async def _decisions(self, answer: _Answer) -> None:
+        """Score what a question may be answered with: of each question one answer first, whose prompt others share."""
+        named, asked = await self._understood(answer, self._questions)
+        by_number = {request.number: one for one in asked.values() for request in one.requests}
+        firsts, tokens = [one.requests[0] for one in asked.values()], 0
+        for requests in (firsts, [request for one in asked.values() for request in one.requests[1:]]):
+            async with aclosing(self._deltas(requests, answer)) as deltas:
+                async for delta in deltas:
+                    if delta.finish == "error":
+                        raise Refused(500, delta.reason, "server_error")
+                    by_number[delta.number].add(delta)
+                    tokens += len(delta.prompt)
+        usage = {"input_tokens": sum(first.scored_from or 0 for first in firsts), "output_tokens": tokens}
+        answers = {name: one.answer() for name, one in asked.items()}
+        await answer.json(200, {"model": named.name, "answers": answers, "usage": usage})
+
+    async def _understood(self, answer: _Answer, read: Callable[[bytes], Any]) -> Any:
+        """Return what `read` makes of a body; raise Refused where it cannot be answered."""
+        raw = await answer.body(self.service.allowed.body, self.service.allowed.body_seconds)
+        try:
+            return await asyncio.to_thread(read, raw)
+        except BodyError as error:
+            missing = isinstance(error, UnknownModelError)
+            code = "model_not_found" if missing else None
+            raise Refused(404 if missing else 400, str(error), parameter=error.parameter, code=code) from None
+        except InputError as error:
+            raise Refused(400, str(error)) from None
+
+    def _questions(self, raw: bytes) -> tuple[Named, dict[str, Asked]]:
+        return self.service.decisions(read_decisions(read_json(raw)))
 
     def _read(self, raw: bytes, chat: bool) -> tuple[Body, list[Request]]:
         body = (chat_body if chat else plain_body)(read_json(raw))

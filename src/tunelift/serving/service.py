@@ -14,8 +14,9 @@ from tunelift.data.render import Renderer
 from tunelift.evaluation.generation import end_ids
 from tunelift.model_facts.anatomy import vocabulary
 from tunelift.serving.bodies import Body, BodyError
+from tunelift.serving.decisions import Asked, Decisions, Measured, examples_of
 from tunelift.serving.grammars import Grammars
-from tunelift.serving.requests import Request, Stop
+from tunelift.serving.requests import Request, Sampling, Stop
 from tunelift.serving.worker import Worker
 
 
@@ -26,8 +27,11 @@ class UnknownModelError(BodyError):
 class Named:
     """A model under a name: the base, or the base with an adapter, each asked as it was measured."""
 
-    def __init__(self, name: str, adapter: str | None, tokenizer: Any, model: Any, max_length: int = 2**31) -> None:
-        self.name, self.adapter, self.tokenizer = name, adapter, tokenizer
+    def __init__(
+        self, name: str, adapter: str | None, tokenizer: Any, model: Any, max_length: int = 2**31,
+        *, measured: Measured | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.adapter, self.tokenizer, self.measured = name, adapter, tokenizer, measured
         # Encoding changes a tokenizer for a moment, and the worker's thread decodes with it meanwhile.
         self.renderer = Renderer(deepcopy(tokenizer), max_length)
         self.ends = frozenset(end_ids(model))
@@ -48,6 +52,16 @@ class Named:
             strings = self.renderer.stop_strings(example)
             ids = self.renderer.asked([example])[0].ids if isinstance(what, str | Conversation) else list(what)
         return ids, Stop(ends, strings)
+
+    def continued(self, example: Example, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Return the ids of a prompt and of each answer behind it, as evaluation has them."""
+        with self._lock:
+            return self.renderer.continued([example], [answers])[0]
+
+    def scoring(self, prompt: Sequence[int], answer: Sequence[int]) -> Request:
+        """Return the request that scores an answer and writes nothing."""
+        start, stop = max(1, len(prompt)), Stop(max_new_tokens=0)
+        return Request([*prompt, *answer], Sampling(logprobs=0), self.adapter, stop, scored_from=start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,21 @@ class Service:
                 f"There is no model {name!r:.80} here.{hint}", "model", f"Models: {listed(self.models)}."
             )
         return found
+
+    def decisions(self, found: Decisions) -> tuple[Named, dict[str, Asked]]:
+        """Return what questions ask of the engine, by their names: a request for each option, which scores its text."""
+        named, all_asked = self.named(found.model), dict[str, Asked]()
+        for name, question in found.questions.items():
+            example, options, measured = examples_of(found.state, question, named.measured, chats=named.chats)
+            prompt, answers = named.continued(example, options)
+            asked = Asked(question, [named.scoring(prompt, answer) for answer in answers])
+            if measured and named.measured is not None:
+                asked.temperature = named.measured.temperature or 1.0
+                asked.measured = len(options) == len(named.measured.labels)
+            for request in asked.requests:
+                self.worker.engine.check(request)
+            all_asked[name] = asked
+        return named, all_asked
 
     def requests(self, body: Body) -> list[Request]:
         """Return what a body asks of the engine: `n` requests for each prompt, with seeds that follow one another."""
