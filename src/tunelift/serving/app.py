@@ -141,14 +141,11 @@ class App:
         named = self.service.named(body.model)
         form = Form(uuid4().hex, named.name, named.tokenizer, chat=chat, echo=body.echo)
         choices = {request.number: Choice(request) for request in requests}
-        async with aclosing(self._deltas(requests, answer)) as deltas:
-            if body.streamed:
-                await self._stream(answer, form, body, choices, deltas)
-                return
-            async for delta in deltas:
-                if delta.finish == "error":
-                    raise Refused(500, delta.reason, "server_error")
-                choices[delta.number].add(delta)
+        if body.streamed:
+            async with aclosing(self._deltas(requests, answer)) as deltas:
+                return await self._stream(answer, form, body, choices, deltas)
+        for delta in await self._all(requests, answer):
+            choices[delta.number].add(delta)
         await answer.json(200, form.whole(list(choices.values())))
 
     async def _decisions(self, answer: _Answer) -> None:
@@ -157,12 +154,9 @@ class App:
         by_number = {request.number: one for one in asked.values() for request in one.requests}
         firsts, tokens = [one.requests[0] for one in asked.values()], 0
         for requests in (firsts, [request for one in asked.values() for request in one.requests[1:]]):
-            async with aclosing(self._deltas(requests, answer)) as deltas:
-                async for delta in deltas:
-                    if delta.finish == "error":
-                        raise Refused(500, delta.reason, "server_error")
-                    by_number[delta.number].add(delta)
-                    tokens += len(delta.prompt)
+            for delta in await self._all(requests, answer):
+                by_number[delta.number].add(delta)
+                tokens += len(delta.prompt)
         usage = {"input_tokens": sum(first.scored_from or 0 for first in firsts), "output_tokens": tokens}
         answers = {name: one.answer() for name, one in asked.items()}
         await answer.json(200, {"model": named.name, "answers": answers, "usage": usage})
@@ -208,6 +202,16 @@ class App:
             await answer.event(form.counted(list(choices.values())))
         await answer.more(b"data: [DONE]\n\n")
         await answer.end()
+
+    async def _all(self, requests: Sequence[Request], answer: _Answer) -> list[Delta]:
+        """Return all that is said to requests; raise Refused where one fails, and cancel the others."""
+        found = list[Delta]()
+        async with aclosing(self._deltas(requests, answer)) as deltas:
+            async for delta in deltas:
+                if delta.finish == "error":
+                    raise Refused(500, delta.reason, "server_error")
+                found.append(delta)
+        return found
 
     async def _deltas(self, requests: Sequence[Request], answer: _Answer) -> AsyncGenerator[Delta, None]:
         """Yield what is said to requests as it comes; they are cancelled when the client goes or nobody listens."""
