@@ -50,6 +50,7 @@ KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
     "PiSSA": ({"init_lora_weights": "pissa"}, REWRITTEN),
     "LoRA-GA": ({"init_lora_weights": "lora_ga"}, REWRITTEN),
+    "CorDA": ({"init_lora_weights": "corda"}, REWRITTEN),
     "EVA": ({"init_lora_weights": "eva"}, {}),
     "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
 }

@@ -1,4 +1,4 @@
-"""PiSSA, OLoRA, LoRA-GA and EVA beside an unchanged base: the training is peft's own, and stock peft reads it."""
+"""PiSSA, OLoRA, LoRA-GA, CorDA and EVA beside an unchanged base: the training is peft's own, and stock peft reads it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, LoraGAConfig, get_peft_model, initialize_lora_eva_weights, preprocess_loraga
+from peft.tuners.lora.corda import preprocess_corda
 from torch import nn
 
 import tiny_models
@@ -51,6 +52,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **{"init_lora_weights": "lora_ga", "target_modules": ["c_attn", "c_proj"], "use_rslora": True},
             "lora_ga_config": {"direction": "ArBr", "scale": "gd_scale"},
+        },
+    ),
+    "CorDA": ("llama", {"init_lora_weights": "corda"}),
+    "CorDA on Conv1D, patterns": (
+        "gpt2",
+        {
+            **{"init_lora_weights": "corda", "target_modules": ["c_attn", "c_proj"], "use_rslora": True},
+            "rank_pattern": {"c_attn": 2},
         },
     ),
     "EVA": ("llama", {"init_lora_weights": "eva"}),
@@ -95,6 +104,9 @@ def trained_by_peft(session: Session, rows: Any, kind: str, settings: Mapping[st
         preprocess_loraga(
             base, config, lambda: [base(**part.inputs, labels=part.labels).loss.backward() for part in first]
         )
+    if config.init_lora_weights == "corda":
+        alone = [TASK.collate([row], 1, torch.device("cpu")) for row in rendered]
+        preprocess_corda(base, config, lambda: [base(**row.inputs) for row in alone] and None)
     model = get_peft_model(base, config)
     if config.init_lora_weights == "eva":
         dicts = [{**part.inputs, "labels": part.labels} for part in first]
@@ -195,6 +207,7 @@ def test_what_begins_otherwise_does_not_go_on_from_its_checkpoints(tmp_path: Pat
             r"embed_tokens is no linear layer \(Embedding\)",
         ),
         ("gpt2", {"init_lora_weights": "olora", "target_modules": ["c_attn"]}, "a Conv1D, the wrong way round"),
+        ("llama", {"init_lora_weights": "corda", "corda_config": {"corda_method": "kpm"}}, "kpm keeps what other rows"),
     ],
 )
 def test_what_has_no_such_beginning_is_refused_before(
@@ -204,7 +217,7 @@ def test_what_has_no_such_beginning_is_refused_before(
         opened(tmp_path / "model", kind).check({"method": "lora", **keys})
 
 
-@pytest.mark.parametrize("how", ["corda", "loftq", "mica", "pissa_niter_0", "PiSSA", "OLoRA"])
+@pytest.mark.parametrize("how", ["CorDA", "loftq", "mica", "pissa_niter_0", "PiSSA", "OLoRA"])
 def test_other_beginnings_are_refused(how: str) -> None:
     (said,) = check_keys({"init_lora_weights": how})
     assert f"adapter.init_lora_weights: '{how}' is not" in said

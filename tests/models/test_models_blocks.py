@@ -94,8 +94,10 @@ def test_odd_rows_are_held(kind: str) -> None:
         narrowed(torch.tensor([[1.0, float("nan")]]), kind)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_an_adapter_learns_as_on_the_wide_twin_and_comes_back(base: Path, tmp_path: Path, kind: Any) -> None:
+@pytest.mark.parametrize(("kind", "begins"), [("int8", True), ("int4", True), ("int4", "eva")])
+def test_an_adapter_learns_as_on_the_wide_twin_and_comes_back(
+    base: Path, tmp_path: Path, kind: Any, begins: Any
+) -> None:
     rows = load_splits(
         DataSection(train=str(write_rows(tmp_path / "train.csv", 20))), reading=CAUSAL.reading, roles=("train",)
     ).train
@@ -104,10 +106,11 @@ def test_an_adapter_learns_as_on_the_wide_twin_and_comes_back(base: Path, tmp_pa
         session = opened(base, kind)
         if not narrow:
             widen(session.model)
-        session.attach({"r": 4}, 0)
+        settings = TrainSection(steps=4, learning_rate=1e-2, gradient_checkpointing=narrow and kind == "int8")
+        session.will_train(rows, settings)
+        session.attach({"r": 4, "init_lora_weights": begins}, 0)
         train(
-            session.model, session.tokenizer, CAUSAL, {"train": rows},
-            TrainSection(steps=4, learning_rate=1e-2, gradient_checkpointing=narrow and kind == "int8"),
+            session.model, session.tokenizer, CAUSAL, {"train": rows}, settings,
             listeners=[lambda event, told=told, **facts: told.append(facts["loss"]) if event == "train" else None],
         )  # fmt: skip
         if narrow:
@@ -165,7 +168,8 @@ def test_methods_that_read_no_weights_act_as_on_the_wide_twin_and_others_are_ref
                     p.data += 0.05 * torch.randn_like(p)
             found.append(session.model.eval()(IDS).logits)
         assert torch.allclose(*found, atol=1e-4), name
-    refused = [{"method": "loha"}, {"method": "hira"}, {"use_dora": True}, {"init_lora_weights": "pissa"}]
+    refused = [{"method": "loha"}, {"method": "hira"}, {"use_dora": True}]
+    refused += [{"init_lora_weights": how} for how in ("pissa", "corda", "lora_ga")]
     for keys in refused:
         with pytest.raises(InputError, match=r"the base is held in few bits(.|\n)*take one of: lora, ia3"):
             Session.of(loaded, tiny_models.tokenizer(), CAUSAL).check(keys)

@@ -1,4 +1,4 @@
-"""Beginnings of a LoRA that peft takes out of the base's weights (PiSSA, OLoRA, LoRA-GA), the base left as it is.
+"""Beginnings of a LoRA that peft takes out of the base's weights (PiSSA, OLoRA, LoRA-GA, CorDA), the base left as it is.
 
 peft begins with B0 A0 made of a weight W, and trains B A beside W - s B0 A0. That is W + s (B A - B0 A0): a plain LoRA
 of twice the rank beside the base, of which the rear half, A0 and -B0, is held. It is the base at its beginning and when
@@ -14,11 +14,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from tunelift.adapters.from_rows import Given, gradients
+from tunelift.adapters.from_rows import LOOKING, Given, covariances, gradients
 from tunelift.core.errors import InputError
 
-SUBTRACTED = re.compile(r"pissa(_niter_[1-9][0-9]*)?|olora|lora_ga")
-"""PiSSA: Meng et al. 2024, arXiv:2404.02948. OLoRA: Büyükakyüz 2024, arXiv:2406.01775. LoRA-GA: `from_rows`."""
+SUBTRACTED = re.compile(r"pissa(_niter_[1-9][0-9]*)?|olora|lora_ga|corda")
+"""PiSSA: Meng et al. 2024, arXiv:2404.02948. OLoRA: Büyükakyüz 2024, arXiv:2406.01775. The others: `from_rows`."""
 
 NAME = "held_halves"
 """Where peft's model keeps what is held."""
@@ -48,7 +48,7 @@ def is_subtracted(config: Any) -> bool:
 def doubled(config: Any) -> Any:
     """Return the config of a plain LoRA of twice the rank and of the same scale."""
     plain, times = deepcopy(config), math.sqrt(2) if config.use_rslora else 2
-    plain.init_lora_weights, plain.r, plain.lora_ga_config = True, 2 * config.r, None
+    plain.init_lora_weights, plain.r, plain.lora_ga_config, plain.corda_config = True, 2 * config.r, None, None
     plain.lora_alpha = times * config.lora_alpha
     plain.rank_pattern = {name: 2 * rank for name, rank in (config.rank_pattern or {}).items()}
     plain.alpha_pattern = {name: times * alpha for name, alpha in (config.alpha_pattern or {}).items()}
@@ -58,26 +58,33 @@ def doubled(config: Any) -> Any:
 def begin(adapted: Any, config: Any, given: Given | None = None) -> None:
     """Give each LoRA of a peft model, of twice the rank, its beginning in both halves, and hold the rear one.
 
-    `config` is the one that was asked for, of the rank itself. LoRA-GA begins with `given` rows; without any, as where
-    nothing is to be trained, it is left a plain one. Raises InputError for layers that peft cannot begin so.
+    `config` is the one that was asked for, of the rank itself. LoRA-GA and CorDA begin with `given` rows; without any,
+    as where nothing is to be trained, they are left plain ones. Raises InputError for layers that peft cannot begin so.
     """
     import torch
+    from peft.tuners.lora.config import CordaConfig
 
     how, held, layers = config.init_lora_weights, [], list(_layers(adapted, config.init_lora_weights))
-    slopes: dict[str, Any] = {}
-    if how == "lora_ga":
+    seen: dict[str, Any] = {}
+    if how == "corda" and config.corda_config and vars(config.corda_config) != vars(CordaConfig()):
+        raise InputError(
+            "adapter.corda_config: CorDA begins with the covariance over training rows here (ipm), and reads and "
+            "writes no files for it. kpm keeps what other rows show, which are not given.",
+            fix="Leave it out.",
+        )
+    if how in LOOKING:
         for name, layer in layers:
             _check_suits(name, layer, how, len(layer.lora_A[adapted.active_adapter].weight) // 2)
         if given is None or any(layer.get_base_layer().weight.is_meta for _, layer in layers):
             return
-        slopes = gradients(adapted, layers, given)
+        seen = (gradients if how == "lora_ga" else covariances)(adapted, layers, given)
     for name, layer in layers:
         adapter = adapted.active_adapter
         a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
         _check_suits(name, layer, how, len(a) // 2)
         if layer.get_base_layer().weight.is_meta:  # of shapes nothing can be begun with
             continue
-        a0, b0 = _begun(layer, config, len(a) // 2, layer.scaling[adapter], slopes.get(name))
+        a0, b0 = _begun(layer, config, len(a) // 2, layer.scaling[adapter], seen.get(name))
         with torch.no_grad():
             a.copy_(torch.cat([a0, a0]))
             b.copy_(torch.cat([b0, -b0], dim=1))
@@ -140,22 +147,33 @@ def _check_suits(name: str, layer: Any, how: str, rank: int) -> None:
         )
 
 
-def _begun(layer: Any, asked: Any, rank: int, scale: float, slope: Any = None) -> tuple[Any, Any]:
+def _begun(layer: Any, asked: Any, rank: int, scale: float, seen: Any = None) -> tuple[Any, Any]:
     """Return A0 (r, I) and B0 (O, r) as peft makes them, in fp32, of a copy of the layer that it may write into.
 
-    `slope` is the loss's gradient at the layer's weight, of which LoRA-GA makes them.
+    `seen` is the loss's gradient at the layer's weight, of which LoRA-GA makes them, or the covariance of what the
+    layer takes, which CorDA needs.
     """
     import peft
     import torch
+    from peft.tuners.lora import corda
+    from peft.tuners.lora.config import CordaConfig
 
     copy = torch.nn.ModuleDict({"layer": deepcopy(layer.get_base_layer()).float()})
-    copy["layer"]._peft_loraga_grad = slope
     how = asked.init_lora_weights
-    beside = {"lora_ga_config": asked.lora_ga_config or peft.LoraGAConfig()} if how == "lora_ga" else {}
+    beside = {
+        "lora_ga": {"lora_ga_config": asked.lora_ga_config or peft.LoraGAConfig()},
+        "corda": {"corda_config": CordaConfig()},
+    }
     config = peft.LoraConfig(
         r=rank, lora_alpha=scale * rank, target_modules=["layer"], init_lora_weights=how,
-        fan_in_fan_out=layer.fan_in_fan_out, **beside,
+        fan_in_fan_out=layer.fan_in_fan_out, **beside.get(how, {}),
     )  # fmt: skip
+    if how == "corda":
+        copy["layer"].covariance_matrix, copy["layer"].rank, copy["layer"].corda_method = seen, rank, "ipm"
+        corda.collect_eigens(copy, config, verbose=False)
+        corda.crop_corda_eigens(copy, config)
+    else:
+        copy["layer"]._peft_loraga_grad = seen
     made = peft.inject_adapter_in_model(config, copy)["layer"]
     (adapter,) = made.lora_A
     return made.lora_A[adapter].weight.detach(), made.lora_B[adapter].weight.detach()

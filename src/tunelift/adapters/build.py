@@ -22,6 +22,12 @@ from tunelift.run_files.layout import ADAPTER_CONFIG
 from tunelift.untrusted import gate
 
 OURS = {"method", "start_from"}
+WHY_NOT = {
+    "loftq": ": peft 0.21 computes it on a GPU alone, and writes its own few bits over the base, so that with the "
+    "adapter off it is another model; take a plain LoRA on a base in few bits (model.quantization: nf4 or int4)",
+    "mica": ": it freezes half of what it saves, by directions of the base's weights",
+}
+"""Of beginnings of LoRA that peft has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +270,7 @@ def _wrong_values(method: str, values: Mapping[str, Any]) -> list[str]:
             problems.append(f"adapter.{key}: {value!r} is not allowed: {error.errors()[0]['msg']}.")
     if isinstance(how, str) and how not in ("gaussian", "orthogonal", "eva") and SUBTRACTED.fullmatch(how) is None:
         problems.append(
-            f"adapter.init_lora_weights: {how!r} is not trained here: others need a quantised base, or freeze what "
-            "they save. Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga."
+            f"adapter.init_lora_weights: {how!r} is not trained here{WHY_NOT.get(how, '')}. "
+            "Allowed: true, false, gaussian, orthogonal, pissa, pissa_niter_16, olora, eva, lora_ga, corda."
         )
     return problems

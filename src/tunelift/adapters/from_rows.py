@@ -1,8 +1,9 @@
-"""Beginnings of a LoRA that look at training rows first: EVA at what layers take, LoRA-GA at the base's gradient.
+"""Beginnings of a LoRA that look at training rows first: EVA and CorDA at what layers take, LoRA-GA at the gradient.
 
 EVA (Paischer et al. 2024, arXiv:2410.07170) gives A the first right singular vectors of what a layer takes, and ranks
 to the layers that need them; B is zero, so that the base is as it was. LoRA-GA (Wang et al. 2024, arXiv:2407.05000)
-begins with B0 A0 made of the gradient of the loss, which `beginnings` takes out again beside the base.
+begins with B0 A0 made of the gradient of the loss, CorDA (Yang et al. 2024, arXiv:2406.05223) with one made of the
+weight and the covariance of what the layer takes; `beginnings` takes both out again beside the base.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from tunelift.tasks.base import Batch
 
-LOOKING = ("eva", "lora_ga")
-"""Values of `init_lora_weights` that need rows."""
+LOOKING = ("eva", "lora_ga", "corda")
+LOOKING_AT_TOKENS = ("eva", "corda")
+"""Values of `init_lora_weights` that need rows, and those that need rows of tokens."""
 ROWS_AT_ONCE = 8
 MOST_ROWS = 64
 """Of the training rows, evenly spread over them."""
@@ -80,6 +82,47 @@ def gradients(adapted: Any, layers: Sequence[tuple[str, Any]], given: Given) -> 
             fix="Leave these layers out of adapter.target_modules, or begin otherwise.",
         )
     return found
+
+
+def covariances(adapted: Any, layers: Sequence[tuple[str, Any]], given: Given) -> dict[str, Tensor]:
+    """Return the covariance (I, I) of what each LoRA's base layer takes, in fp32, as peft's CorDA makes it.
+
+    Of each row by itself: X / |max X| of its tokens (T, I), X^T X; the mean of these over the rows. Raises InputError
+    where a layer takes nothing.
+    """
+    import torch
+
+    found: dict[str, Tensor] = {}
+    passes = dict.fromkeys((name for name, _ in layers), 0)
+    mask: Any = None
+
+    def look(name: str) -> Callable[[Any, Any, Any], None]:
+        def looked(_layer: Any, taken: Any, _given: Any) -> None:
+            states = _taken(taken, mask, name).detach().float()
+            states = states / states.max().abs()
+            found[name] = found.get(name, 0) + states.T @ states
+            passes[name] += 1
+
+        return looked
+
+    hooks = [layer.get_base_layer().register_forward_hook(look(name)) for name, layer in layers]
+    try:
+        with torch.no_grad(), _evaluating(adapted):
+            for row in given.rows():
+                inputs = given.collate([row]).inputs
+                mask = inputs["attention_mask"].bool()
+                adapted(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    bare = sorted({kind(name) for name in passes if name not in found or not bool(torch.isfinite(found[name]).all())})
+    if bare:
+        raise InputError(
+            f"adapter.init_lora_weights: {', '.join(bare)} takes no numbers on the first rows, with whose covariance "
+            "corda begins.",
+            fix="Leave these layers out of adapter.target_modules, or begin otherwise.",
+        )
+    return {name: total / passes[name] for name, total in found.items()}
 
 
 def _add(sums: Iterable[Tensor], parts: Iterable[Tensor], times: float) -> None:

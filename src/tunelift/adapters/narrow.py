@@ -9,7 +9,14 @@ from tunelift.adapters.methods import METHODS, method_of, title_of
 from tunelift.core.errors import InputError, listed
 
 WIDENED_BY_PEFT = ("HIRA", "SHIRA", "UNILORA")
-"""Methods for which peft 0.21 asks bitsandbytes for the numbers of its layers, as it does for DoRA and PiSSA."""
+"""Methods for which peft 0.21 asks bitsandbytes for the numbers of its layers, as it does for DoRA."""
+
+BESIDE_WEIGHTS = ("gaussian", "orthogonal", "eva")
+"""Beginnings of LoRA that need no numbers of a layer; EVA's are made of what the layers take."""
+OF_WEIGHTS = {
+    "lora_ga": "the loss's gradient at the layers' weights, which few bits do not have",
+    "corda": "the numbers of the layers, and with what they take",
+}
 
 
 def check_narrow(model: Any, config: Any, where: str) -> None:
@@ -27,14 +34,15 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
     row = next((METHODS.get(one) for one in METHODS if METHODS.get(one).peft_type == name), method_of(None))
     begins = told.get("init_lora_weights")
     reason = ""
-    if by_peft and (name in WIDENED_BY_PEFT or not row.reads_weights):
+    of_weights = isinstance(begins, str) and begins not in BESIDE_WEIGHTS
+    if by_peft and (name in WIDENED_BY_PEFT or not row.reads_weights) and not of_weights:
         return
     if row.reads_weights:
         reason = f"{row.title or title_of(name)} computes with the numbers of the layers that it changes"
     elif told.get("use_dora"):
         reason = "DoRA (use_dora) computes with the numbers of the layers that it changes"
-    elif isinstance(begins, str) and begins not in ("gaussian", "orthogonal"):
-        reason = f"init_lora_weights {begins} begins with the numbers of the layers"
+    elif of_weights:
+        reason = f"init_lora_weights {begins} begins with {OF_WEIGHTS.get(begins, 'the numbers of the layers')}"
     elif name == "TRAINABLE_TOKENS" and any(isinstance(module, BlockEmbedding) for module in model.modules()):
         reason = "Trainable tokens begins with rows of the embeddings, which lie in blocks too"
     elif copied := [one for one in told.get("modules_to_save") or [] if _lies_in_blocks(model, str(one))]:

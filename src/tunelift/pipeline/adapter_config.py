@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunelift.adapters.build import peft_config
-from tunelift.adapters.from_rows import MOST_ROWS, Given
+from tunelift.adapters.from_rows import LOOKING_AT_TOKENS, MOST_ROWS, Given
 from tunelift.adapters.methods import METHODS, Method, method_of
 from tunelift.adapters.targets import linear_targets
 from tunelift.core import progress
@@ -53,9 +53,10 @@ def config_for(
         not task.next_token and method_of(config).virtual_tokens
     ):  # others' lie elsewhere, or peft has no type for them
         raise _does_not_go(config, task, "virtual tokens are put before rows of causal language models alone")
-    if getattr(config, "init_lora_weights", None) == "eva" and not task.takes_tokens:
+    begins = getattr(config, "init_lora_weights", None)
+    if begins in LOOKING_AT_TOKENS and not task.takes_tokens:
         raise InputError(
-            f"adapter.init_lora_weights is eva, which looks at rows of tokens, and the task {task.name} has others.",
+            f"adapter.init_lora_weights is {begins}, which looks at rows of tokens, and the task {task.name} has others.",
             fix="Begin with lora_ga, which looks at the loss, or leave it out.",
         )
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
