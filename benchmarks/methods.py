@@ -39,24 +39,6 @@ MODELS = {
 BEGIN, END = "<!-- made by benchmarks/methods.py -->", "<!-- until here -->"
 
 
-UNBIASED = ("decoder", "gemma3_text", "qwen3_moe", "mamba")
-REWRITTEN = {"reads_what_stock_saves": "stock peft saves it for a base that it has rewritten"}
-KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "rsLoRA": ({"use_rslora": True}, {}),
-    "DoRA": ({"use_dora": True}, {}),
-    "QALoRA": ({"use_qalora": True, "qalora_group_size": 4}, {}),
-    "aLoRA": ({"alora_invocation_tokens": [202]}, {"merges": "it acts on a part of each row"}),  # of every prompt's
-    "biases of B": ({"lora_bias": True}, {f"merges ({kind})": "layers have no bias to add it to" for kind in UNBIASED}),
-    "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
-    "PiSSA": ({"init_lora_weights": "pissa"}, REWRITTEN),
-    "LoRA-GA": ({"init_lora_weights": "lora_ga"}, REWRITTEN),
-    "CorDA": ({"init_lora_weights": "corda"}, REWRITTEN),
-    "EVA": ({"init_lora_weights": "eva"}, {}),
-    "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
-}
-"""LoRA's kin: settings that make it another method, and the checks that it fails with them, each with the reason."""
-ONLY = {"weights of experts": ("qwen3_moe",), "aLoRA": tuple(set(MODELS) - {"encoder"})}
-"""Kinds of models that a setting is for; a classifier's rows have no prompt with a token to begin at."""
 Found = dict[str, dict[str, str]]
 """What became of a method on each model: "right", "refused: why" or "wrong: what"."""
 
@@ -90,13 +72,14 @@ def of_model(model: str, named: str | None, scratch: Path, found: dict[str, Foun
     import torch
     import transformers
 
+    import method_battery
     from tunelift.adapters.methods import METHODS
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     rows = [name for name in METHODS if METHODS.get(name).peft_type]  # of the others nothing of peft is put on
-    kin = [f"lora: {name}" for name in KIN if model in ONLY.get(name, MODELS)]
+    kin = [f"lora: {name}" for name in method_battery.KIN if model in method_battery.ONLY.get(name, MODELS)]
     names = named.split(",") if named else [*rows, *kin]
     held, jobs = {}, []
     for name in names:
@@ -118,7 +101,7 @@ def verdict(name: str, model: str, scratch: Path) -> tuple[str, list[dict[str, A
     import method_battery
 
     row, _, kin = name.partition(": ")
-    keys, known = KIN.get(kin, ({}, {}))
+    keys, known = method_battery.KIN.get(kin, ({}, {}))
     folder = scratch / re.sub(r"\W+", "-", name)
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,

@@ -50,6 +50,25 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8},
 }
 """Other causal models, with changes of their configs; `benchmarks/methods.py` holds every row to them."""
+UNBIASED = ("decoder", "gemma3_text", "qwen3_moe", "mamba")
+REWRITTEN = {"reads_what_stock_saves": "stock peft saves it for a base that it has rewritten"}
+KIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "rsLoRA": ({"use_rslora": True}, {}),
+    "DoRA": ({"use_dora": True}, {}),
+    "QALoRA": ({"use_qalora": True, "qalora_group_size": 4}, {}),
+    "aLoRA": ({"alora_invocation_tokens": [202]}, {"merges": "it acts on a part of each row"}),  # of every prompt's
+    "biases of B": ({"lora_bias": True}, {f"merges ({kind})": "layers have no bias to add it to" for kind in UNBIASED}),
+    "patterns of ranks": ({"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 3}}, {}),
+    "PiSSA": ({"init_lora_weights": "pissa"}, REWRITTEN),
+    "LoRA-GA": ({"init_lora_weights": "lora_ga"}, REWRITTEN),
+    "CorDA": ({"init_lora_weights": "corda"}, REWRITTEN),
+    "EVA": ({"init_lora_weights": "eva"}, {}),
+    "VeLoRA": ({"velora_config": {"num_groups": 4}}, {}),
+    "weights of experts": ({"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}, {}),
+}
+"""LoRA's kin: settings that make it another method, and the checks that it fails with them, each with the reason."""
+ONLY = {"weights of experts": ("qwen3_moe",), "aLoRA": ("decoder", *OTHERS)}
+"""Kinds of models that a setting is for; a classifier's rows have no prompt with a token to begin at."""
 PROMPTS = ["ball 1", "code and data 12"]
 SETTINGS = TrainSection(steps=10, learning_rate=0.02, batch_size=40, save_every=2, products="float32")
 """Whether products in int8 pay is a matter of time, so that on a busy machine two trainings may choose unlike ones."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from peft import PeftType
 
-from method_battery import CHECKS, KINDS, WHOLE, Bench, cases, hold, refusal
+from method_battery import CHECKS, KIN, KINDS, ONLY, WHOLE, Bench, cases, held, hold, refusal
 from tunelift.adapters.build import check_keys, peft_config
 from tunelift.adapters.methods import METHODS, REFUSED, Method
 from tunelift.config.schema import TrainSection
@@ -46,6 +46,15 @@ def test_a_method_is_what_its_record_says(
     if (name, kind) not in _benches:
         _benches[name, kind] = Bench(name, tmp_path_factory.mktemp(f"{name}-{kind}"), kind)
     WHOLE[check](_benches[name, kind])
+
+
+@pytest.mark.parametrize("kin", KIN)
+def test_what_is_a_setting_of_lora_holds_too(kin: str, tmp_path: Path) -> None:
+    """On one model, to a few checks; `benchmarks/methods.py` holds it to all on every model."""
+    keys, known = KIN[kin]
+    bench = Bench("lora", tmp_path / "kin", ONLY.get(kin, ["decoder"])[0], keys, known)
+    assert refusal(bench) == ""
+    assert held(bench, ("trains", "loads_with_peft", "merges")) == []
 
 
 PROMPTS = Method(
