@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from tunelift.adapters import new_tokens
 from tunelift.adapters.beginnings import SUBTRACTED, begin, doubled, held_in, is_subtracted
 from tunelift.adapters.from_rows import Given, explain, looks_at_rows
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
@@ -21,7 +22,7 @@ from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.run_files.layout import ADAPTER_CONFIG
 from tunelift.untrusted import gate
 
-OURS = {"method", "start_from"}
+OURS = {"method", "start_from", new_tokens.KEY}
 WHY_NOT = {
     "loftq": ": peft 0.21 computes it on a GPU alone, and writes its own few bits over the base, so that with the "
     "adapter off it is another model; take a plain LoRA on a base in few bits (model.quantization: nf4 or int4)",
@@ -54,12 +55,14 @@ def check_keys(keys: Mapping[str, Any]) -> list[str]:
     if method not in METHODS:
         near = did_you_mean(str(method), METHODS) or f" Known: {listed(METHODS, 99)}."
         return [f'adapter.method: there is no PEFT method "{method}".{near}']
+    if problems := new_tokens.wrong(keys, str(method)):
+        return problems
     if keys.get("start_from") or METHODS.get(method).takes is not None:
         return _idle_keys(METHODS.get(method), keys)
     lacking = [
         f"adapter.{key}: {METHODS.get(method).title or method} needs {what}."
         for key, what in METHODS.get(method).needs.items()
-        if not keys.get(key)
+        if not (keys.get(key) or keys.get(new_tokens.KEY))
     ]
     if not extra or lacking:
         return lacking
@@ -123,21 +126,25 @@ def refuse_changes_of_base(config: Mapping[str, Any], where: str) -> None:
         )
 
 
-def attach(model: Any, config: Any, seed: int, given: Given | None = None) -> Any:
+def attach(
+    model: Any, config: Any, seed: int, given: Given | None = None, begun: Callable[[Any], None] | None = None
+) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
-    Some beginnings look at `given` training rows; without any they are left plain, as where nothing will be trained.
+    `begun(adapted)` gives some of them their beginning first. Some beginnings look at `given` training rows; without any they are left plain, as where nothing will be trained.
     Raises InputError where the target modules are not in the model, peft refuses the settings, or it would not find
     again what it saves.
     """
-    adapted = built(model, config, seed, given)
+    adapted = built(model, config, seed, given, begun)
     check_layers(adapted, "adapter.target_modules")
     check_activates(adapted, "adapter.alora_invocation_tokens")
     _check_comes_back(adapted)
     return adapted
 
 
-def built(model: Any, config: Any, seed: int, given: Given | None = None) -> Any:
+def built(
+    model: Any, config: Any, seed: int, given: Given | None = None, begun: Callable[[Any], None] | None = None
+) -> Any:
     """Return the same without a look at what was made of the layers and at what would be saved."""
     from peft import get_peft_model
 
@@ -150,6 +157,8 @@ def built(model: Any, config: Any, seed: int, given: Given | None = None) -> Any
         with randomness.seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between transformers and peft, not for users
             adapted = get_peft_model(model, config)
+            if begun is not None:
+                begun(adapted)
             if subtracted:
                 begin(adapted, asked, given)
             elif given and looks_at_rows(config):
@@ -246,9 +255,9 @@ def carries_layers(model: Any) -> bool:
 
 @contextmanager
 def switched_off(model: Any) -> Iterator[Any]:
-    """Give the base model for a while: the same object, its adapter switched off."""
+    """Give the base model for a while: the same object, its adapter switched off, its vocabulary the base's."""
     if is_adapted(model):
-        with model.disable_adapter():
+        with model.disable_adapter(), new_tokens.shrunk(model):
             yield model
     else:
         yield model

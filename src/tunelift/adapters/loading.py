@@ -15,7 +15,8 @@ from tunelift.adapters.build import homeless, refuse_changes_of_base, without_st
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
-from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage
+from tunelift.adapters.new_tokens import grow
+from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage, vocabulary_of
 from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
@@ -69,6 +70,7 @@ def load_adapter(model: Any, folder: str | Path, weights_sha256: str | None, *, 
     read_adapter_config(folder)
     check_base(folder, weights_sha256)
     with _fitting(folder):
+        grow(model, vocabulary_of(folder))
         return without_strays(PeftModel.from_pretrained(model, str(folder), is_trainable=trainable))
 
 
@@ -197,6 +199,7 @@ def _placed(model: Any, folder: Path) -> Any:
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
     def put_on(copy: Any) -> tuple[Any, Any]:
+        grow(copy, vocabulary_of(folder))
         adapted = PeftModel.from_pretrained(copy, str(folder))
         if adapted.active_peft_config.peft_type == "ADALORA":
             adapted.active_peft_config.rank_pattern = None  # by which peft would take ranks away once more

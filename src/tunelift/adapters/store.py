@@ -144,6 +144,14 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     return lineage
 
 
+def vocabulary_of(folder: str | Path) -> int:
+    """Return how many embeddings a model needs for the tokens that an adapter brings; 0 where it brings none."""
+    rows = read_lineage(folder).get("vocabulary", 0)
+    if type(rows) is not int or not 0 <= rows < 2**31:
+        raise InputError(f"{Path(folder) / LINEAGE}: the vocabulary {rows!r:.40} is no number of tokens.")
+    return rows
+
+
 def adapter_hash(folder: str | Path) -> str:
     """Return the SHA-256 of the adapter's weights and config, in hex."""
     folder = Path(folder)

@@ -152,6 +152,7 @@ class AdapterSection(BaseModel):
 
     method: str = setting("lora", "PEFT method, or full (all weights) or head (a new head alone). One of: {choices}.")
     start_from: str | None = setting(None, "Folder of an adapter to go on from.")
+    new_tokens: Names | None = setting(None, "Texts that become tokens of their own, whose embeddings are trained.")
 
 
 class TrainSection(Section):

@@ -15,10 +15,10 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json
 TEMPLATE = "chat_template.jinja"
 
 
-def tokenizer_beside(folder: str | Path, model: Any, base: Any) -> tuple[Any, list[str]]:
+def tokenizer_beside(folder: str | Path, model: Any, base: Any, grows_to: int = 0) -> tuple[Any, list[str]]:
     """Return the tokenizer that the tuned side is asked with, `base` itself where nothing differs, and what to say.
 
-    Where the base has no chat template it gets the adapter's, since it must be asked somehow. Raises InputError for a
+    With the adapter on the model has embeddings for `grows_to` tokens, if it has no more itself. Where the base has no chat template it gets the adapter's, since it must be asked somehow. Raises InputError for a
     tokenizer that cannot be loaded, or that has more tokens than the model.
     """
     folder = Path(folder)
@@ -26,7 +26,7 @@ def tokenizer_beside(folder: str | Path, model: Any, base: Any) -> tuple[Any, li
     if not any((folder / name).is_file() for name in VOCABULARIES):
         return _with_template(folder, base)
     own = read_tokenizer(f"the adapter {folder}", str(folder), folder, model.config)
-    rows, largest = model.get_input_embeddings().weight.shape[0], max(own.get_vocab().values())
+    rows, largest = max(grows_to, len(model.get_input_embeddings().weight)), max(own.get_vocab().values())
     if largest >= rows:
         raise InputError(
             f"The tokenizer of the adapter {folder} has the token {largest}, and the model has {rows} embeddings.",

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunelift.adapters.build import peft_config
+from tunelift.adapters.build import check_keys, peft_config
 from tunelift.adapters.from_rows import LOOKING_AT_TOKENS, MOST_ROWS, Given
 from tunelift.adapters.methods import METHODS, Method, method_of
+from tunelift.adapters.new_tokens import KEY, NewTokens, new_tokens
 from tunelift.adapters.targets import linear_targets
 from tunelift.core import progress
 from tunelift.core.errors import InputError
@@ -28,12 +29,17 @@ SAVED_BY_PEFT = {
 
 
 def config_for(
-    keys: Mapping[str, Any] | Any, model: Any, task: Task, training: tuple[int, int], new: Sequence[str]
+    keys: Mapping[str, Any] | Any,
+    model: Any,
+    task: Task,
+    training: tuple[int, int],
+    new: Sequence[str],
+    tokens: NewTokens | None = None,
 ) -> Any:
     """Return peft's config of the adapter section's keys, or a ready one, for this model and its task.
 
     `training` are rows and steps, about; `new` modules that the model's files lack, of which peft would not save all by
-    itself. Raises InputError for settings that will not do.
+    itself, `tokens` those that the adapter brings. Raises InputError for settings that will not do.
     """
     peft_type = task.peft_type
     ready = not isinstance(keys, Mapping)
@@ -64,11 +70,23 @@ def config_for(
     if beside and task.has_head:
         saved = [*(config.modules_to_save or []), *beside]
         config = replace(config, modules_to_save=list(dict.fromkeys(saved)))
+    config = tokens.asked_of(config) if tokens else config
     every = getattr(config, "target_modules", None) == "all-linear"
     if every and (named := linear_targets(model, peft_type)):
         config = replace(config, target_modules=named[0])
         progress.note_once(f"adapter: {named[1]}")
     return config
+
+
+def tokens_for(keys: Mapping[str, Any] | Any, model: Any, tokenizer: Any, task: Task) -> NewTokens | None:
+    """Return the tokens that the adapter section adds to a model's, if any; raise InputError where none can be."""
+    texts = keys.get(KEY) if isinstance(keys, Mapping) else None
+    if not texts or check_keys(keys):  # which is said elsewhere
+        return None
+    if task.exact or not (task.next_token or task.has_head) or not task.takes_tokens:
+        reason = "the reference has no rows for them" if task.exact else "they are for language models and heads"
+        raise InputError(f"adapter.{KEY} does not go with the task {task.name}: {reason}.", fix="Leave it out.")
+    return new_tokens(model, tokenizer, texts)
 
 
 def given_to(

@@ -24,7 +24,8 @@ from tunelift.adapters.build import (
 )
 from tunelift.adapters.from_rows import Given
 from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
-from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter
+from tunelift.adapters.new_tokens import NewTokens, grown_to
+from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter, vocabulary_of
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
@@ -44,7 +45,7 @@ from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
-from tunelift.pipeline.adapter_config import config_for, given_to
+from tunelift.pipeline.adapter_config import config_for, given_to, tokens_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
 from tunelift.pipeline.whole import (
@@ -200,7 +201,11 @@ class Session:
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             self.load_adapter(keys["start_from"], trainable=True)
         else:
-            self.model = attach(self.model, self._peft_config(keys), seed, self._given())
+            tokens = self._tokens(keys)
+            config = self._peft_config(keys, tokens)
+            if tokens:
+                self.tokenizer, self.model = tokens.tokenizer, tokens.grow(self.model)
+            self.model = attach(self.model, config, seed, self._given(), tokens and tokens.begin)
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
     def _begin_whole(self) -> None:
@@ -227,8 +232,9 @@ class Session:
             with safe_open(Path(keys["start_from"]) / ADAPTER_WEIGHTS, "pt") as weights:
                 return Footprint.of(weights.get_tensor(key) for key in weights.keys())  # noqa: SIM118  it is no mapping
         else:
-            config = self._peft_config(keys)
-            adapted = on_a_copy(adapted, lambda copy: attach(copy, deepcopy(config), seed=0))
+            tokens = self._tokens(keys)
+            config = self._peft_config(keys, tokens)
+            adapted = on_a_copy(adapted, lambda c: attach(tokens.grow(c) if tokens else c, deepcopy(config), seed=0))
         return Footprint.of(p for p in adapted.parameters() if p.requires_grad)
 
     def count(self, keys: Mapping[str, Any]) -> ParameterCount:
@@ -287,7 +293,8 @@ class Session:
                 f"The outputs of {folder} are {listed(theirs)}, in this order, and are given as {listed(own)}.",
                 fix="Leave the labels out: the folder says what they are.",
             )
-        asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer)
+        grows_to = 0 if whole else vocabulary_of(folder)
+        asked_with, differs = tokenizer_beside(folder, self.model, self.base_tokenizer, grows_to)
         held = lineage.get("base", {}).get("quantization"), self.identity.quantization
         if held[0] != held[1]:
             first, second = (f"in {kind}" if kind else "as its file has it" for kind in held)
@@ -345,6 +352,7 @@ class Session:
             "task": self.task.name,
             "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
+            **({"vocabulary": rows} if (rows := grown_to(self.model)) else {}),
             **({"threshold": self.threshold} if self.task.has_threshold else {}),
         }
         save = save_model if self.whole else save_adapter
@@ -355,7 +363,10 @@ class Session:
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
         """Measure the model as it is now; items that were measured before are not made into tokens again."""
         plan = replace(plan, threshold=self.threshold) if self.task.has_threshold else plan
-        return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
+        found = score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
+        if self.tokenizer is not self.base_tokenizer:  # the items' texts are the base's, and the tokens need not be
+            found.info["made_with"]["prompt"] = None
+        return found
 
     def choose_threshold(self, validation: Sequence[Example], max_length: int, title: str) -> None:
         """Choose the threshold of the model as it is now, on validation rows; without any it stays as it is."""
@@ -384,8 +395,11 @@ class Session:
         model, task = self.identity.to_dict(), self.task.name
         return {"model": model, "task": task, "dtype": dtype, "dtype_reason": self.dtype_reason}
 
-    def _peft_config(self, keys: Mapping[str, Any] | Any) -> Any:
-        return config_for(keys, self.model, self.task, self.training, self._new())
+    def _peft_config(self, keys: Mapping[str, Any] | Any, tokens: NewTokens | None = None) -> Any:
+        return config_for(keys, self.model, self.task, self.training, self._new(), tokens)
+
+    def _tokens(self, keys: Mapping[str, Any] | Any) -> NewTokens | None:
+        return tokens_for(keys, self.model, self.tokenizer, self.task)
 
     def _given(self) -> Given | None:
         return given_to(self.model, self.tokenizer, self.task, self.rows, self.learned, self.longest)
