@@ -1,4 +1,4 @@
-"""PiSSA, OLoRA, LoRA-GA, CorDA and EVA beside an unchanged base: the training is peft's own, and stock peft reads it."""
+"""PiSSA, OLoRA, LoRA-GA, CorDA and EVA beside an unchanged base: peft's own training, and stock peft reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beginnings of a LoRA that peft takes out of the base's weights (PiSSA, OLoRA, LoRA-GA, CorDA), the base left as it is.
+"""Beginnings of a LoRA that peft takes out of the base's weights (PiSSA, OLoRA, LoRA-GA, CorDA), the base left alone.
 
 peft begins with B0 A0 made of a weight W, and trains B A beside W - s B0 A0. That is W + s (B A - B0 A0): a plain LoRA
 of twice the rank beside the base, of which the rear half, A0 and -B0, is held. It is the base at its beginning and when
@@ -158,7 +158,8 @@ def _begun(layer: Any, asked: Any, rank: int, scale: float, seen: Any = None) ->
     from peft.tuners.lora import corda
     from peft.tuners.lora.config import CordaConfig
 
-    copy = torch.nn.ModuleDict({"layer": deepcopy(layer.get_base_layer()).float()})
+    own: Any = deepcopy(layer.get_base_layer()).float()
+    copy = torch.nn.ModuleDict({"layer": own})
     how = asked.init_lora_weights
     beside = {
         "lora_ga": {"lora_ga_config": asked.lora_ga_config or peft.LoraGAConfig()},
@@ -169,11 +170,11 @@ def _begun(layer: Any, asked: Any, rank: int, scale: float, seen: Any = None) ->
         fan_in_fan_out=layer.fan_in_fan_out, **beside.get(how, {}),
     )  # fmt: skip
     if how == "corda":
-        copy["layer"].covariance_matrix, copy["layer"].rank, copy["layer"].corda_method = seen, rank, "ipm"
+        own.covariance_matrix, own.rank, own.corda_method = seen, rank, "ipm"
         corda.collect_eigens(copy, config, verbose=False)
         corda.crop_corda_eigens(copy, config)
     else:
-        copy["layer"]._peft_loraga_grad = seen
+        own._peft_loraga_grad = seen
     made = peft.inject_adapter_in_model(config, copy)["layer"]
     (adapter,) = made.lora_A
     return made.lora_A[adapter].weight.detach(), made.lora_B[adapter].weight.detach()

@@ -131,7 +131,8 @@ def attach(
 ) -> Any:
     """Return peft's own model around `model`, its new weights drawn by `seed`, in fp32 whatever the base's precision.
 
-    `begun(adapted)` gives some of them their beginning first. Some beginnings look at `given` training rows; without any they are left plain, as where nothing will be trained.
+    `begun(adapted)` gives some of them their beginning first. Some beginnings look at `given` training rows; without
+    any they are left plain, as where nothing will be trained.
     Raises InputError where the target modules are not in the model, peft refuses the settings, or it would not find
     again what it saves.
     """

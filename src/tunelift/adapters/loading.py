@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from tunelift.adapters.build import homeless, refuse_changes_of_base, without_strays
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.narrow import check_narrow
-from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.new_tokens import grow
+from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage, vocabulary_of
 from tunelift.adapters.targets import check_activates, check_layers
 from tunelift.core import randomness

@@ -42,9 +42,9 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
     elif told.get("use_dora"):
         reason = "DoRA (use_dora) computes with the numbers of the layers that it changes"
     elif of_weights:
-        reason = f"init_lora_weights {begins} begins with {OF_WEIGHTS.get(begins, 'the numbers of the layers')}"
-    elif name == "TRAINABLE_TOKENS" and any(isinstance(module, BlockEmbedding) for module in model.modules()):
-        reason = "Trainable tokens begins with rows of the embeddings, which lie in blocks too"
+        reason = f"init_lora_weights {begins} begins with {OF_WEIGHTS.get(str(begins), 'the numbers of the layers')}"
+    elif _trains_tokens(told, name) and any(isinstance(module, BlockEmbedding) for module in model.modules()):
+        reason = "tokens that are trained begin with rows of the embeddings, which lie in blocks too"
     elif copied := [one for one in told.get("modules_to_save") or [] if _lies_in_blocks(model, str(one))]:
         reason = f"modules_to_save ({listed(copied)}) trains a copy of what lies in blocks"
     if reason:
@@ -53,6 +53,10 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
             f"{where}: {reason}, and the base is held in few bits (model.quantization).",
             fix=f"Leave model.quantization out, or take one of: {able}.",
         )
+
+
+def _trains_tokens(told: Mapping[str, Any], name: str) -> bool:
+    return name == "TRAINABLE_TOKENS" or bool(told.get("trainable_token_indices"))
 
 
 def _lies_in_blocks(model: Any, name: str) -> bool:

@@ -71,18 +71,19 @@ def wrong(keys: Mapping[str, Any], method: str) -> list[str]:
     tokens = keys.get(KEY)
     if tokens is None:
         return []
+    said = ""
     if not isinstance(tokens, (list, tuple)) or not tokens or not all(isinstance(one, str) and one for one in tokens):
-        return [f"adapter.{KEY}: it is a list of texts, each of which becomes a token."]
-    if len(set(tokens)) < len(tokens):
-        return [f"adapter.{KEY}: {next(one for one in tokens if list(tokens).count(one) > 1)!r} stands there twice."]
-    if not _can(METHODS.get(method)):
+        said = "it is a list of texts, each of which becomes a token"
+    elif twice := [one for one in tokens if list(tokens).count(one) > 1]:
+        said = f"{twice[0]!r} stands there twice"
+    elif keys.get("start_from"):
+        said = "it cannot be set, since adapter.start_from brings its own tokens"
+    elif not _can(METHODS.get(method)):
         able = [name for name in METHODS if _can(METHODS.get(name))]
-        return [f"adapter.{KEY}: {title_of(method)} trains no rows of the embeddings. Take one of: {listed(able)}."]
-    if keys.get("trainable_token_indices"):
-        return [f"adapter.{KEY}: it sets trainable_token_indices, which cannot be set beside it."]
-    if keys.get("start_from"):
-        return [f"adapter.{KEY}: it cannot be set, since adapter.start_from brings its own tokens."]
-    return []
+        said = f"{title_of(method)} trains no rows of the embeddings; take one of {listed(able)}"
+    elif keys.get("trainable_token_indices"):
+        said = "it sets trainable_token_indices, which cannot be set beside it"
+    return [f"adapter.{KEY}: {said}."] if said else []
 
 
 def _can(method: Method) -> bool:

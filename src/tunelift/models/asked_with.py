@@ -18,8 +18,9 @@ TEMPLATE = "chat_template.jinja"
 def tokenizer_beside(folder: str | Path, model: Any, base: Any, grows_to: int = 0) -> tuple[Any, list[str]]:
     """Return the tokenizer that the tuned side is asked with, `base` itself where nothing differs, and what to say.
 
-    With the adapter on the model has embeddings for `grows_to` tokens, if it has no more itself. Where the base has no chat template it gets the adapter's, since it must be asked somehow. Raises InputError for a
-    tokenizer that cannot be loaded, or that has more tokens than the model.
+    With the adapter on the model has embeddings for `grows_to` tokens, if it has no more itself. Where the base has no
+    chat template it gets the adapter's, since it must be asked somehow. Raises InputError for a tokenizer that cannot
+    be loaded, or that has more tokens than the model.
     """
     folder = Path(folder)
     gate.check(folder)

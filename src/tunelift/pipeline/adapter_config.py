@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunelift.adapters.build import check_keys, peft_config
+from tunelift.adapters.build import check_keys, peft_config, refuse_changes_of_base
 from tunelift.adapters.from_rows import LOOKING_AT_TOKENS, MOST_ROWS, Given
 from tunelift.adapters.methods import METHODS, Method, method_of
 from tunelift.adapters.new_tokens import KEY, NewTokens, new_tokens
+from tunelift.adapters.store import check_name
 from tunelift.adapters.targets import linear_targets
 from tunelift.core import progress
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
-from tunelift.model_facts.anatomy import context_length, pad_id
+from tunelift.model_facts.anatomy import base_of, context_length, pad_id
 from tunelift.model_facts.parameters import device_of
+from tunelift.pipeline.known import is_known
 from tunelift.tasks import Task
 from tunelift.tasks.base import Batch, Row
 from tunelift.training.run import Render
@@ -62,7 +64,8 @@ def config_for(
     begins = getattr(config, "init_lora_weights", None)
     if begins in LOOKING_AT_TOKENS and not task.takes_tokens:
         raise InputError(
-            f"adapter.init_lora_weights is {begins}, which looks at rows of tokens, and the task {task.name} has others.",
+            f"adapter.init_lora_weights is {begins}, which looks at rows of tokens, and the task {task.name} has "
+            "others.",
             fix="Begin with lora_ga, which looks at the loss, or leave it out.",
         )
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
@@ -76,6 +79,29 @@ def config_for(
         config = replace(config, target_modules=named[0])
         progress.note_once(f"adapter: {named[1]}")
     return config
+
+
+def check_put_on(model: Any, task: Task, new: Sequence[str]) -> None:
+    """Raise InputError for an adapter that is on and cannot be saved whole; say where nobody can tell.
+
+    `new` are modules that the model's files lack.
+    """
+    name = model.active_adapter
+    check_name(name)
+    kind = type(model.peft_config[name]).__name__
+    refuse_changes_of_base(vars(model.peft_config[name]), "adapter")
+    if not task.has_head:
+        return
+    moved = " ".join(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    bare = [part for part in new if f".{part}.modules_to_save." not in moved]
+    bare = [part for part in bare if f".{part.partition('.')[0]}.modules_to_save." not in moved]
+    if bare and is_known(base_of(model)):
+        raise InputError(
+            f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
+            fix=f"{kind}(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
+        )
+    if bare:
+        progress.note(f"adapter: {listed(bare)} are not saved with it, and must be in the base's files")
 
 
 def tokens_for(keys: Mapping[str, Any] | Any, model: Any, tokenizer: Any, task: Task) -> NewTokens | None:

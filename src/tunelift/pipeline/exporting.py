@@ -139,9 +139,12 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
 
 
 def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
+    """Ask the base for the items that it can be asked: it has no tokens that an adapter brought."""
     with session.base():
         model = base_of(session.model)
-        return {one.name: values_of(model, one.ids, one.targets, one.segments) for one in items}
+        rows = len(model.get_input_embeddings().weight)
+        known = [one for one in items if max(one.ids) < rows]
+        return {one.name: values_of(model, one.ids, one.targets, one.segments) for one in known}
 
 
 def _ends(session: Session, rows: Rows) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.loading import load_adapters
+from tunelift.adapters.store import vocabulary_of
 from tunelift.config.load import load_config
 from tunelift.config.schema import Config, ModelSection
 from tunelift.core import progress
@@ -133,6 +134,11 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     tokenizers = list[Any]()
     for source in sources:
         session.examine(source.folder)
+        if vocabulary_of(source.folder):
+            raise InputError(
+                f"The adapter {source.folder} brings tokens of its own, and what is served has the base's vocabulary.",
+                fix="Merge it into a model of its own and serve that: tunelift export RUN --to merged.",
+            )
         tokenizers.append(session.examined.tokenizer if session.examined else session.base_tokenizer)
     keys = [f"served{number}" for number in range(len(sources))]
     folders = {key: source.folder for key, source in zip(keys, sources, strict=True)}

@@ -19,13 +19,12 @@ from tunelift.adapters.build import (
     built,
     count_parameters,
     is_adapted,
-    refuse_changes_of_base,
     switched_off,
 )
 from tunelift.adapters.from_rows import Given
 from tunelift.adapters.loading import check_base, check_fits, check_goes_on, load_adapter, on_a_copy
 from tunelift.adapters.new_tokens import NewTokens, grown_to
-from tunelift.adapters.store import check_name, read_adapter_config, read_lineage, save_adapter, vocabulary_of
+from tunelift.adapters.store import read_adapter_config, read_lineage, save_adapter, vocabulary_of
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
@@ -45,7 +44,7 @@ from tunelift.models import load as load_model
 from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
-from tunelift.pipeline.adapter_config import config_for, given_to, tokens_for
+from tunelift.pipeline.adapter_config import check_put_on, config_for, given_to, tokens_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
 from tunelift.pipeline.whole import (
@@ -205,7 +204,7 @@ class Session:
             config = self._peft_config(keys, tokens)
             if tokens:
                 self.tokenizer, self.model = tokens.tokenizer, tokens.grow(self.model)
-            self.model = attach(self.model, config, seed, self._given(), tokens and tokens.begin)
+            self.model = attach(self.model, config, seed, self._given(), tokens.begin if tokens else None)
             self.task.begin(self.model, self.learned, self.labels, fresh)
 
     def _begin_whole(self) -> None:
@@ -223,7 +222,7 @@ class Session:
         """
         adapted = self.model
         if is_adapted(adapted):
-            self._check_put_on()
+            check_put_on(adapted, self.task, self._new())
         elif asks_for_whole(keys):
             return check_trainable(self.model, keys)
         elif isinstance(keys, Mapping) and keys.get("start_from"):
@@ -244,25 +243,6 @@ class Session:
         """
         config = self._peft_config(keys)
         return count_parameters(on_a_copy(self.model, lambda copy: built(copy, deepcopy(config), seed=0)))
-
-    def _check_put_on(self) -> None:
-        """Refuse to train an adapter that cannot be saved whole; say where nobody can tell."""
-        name = self.model.active_adapter
-        check_name(name)
-        kind = type(self.model.peft_config[name]).__name__
-        refuse_changes_of_base(vars(self.model.peft_config[name]), "adapter")
-        if not self.task.has_head:
-            return
-        moved = " ".join(name for name, parameter in self.model.named_parameters() if parameter.requires_grad)
-        bare = [part for part in self._new() if f".{part}.modules_to_save." not in moved]
-        bare = [part for part in bare if f".{part.partition('.')[0]}.modules_to_save." not in moved]
-        if bare and is_known(base_of(self.model)):
-            raise InputError(
-                f"The adapter does not train {listed(bare)}, which the model's files lack: it would be lost.",
-                fix=f"{kind}(modules_to_save={bare!r}, ...), or give tune the model without an adapter.",
-            )
-        if bare:
-            progress.note(f"adapter: {listed(bare)} are not saved with it, and must be in the base's files")
 
     def examine(self, folder: str | Path) -> Sequence[str]:
         """Look at a saved adapter before anything is computed, and say what a user should know of it.
