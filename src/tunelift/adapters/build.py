@@ -16,7 +16,7 @@ from tunelift.adapters.from_rows import Given, explain, looks_at_rows
 from tunelift.adapters.methods import METHODS, Method, method_of, refused
 from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.read import REWRITES
-from tunelift.adapters.targets import check_activates, check_layers
+from tunelift.adapters.targets import check_activates, check_heads, check_layers
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.run_files.layout import ADAPTER_CONFIG
@@ -138,6 +138,7 @@ def attach(
     """
     adapted = built(model, config, seed, given, begun)
     check_layers(adapted, "adapter.target_modules")
+    check_heads(adapted, "adapter")
     check_activates(adapted, "adapter.alora_invocation_tokens")
     _check_comes_back(adapted)
     return adapted

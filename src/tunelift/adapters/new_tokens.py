@@ -98,7 +98,7 @@ def new_tokens(model: Any, tokenizer: Any, texts: Sequence[str]) -> NewTokens:
     """Return what texts are as tokens of a copy of the tokenizer.
 
     They are found whole in any text, and stay in answers, as special ones would not. Raises InputError for one that is
-    a token already, and for a model whose embeddings cannot grow.
+    a token already.
     """
     from tokenizers import AddedToken
 
@@ -178,17 +178,8 @@ def _rows(model: Any) -> int:
 
 
 def _layers(model: Any) -> tuple[str, ...]:
-    """Return the names of the embeddings and of a head that is not tied to them; raise InputError for one with a bias.
-
-    peft 0.21 leaves out the bias of a linear layer of which it trains rows, tied or not.
-    """
+    """Return the names of the embeddings, and of a head that is not tied to them."""
     inside, outside = model.get_input_embeddings(), model.get_output_embeddings()
-    if getattr(outside, "bias", None) is not None:
-        raise InputError(
-            f"adapter.{KEY}: the head of {type(model).__name__} has a bias, which peft 0.21 leaves out where it trains "
-            "rows of a head.",
-            fix="Take another model, or write the tokens as text that the vocabulary has.",
-        )
     names = {part: name for name, part in model.named_modules()}
     tied = outside is None or outside.weight is inside.weight
     return (names[inside],) if tied else (names[inside], names[outside])

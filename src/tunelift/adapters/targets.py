@@ -70,6 +70,24 @@ def check_layers(adapted: Any, where: str) -> None:
             )
 
 
+def check_heads(adapted: Any, where: str) -> None:
+    """Raise InputError where rows of a head with a bias are trained, which peft 0.21 then leaves out.
+
+    A head that is tied to embeddings of which rows are trained is one of them.
+    """
+    import torch
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+
+    for name, module in adapted.named_modules():
+        own = module.get_base_layer() if isinstance(module, TrainableTokensLayer) else None
+        if isinstance(own, torch.nn.Linear) and own.bias is not None:
+            raise InputError(
+                f"{where}: {kind(name.removesuffix('.token_adapter'))} has a bias, which peft 0.21 leaves out where it "
+                "trains rows of tokens.",
+                fix="Train the embeddings whole (adapter.modules_to_save), or take another model.",
+            )
+
+
 def check_activates(adapted: Any, where: str) -> None:
     """Raise InputError where an aLoRA is on layers whose rows peft cannot take apart.
 

@@ -47,7 +47,8 @@ def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     check_merged(made, kind)
     right, checks = made.scores(rows.asked.items), list[dict[str, Any]]()
     evidence.save(folder, evidence.MODEL, right, rows.about)
-    evidence.save(folder, evidence.BASE, made.base_scores(rows.asked.items), rows.about)
+    if base := made.base_scores(rows.asked.items):  # none where every item has a token that the adapter brought
+        evidence.save(folder, evidence.BASE, base, rows.about)
     if made.adapted:
         right = merge(made, rows, folder, right, checks)
     if made.task.next_token and made.ends:

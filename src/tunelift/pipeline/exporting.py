@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunelift.adapters.new_tokens import grown_to
 from tunelift.config.schema import Config
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, listed
@@ -142,8 +144,8 @@ def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
     """Ask the base for the items that it can be asked: it has no tokens that an adapter brought."""
     with session.base():
         model = base_of(session.model)
-        rows = len(model.get_input_embeddings().weight)
-        known = [one for one in items if max(one.ids) < rows]
+        own = model.config.vocab_size if grown_to(session.model) else math.inf
+        known = [one for one in items if max(one.ids) < own]
         return {one.name: values_of(model, one.ids, one.targets, one.segments) for one in known}
 
 
