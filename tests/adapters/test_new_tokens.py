@@ -204,7 +204,7 @@ def test_a_head_takes_them_too(tmp_path: Path) -> None:
         ({"method": "ia3", "new_tokens": ["a"]}, "IA3 trains no rows of the embeddings; take one of lora, adalora"),
         ({"method": "full", "new_tokens": ["a"]}, "full fine-tuning trains no rows"),
         ({"new_tokens": ["a"], "trainable_token_indices": [3]}, "it sets trainable_token_indices"),
-        ({"new_tokens": ["a"], "start_from": "there"}, "brings its own tokens"),
+        ({"new_tokens": ["a"], "start_from": "there"}, "it cannot be set, since adapter.start_from brings its own"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(keys: dict[str, Any], said: str) -> None:

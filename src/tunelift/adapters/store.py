@@ -160,8 +160,13 @@ def adapter_hash(folder: str | Path) -> str:
 
 
 def _embeddings_targeted(config: Any) -> bool:
-    """Say it ourselves: peft's own "auto" asks the Hub whether the vocabulary was resized."""
+    """Say it ourselves: peft's own "auto" asks the Hub whether the vocabulary was resized.
+
+    Where rows of tokens alone are trained, these are what is saved, there too.
+    """
     from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
+    if config.peft_type == "TRAINABLE_TOKENS" or getattr(config, "trainable_token_indices", None):
+        return False
     targets = getattr(config, "target_modules", None) or []
     return any(name in ([targets] if isinstance(targets, str) else targets) for name in EMBEDDING_LAYER_NAMES)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunelift.fast import trained_head
 from tunelift.fast.attention import packed, packed_inputs
 from tunelift.fast.blocks import BlockLinear
 from tunelift.fast.frozen import weight_of
@@ -82,6 +83,8 @@ class TargetOnly:
         if frozen and type(self.head) in LINEAR:
             self.frozen.eight = weight_of(self.head).tiles
             return self.frozen.losses(hidden, targets)
+        if type(self.head) is nn.Linear:
+            return trained_head.losses(self.frozen, hidden, targets)
         return F.cross_entropy(at_least_float32(self.logits(hidden)), targets, reduction="none")
 
     @torch.no_grad()
@@ -93,7 +96,7 @@ class TargetOnly:
         off = getattr(self.model, "disable_adapter", nullcontext)
         with in_evaluation(self.model), off():
             hidden, _, _ = self.at_targets(inputs, labels)
-        if len(hidden) and type(self.head) in LINEAR:
+        if len(hidden) and type(self.head) in LINEAR and not any(p.requires_grad for p in self.head.parameters()):
             self.frozen.order_by(hidden)
 
     @torch.no_grad()
