@@ -153,3 +153,70 @@ def test_peft_sums_adapters_wrongly_and_our_sum_is_right(how: str, times: float,
     one, both = layer.get_delta_weight("one"), layer.get_delta_weight("both")
     assert float(both.norm() / one.norm()) == pytest.approx(times, rel=1e-4)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == settings["r"]
+
+
+@pytest.mark.parametrize("tokens", ["trainable-tokens", "lora"])
+def test_trained_tokens_drop_the_bias_of_a_head_and_are_refused(tokens: str) -> None:
+    """On a tied head, too: a new adapter, which should change nothing, takes the bias from every logit."""
+    model = tiny_models.causal("bert", is_decoder=True)
+    torch.nn.init.normal_(model.cls.predictions.bias)
+    bias, before = model.cls.predictions.bias.detach().clone(), alone(model, ROWS[0])
+    keys: dict[str, Any] = {"token_indices": [7]}
+    if tokens == "lora":
+        keys = {"trainable_token_indices": [7], "target_modules": ["query"]}
+    config = peft_config({"method": tokens, **keys}, "CAUSAL_LM", model)
+    assert torch.allclose(alone(peft.get_peft_model(model, config).eval(), ROWS[0]) + bias, before, atol=1e-5)
+    with pytest.raises(InputError, match=r"decoder has a bias, which peft 0\.21 leaves out"):
+        attach(tiny_models.causal("bert", is_decoder=True), config, seed=0)
+
+
+def test_osf_passes_over_conv1d_and_is_refused() -> None:
+    config = peft.OSFConfig(target_modules=["c_attn"], **CAUSAL)
+    own = peft.get_peft_model(tiny_models.causal("gpt2"), config)
+    assert not any(parameter.requires_grad for parameter in own.parameters())
+    with pytest.raises(InputError, match="peft finds nothing to train"):
+        attach(tiny_models.causal("gpt2"), config, seed=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LNTuningConfig(target_modules=["norm"], **CAUSAL),
+        peft.AdaptionPromptConfig(adapter_len=2, adapter_layers=1, **CAUSAL),
+        peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["norm"], **CAUSAL),
+    ],
+)
+def test_some_are_trained_in_the_bases_half_precision(config: Any) -> None:
+    """Their steps are taken in fp32 here, as tests/training has it; what is saved is what was measured."""
+    model = peft.get_peft_model(tiny_models.causal("llama").to(torch.bfloat16), config)
+    assert torch.bfloat16 in {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_a_second_adalora_cannot_be_trained_beside_the_first() -> None:
+    config = peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10, **CAUSAL)
+    model = peft.get_peft_model(tiny_models.causal("llama"), config)
+    with pytest.raises(ValueError, match="supports only 1 trainable adapter"):
+        model.add_adapter("other", peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10, **CAUSAL))
+
+
+def test_eva_takes_trained_tokens_for_a_layer_of_its_own() -> None:
+    """It is given ids for vectors then, and refused here (test_new_tokens.py)."""
+    config = peft.LoraConfig(
+        target_modules=["q_proj"], trainable_token_indices=[7], init_lora_weights="eva", r=2, **CAUSAL
+    )
+    model = peft.get_peft_model(tiny_models.causal("llama"), config)
+    rows = [torch.tensor([row * 4]) for row in ROWS]
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids} for ids in rows]
+
+    def forward(asked: Any, inputs: Any) -> None:
+        asked(input_ids=inputs["input_ids"])
+
+    with pytest.raises(ValueError, match=r"Number of features|not enough values"):
+        peft.initialize_lora_eva_weights(model, batches, forward_fn=forward, show_progress_bar=False)
+
+
+def test_lora_only_has_its_biases_in_the_file(tmp_path: Path) -> None:
+    """peft before 0.21 lost them, and such folders are refused (test_pipeline_folders.py)."""
+    config = peft.LoraConfig(target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True, **CAUSAL)
+    adapted(config, "gpt2").save_pretrained(tmp_path)
+    assert any(name.endswith(".bias") for name in load_file(tmp_path / "adapter_model.safetensors"))

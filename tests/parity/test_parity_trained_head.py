@@ -79,10 +79,7 @@ def test_a_model_that_is_trained_whole_has_stocks_gradients(kind: str) -> None:
     for ours in (True, False):
         model.zero_grad()
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if ours:
-            loss = TargetOnly(model).loss_sum(inputs, labels) / 12
-        else:
-            loss = model(**inputs, labels=labels).loss
+        loss = TargetOnly(model).loss_sum(inputs, labels) / 12 if ours else model(**inputs, labels=labels).loss
         loss.backward()
         found.append({"loss": loss.detach()} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys() and any("embed" in name for name in found[0])

@@ -70,8 +70,8 @@ def config_for(
         )
     if begins == "eva" and (tokens or getattr(config, "trainable_token_indices", None)):
         raise InputError(
-            "adapter.init_lora_weights: eva does not go with tokens that are trained: peft 0.21 takes the embeddings for "
-            "one of its layers.",
+            "adapter.init_lora_weights: eva does not go with tokens that are trained: peft 0.21 takes the embeddings "
+            "for one of its layers.",
             fix="Begin with lora_ga, or leave it out.",
         )
     by_peft = SAVED_BY_PEFT.get(peft_type or "", set())
