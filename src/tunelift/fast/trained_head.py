@@ -69,7 +69,7 @@ class _Losses(torch.autograd.Function):
 def _slopes(logits: Tensor, mass: Tensor, places: Tensor, head: Head) -> Tensor:
     """Return d loss / d plain logits (N, tile) but for the scale, of the tile's capped logits.
 
-    `mass` (N,) is log Σ exp(logits) of the whole vocabulary, `places` (N,) where in the tile the targets are, if they are.
+    `mass` (N,) is log Σ exp(logits) of the whole vocabulary, `places` (N,) where the targets are, counted in the tile.
     """
     slope = head.slope(logits)
     shares = (logits - mass[:, None]).exp_()
