@@ -74,8 +74,8 @@ SETTINGS = TrainSection(steps=10, learning_rate=0.02, batch_size=40, save_every=
 """Whether products in int8 pay is a matter of time, so that on a busy machine two trainings may choose unlike ones."""
 
 
-RATES = {("tinylora", "mamba"): 0.005}
-"""Learning rates where ten steps at that of the settings overshoot, by method and kind of model."""
+RATES = {("tinylora", "mamba"): 0.005, ("corda", "encoder"): 0.002}
+"""Learning rates where ten steps at that of the settings overshoot, by method, or LoRA's beginning, and model."""
 
 
 class CutOffError(Exception):
@@ -148,7 +148,8 @@ class Bench(Trial):
         return session
 
     def train(self, session: Session, checkpoints: Path | None = None, listeners: Any = ()) -> Session:
-        rate = RATES.get((self.name, self.kind), SETTINGS.learning_rate)
+        called = str(self.settings.get("init_lora_weights", self.name))
+        rate = RATES.get((called, self.kind), SETTINGS.learning_rate)
         products = dtype_name(compute_dtype(session.model))
         settings = SETTINGS.model_copy(update={"learning_rate": rate, "products": products})
         train(
