@@ -161,7 +161,7 @@ def promised(kind: Kind, validation: int, target: float, simulations: int) -> tu
     for _ in range(simulations):
         picked = source.integers(len(stated), size=validation)
         right = (source.random(validation) < true[picked]).astype(float)
-        chosen = Cases(stated[picked], right, np.arange(validation), of_sets=False).threshold(target)
+        chosen = Cases(stated[picked], right, np.arange(validation)).threshold(target)
         plain = merely_seen(stated[picked], right, target)
         found += [] if chosen is None else [truth(chosen)]
         seen += [] if plain is None else [truth(plain)]

@@ -7,7 +7,8 @@ begins an entity all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from tunelift.metrics.registry import METRICS, Answer, Floats, Totals, corpus_me
 
 Entity = tuple[str, int, int]
 """Its type, and its first and last word."""
+
+ENTITY_PROBABILITIES, WORD_PROBABILITIES = "entity_probabilities", "word_probabilities"
+"""Under which name a row has the probability of each entity that it gives, in order, or of each word's tag."""
+
+_ENTITY = re.compile(r"[BIESLU]-.+")
 
 
 def tag_counts(answer: Answer) -> dict[str, float]:
@@ -39,19 +45,31 @@ def seqeval_f1(totals: Totals) -> Floats:
     return np.asarray(2 * totals["found"] / np.maximum(totals["predicted"] + totals["wanted"], 1))
 
 
+def marks_entities(tags: Iterable[str]) -> bool:
+    """Tell whether some tag is of an entity: a prefix, a hyphen and a type."""
+    return any(_ENTITY.fullmatch(tag) for tag in tags)
+
+
+def continues(before: str, tag: str) -> bool:
+    """Tell whether a tag goes on with the entity of the tag before it."""
+    return before[:1] not in "OES" and tag[:1] not in "OBS" and _type(before) == _type(tag)
+
+
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities that tags mark, in order."""
-    found: list[Entity] = []
-    before, kind, begun = "O", "", 0
+    found, before, begun = list[Entity](), "O", 0
     for place, tag in enumerate([*tags, "O"]):
-        prefix, own = tag[:1], tag[1:].partition("-")[2] or tag[1:] or "_"
-        other = own != kind
-        if before != "O" and (other or before in "ES" or prefix in "BSO"):
-            found.append((kind, begun, place - 1))
-        if prefix != "O" and (other or prefix in "BS" or before in "OES"):
-            begun = place
-        before, kind = prefix, own
+        if continues(before, tag):
+            before = tag
+            continue
+        if before[:1] != "O":
+            found.append((_type(before), begun, place - 1))
+        before, begun = tag, place
     return found
+
+
+def _type(tag: str) -> str:
+    return tag[1:].partition("-")[2] or tag[1:] or "_"
 
 
 for _metric in (

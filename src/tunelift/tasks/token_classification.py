@@ -6,7 +6,6 @@ letter of it, as is usual.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,9 +24,8 @@ from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
 from tunelift.fast.targets import IGNORED
+from tunelift.metrics.tags import marks_entities
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
-
-_ENTITY = re.compile(r"[BIESLU]-.+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +124,7 @@ class TokenClassification(Task):
     measures = ("tags",)
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
-        entities = any(_ENTITY.fullmatch(tag) for tag in self.labels_in(examples))
-        return [*["seqeval_f1"] * entities, "token_accuracy", "loss"]
+        return [*["seqeval_f1"] * marks_entities(self.labels_in(examples)), "token_accuracy", "loss"]
 
     def made_up(self) -> list[Example]:
         said = [(("row", str(i), word), ("O", "O", word)) for i, word in enumerate(MADE_UP)]
