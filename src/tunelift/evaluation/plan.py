@@ -17,7 +17,7 @@ class Plan:
     """What is measured, and how. `labels` are the texts to rank, or the class names of a head.
 
     `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each.
-    `threshold` is the one that was chosen for the model (`tasks/thresholds.py`), None where none was. With `cache`,
+    `threshold` is the one that was chosen for the model (`metrics/thresholds.py`), None where none was. With `cache`,
     what is known of an item from before is taken from there, and what is computed now is kept.
     """
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from safetensors import safe_open
 
@@ -34,6 +35,7 @@ from tunelift.evaluation.measures import Measure
 from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.references import with_reference
 from tunelift.evaluation.run import score
+from tunelift.metrics import resolve
 from tunelift.model_facts.anatomy import base_of, context_length
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
@@ -44,7 +46,6 @@ from tunelift.models.saving import save_model
 from tunelift.pipeline.adapter_config import config_for, given_to
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
-from tunelift.pipeline.thresholds import TUNED, choose_threshold
 from tunelift.pipeline.whole import (
     asks_for_whole,
     check_same_kind,
@@ -59,6 +60,9 @@ from tunelift.tasks.base import Row
 from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 from tunelift.training.state import Footprint
+
+_thresholds: WeakKeyDictionary[Any, float | None] = WeakKeyDictionary()
+"""By the model, peft's or one tuned whole: the threshold that was chosen for it."""
 
 
 @dataclass(slots=True)
@@ -119,7 +123,7 @@ class Session:
         same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
         if task.threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
             session.threshold = session.base_threshold = read_lineage(section.name).get("threshold")
-            TUNED[loaded.model] = session.threshold
+            _thresholds[loaded.model] = session.threshold
         session.again = partial(loaded_again, same, task=task, labels=head, ordered=ordered, seed=seed)
         return session
 
@@ -148,7 +152,7 @@ class Session:
         identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
-        session.threshold = TUNED.get(model)
+        session.threshold = _thresholds.get(model)
         return session
 
     def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
@@ -307,7 +311,7 @@ class Session:
         else:
             self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
-        self.threshold = TUNED[self.model] = read_lineage(folder).get("threshold")
+        self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold")
         if self.examined:
             self.tokenizer = self.examined.tokenizer
         self.adapter = {"source": str(folder), "sha256": sha256}
@@ -353,8 +357,18 @@ class Session:
         return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
 
     def choose_threshold(self, validation: Sequence[Example], plan: Plan, title: str) -> None:
-        """Choose the threshold of the model as it is now, on validation rows, measured as in `plan`."""
-        choose_threshold(self, validation, plan, title)
+        """Choose the threshold of the model as it is now, on validation rows if there are any, measured as in `plan`."""
+        how = self.task.threshold
+        if how is None or not validation or not how.arises(validation):
+            return
+        plan = replace(plan, metrics=resolve(how.metrics), task=self.task, labels=self.labels, slices=(), cache=True)
+        self.threshold = how.best(self.score(validation, plan, title).rows)
+        if self.whole or is_adapted(self.model):
+            _thresholds[self.model] = self.threshold
+        else:
+            self.base_threshold = self.threshold
+        if self.threshold is not None:
+            progress.note(f"{title}: {how.said.format(f'{self.threshold:.3g}')}, chosen on validation")
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""

@@ -21,7 +21,7 @@ from tunelift.data.render import Renderer, RenderReport, Tokens
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
-from tunelift.tasks.thresholds import Threshold
+from tunelift.metrics.thresholds import Threshold
 
 
 @dataclass(frozen=True, slots=True)

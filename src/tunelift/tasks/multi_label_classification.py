@@ -22,6 +22,7 @@ from tunelift.data.template import as_text
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
 from tunelift.metrics.label_sets import NEUTRAL, best_threshold
+from tunelift.metrics.thresholds import Threshold
 from tunelift.tasks.base import (
     MADE_UP,
     TASKS,
@@ -35,7 +36,6 @@ from tunelift.tasks.base import (
     text_rows,
     trained_outputs,
 )
-from tunelift.tasks.thresholds import Threshold
 
 USUAL = ("labels", "label", "tags", "categories", "topics", "genres", "classes")
 """What people call a column of labels of which several may apply."""

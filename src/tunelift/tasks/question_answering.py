@@ -32,8 +32,8 @@ from tunelift.fast.classifying import ClassLogits, rows_in, said_of
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
 from tunelift.metrics.spans import best_none_threshold
+from tunelift.metrics.thresholds import Threshold
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task, pad_inputs
-from tunelift.tasks.thresholds import Threshold
 
 NO_ROOM = "the question leaves no room for its passage"
 NOT_WHOLE = "no window holds its answer whole"
