@@ -357,7 +357,7 @@ class Session:
         return score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
 
     def choose_threshold(self, validation: Sequence[Example], plan: Plan, title: str) -> None:
-        """Choose the threshold of the model as it is now, on validation rows if there are any, measured as in `plan`."""
+        """Choose the threshold of the model as it is now, on validation rows, if any, measured as in `plan`."""
         how = self.task.threshold
         if how is None or not validation or not how.arises(validation):
             return
