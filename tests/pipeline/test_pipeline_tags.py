@@ -20,6 +20,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, Scores, Tags, Words
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
+from tunelift.data.splits import load_splits
 from tunelift.evaluation.baselines import BASELINES, Given, suitable
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import METRICS, Answer, aggregate, resolve, score_answer
@@ -233,3 +234,28 @@ def test_baselines_know_words_their_letters_and_their_neighbours() -> None:
     assert read.rows[1]["prediction"].split()[1] == "B-person"
     assert known.metrics.keys() == read.metrics.keys() == {"seqeval_f1", "token_accuracy"}
     assert [row["input"] for row in known.rows] == [e.prompt for e in test]
+
+
+def test_the_scheme_of_the_tags_is_named(tmp_path: Path) -> None:
+    found = {}
+    for name, tags in {
+        "IOB2": "B-a I-a O B-b", "IOB1, or IOB2 with mistakes": "I-a B-a O", "IO": "I-a O", "IOBES": "B-a E-a S-b",
+        "BILOU": "B-a L-a U-b", None: "N V",
+    }.items():  # fmt: skip
+        words = [f"w{i}" for i, _ in enumerate(tags.split())]
+        rows = [{"tokens": words, "tags": tags.split()}]
+        section = DataSection(train=rows, test=None, validation=None)
+        notes = load_splits(section, reading=TASK.reading, roles=("train",)).report.notes
+        found[name] = next((note for note in notes if "the tags mark entities" in note), None)
+    assert found.pop(None) is None
+    assert found.pop("BILOU") == (
+        "the tags mark entities by BILOU: two of one type side by side are read as one, as seqeval does by default"
+    )
+    assert found == {name: f"the tags mark entities by {name}" for name in found}
+
+
+def test_strict_entities_are_for_iob2_alone(tagged: dict[str, Any]) -> None:
+    labels = ["O", "B-animal", "E-animal"]
+    model, tokenizer = tunelift.load(tagged["model"], task="token-classification", labels=labels, dtype="float32")
+    with pytest.raises(InputError, match="reads entities by IOB2, and the tags have the prefixes of another scheme"):
+        tunelift.evaluate(model, tokenizer, data=tagged["data"]["test"], metrics=["seqeval_strict_f1"])

@@ -1,8 +1,9 @@
 """Metrics of tags, one for each word of a text; prediction and reference are tags with blanks between.
 
-Both are made of counts over all items. Entities are read from tags as conlleval does (Tjong Kim Sang and De Meulder
+All are made of counts over all items. Entities are read from tags as conlleval does (Tjong Kim Sang and De Meulder
 2003), and seqeval by default: a tag is a prefix (B, I, E, S or O) and a type, and an I that follows no tag of its type
-begins an entity all the same.
+begins an entity all the same. seqeval_strict_f1 is seqeval's with mode="strict" and scheme=IOB2: there only a B begins
+one, and other tags that mark no entity by that scheme mark none at all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Entity = tuple[str, int, int]
 
 ENTITY_PROBABILITIES, WORD_PROBABILITIES = "entity_probabilities", "word_probabilities"
 """Under which name a row has the probability of each entity that it gives, in order, or of each word's tag."""
+
+STRICT = "seqeval_strict_f1"
 
 _ENTITY = re.compile(r"[BIESLU]-.+")
 
@@ -55,6 +58,32 @@ def continues(before: str, tag: str) -> bool:
     return before[:1] not in "OES" and tag[:1] not in "OBS" and _type(before) == _type(tag)
 
 
+def strict_counts(answer: Answer) -> dict[str, float]:
+    """Return the same of entities that the tags mark strictly by IOB2."""
+    predicted, wanted = (set(strict_entities(tags.split())) for tags in (answer.prediction, answer.reference))
+    return {"found": len(predicted & wanted), "predicted": len(predicted), "wanted": len(wanted)}
+
+
+def strict_entities(tags: Sequence[str]) -> list[Entity]:
+    """Return the entities that tags mark by IOB2, in order: a B and the I of its type behind it."""
+    return [(kind, first, last) for kind, first, last in entities(tags) if tags[first].startswith("B-")]
+
+
+def scheme(tags: Iterable[Sequence[str]]) -> str | None:
+    """Return what the scheme of texts' tags is called; None where tags mark no entities."""
+    prefixes, begins = set[str](), set[str]()
+    for own in map(list, tags):
+        prefixes |= {tag[0] for tag in own if _ENTITY.fullmatch(tag)}
+        begins |= {own[first][0] for _, first, _ in entities(own) if _ENTITY.fullmatch(own[first])}
+    if not prefixes:
+        return None
+    if prefixes & set("LU"):
+        return "BILOU"
+    if prefixes & set("ES"):
+        return "IOBES"
+    return "IO" if prefixes == {"I"} else "IOB2" if begins == {"B"} else "IOB1, or IOB2 with mistakes"
+
+
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities that tags mark, in order."""
     found, before, begun = list[Entity](), "O", 0
@@ -74,6 +103,7 @@ def _type(tag: str) -> str:
 
 for _metric in (
     corpus_metric("seqeval_f1", entity_counts, seqeval_f1, "tags", bounds=(0, 1)),
+    corpus_metric(STRICT, strict_counts, seqeval_f1, "tags", bounds=(0, 1)),
     corpus_metric("token_accuracy", tag_counts, token_accuracy, "tags", bounds=(0, 1)),
 ):
     METRICS.add(_metric.name, _metric)

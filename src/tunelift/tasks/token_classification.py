@@ -24,7 +24,7 @@ from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
 from tunelift.fast.targets import IGNORED
-from tunelift.metrics.tags import marks_entities
+from tunelift.metrics.tags import marks_entities, scheme
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
 
 
@@ -53,6 +53,16 @@ class Tagged:
         kept = [(word, tag) for word, tag in zip(words_alone, tags, strict=True) if word]
         given, wanted = Words(tuple(word for word, _ in kept)), Tags(tuple(tag for _, tag in kept))
         return Example("", str(given), str(wanted), given, wanted) if kept else "no words"
+
+    def notes(self, table: Table, group: str | None) -> list[str]:
+        """Say by which scheme the tags mark entities, and what is read otherwise than it means."""
+        found = scheme(row[self.tags] for row in table.rows if _is_texts(row.get(self.tags)))
+        more = ": two of one type side by side are read as one, as seqeval does by default" * (found == "BILOU")
+        return [f"the tags mark entities by {found}{more}"] if found else []
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(tag, str) and tag for tag in value)
 
 
 def _texts(value: Any, where: str) -> list[str]:

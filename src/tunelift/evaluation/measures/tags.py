@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tunelift.core import progress
+from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Tags
 from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
@@ -19,6 +21,7 @@ from tunelift.evaluation.rows import TOO_LONG, Found, answered
 from tunelift.fast.classifying import ClassLogits
 from tunelift.metrics.tags import (
     ENTITY_PROBABILITIES,
+    STRICT,
     WORD_PROBABILITIES,
     Entity,
     continues,
@@ -47,6 +50,14 @@ class TagOfEachWord(Measure):
         return True
 
     def begin(self) -> None:
+        if any(m.name == STRICT for m in self.plan.metrics) and any(
+            re.fullmatch("[ESLU]-.+", t) for t in self.plan.labels
+        ):
+            raise InputError(
+                f"{STRICT} reads entities by IOB2, and the tags have the prefixes of another scheme: "
+                f"{listed(self.plan.labels)}.",
+                fix="Take seqeval_f1, or write the tags as B-, I- and O.",
+            )
         index = {label: i for i, label in enumerate(self.plan.labels)}
         self.rows, self.firsts, self.wanted = [], [], []
         self.reasons: dict[int, str] = {}
