@@ -9,7 +9,6 @@ import torch
 
 from tunelift.core import progress
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
-from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, labelled
 from tunelift.tasks.image_classification import COUNTED_AS, picture_logits, picture_of, pixels
 
@@ -18,10 +17,6 @@ class PictureClass(Measure):
     """The class with the highest probability is the prediction."""
 
     gives = frozenset({"label", "text", "likelihood", "label-probabilities"})
-
-    @classmethod
-    def tells_probabilities(cls, plan: Plan) -> bool:
-        return True
 
     def begin(self) -> None:
         self.pictures = [picture_of(example) for example in self.examples]
