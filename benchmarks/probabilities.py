@@ -81,6 +81,7 @@ def truths(kind: Kind) -> dict[str, float]:
     return {
         "ece": math.sqrt(float(np.mean(np.square(gaps)))),
         "brier": float(np.mean(brier_means(stated, true))),
+        "brier of entities": float(np.mean(true * (1 - stated) ** 2 + (1 - true) * stated**2)),
         "augrc": float(risk.mean()),
     }
 
@@ -111,8 +112,7 @@ def simulated(kinds: tuple[Kind, Kind], units: int, each: int, simulations: int)
     worst that clusters can be.
     """
     source = np.random.default_rng(zlib.crc32(f"{kinds[0].name} {kinds[1].name} {units} {each}".encode()))
-    known = [truths(kind) for kind in kinds]
-    held: dict[str, list[bool]] = {}
+    known, held = [truths(kind) for kind in kinds], Held()
     clusters = np.repeat(np.arange(units), each) if each > 1 else None
     for _ in range(simulations):
         sides = []
@@ -120,19 +120,51 @@ def simulated(kinds: tuple[Kind, Kind], units: int, each: int, simulations: int)
         for kind in kinds:
             stated, true = kind.draw(source, units)
             sides.append(rows_of(np.repeat(stated, each), np.repeat((luck < true).astype(float), each), clusters))
+        held.look(sides, {key: [one[key] for one in known] for key in ("ece", "brier", "augrc")})
+    return held.shares()
+
+
+def simulated_entities(kinds: tuple[Kind, Kind], sentences: int, simulations: int) -> dict[str, float]:
+    """Return the same for tags: base gives no to two entities a sentence, tuned no to four, each as likely."""
+    source = np.random.default_rng(zlib.crc32(f"{kinds[0].name} {kinds[1].name} {sentences} sentences".encode()))
+    known, held = [truths(kind) for kind in kinds], Held()
+    wanted = {"ece": [one["ece"] for one in known], "brier": [one["brier of entities"] for one in known]}
+    for _ in range(simulations):
+        sides = []
+        for kind, most in zip(kinds, (2, 4), strict=True):
+            rows = []
+            for count in source.integers(0, most + 1, sentences).tolist():
+                stated, true = kind.draw(source, count)
+                right = source.random(count) < true
+                tags = " ".join(["B-b", *("B-a" if one else "B-b" for one in right)])
+                rows.append({"prediction": " ".join(["O", *["B-a"] * count]), "reference": tags})
+                rows[-1]["entity_probabilities"] = stated.tolist()
+            sides.append(rows)
+        held.look(sides, wanted)
+    return held.shares()
+
+
+class Held:
+    """How often intervals held the truth, of base and of the difference."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[bool]] = {}
+
+    def look(self, sides: list[list[dict[str, Any]]], truth: dict[str, list[float]]) -> None:
+        """Judge the rows of base and tuned; `truth` has both sides' true values by name."""
         pairs = [Pair(str(i), *both, item=str(i)) for i, both in enumerate(zip(*sides, strict=True))]
         found = probability_calibration(pairs, 0.95)
         assert found is not None
-        for key in ("ece", "brier", "augrc"):
-            one = found["base"][f"{key}_interval"]
+        for key, (base, tuned) in truth.items():
             difference = found["interval"] if key == "ece" else found[key]["interval"]
-            for name, interval, truth in (
-                (key, one, known[0][key]),
-                (f"{key} difference", difference, known[1][key] - known[0][key]),
-            ):
+            seen = {key: (found["base"][f"{key}_interval"], base), f"{key} difference": (difference, tuned - base)}
+            for name, (interval, value) in seen.items():
                 if interval is not None:
-                    held.setdefault(name, []).append(bool(interval[0] <= truth <= interval[1]))
-    return {name: 100 * float(np.mean(values)) for name, values in held.items()}
+                    self.held.setdefault(name, []).append(bool(interval[0] <= value <= interval[1]))
+
+    def shares(self) -> dict[str, float]:
+        """Return in how many of 100 each did."""
+        return {name: 100 * float(np.mean(values)) for name, values in self.held.items()}
 
 
 def merely_seen(stated: Floats, right: Floats, target: float) -> float | None:
@@ -161,7 +193,7 @@ def promised(kind: Kind, validation: int, target: float, simulations: int) -> tu
     for _ in range(simulations):
         picked = source.integers(len(stated), size=validation)
         right = (source.random(validation) < true[picked]).astype(float)
-        chosen = Cases(stated[picked], right, np.arange(validation), of_sets=False).threshold(target)
+        chosen = Cases(stated[picked], right, np.arange(validation)).threshold(target)
         plain = merely_seen(stated[picked], right, target)
         found += [] if chosen is None else [truth(chosen)]
         seen += [] if plain is None else [truth(plain)]
@@ -178,8 +210,17 @@ def intervals(simulations: int) -> Iterator[str]:
             kinds = KINDS[one], KINDS[other]
             held = simulated(kinds, units, each, simulations)
             title = f"{kinds[0].name}; {kinds[1].name}; {units}{f' clusters of {each}' if each > 1 else ''}"
-            print(f"| {title} | {' | '.join(f'{held[n]:.1f}' if n in held else '-' for n in names)} |", flush=True)
-            yield from (f"{title}: {name} {value:.1f}" for name, value in held.items() if value < LEAST)
+            yield from shown(title, held, names)
+    for one, other in ((2, 0), (3, 1)):
+        for sentences in (50, 200):
+            title = f"{KINDS[one].name}; {KINDS[other].name}; {sentences} sentences with entities"
+            yield from shown(title, simulated_entities((KINDS[one], KINDS[other]), sentences, simulations), names)
+
+
+def shown(title: str, held: dict[str, float], names: list[str]) -> Iterator[str]:
+    """Print a line of the table, and yield what is beyond the limit."""
+    print(f"| {title} | {' | '.join(f'{held[n]:.1f}' if n in held else '-' for n in names)} |", flush=True)
+    yield from (f"{title}: {name} {value:.1f}" for name, value in held.items() if value < LEAST)
 
 
 def thresholds(simulations: int) -> Iterator[str]:

@@ -17,7 +17,7 @@ def main() -> None:
     peft_model, model, tokenizer = load(data, job)
     rows = {"tags": tagged, "pairs": paired, "questions": asked}[job["kind"]](data["train"], tokenizer, job)
     collator = collator_of(tokenizer, job)
-    first = first_losses(model, collator, rows[: job["batch_size"]])
+    first = first_losses(model, collator, collator_of(tokenizer, job | {"pad": "batch"}), rows[: job["batch_size"]])
     clock = StepClock(job["limit_seconds"])
     train_timed(trainer(model, collator, rows, job), clock, tokenizer)
     write_result(**clock.figures(), **first, rows=len(rows))
@@ -84,26 +84,30 @@ def asked(rows: list[dict[str, Any]], tokenizer: Any, job: dict[str, Any]) -> li
 def collator_of(tokenizer: Any, job: dict[str, Any]) -> Any:
     from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
+    if job.get("pad") == "max_length":  # what the guide does to the rows before, with DefaultDataCollator
+        return DataCollatorWithPadding(tokenizer, padding="max_length", max_length=job["max_length"])
     return (DataCollatorForTokenClassification if job["kind"] == "tags" else DataCollatorWithPadding)(tokenizer)
 
 
-def first_losses(model: Any, collator: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+def first_losses(model: Any, collator: Any, plain: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the loss of the first batch without dropout: as it is collated, and of each row alone, their mean.
+
+    `plain` is a collator that does not pad a row alone.
 
     The second one has no padding, which transformers' loss of questions takes for places where an answer may begin.
     """
     import torch
 
-    def loss(some: list[dict[str, Any]]) -> float:
+    def loss(some: list[dict[str, Any]], collate: Any = plain) -> float:
         with torch.no_grad():
-            return float(model(**collator([dict(row) for row in some])).loss)
+            return float(model(**collate([dict(row) for row in some])).loss)
 
     was = model.training
     model.eval()
     counts = [sum(label != IGNORED for label in row["labels"]) if isinstance(row.get("labels"), list) else 1
               for row in rows]  # fmt: skip
     alone = sum(count * loss([row]) for count, row in zip(counts, rows, strict=True)) / sum(counts)
-    found = {"first_loss": loss(rows), "first_loss_alone": alone}
+    found = {"first_loss": loss(rows, collator), "first_loss_alone": alone}
     model.train(was)
     return found
 

@@ -41,7 +41,7 @@ def as_pairs(base: list[dict[str, Any]], tuned: list[dict[str, Any]]) -> list[Pa
 
 
 def cases(confidence: Any, right: Any) -> Cases:
-    return Cases(np.asarray(confidence, float), np.asarray(right, float), np.arange(len(right)), of_sets=False)
+    return Cases(np.asarray(confidence, float), np.asarray(right, float), np.arange(len(right)))
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
@@ -88,7 +88,7 @@ def test_a_threshold_is_the_lowest_that_validation_shows() -> None:
     assert cases(confidence, [1.0] * 100).threshold(0.9) == 0.0  # all can be answered
     assert cases(confidence[:21], [1.0] * 21).threshold(0.9) is None  # 0.9^21 is above 0.1
     assert cases([0.8] * 100, [1.0] * 60 + [0.0] * 40).threshold(0.9) is None  # equal confidences are one group
-    alike = Cases(confidence, np.ones(100), np.zeros(100, dtype=np.intp), of_sets=False)
+    alike = Cases(confidence, np.ones(100), np.zeros(100, dtype=np.intp))
     assert alike.threshold(0.9) is None  # a hundred cases of one source tell no more than one
 
 

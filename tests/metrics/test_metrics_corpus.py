@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_macro_f1_equals_scikit_learns(answers: list[tuple[str, str]]) -> None:
     predicted, wanted = zip(*answers, strict=True)
     theirs = f1_score(wanted, predicted, average="macro", zero_division=0.0)
     assert value("macro_f1", answers) == pytest.approx(theirs)
+
+
+def test_macro_f1_of_a_thousand_sets_equals_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    draw = random.Random(0)
+    for _ in range(1000):
+        labels = ["a", "b b", "c", "tp d", "e"][: draw.randint(1, 5)]
+        wanted = draw.choices(labels, k=draw.randint(1, 30))
+        predicted = [label if draw.random() < 0.5 else draw.choice(labels) for label in wanted]
+        theirs = f1_score(wanted, predicted, average="macro", zero_division=0.0)
+        assert value("macro_f1", list(zip(predicted, wanted, strict=True))) == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "macro_f1"])

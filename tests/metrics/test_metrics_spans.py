@@ -6,13 +6,14 @@ import random
 import re
 import string
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunelift.metrics import METRICS, Answer
-from tunelift.metrics.spans import normalised
+from tunelift.metrics.spans import best_none_threshold, normalised
 
 EXACT, F1 = (METRICS.get(name).score for name in ("squad_exact_match", "squad_f1"))
 PIECES = [
@@ -99,3 +100,43 @@ def test_the_best_of_several_references_counts_and_nothing_is_an_answer() -> Non
     assert scored("cat", []) == (0, 0)
     assert scored("the", [""]) == (1, 1)
     assert scored("", ["the", "cat"]) == (0, 0)  # a reference without a word left is none, beside another
+
+
+def squads_threshold(rows: list[dict[str, Any]]) -> float:
+    """The total F1 at SQuAD's best threshold: find_best_thresh of evaluate-v2.0.py, its names kept."""
+    na_probs = {i: row["none_over_span"] for i, row in enumerate(rows)}
+    scores = {i: scored(row["best_span"], row["references"])[1] for i, row in enumerate(rows)}
+    qid_to_has_ans = {i: bool(row["reference"]) for i, row in enumerate(rows)}
+    cur_score = best_score = float(sum(not has for has in qid_to_has_ans.values()))
+    for qid in sorted(na_probs, key=lambda k: na_probs[k]):
+        cur_score += scores[qid] if qid_to_has_ans[qid] else (-1 if rows[qid]["best_span"] else 0)
+        best_score = max(best_score, cur_score)
+    return best_score
+
+
+def test_a_thousand_best_thresholds_have_the_f1_of_squads_script() -> None:
+    draw, answered = random.Random(0), Counter[str]()
+    words = ["cat", "red cat", "dog", "blue dog house"]
+    for _ in range(1000):
+        rows = []
+        for lead in draw.sample(range(-50, 50), draw.randint(1, 12)):  # no ties: SQuAD's cuts within them
+            references = [draw.choice(words)] if draw.random() < 0.6 else []
+            row = {"none_over_span": lead / 7, "best_span": draw.choice(words), "references": references}
+            rows.append(row | {"reference": references[0] if references else ""})
+        found = best_none_threshold(rows)
+        assert found is not None
+        said = ["" if row["none_over_span"] > found else row["best_span"] for row in rows]
+        reached = sum(scored(text, row["references"])[1] for text, row in zip(said, rows, strict=True))
+        assert reached == pytest.approx(squads_threshold(rows))
+        answered["all" if all(said) else "some" if any(said) else "none"] += 1
+    assert min(answered.values()) > 50
+
+
+def test_leads_that_are_equal_are_cut_together_and_without_a_lead_there_is_no_threshold() -> None:
+    def row(lead: float, span: str, wanted: str) -> dict[str, Any]:
+        return {"none_over_span": lead, "best_span": span, "reference": wanted}
+
+    assert best_none_threshold([row(1.0, "cat", "cat"), row(1.0, "dog", ""), row(3.0, "cat", "")]) == 1.0 - 2**-53
+    assert best_none_threshold([row(1.0, "cat", "cat"), row(3.0, "cat", "")]) == 2.0
+    assert best_none_threshold([row(1.0, "cat", "cat"), row(3.0, "cat", "cat")]) == 3.0
+    assert best_none_threshold([{"unscored": "too long", "reference": ""}]) is None

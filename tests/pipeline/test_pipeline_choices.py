@@ -171,6 +171,8 @@ def test_the_loss_is_that_of_stock_whatever_the_number_of_options(made: dict[str
 
 def test_a_head_learns_and_says_what_it_chose(made: dict[str, Any]) -> None:
     found, out = tunelift.run(**made, task="multiple-choice").to_dict(), Path(made["output"])
+    assert found["calibration"]["of"] == "answers"
+    assert [(out / side / "calibration" / "scores.jsonl").is_file() for side in ("base", "tuned")] == [True, True]
     assert all(proof["passed"] for proof in json.loads((out / "manifest.json").read_text())["proofs"])
     assert list(found["metrics"]) == ["accuracy", "loss"]
     assert found["metrics"]["loss"]["verdict"] == "better"

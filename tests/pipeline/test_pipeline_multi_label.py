@@ -19,6 +19,7 @@ from tunelift.core.errors import InputError
 from tunelift.core.records import Example, LabelSet
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
+from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Answer
 from tunelift.metrics.label_sets import _applying, threshold_of
 from tunelift.pipeline.session import Session
@@ -257,13 +258,14 @@ def test_a_model_trained_whole_begins_so_too_and_keeps_its_own_threshold(labelle
     some = examples(labelled["data"]["train"])
     labels = sorted(TASK.labels_in(some))
     session = Session.open(ModelSection(name=labelled["model"], dtype="float32"), TASK, labels)
-    session.choose_threshold(some[:30], 100, "base")
+    plan = Plan([], max_length=100)
+    session.choose_threshold(some[:30], plan, "base")
     base = session.threshold
     session.will_train(some, TrainSection())
     session.attach({"method": "full"}, 0)
     shares = [sum(label in e.completion.split(" | ") for e in some) / len(some) for label in labels]
     assert session.model.classifier.bias.sigmoid().tolist() == pytest.approx(shares, abs=0.01)
-    session.choose_threshold(some[30:], 100, "tuned")
+    session.choose_threshold(some[30:], plan, "tuned")
     assert session.threshold != base == session.base_threshold
     assert Session.of(session.model, session.tokenizer, TASK, labels).threshold == session.threshold
 

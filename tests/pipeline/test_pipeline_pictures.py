@@ -81,6 +81,7 @@ def test_a_whole_run_on_folders_of_pictures(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert all(proof["passed"] for proof in manifest["proofs"])
     assert set(found["baselines"]) == {"majority", "pixels", "linear-probe"}
+    assert (tmp_path / "out" / "tuned" / "calibration" / "scores.jsonl").is_file()
     assert found["baselines"]["pixels"]["base"] == 1.0  # the colour is what tells them apart
     assert found["metrics"]["loss"]["verdict"] == "better"
     card = (tmp_path / "out" / "README.md").read_text()

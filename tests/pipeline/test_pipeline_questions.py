@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import tunelift
 from tiny_tokenizers import byte_level, knows_pairs
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example, Pair, Span, Spans
+from tunelift.core.records import Example, Pair, Scores, Span, Spans
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
 from tunelift.data.splits import load_splits
@@ -358,7 +359,8 @@ def test_the_best_span_of_all_windows_is_the_answer_packed_or_not(
         wanted = [brute(model, measure, i) for i in range(len(with_none))]
     for i, (text, over) in enumerate(wanted):
         assert plain[i].beside["none_over_span"] == pytest.approx(over, abs=1e-4)
-        assert plain[i].prediction == ("" if over > 0 else text)
+        assert plain[i].prediction == text
+        assert measure.row(i, plain[i])["prediction"] == ("" if over > 0 else text)
     with sped_up(model, "forward") as states:
         assert states["unpadded"] == "on"
         _, packed = answered()
@@ -366,7 +368,12 @@ def test_the_best_span_of_all_windows_is_the_answer_packed_or_not(
         assert packed[i].prediction == found.prediction
         assert packed[i].log_likelihood == pytest.approx(found.log_likelihood, rel=1e-4)
     with_answer = BestSpan(model, tokenizer, with_none[:-1], plan, "test")
-    assert all(found.prediction for found in with_answer.prepared()(range(6), lambda _: None).values())
+    found = with_answer.prepared()(range(6), lambda _: None)
+    assert all(with_answer.row(i, one)["prediction"] == one.prediction != "" for i, one in found.items())
+    assert not any("none_over_span" in with_answer.row(i, one) for i, one in found.items())
+    with_answer.plan = replace(plan, threshold=-1e9)  # it was chosen where some questions have no answer
+    del with_answer.none_from
+    assert {with_answer.row(i, one)["prediction"] for i, one in found.items()} == {""}
 
 
 @torch.no_grad()
@@ -449,3 +456,72 @@ def test_heads_of_several_kinds_are_trained_and_saved_whole(
     names = {name.removeprefix("base_model.model.").rpartition(".")[0] for name in saved if "lora_" not in name}
     assert names == whole
     assert not any("lora_" in name and part in name for name in saved for part in ("qa_outputs", "classifier"))
+
+
+@pytest.fixture
+def with_none(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the same run with questions besides, in SQuAD 2's layout, whose passage lacks the answer."""
+    for name in ("train", "test"):
+        file, said = Path(asked["data"][name]), list[dict[str, Any]]()
+        for number, line in enumerate(file.read_text().splitlines()):
+            one = json.loads(line)
+            wanted, passage = one["answers"]["text"][0], one["context"]
+            none = {"question": one["question"], "answers": [], "is_impossible": True}
+            is_in = {"question": one["question"], "is_impossible": False}
+            is_in["answers"] = [{"text": wanted, "answer_start": passage.index(wanted)}]
+            without = " ".join(word for word in passage.split() if word != wanted) + f" {number}"
+            for context, qa in ((passage, is_in), (without, none)):
+                said.append({"context": context, "qas": [{**qa, "id": f"{number} {len(said)}"}]})
+        document = {"version": "v2.0", "data": [{"title": "t", "paragraphs": said}]}
+        (file.parent / f"{name}.json").write_text(json.dumps(document))
+        asked["data"][name] = str(file.parent / f"{name}.json")
+    asked["train"]["steps"] = 120
+    return asked
+
+
+def test_no_answer_is_given_from_a_lead_that_validation_chose(
+    with_none: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, out = tunelift.run(**with_none).to_dict(), Path(with_none["output"])
+    lineage = json.loads((out / "adapter" / "tunelift.json").read_text())
+    chosen: dict[str, float] = {}
+    for side in ("base", "tuned"):
+        scores = Scores.read(out / side)
+        chosen[side] = scores.info["made_with"]["none_threshold"]
+        for one in scores.rows:
+            assert one["prediction"] == ("" if one["none_over_span"] > chosen[side] else one["best_span"])
+            assert one["slices"]["answerable"] == ("HasAns" if one["reference"] else "NoAns")
+    assert chosen["tuned"] == lineage["threshold"] != chosen["base"] != 0
+    assert made["metrics"]["squad_f1"]["tuned"] > made["metrics"]["squad_f1"]["base"]
+    assert made["slices"]["answerable"].keys() == {"HasAns", "NoAns"}
+    report, card = (out / "report.md").read_text(), (out / "README.md").read_text()
+    assert "NoAns" in report
+    assert f"sum to more than {lineage['threshold']:.6g} above" in card
+    said = capsys.readouterr().err
+    assert said.count("no answer is given where none scores more than") == 2
+
+    again = tunelift.load(with_none["model"], adapter=out / "adapter", dtype="float32")
+    scores = tunelift.evaluate(*again, data=with_none["data"]["test"], deduplicate=False)
+    assert [one["prediction"] for one in scores.rows] == [one["prediction"] for one in Scores.read(out / "tuned").rows]
+    answered = [
+        json.loads(line)
+        for line in Path(with_none["data"]["test"]).with_suffix(".jsonl").read_text().split("\n")
+        if line
+    ]
+    scores = tunelift.evaluate(*again, data=answered, deduplicate=False)  # where all have one, none may still be said
+    assert scores.info["made_with"]["none_threshold"] == lineage["threshold"]
+    assert all("none_over_span" in one and "slices" not in one for one in scores.rows)
+
+    for wrong in (True, "1", [], 1e400):
+        (out / "adapter" / "tunelift.json").write_text(json.dumps(lineage | {"threshold": wrong}))
+        with pytest.raises(InputError, match="is no threshold of question-answering"):
+            tunelift.load(with_none["model"], adapter=out / "adapter", dtype="float32")
+
+
+def test_where_every_question_has_an_answer_there_is_no_threshold(asked: dict[str, Any]) -> None:
+    asked["train"]["steps"] = 2
+    tunelift.run(**asked)
+    out = Path(asked["output"])
+    assert "threshold" not in json.loads((out / "adapter" / "tunelift.json").read_text())
+    assert Scores.read(out / "tuned").info["made_with"]["none_threshold"] is None
+    assert "No answer is given" not in (out / "README.md").read_text()

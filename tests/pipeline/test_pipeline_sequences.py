@@ -90,6 +90,7 @@ def test_labels_are_ranked_and_learned_by_one_command(tmp_path: Path) -> None:
     assert manifest["task"] == TASK.name
     assert all(proof["passed"] for proof in manifest["proofs"])
     assert list(found["metrics"]) == ["accuracy", "loss"]
+    assert found["calibration"]["of"] == "answers"
     assert found["metrics"]["loss"]["verdict"] == "better"
     tf_idf = json.loads((out / "baselines" / "tf-idf" / "metrics.json").read_text())["metrics"]
     assert list(tf_idf) == ["accuracy"]  # its probability of a label is none of a decoder's tokens

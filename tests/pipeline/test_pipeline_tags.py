@@ -17,10 +17,13 @@ import tunelift
 from tiny_tokenizers import byte_level
 from tunelift.config.schema import DataSection
 from tunelift.core.errors import InputError
-from tunelift.core.records import Example, Tags, Words
+from tunelift.core.records import Example, Scores, Tags, Words
 from tunelift.data.examples import make_examples
 from tunelift.data.sources import read_rows
-from tunelift.metrics import METRICS, Answer, aggregate, score_answer
+from tunelift.data.splits import load_splits
+from tunelift.evaluation.baselines import BASELINES, Given, suitable
+from tunelift.evaluation.plan import Plan
+from tunelift.metrics import METRICS, Answer, aggregate, resolve, score_answer
 from tunelift.metrics.tags import entities
 from tunelift.tasks import TASKS
 from tunelift.tasks.base import Learned
@@ -158,7 +161,15 @@ def test_a_whole_run(tagged: dict[str, Any]) -> None:
     card = (out / "adapter" / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card
     assert "AutoModelForTokenClassification" in card
-    assert "the base model with a head that was not trained" not in (out / "report.md").read_text()  # no baseline fits
+    assert "the base model with a head that was not trained" in (out / "report.md").read_text()
+    assert made["baselines"].keys() == {"word-majority", "word-regression"}
+    for side in ("base", "tuned"):
+        for row in Scores.read(out / side).rows:
+            likely = row["entity_probabilities"]
+            assert len(likely) == len(entities(row["prediction"].split()))
+            assert all(0 < p <= 1 for p in likely)
+    assert made["calibration"]["of"] == "entities"
+    assert (out / "tuned" / "calibration" / "scores.jsonl").is_file()
 
     stock = AutoPeftModelForTokenClassification.from_pretrained(out / "adapter", num_labels=2).eval()
     rows = [json.loads(line) for line in (out / "tuned" / "scores.jsonl").read_text().splitlines()]
@@ -203,3 +214,48 @@ def test_real_tweets_are_read() -> None:
     assert len(found) == 1009
     assert "B-location" in TASK.labels_in(found)
     assert TASK.metrics(found) == ["seqeval_f1", "token_accuracy", "loss"]
+
+
+def test_baselines_know_words_their_letters_and_their_neighbours() -> None:
+    train = [
+        example("in/O", f"{city}/B-place", "with/O", f"{who}/B-person", name=str(i))
+        for i, (city, who) in enumerate([("Paris", "Ann"), ("Rome", "Bob"), ("Oslo", "Cy"), ("Bern", "Dee")] * 3)
+    ]
+    test = [
+        example("in/O", "Lima/B-place", "with/O", "Ann/B-person"),
+        example("with/O", "Eve/B-person", "Rome/B-place"),
+    ]
+    plan = Plan(resolve(TASK.metrics(train)), TASK, labels=["B-person", "B-place", "O"])
+    assert suitable(plan, train, None) == ["word-majority", "word-regression"]
+    given = Given(None, None, train, plan, 4, 0, {})
+    known, read = (BASELINES.get(name).make(given).score(test, "test") for name in suitable(plan, train, None))
+    assert [row["prediction"] for row in known.rows] == ["O O O B-person", "O O B-place"]
+    assert read.rows[0]["prediction"] == "O B-place O B-person"
+    assert read.rows[1]["prediction"].split()[1] == "B-person"
+    assert known.metrics.keys() == read.metrics.keys() == {"seqeval_f1", "token_accuracy"}
+    assert [row["input"] for row in known.rows] == [e.prompt for e in test]
+
+
+def test_the_scheme_of_the_tags_is_named(tmp_path: Path) -> None:
+    found = {}
+    for name, tags in {
+        "IOB2": "B-a I-a O B-b", "IOB1, or IOB2 with mistakes": "I-a B-a O", "IO": "I-a O", "IOBES": "B-a E-a S-b",
+        "BILOU": "B-a L-a U-b", None: "N V",
+    }.items():  # fmt: skip
+        words = [f"w{i}" for i, _ in enumerate(tags.split())]
+        rows = [{"tokens": words, "tags": tags.split()}]
+        section = DataSection(train=rows, test=None, validation=None)
+        notes = load_splits(section, reading=TASK.reading, roles=("train",)).report.notes
+        found[name] = next((note for note in notes if "the tags mark entities" in note), None)
+    assert found.pop(None) is None
+    assert found.pop("BILOU") == (
+        "the tags mark entities by BILOU: two of one type side by side are read as one, as seqeval does by default"
+    )
+    assert found == {name: f"the tags mark entities by {name}" for name in found}
+
+
+def test_strict_entities_are_for_iob2_alone(tagged: dict[str, Any]) -> None:
+    labels = ["O", "B-animal", "E-animal"]
+    model, tokenizer = tunelift.load(tagged["model"], task="token-classification", labels=labels, dtype="float32")
+    with pytest.raises(InputError, match="reads entities by IOB2, and the tags have the prefixes of another scheme"):
+        tunelift.evaluate(model, tokenizer, data=tagged["data"]["test"], metrics=["seqeval_strict_f1"])

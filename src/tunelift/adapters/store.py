@@ -14,6 +14,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError, listed
 from tunelift.model_facts.pooling import pooling_of
 from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT, RunPaths
+from tunelift.tasks import TASKS
 from tunelift.untrusted import gate
 from tunelift.untrusted.files import read_object
 
@@ -135,12 +136,11 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / LINEAGE
     lineage = read_object(file) if file.is_file() else {}
-    base, labels, threshold = lineage.get("base", {}), lineage.get("labels", []), lineage.get("threshold", 0.5)
+    base, labels = lineage.get("base", {}), lineage.get("labels", [])
     sound = isinstance(base, dict) and isinstance(labels, list)
-    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise InputError(f"{file}: the threshold {threshold!r:.40} is no probability.")
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
         raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
+    _check_threshold(lineage, file)
     return lineage
 
 
@@ -150,6 +150,17 @@ def vocabulary_of(folder: str | Path) -> int:
     if type(rows) is not int or not 0 <= rows < 2**31:
         raise InputError(f"{Path(folder) / LINEAGE}: the vocabulary {rows!r:.40} is no number of tokens.")
     return rows
+
+
+def _check_threshold(lineage: Mapping[str, Any], file: Path) -> None:
+    """Raise InputError for a threshold that the task cannot have chosen; what other tasks say is not looked at."""
+    task, threshold = lineage.get("task"), lineage.get("threshold")
+    how = TASKS.get(str(task)).threshold if task in TASKS else None
+    if how is None or threshold is None:
+        return
+    least, most = how.within
+    if type(threshold) not in (int, float) or not least <= threshold <= most:
+        raise InputError(f"{file}: {threshold!r:.40} is no threshold of {task}: a number from {least:g} to {most:g}.")
 
 
 def adapter_hash(folder: str | Path) -> str:

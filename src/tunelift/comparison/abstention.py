@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from tunelift.comparison.calibration_error import wilson_interval
-from tunelift.comparison.decisions import Indices
+from tunelift.comparison.decisions import Indices, Kind
 from tunelift.comparison.draws import Floats
 
 TARGETS = (0.9, 0.95, 0.98, 0.99)
@@ -33,12 +34,21 @@ CURVE_POINTS = 40
 
 @dataclass(frozen=True)
 class Cases:
-    """Decisions of one side: confidence, whether right (0 or 1) and the number of the unit, each (decisions,)."""
+    """Decisions of one side: confidence, whether right (0 or 1) and the number of the unit, each (decisions,).
+
+    `of` says what they are; `missed` are the units of what is there and was not given, (missed,).
+    """
 
     confidence: Floats
     right: Floats
     unit: Indices
-    of_sets: bool
+    of: Kind = "answers"
+    missed: Indices | None = None
+
+    @property
+    def finds(self) -> bool:
+        """Whether a decision says that something is there, such as a label that applies or an entity."""
+        return self.of in ("labels", "entities")
 
     def threshold(self, target: float) -> float | None:
         """Return the lowest confidence from which on a share right of `target` is shown, None where it is nowhere.
@@ -64,13 +74,17 @@ class Cases:
     def at(self, threshold: float, level: float) -> dict[str, Any]:
         """Return what answering from a confidence on gives: shares right and answered, with intervals, and counts.
 
-        Of labels of sets "answered" is the share of the labels that apply which are given, and "right" the share of
-        those given that apply.
+        Of labels of sets and of entities "answered" is the share of those that are there which are given, and "right"
+        the share of those given that are there.
         """
-        taken = self.confidence >= threshold
-        counted = self.right > 0 if self.of_sets else np.ones(len(taken), dtype=bool)
-        right, right_interval = self._share(self.right > 0, taken, level)
-        answered, answered_interval = self._share(taken, counted, level)
+        taken, right_ones = self.confidence >= threshold, self.right > 0
+        right, right_interval = _share(right_ones[taken], self.unit[taken], level)
+        given, units = taken, self.unit
+        if self.finds:
+            missed = np.zeros(0, dtype=np.intp) if self.missed is None else self.missed
+            given = np.concatenate([taken[right_ones], np.zeros(len(missed), dtype=bool)])
+            units = np.concatenate([self.unit[right_ones], missed])
+        answered, answered_interval = _share(given, units, level)
         return {
             "right": right,
             "right_interval": right_interval,
@@ -78,19 +92,6 @@ class Cases:
             "answered_interval": answered_interval,
             "cases": int(taken.sum()),
         }
-
-    def _share(self, part: Any, whole: Any, level: float) -> tuple[float | None, list[float] | None]:
-        """Return a share and Wilson's interval for so many units as are of equal size (Kish's effective number).
-
-        That is cautious: it takes the cases of one unit to tell no more than one.
-        """
-        sizes = np.bincount(self.unit[whole])
-        if not sizes.sum():
-            return None, None
-        share = float(np.mean(part[whole]))
-        effective = np.array([sizes.sum() ** 2 / np.sum(sizes.astype(float) ** 2)])
-        low, high = wilson_interval(np.array([share]), effective, level)
-        return share, [float(low[0]), float(high[0])]
 
     def curve(self) -> list[list[float]]:
         """Return points of (share answered, share right), the surest cases first."""
@@ -118,6 +119,19 @@ class Cases:
         values = np.empty(len(order))
         values[order] = np.repeat(risk, sizes) + wrong * np.repeat(after, sizes) - area
         return values
+
+
+def _share(part: NDArray[np.bool_], unit: Indices, level: float) -> tuple[float | None, list[float] | None]:
+    """Return a share of cases and Wilson's interval for so many units as are of equal size (Kish's effective number).
+
+    That is cautious: it takes the cases of one unit to tell no more than one.
+    """
+    if not len(part):
+        return None, None
+    sizes, share = np.bincount(unit), float(np.mean(part))
+    effective = np.array([sizes.sum() ** 2 / np.sum(sizes.astype(float) ** 2)])
+    low, high = wilson_interval(np.array([share]), effective, level)
+    return share, [float(low[0]), float(high[0])]
 
 
 def _before(unit: Indices) -> Indices:

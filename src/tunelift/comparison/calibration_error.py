@@ -41,9 +41,10 @@ class Binned:
     def bin(self) -> Indices:
         """The bin of each decision: equally many in each, equal confidences in the same.
 
-        There are as many bins as the number of units allows.
+        There are as many bins as the number of units allows that have a decision.
         """
-        count, confidence = max(1, min(MOST_BINS, self.units // UNITS_A_BIN)), self.confidence
+        confidence = self.confidence
+        count = max(1, min(MOST_BINS, len(np.unique(self.unit)) // UNITS_A_BIN))
         cuts = np.sort(confidence)[[len(confidence) * cut // count for cut in range(1, count)]]
         _, bins = np.unique(np.searchsorted(np.unique(cuts), confidence, side="right"), return_inverse=True)
         return bins

@@ -21,6 +21,13 @@ from tunelift.comparison.slices import slice_results
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import ScoreRow
 from tunelift.metrics.label_sets import NEUTRAL
+from tunelift.metrics.spans import NEUTRAL_NONE
+
+THRESHOLDS = {
+    "threshold": (NEUTRAL, "labels apply from the probability {} on"),
+    "none_threshold": (NEUTRAL_NONE, "no answer is given where none scores more than {} above the best span"),
+}
+"""By what "made_with" calls it: the threshold that holds where none was chosen, and what it does."""
 
 
 def compare(
@@ -125,7 +132,8 @@ def _notes_on(base: Side, tuned: Side, headline: Measured) -> Iterator[str]:
     dtypes = [one.get("dtype") for one in made]
     if None not in dtypes and dtypes[0] != dtypes[1]:
         yield f"base was computed in {dtypes[0]}, tuned in {dtypes[1]}: part of the difference may be rounding."
-    yield from _thresholds(*(one.get("threshold") for one in made))
+    for key in THRESHOLDS:
+        yield from _thresholds(key, *(one.get(key) for one in made))
     paths = [one.get("fast_paths") or {} for one in made]
     apart = [name for name in paths[0] if name in paths[1] and paths[0][name] != paths[1][name]]
     if apart:
@@ -133,14 +141,15 @@ def _notes_on(base: Side, tuned: Side, headline: Measured) -> Iterator[str]:
         yield f"base and tuned were computed in different ways ({ways}): part of the difference may be rounding."
 
 
-def _thresholds(base: Any, tuned: Any) -> Iterator[str]:
-    """Say where labels apply from a probability that was chosen for one side, and from the usual one on the other."""
-    if None in (base, tuned) or base == tuned or NEUTRAL not in (base, tuned):
+def _thresholds(key: str, base: Any, tuned: Any) -> Iterator[str]:
+    """Say where a threshold was chosen for one side, and is the usual one on the other."""
+    neutral, said = THRESHOLDS[key]
+    if None in (base, tuned) or base == tuned or neutral not in (base, tuned):
         return
-    plain, other = ("base", "tuned") if base == NEUTRAL else ("tuned", "base")
+    plain, other = ("base", "tuned") if base == neutral else ("tuned", "base")
     yield (
-        f"labels apply from the probability {NEUTRAL} on for {plain}, where none was chosen, and from "
-        f"{tuned if plain == 'base' else base:.3g} on for {other}: part of the difference may be that choice. "
+        f"{said.format(f'{neutral:g}')} for {plain}, where none was chosen, and with "
+        f"{tuned if plain == 'base' else base:.3g} for {other}: part of the difference may be that choice. "
         "data.validation rows choose it for both."
     )
 

@@ -7,22 +7,19 @@ temperature that was fitted on validation rows (`temperature.py`), and what each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tunelift.comparison.abstention import TARGETS, Cases
 from tunelift.comparison.calibration_error import Binned
-from tunelift.comparison.decisions import Decisions, Indices, decisions_of, has_probabilities, numbered_units
+from tunelift.comparison.decisions import Decisions, Indices, decisions_of, has_probabilities, numbered_units, tagged
 from tunelift.comparison.draws import Floats, bootstrap_weights
-from tunelift.comparison.effect import FEWEST_UNITS as FEWEST_UNITS_OF_A_MEAN
-from tunelift.comparison.means import bootstrap_extent, mean_of, t_extent, wider
 from tunelift.comparison.pairing import Pair, clusters_of, distinct
 from tunelift.comparison.temperature import fitted_temperature
+from tunelift.comparison.unit_means import UnitMeans
 from tunelift.core.records import ScoreRow
 
 FEWEST_UNITS = 100
@@ -31,13 +28,12 @@ the truth in 93% of simulations where 95% were asked, from 100 on in 95 to 100%.
 
 RESAMPLES = 1000
 
-ENOUGH_UNITS = 5000
-"""With more, a mean's t interval stands alone."""
-
 UNFINISHED = (
     "Of many labels those that cannot win are not read to their end, so no answer's share of the probability is known. "
     "Name brier in evaluate.metrics: then all labels are."
 )
+
+NO_ENTITY = "On {} no entity is given, so there is no confidence to look at."
 
 Rows = Sequence[ScoreRow]
 Resampled = Callable[[Floats], Floats]
@@ -46,13 +42,16 @@ Resampled = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class _Side:
-    """One side's decisions on the test, those on validation where there are some, and the temperature of the latter."""
+    """One side's decisions on the test, those on validation where there are some, and the temperature of the latter.
+
+    `unit_of_row` (rows,) is the unit of each row, `unit_of_validation` that of each row of validation.
+    """
 
     decisions: Decisions
-    unit: Indices
+    unit_of_row: Indices
     units: int
     validation: Decisions | None
-    validation_unit: Indices | None
+    unit_of_validation: Indices | None
     temperature: float | None
 
     def binned(self, temperature: float) -> Binned:
@@ -61,12 +60,35 @@ class _Side:
 
     def cases(self) -> Cases:
         """What it answers and how sure it is, its scores divided by the temperature where it has one."""
-        return _cases(self.decisions, self.unit, self.temperature)
+        return _cases(self.decisions, self.unit_of_row, self.temperature)
+
+    @property
+    def unit(self) -> Indices:
+        """The unit of each decision, (decisions,)."""
+        return self.unit_of_row[self.decisions.row]
+
+    @property
+    def units_with_any(self) -> int:
+        """How many units have a decision."""
+        return len(np.unique(self.unit))
+
+    @property
+    def sizes(self) -> Floats:
+        """How much each unit weighs in a mean, (units,): its rows, or where they have a number of their own, those."""
+        unit = self.unit_of_row if self.decisions.of in ("answers", "labels") else self.unit
+        return np.bincount(unit, minlength=self.units).astype(float)
 
     def brier(self, temperature: float) -> Floats:
-        """Each row's Brier score, of several labels their mean: (rows,)."""
+        """The summed Brier scores of each unit, (units,); of several labels of a row their mean is one."""
         found = self.decisions
-        return np.asarray(np.bincount(found.row, weights=found.brier(temperature)) / np.bincount(found.row))
+        values = found.brier(temperature)
+        if found.of == "labels":
+            values = values / np.bincount(found.row)[found.row]
+        return np.bincount(self.unit, weights=values, minlength=self.units).astype(float)
+
+    def area(self) -> Floats:
+        """The summed parts of each unit in the area under the generalised risk, (units,)."""
+        return np.bincount(self.unit, weights=self.cases().of_area, minlength=self.units).astype(float)
 
 
 def probability_calibration(
@@ -77,45 +99,54 @@ def probability_calibration(
     Only with a note, where an answer lacks some of the `labels` (how many there are, if that is known): of many labels
     those that could not win were not finished, so the share of the chosen one is not known.
 
+    Only with a note, too, where one side gives no entity at all.
+
     For each side it has `ece` (the calibration error) and `brier` with intervals at `level`, the `bins` of the
-    reliability diagram with Wilson's intervals, and, but for sets of labels, `augrc` and the points of its curve (share
-    answered, share right). With rows of `validation` (by side) it has `temperature`, `scaled` (both errors again) and
-    `points`: for each share right the confidence that was chosen on validation, and what it gives on the test. The
-    differences are tuned - base. Intervals are bootstrap percentiles over items (over clusters, where items come in
-    clusters), and None for fewer than 100; Brier score and area have the
-    intervals of graded metrics, from 8 on.
+    reliability diagram with Wilson's intervals, and, but for sets of labels and entities, `augrc` and the points of its
+    curve (share answered, share right). With rows of `validation` (by side) it has `temperature`, `scaled` (both errors
+    again) and `points`: for each share right the confidence that was chosen on validation, and what it gives on the
+    test. The differences are tuned - base. Intervals are bootstrap percentiles over items (over clusters, where items
+    come in clusters), and None for fewer than 100; Brier score and area have those of graded metrics, from 8 on.
     """
     kept = [item for item in pairs if has_probabilities(item.base) and has_probabilities(item.tuned)]
     if not kept:
         return None
     if any(0 < len(row.get("label_scores") or ()) < (labels or 0) for item in kept for row in (item.base, item.tuned)):
         return {"note": UNFINISHED}
+    if silent := next((side for side in ("base", "tuned") if not any(_decides(getattr(i, side)) for i in kept)), None):
+        return {"note": NO_ENTITY.format(silent)}
     member, _ = distinct(kept)
     unit = numbered_units(clusters_of(kept), member)
     found = {
         name: _side([getattr(item, name) for item in kept], unit, (validation or {}).get(name) or [])
         for name in ("base", "tuned")
     }
-    if None in found.values() or len({side.decisions.of_sets for side in found.values() if side}) > 1:
+    if None in found.values() or len({side.decisions.of for side in found.values() if side}) > 1:
         return None
     sides = {name: side for name, side in found.items() if side is not None}
-    return _entry(sides, kept, _Means.of(sides, unit, level), level)
+    return _entry(sides, kept, _means(sides, level), level)
 
 
-def _entry(sides: Mapping[str, _Side], pairs: list[Pair], means: _Means, level: float) -> dict[str, Any]:
+def _decides(row: ScoreRow) -> bool:
+    """Tell whether a row with probabilities holds a decision; a text in which no entity is given holds none."""
+    found = tagged(row)
+    return found is None or bool(found.given)
+
+
+def _entry(sides: Mapping[str, _Side], pairs: list[Pair], means: UnitMeans, level: float) -> dict[str, Any]:
     resampled = _Resampled.of(sides, level)
     entry: dict[str, Any] = {}
     for name, side in sides.items():
         own = _of_side(side, level) | resampled.estimate(name, "ece") | means.estimate(name, "brier")
-        if not side.decisions.of_sets:
+        if not side.cases().finds:
             own |= {"curve": side.cases().curve()} | means.estimate(name, "augrc")
         if side.temperature is not None:
             scaled = resampled.estimate(name, "scaled ece") | means.estimate(name, "scaled brier")
             own["scaled"] = {key.removeprefix("scaled "): value for key, value in scaled.items()}
         entry[name] = own
-    entry |= {"of": "labels" if sides["base"].decisions.of_sets else "answers", **resampled.difference("ece")}
+    entry |= {"of": sides["base"].decisions.of, **resampled.difference("ece")}
     entry["brier"] = means.difference("brier")
-    if not sides["base"].decisions.of_sets:
+    if not sides["base"].cases().finds:
         entry["augrc"] = means.difference("augrc")
     if all(side.temperature is not None for side in sides.values()):
         entry["scaled"] = {"ece": resampled.difference("scaled ece"), "brier": means.difference("scaled brier")}
@@ -128,25 +159,29 @@ def _side(rows: Rows, unit: Indices, validation: Rows) -> _Side | None:
         return None
     usable = [row for row in validation if has_probabilities(row)]
     known = decisions_of(usable) if usable else None
-    known = known if known is not None and known.of_sets == decisions.of_sets else None
+    known = known if known is not None and known.of == decisions.of else None
     temperature = None if known is None else fitted_temperature(known)
     own = [str(row["cluster"]) if row.get("cluster") is not None else f"row {i}" for i, row in enumerate(usable)]
-    validation_unit = None if known is None else np.unique(own, return_inverse=True)[1][known.row]
-    return _Side(decisions, unit[decisions.row], int(unit.max()) + 1, known, validation_unit, temperature)
+    of_validation = None if known is None else np.unique(own, return_inverse=True)[1]
+    return _Side(decisions, unit, int(unit.max()) + 1, known, of_validation, temperature)
 
 
 def _cases(decisions: Decisions, unit: Indices, temperature: float | None) -> Cases:
-    return Cases(decisions.confidence(temperature or 1.0), decisions.right, unit, decisions.of_sets)
+    """Return decisions as cases; `unit` is that of each row, (rows,)."""
+    confidence, missed = decisions.confidence(temperature or 1.0), unit[decisions.missed]
+    return Cases(confidence, decisions.right, unit[decisions.row], decisions.of, missed)
 
 
 def _of_side(side: _Side, level: float) -> dict[str, Any]:
     """Return what is known of a side without resampling."""
     decisions, cases = side.decisions, side.cases()
     entry: dict[str, Any] = {"items": len(np.unique(decisions.row)), "bins": side.binned(1.0).points(level)}
-    if side.validation is None or side.validation_unit is None or side.temperature is None:
+    if decisions.of == "entities":
+        entry["decisions"] = len(decisions.row)
+    if side.validation is None or side.unit_of_validation is None or side.temperature is None:
         return entry
     entry |= {"temperature": side.temperature, "rows": len(np.unique(side.validation.row))}
-    chosen_on, points = _cases(side.validation, side.validation_unit, side.temperature), []
+    chosen_on, points = _cases(side.validation, side.unit_of_validation, side.temperature), []
     for target in TARGETS:
         confidence = chosen_on.threshold(target)
         if confidence is not None:
@@ -170,14 +205,14 @@ class _Resampled:
     def of(cls, sides: Mapping[str, _Side], level: float) -> _Resampled:
         """Compute calibration errors, after scaling too."""
         values, resampled = dict[tuple[str, str], float](), dict[tuple[str, str], Resampled]()
-        units = sides["base"].units
+        units, fewest = sides["base"].units, min(side.units_with_any for side in sides.values())
         for name, side in sides.items():
             for key, temperature in (("ece", 1.0), ("scaled ece", side.temperature)):
                 if temperature is not None:
                     binned = side.binned(temperature)
                     values[name, key], resampled[name, key] = binned.error, binned.errors
         parts: dict[tuple[str, str], list[Floats]] = {key: [] for key in resampled}
-        for weights in bootstrap_weights(units, RESAMPLES) if units >= FEWEST_UNITS else ():
+        for weights in bootstrap_weights(units, RESAMPLES) if fewest >= FEWEST_UNITS else ():
             for which, found in resampled.items():
                 parts[which].append(found(weights))
         return cls(values, {key: np.concatenate(found) for key, found in parts.items() if found}, level)
@@ -203,72 +238,17 @@ class _Resampled:
         return [min(low, value), max(high, value)]
 
 
-@dataclass(frozen=True)
-class _Means:
-    """Brier scores of each side, after scaling too, and areas: what is a mean, with its interval over units.
-
-    `sums` are those of the rows of each unit, (units,), `sizes` how many it has; `most` is the largest Brier score.
-    """
-
-    sums: Mapping[tuple[str, str], Floats]
-    sizes: Floats
-    level: float
-    most: float
-
-    @classmethod
-    def of(cls, sides: Mapping[str, _Side], unit: Indices, level: float) -> _Means:
-        """Sum the values of the rows of each unit; `unit` is that of each row."""
-        found = dict[tuple[str, str], Floats]()
-        for name, side in sides.items():
-            for key, temperature in (("brier", 1.0), ("scaled brier", side.temperature)):
-                if temperature is not None:
-                    found[name, key] = side.brier(temperature)
-            if not side.decisions.of_sets:
-                found[name, "augrc"] = side.cases().of_area
-        sums: dict[tuple[str, str], Floats] = {
-            key: np.bincount(unit, weights=values).astype(float) for key, values in found.items()
-        }
-        for key in {key for _, key in sums if len({name for name, other in sums if other == key}) == 2}:
-            sums["difference", key] = sums["tuned", key] - sums["base", key]
-        return cls(sums, np.bincount(unit).astype(float), level, 1.0 if sides["base"].decisions.of_sets else 2.0)
-
-    def estimate(self, side: str, key: str) -> dict[str, Any]:
-        """Return a side's mean and its interval."""
-        value, interval = self._within(side, key, 0.0)
-        return {key: value, f"{key}_interval": interval}
-
-    def difference(self, key: str) -> dict[str, Any]:
-        """Return tuned - base and its interval."""
-        value, interval = self._within("difference", key, -self._most(key))
-        return {"difference": value, "interval": interval}
-
-    def _most(self, key: str) -> float:
-        return 1.0 if key == "augrc" else self.most
-
-    def _within(self, side: str, key: str, least: float) -> tuple[float, list[float] | None]:
-        value, low, high = self._extents[side, key]
-        return value, None if math.isnan(low) else [max(low, least), min(high, self._most(key))]
-
-    @cached_property
-    def _extents(self) -> dict[tuple[str, str], tuple[float, float, float]]:
-        """Each value and the ends of its interval, as of graded metrics; no numbers where units are few or alike.
-
-        Many units need no bootstrap: what skewness does to t falls with their root.
-        """
-        sums, sizes = np.stack(list(self.sums.values())), self.sizes
-        value = sums.sum(axis=1) / sizes.sum()
-        low, high = np.full((2, len(sums)), np.nan)
-        if len(sizes) < FEWEST_UNITS_OF_A_MEAN:
-            spread = np.zeros(len(sums), dtype=bool)
-        else:
-            spread = mean_of(sums, sizes).error > 1e-12
-        if spread.any():  # of values that are all the same it is not known
-            mean = mean_of(sums[spread], sizes)
-            extent = t_extent(mean, self.level)
-            if len(sizes) <= ENOUGH_UNITS:
-                extent = wider(extent, bootstrap_extent(mean, sums[spread], sizes, self.level))
-            low[spread], high[spread] = extent.low, extent.high
-        return dict(zip(self.sums, zip(*(x.tolist() for x in (value, low, high)), strict=True), strict=True))
+def _means(sides: Mapping[str, _Side], level: float) -> UnitMeans:
+    """Return Brier scores of each side, after scaling too, and areas, over units."""
+    found = dict[tuple[str, str], tuple[Floats, Floats]]()
+    for name, side in sides.items():
+        for key, temperature in (("brier", 1.0), ("scaled brier", side.temperature)):
+            if temperature is not None:
+                found[name, key] = side.brier(temperature), side.sizes
+        if not side.cases().finds:
+            found[name, "augrc"] = side.area(), side.sizes
+    most = 1.0 if sides["base"].decisions.of_two else 2.0
+    return UnitMeans.of(found, level, {"brier": most, "scaled brier": most, "augrc": 1.0})
 
 
 def _note(sides: Mapping[str, _Side], pairs: Sequence[Pair]) -> str:
@@ -277,6 +257,12 @@ def _note(sides: Mapping[str, _Side], pairs: Sequence[Pair]) -> str:
         "The calibration error is the root mean square gap between confidence and share right, less what chance adds "
         f"(Kumar et al. 2019); the uncorrected mean absolute gap is {one:.3f} for base and {other:.3f} for tuned."
     )
+    if sides["base"].decisions.of == "entities":
+        counts = " and ".join(f"{len(side.decisions.row)} by {name}" for name, side in sides.items())
+        said += (
+            f" It is of the entities that a side gives, {counts}, right where type, first and last word are; their "
+            "confidence is the probability of all their tags together."
+        )
     rows = [row for item in pairs for row in (item.base, item.tuned) if row.get("label_scores")]
     unlikely = sum(row["label_scores"][row["prediction"]] < max(row["label_scores"].values()) for row in rows)
     if unlikely:

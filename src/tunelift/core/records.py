@@ -215,9 +215,10 @@ class Scores:
     A row has "id", "input", "reference", "prediction", "metrics" ({name: value}), "log_likelihood" (nats) and "tokens".
     Where they apply, it also has: "references", all of several; "cluster", the source that several items come from;
     "unscored", the reason why there are no metrics; "label_scores" ({label: log-likelihood}, without labels that were
-    never finished since they could not win); "none_over_span", by how much no answer scores above the best one;
-    "samples", answers that were drawn; "counts" ({metric: {name: number}}) for metrics of the whole data set, which
-    are summed over items or looked at all together, and stand in no row's "metrics"; "slices" ({column: value as
+    never finished since they could not win); "none_over_span", by how much no answer scores above the
+    "best_span"; "entity_probabilities" of the entities that tags mark, in order, or "word_probabilities" of each word's
+    tag; "samples", answers that were drawn; "counts" ({metric: {name: number}}) for metrics of the whole data set,
+    which are summed over items or looked at all together, and stand in no row's "metrics"; "slices" ({column: value as
     text}); "duplicate_of", the id of a training row that the item repeats, exactly or nearly.
 
     `info` has "format", "items", "unscored", "metrics" (name: {"value", "higher_is_better", "items"}, and "defined_by",

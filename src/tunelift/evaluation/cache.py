@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from tunelift.core import cache, machine
 from tunelift.model_facts.parameters import bit_sums, compute_dtype
 
-VERSION = 4
+VERSION = 5
 """Of the scorer: raised when it would give other numbers, or other kinds of numbers, for the same item."""
 
 LIMIT_BYTES = 2**30

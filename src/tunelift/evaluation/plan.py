@@ -16,9 +16,9 @@ _USUAL, _TRAINED = EvaluateSection(), TrainSection()
 class Plan:
     """What is measured, and how. `labels` are the texts to rank, or the class names of a head.
 
-    `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each. Where
-    several labels may apply, those of at least the probability `threshold` do. With `cache`, what is known of an item
-    from before is taken from there, and what is computed now is kept.
+    `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each.
+    `threshold` is the one that was chosen for the model (`metrics/thresholds.py`), None where none was. With `cache`,
+    what is known of an item from before is taken from there, and what is computed now is kept.
     """
 
     metrics: Sequence[Metric]
@@ -33,7 +33,7 @@ class Plan:
     rows_at_once: int = _USUAL.batch_size
     max_length: int = _TRAINED.max_length
     slices: Sequence[str] = ()
-    threshold: float = 0.5
+    threshold: float | None = None
     cache: bool = False
 
     @property

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Example, LabelSet, Numbers
+from tunelift.core.records import Example, LabelSet, Numbers, Spans
 from tunelift.data.template import as_text
 from tunelift.metrics import Answer, Metric, aggregate, score_answer
 
 TOO_LONG = "longer than the context"
 NOT_A_NUMBER = "its score is not a number"
+ANSWERABLE = "answerable"
 
 
 @dataclass(slots=True)
@@ -85,6 +86,8 @@ def label_set(example: Example, probabilities: dict[str, float], threshold: floa
 def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[str, str]]:
     """Return for each example its values of the columns as text; a column it has no value for is left out.
 
+    Where some questions of passages have an answer and others none, that is a column too, with SQuAD's names.
+
     Raises InputError for columns that no example has.
     """
     known = dict.fromkeys(name for example in examples for name in example.row) if columns else {}
@@ -95,9 +98,11 @@ def slices_of(examples: Sequence[Example], columns: Sequence[str]) -> list[dict[
     ]
     if problems:
         raise InputError(*problems, fix=f"Their columns: {listed(known)}.")
-    found = []
+    found, some = [], {bool(e.wanted.spans) for e in examples if isinstance(e.wanted, Spans)}
     for example in examples:
         values = {name: as_text(example.row.get(name), f'The column "{name}"') for name in columns}
+        if len(some) == 2 and isinstance(example.wanted, Spans):
+            values = {ANSWERABLE: "HasAns" if example.wanted.spans else "NoAns", **values}
         found.append({name: value for name, value in values.items() if value.strip()})
     return found
 

@@ -48,7 +48,7 @@ def advise(config: Config) -> Advice:
     rows = splits.validation
     scores, told = dict[str, Scores](), None
     if rows:
-        session.choose_threshold(rows, plan.max_length, "base on validation")
+        session.choose_threshold(rows, plan, "base on validation")
         try:
             scores["base"] = session.score(rows, plan, "base on validation")
         except InputError as error:  # of few texts none may belong to another

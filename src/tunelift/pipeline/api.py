@@ -170,7 +170,8 @@ def _tune_in_memory(
         labels=session.labels,
         render=partial(mixed, session, splits, replay),
     )
-    session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
+    plan = choices.evaluation_plan(evaluate, [], session.task, session.labels, settings.max_length)
+    session.choose_threshold(splits.validation, plan, "tuned on validation")
 
 
 def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainSection, put_on: Any) -> None:
@@ -182,7 +183,7 @@ def _tune_in(paths: RunPaths, session: Session, splits: Splits, settings: TrainS
         before = likelihoods(session, some, max_length)
         replay = replayed(session, splits, settings, EvaluateSection(), paths.replay)
     put_on_with_reference(session, splits, settings, put_on)
-    train_in(paths, session, splits, settings, replay=replay)
+    train_in(paths, session, splits, settings, EvaluateSection(), replay=replay)
     if not ranks.first():
         return
     try:

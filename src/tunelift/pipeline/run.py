@@ -70,7 +70,7 @@ def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = No
         plan = replace(plan, labels=session.labels or plan.labels)
         with folder.begun(**session.facts()):
             folder.took("load", time.monotonic() - began)
-            session.choose_threshold(splits.validation, training.max_length, "base on validation")
+            session.choose_threshold(splits.validation, plan, "base on validation")
             measured(folder, "base", session, splits, plan)
             measure_full_precision(folder, session, splits, plan)
             look_for_verbatim(folder, session, splits.test)

@@ -36,7 +36,6 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.references import with_reference
 from tunelift.evaluation.run import score
 from tunelift.metrics import resolve
-from tunelift.metrics.label_sets import NEUTRAL, best_threshold
 from tunelift.model_facts.anatomy import base_of, context_length
 from tunelift.model_facts.parameters import compute_dtype, dtype_name
 from tunelift.models import ModelIdentity, is_model
@@ -62,8 +61,8 @@ from tunelift.training import ranks
 from tunelift.training.batches import steps_of
 from tunelift.training.state import Footprint
 
-_thresholds: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
-"""By peft's model: the probability from which labels apply, as chosen for the adapter that is on."""
+_thresholds: WeakKeyDictionary[Any, float | None] = WeakKeyDictionary()
+"""By the model, peft's or one tuned whole: the threshold that was chosen for it."""
 
 
 @dataclass(slots=True)
@@ -73,7 +72,7 @@ class Session:
     `labels` are the classes of a head, `ranked` the labels that a causal model is trained to choose from.
     `conversations` says that the adapter is trained on them, and so is asked through the chat template. `training` are
     the rows and the steps, about, that a new adapter is made for, and `learned` those rows, cut where they are
-    `longest`. Where several labels may apply, those from the `threshold` on do; the base has its own. Of a `whole`
+    `longest`. Where the task has a `threshold`, it is that of the model as it is; the base has its own. Of a `whole`
     session it is the model's own weights that are tuned: `again` gives the base once more, from its files where it was
     loaded from some. `adapter` says where lies what was tuned, whichever it is.
     """
@@ -95,8 +94,8 @@ class Session:
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
     longest: int = 0
-    threshold: float = NEUTRAL
-    base_threshold: float = NEUTRAL
+    threshold: float | None = None
+    base_threshold: float | None = None
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
     _measured: list[Measure] = field(default_factory=list)
 
@@ -122,8 +121,8 @@ class Session:
         labels = head_labels(loaded.model) if head else ()
         session = cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
         same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
-        if task.has_threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
-            session.threshold = session.base_threshold = read_lineage(section.name).get("threshold", NEUTRAL)
+        if task.threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
+            session.threshold = session.base_threshold = read_lineage(section.name).get("threshold")
             _thresholds[loaded.model] = session.threshold
         session.again = partial(loaded_again, same, task=task, labels=head, ordered=ordered, seed=seed)
         return session
@@ -153,7 +152,7 @@ class Session:
         identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
-        session.threshold = _thresholds.get(model, NEUTRAL)
+        session.threshold = _thresholds.get(model)
         return session
 
     def rows(self, examples: Sequence[Example], max_length: int) -> tuple[Sequence[Row], RenderReport]:
@@ -299,7 +298,7 @@ class Session:
         else:
             self.model = load_adapter(self.model, folder, self.identity.weights_sha256, trainable=trainable)
         self.model.eval()
-        self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold", NEUTRAL)
+        self.threshold = _thresholds[self.model] = read_lineage(folder).get("threshold")
         if self.examined:
             self.tokenizer = self.examined.tokenizer
         self.adapter = {"source": str(folder), "sha256": sha256}
@@ -333,7 +332,7 @@ class Session:
             "labels": list(self.labels if self.task.has_head else self.ranked),
             **({"conversations": True} if self.conversations else {}),
             **({"vocabulary": rows} if (rows := grown_to(self.model)) else {}),
-            **({"threshold": self.threshold} if self.task.has_threshold else {}),
+            **({} if self.threshold is None else {"threshold": self.threshold}),
         }
         save = save_model if self.whole else save_adapter
         save(self.model, self.tokenizer, folder, lineage)
@@ -342,25 +341,25 @@ class Session:
 
     def score(self, examples: Sequence[Example], plan: Plan, title: str) -> Scores:
         """Measure the model as it is now; items that were measured before are not made into tokens again."""
-        plan = replace(plan, threshold=self.threshold) if self.task.has_threshold else plan
+        plan = replace(plan, threshold=self.threshold)
         found = score(self.model, self.tokenizer, examples, plan, self.made_with(), title, known=self._measured)
         if self.tokenizer is not self.base_tokenizer:  # the items' texts are the base's, and the tokens need not be
             found.info["made_with"]["prompt"] = None
         return found
 
-    def choose_threshold(self, validation: Sequence[Example], max_length: int, title: str) -> None:
-        """Choose the threshold of the model as it is now, on validation rows; without any it stays as it is."""
-        if not self.task.has_threshold or not validation:
+    def choose_threshold(self, validation: Sequence[Example], plan: Plan, title: str) -> None:
+        """Choose the threshold of the model as it is now, on validation rows, if any, measured as in `plan`."""
+        how = self.task.threshold
+        if how is None or not validation or not how.arises(validation):
             return
-        plan = Plan(
-            resolve(["average_precision"]), task=self.task, labels=self.labels, max_length=max_length, cache=True
-        )
-        self.threshold = best_threshold(self.score(validation, plan, title).rows) or NEUTRAL
+        plan = replace(plan, metrics=resolve(how.metrics), task=self.task, labels=self.labels, slices=(), cache=True)
+        self.threshold = how.best(self.score(validation, plan, title).rows)
         if self.whole or is_adapted(self.model):
             _thresholds[self.model] = self.threshold
         else:
             self.base_threshold = self.threshold
-        progress.note(f"{title}: labels apply from the probability {self.threshold:.3g} on, chosen on validation")
+        if self.threshold is not None:
+            progress.note(f"{title}: {how.said.format(f'{self.threshold:.3g}')}, chosen on validation")
 
     def made_with(self) -> dict[str, Any]:
         """Return what rows scored now are made with: the model, and the adapter if one is on."""

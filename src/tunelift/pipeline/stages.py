@@ -70,7 +70,7 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     refuse_to_write_over(folder)
     session, splits, plan = _to_measure(config, facts)
     if adapter is None:
-        session.choose_threshold(splits.validation, plan.max_length, "base on validation")
+        session.choose_threshold(splits.validation, plan, "base on validation")
     else:
         session.load_adapter(adapter)
     scores = session.score(splits.test, plan, "evaluate")
@@ -101,7 +101,7 @@ def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) 
     with folder.begun(**session.facts()):
         for note in notes:
             folder.happened("adapter", note)
-        session.choose_threshold(splits.validation, plan.max_length, "base on validation")
+        session.choose_threshold(splits.validation, plan, "base on validation")
         measured(folder, "base", session, splits, plan)
         measure_full_precision(folder, session, splits, plan)
         measure_validation(folder, "base", session, splits, plan, config.data.seed)

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from tunelift.adapters.build import count_parameters, is_adapted
-from tunelift.config.schema import AdapterSection, TrainSection
+from tunelift.config.schema import AdapterSection, EvaluateSection, TrainSection
 from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
 from tunelift.model_facts.anatomy import context_length
-from tunelift.pipeline.choices import method_name
+from tunelift.pipeline.choices import evaluation_plan, method_name
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
@@ -105,7 +105,9 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     put_on(session, splits, settings, keys)
     count = count_parameters(session.model)
     progress.note(str(count))
-    trained = train_in(folder.paths, session, splits, settings, partial(_noted, folder), replay=replay)
+    trained = train_in(
+        folder.paths, session, splits, settings, folder.config.evaluate, partial(_noted, folder), replay=replay
+    )
     if not ranks.first():
         return
     folder.took("train", trained.fit.seconds)
@@ -146,6 +148,7 @@ def train_in(
     session: Session,
     splits: Splits,
     settings: TrainSection,
+    evaluate: EvaluateSection,
     *listeners: Listener,
     replay: Replay,
 ) -> Trained:
@@ -162,7 +165,8 @@ def train_in(
             render=partial(mixed, session, splits, replay),
         )  # fmt: skip
     if ranks.first():
-        session.choose_threshold(splits.validation, settings.max_length, "tuned on validation")
+        plan = evaluation_plan(evaluate, [], session.task, session.labels, settings.max_length)
+        session.choose_threshold(splits.validation, plan, "tuned on validation")
         session.save_adapter(paths.model if session.whole else paths.adapter)
     return trained
 

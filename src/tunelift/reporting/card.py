@@ -130,8 +130,9 @@ def _loading(run: RunContents) -> list[str]:
     code = "\n".join(["```python", *lines, f'{called} = {reader}.from_pretrained("{named}")', "```"])
     what = "Labels" if run.task().by_class else "Outputs"
     names = [f"{what}, in the order of the head's outputs: {', '.join(map(str, labels))}."] if head and labels else []
-    threshold = read_lineage(folder).get("threshold") if run.task().has_threshold else None
-    said = [f"A label applies where the sigmoid of its output is at least {threshold:.6g}."] if threshold else []
+    how = run.task().threshold
+    threshold = None if how is None else read_lineage(folder).get("threshold", how.neutral)
+    said = [how.card.format(f"{threshold:.6g}")] if how and threshold is not None else []
     said += [run.task().card_note] if run.task().card_note else []
     return ["## Load it", code, *names, *said]
 

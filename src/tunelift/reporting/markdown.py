@@ -175,7 +175,8 @@ def _points(calibration: Mapping[str, Any]) -> str:
     found = [(side, point) for side in ("base", "tuned") for point in calibration[side].get("points") or []]
     if not found:
         return ""
-    answered = "labels found" if calibration.get("of") == "labels" else "cases answered"
+    found_or_answered = {"labels": "labels found", "entities": "entities found", "words": "words answered"}
+    answered = found_or_answered.get(str(calibration.get("of")), "cases answered")
     lines = [
         f"| side | asked for | confidence | right on the test | {answered} |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -21,6 +21,7 @@ from tunelift.data.render import Renderer, RenderReport, Tokens
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
+from tunelift.metrics.thresholds import Threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ class Task(ABC):
     """What transformers calls it where a class of models serves several tasks: it would guess by the labels' dtype."""
     has_head: bool = True
     """Whether its models answer with a head of their own, which is kept with the adapter."""
-    has_threshold: bool = False
-    """Whether several labels may apply, those from a probability on that is chosen on validation rows."""
+    threshold: Threshold | None = None
+    """How a number is chosen on validation rows that answers depend on besides the model; None where none is."""
     outputs: int | None = None
     """How many numbers a head gives whose outputs are no classes; classes have names, which labels of the data are."""
     natural: bool = True

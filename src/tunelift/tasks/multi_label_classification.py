@@ -21,6 +21,8 @@ from tunelift.data.render import RenderReport
 from tunelift.data.template import as_text
 from tunelift.fast.classifying import ClassLogits, accepted, rows_in
 from tunelift.fast.undo import without_cache
+from tunelift.metrics.label_sets import NEUTRAL, best_threshold
+from tunelift.metrics.thresholds import Threshold
 from tunelift.tasks.base import (
     MADE_UP,
     TASKS,
@@ -142,7 +144,15 @@ class MultiLabelClassification(Task):
     peft_type = "SEQ_CLS"
     pipeline_tag = "text-classification"
     problem_type = "multi_label_classification"
-    has_threshold = True
+    threshold = Threshold(
+        metrics=("average_precision",),
+        best=best_threshold,
+        arises=bool,
+        within=(0.0, 1.0),
+        said="labels apply from the probability {} on",
+        card="A label applies where the sigmoid of its output is at least {}.",
+        neutral=NEUTRAL,
+    )
     reading = Reading(_choose, labels=True)
     measures = ("label-set",)
 

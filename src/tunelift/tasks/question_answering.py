@@ -6,6 +6,7 @@ in a window without the answer, the token that opens the row (CLS) stands for no
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tunelift.data.windows import Window, windows
 from tunelift.fast.classifying import ClassLogits, rows_in, said_of
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import without_cache
+from tunelift.metrics.spans import best_none_threshold
+from tunelift.metrics.thresholds import Threshold
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Loss, Row, Shown, Task, pad_inputs
 
 NO_ROOM = "the question leaves no room for its passage"
@@ -172,6 +175,11 @@ def positions(some: Sequence[Window], wanted: Spans) -> list[tuple[int, int]] | 
     return [place or (none, none) for place, none in zip(placed, nones, strict=True)]
 
 
+def has_none(example: Example) -> bool:
+    """Tell whether a question has no answer in its passage."""
+    return isinstance(example.wanted, Spans) and not example.wanted.spans
+
+
 class QuestionAnswering(Task):
     name = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
@@ -182,6 +190,15 @@ class QuestionAnswering(Task):
     measures = ("spans",)
     outputs = 2
     natural = False
+    threshold = Threshold(
+        metrics=("squad_f1",),
+        best=best_none_threshold,
+        arises=lambda examples: any(has_none(example) for example in examples),
+        within=(-sys.float_info.max, sys.float_info.max),
+        said="no answer is given where none scores more than {} above the best span",
+        card="No answer is given where start and end logits of the first token sum to more than {} above those of the "
+        "best span (of several windows, the least such sum).",
+    )
     card_note = (
         "Ask `model.get_base_model()`, in which the adapter is: peft's own forward for question answering (0.21) drops "
         "the token types by which a model such as BERT tells the question from the passage."

@@ -6,7 +6,6 @@ letter of it, as is usual.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -25,9 +24,8 @@ from tunelift.data.refused_columns import refuse_preferences
 from tunelift.data.render import RenderReport, Tokens
 from tunelift.data.template import as_text
 from tunelift.fast.targets import IGNORED
+from tunelift.metrics.tags import marks_entities, scheme
 from tunelift.tasks.base import MADE_UP, TASKS, Batch, Learned, Row, Shown, Task, labelled_tokens, letters
-
-_ENTITY = re.compile(r"[BIESLU]-.+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,16 @@ class Tagged:
         kept = [(word, tag) for word, tag in zip(words_alone, tags, strict=True) if word]
         given, wanted = Words(tuple(word for word, _ in kept)), Tags(tuple(tag for _, tag in kept))
         return Example("", str(given), str(wanted), given, wanted) if kept else "no words"
+
+    def notes(self, table: Table, group: str | None) -> list[str]:
+        """Say by which scheme the tags mark entities, and what is read otherwise than it means."""
+        found = scheme(row[self.tags] for row in table.rows if _is_texts(row.get(self.tags)))
+        more = ": two of one type side by side are read as one, as seqeval does by default" * (found == "BILOU")
+        return [f"the tags mark entities by {found}{more}"] if found else []
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(tag, str) and tag for tag in value)
 
 
 def _texts(value: Any, where: str) -> list[str]:
@@ -126,8 +134,7 @@ class TokenClassification(Task):
     measures = ("tags",)
 
     def metrics(self, examples: Sequence[Example]) -> list[str]:
-        entities = any(_ENTITY.fullmatch(tag) for tag in self.labels_in(examples))
-        return [*["seqeval_f1"] * entities, "token_accuracy", "loss"]
+        return [*["seqeval_f1"] * marks_entities(self.labels_in(examples)), "token_accuracy", "loss"]
 
     def made_up(self) -> list[Example]:
         said = [(("row", str(i), word), ("O", "O", word)) for i, word in enumerate(MADE_UP)]

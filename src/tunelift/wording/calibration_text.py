@@ -9,6 +9,10 @@ from tunelift.wording.numbers import interval_text, level_text
 
 Entry = Mapping[str, Any]
 
+NOUNS = {"labels": "labels", "entities": "entities", "words": "words"}
+FINDS = {"labels": "apply", "entities": "are there"}
+"""What a decision can be of, by the entry's "of", and of some of them how the true ones are called."""
+
 
 def calibration_lines(entry: Entry, level: float) -> list[str]:
     """Return the errors, what scaling makes of them, the operating point and what abstaining is worth.
@@ -18,7 +22,8 @@ def calibration_lines(entry: Entry, level: float) -> list[str]:
     if not (entry.get("base") and entry.get("tuned")):
         return []
     error = _move(entry, "ece", entry, level)
-    return [f"Calibration error of the labels' probabilities (lower is better): {error}.", *beside_error(entry, level)]
+    of = {"entities": "entities'", "words": "tags'"}.get(str(entry.get("of")), "labels'")
+    return [f"Calibration error of the {of} probabilities (lower is better): {error}.", *beside_error(entry, level)]
 
 
 def beside_error(entry: Entry, level: float) -> list[str]:
@@ -56,12 +61,12 @@ def operating(entry: Entry, level: float) -> str:
         return f"{tuned['rows']} validation rows show of no confidence that the tuned model is 90% right from there on."
     if point is None:
         return ""
-    labels = entry.get("of") == "labels"
+    of = str(entry.get("of"))
     shown = f"(for {point['target']:.0%} right, which {tuned['rows']} validation rows show with 90% confidence)"
-    said = f"From confidence {point['confidence']:.2f} on {shown} the tuned model {_rates(point, labels, level)}"
+    said = f"From confidence {point['confidence']:.2f} on {shown} the tuned model {_rates(point, of, level)}"
     other = next((one for one in entry["base"].get("points") or [] if one["target"] == point["target"]), None)
     if other is not None:
-        return f"{said}; the base, from {other['confidence']:.2f} on, {_rates(other, labels, None)}."
+        return f"{said}; the base, from {other['confidence']:.2f} on, {_rates(other, of, None)}."
     return f"{said}." if "points" not in entry["base"] else f"{said}; of the base no confidence is known to give that."
 
 
@@ -81,16 +86,16 @@ def shown_point(points: Sequence[Entry] | None) -> Entry | None:
     return next((point for point in chosen if point["confidence"] > 0), chosen[-1] if chosen else None)
 
 
-def _rates(point: Entry, labels: bool, level: float | None) -> str:
+def _rates(point: Entry, of: str, level: float | None) -> str:
     if point["right"] is None:
-        return "answers none of the test's cases"
+        return f"{'gives none' if of in FINDS else 'answers none'} of the test's {NOUNS.get(of, 'cases')}"
     right, answered = (
         f"{point[key]:.1%}{'' if level is None else _shares(point[f'{key}_interval'], level)}"
         for key in ("right", "answered")
     )
-    if labels:
-        return f"is right on {right} of the labels that it gives, which are {answered} of those that apply"
-    return f"is right on {right} of the {answered} of cases that it answers"
+    if of in FINDS:
+        return f"is right on {right} of the {of} that it gives, and gives {answered} of those that {FINDS[of]}"
+    return f"is right on {right} of the {answered} of {NOUNS.get(of, 'cases')} that it answers"
 
 
 def _shares(interval: Sequence[float], level: float) -> str:

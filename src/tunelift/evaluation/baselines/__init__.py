@@ -22,6 +22,8 @@ from tunelift.evaluation.baselines import (
     span_regression,
     tf_idf,
     tf_idf_cosine,
+    word_majority,
+    word_regression,
 )
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
@@ -39,6 +41,8 @@ BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe
 BASELINES.add("tf-idf-cosine", Kind(tf_idf_cosine.misfit, tf_idf_cosine.Cosine))
 BASELINES.add("bm25", Kind(bm25.misfit, bm25.BM25))
 BASELINES.add("span-regression", Kind(span_regression.misfit, span_regression.SpanRegression))
+BASELINES.add("word-majority", Kind(word_majority.misfit, word_majority.WordMajority))
+BASELINES.add("word-regression", Kind(word_regression.misfit, word_regression.WordRegression))
 
 
 def suitable(plan: Plan, train: Sequence[Example], named: Sequence[str] | None) -> list[str]:

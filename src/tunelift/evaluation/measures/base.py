@@ -53,8 +53,8 @@ class Measure(ABC):
 
     @classmethod
     def tells_probabilities(cls, plan: Plan) -> bool:
-        """Whether rows of this plan hold the probability of every label."""
-        return False
+        """Whether rows of this plan say how likely an answer is among those that could be given."""
+        return "label-probabilities" in cls.gives
 
     @cached_property
     def renderer(self) -> Renderer:

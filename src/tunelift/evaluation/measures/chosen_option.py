@@ -9,6 +9,7 @@ from typing import Any
 from tunelift.core import progress
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure
 from tunelift.evaluation.measures.head import head_logits
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, labelled
 from tunelift.model_facts.anatomy import pad_id
 from tunelift.tasks.multiple_choice import encoded_options, options_in
@@ -21,6 +22,10 @@ class ChosenOption(Measure):
     """
 
     gives = frozenset({"label", "text", "likelihood"})
+
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return True
 
     def begin(self) -> None:
         self.rows = [encoded_options(example, self.renderer) for example in self.examples]

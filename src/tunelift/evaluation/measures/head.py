@@ -10,7 +10,6 @@ import torch
 from tunelift.core import progress
 from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
-from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import Found, labelled
 from tunelift.fast.classifying import ClassLogits
 from tunelift.model_facts.anatomy import pad_id
@@ -24,10 +23,6 @@ class Head(Measure):
     """The class with the highest probability is the prediction; texts are cut to the length of training."""
 
     gives = frozenset({"label", "text", "likelihood", "label-probabilities"})
-
-    @classmethod
-    def tells_probabilities(cls, plan: Plan) -> bool:
-        return "label" in cls.gives
 
     def begin(self) -> None:
         tokens = [self.renderer.head_tokens(example) for example in self.examples]

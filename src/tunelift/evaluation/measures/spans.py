@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,16 +18,18 @@ from tunelift.evaluation.measures.base import MEASURES, Compute, Measure
 from tunelift.evaluation.rows import Found, answered
 from tunelift.fast.classifying import ClassLogits
 from tunelift.fast.targets import IGNORED
+from tunelift.metrics.spans import NEUTRAL_NONE
 from tunelift.model_facts.anatomy import pad_id
 from tunelift.tasks.base import padded_inputs
-from tunelift.tasks.question_answering import asked_windows, positions, without_padding
+from tunelift.tasks.question_answering import asked_windows, has_none, positions, without_padding
 
 
 class BestSpan(Measure):
     """The span whose first and last token score highest together is the prediction, of all windows of the item.
 
-    Where questions of the set have no answer, none is predicted if it scores higher: as the token that stands for none
-    does in the window where it does so least. An item's log-likelihood (nats) is that of both positions in each of its
+    Where questions of the set have no answer, or a threshold was chosen where some have none, none is predicted if it
+    scores higher by more than the threshold: as the token that stands for none does in the window where it does so
+    least. An item's log-likelihood (nats) is that of both positions in each of its
     windows, as they are learned.
     """
 
@@ -43,7 +46,6 @@ class BestSpan(Measure):
             if isinstance(placed, str):
                 self.reasons[i] = placed
             self.wanted.append([] if isinstance(placed, str) else placed)
-        self.may_be_none = any(isinstance(e.wanted, Spans) and not e.wanted.spans for e in self.examples)
         self.fitting = [i for i in range(len(self.examples)) if i not in self.reasons]
 
     def length(self, i: int) -> int:
@@ -56,8 +58,17 @@ class BestSpan(Measure):
 
     def how(self) -> Mapping[str, Any]:
         longest = self.plan.max_answer_tokens
-        spans = {"overlap": overlap(self.width), "max_answer_tokens": longest, "none_allowed": self.may_be_none}
-        return {"max_length": self.width, "spans": spans}
+        return {"max_length": self.width, "spans": {"overlap": overlap(self.width), "max_answer_tokens": longest}}
+
+    def noted(self) -> Mapping[str, Any]:
+        return {"none_threshold": self.none_from}
+
+    @cached_property
+    def none_from(self) -> float | None:
+        """Above which lead over the best span none is predicted; None where it never is."""
+        if self.plan.threshold is None:
+            return NEUTRAL_NONE if any(map(has_none, self.examples)) else None
+        return self.plan.threshold
 
     def prepared(self) -> Compute:
         rows = [window.ids for i in self.fitting for window in self.windows[i]]
@@ -66,7 +77,12 @@ class BestSpan(Measure):
     def row(self, i: int, found: Found | None) -> dict[str, Any]:
         if found is None:
             return {"metrics": {}, "unscored": self.reasons[i]}
-        return answered(self.examples[i], found, self.plan.metrics)
+        lead = found.beside.get("none_over_span")
+        if self.none_from is None or lead is None:
+            return answered(self.examples[i], replace(found, beside={}), self.plan.metrics)
+        text = "" if lead > self.none_from else str(found.prediction)
+        beside = {"none_over_span": lead, "best_span": found.prediction}
+        return answered(self.examples[i], replace(found, prediction=text, beside=beside), self.plan.metrics)
 
     @torch.no_grad()
     def _answered(self, logits: ClassLogits, some: Sequence[int], advance: progress.Advance) -> dict[int, Found]:
@@ -85,7 +101,7 @@ class BestSpan(Measure):
         return found
 
     def _best(self, i: int, said: Sequence[Tensor]) -> Found:
-        """Return an item's answer; `said` has the scores (T, 2) of each of its windows."""
+        """Return an item's best span, and how far none scores above it; `said` has each window's scores, (T, 2)."""
         given, some = self.examples[i].given, self.windows[i]
         assert isinstance(given, Pair)
         spans = [_span(scores, window, self.plan.max_answer_tokens) for scores, window in zip(said, some, strict=True)]
@@ -93,18 +109,15 @@ class BestSpan(Measure):
         score, first, last = spans[number]
         begins, ends = some[number].places[first], some[number].places[last]
         assert begins and ends
-        text, beside = given.second[begins[0] : ends[1]].strip(), dict[str, Any]()
-        if self.may_be_none:
-            nones = [float(scores[w.none].sum()) for scores, w in zip(said, some, strict=True) if w.none is not None]
-            beside = {"none_over_span": min(nones) - score} if nones else {}
-            text = "" if nones and min(nones) > score else text
+        nones = [float(scores[w.none].sum()) for scores, w in zip(said, some, strict=True) if w.none is not None]
+        beside = {"none_over_span": min(nones) - score} if nones else {}
         log_likelihood, tokens = 0.0, 0
         for scores, places_of in zip(said, self.wanted[i], strict=True):
             likely = scores.log_softmax(dim=0)
             kept = [(at, side) for side, at in enumerate(places_of) if at != IGNORED]
             log_likelihood += sum(float(likely[at, side]) for at, side in kept)
             tokens += len(kept)
-        return Found(text, log_likelihood, tokens, beside=beside)
+        return Found(given.second[begins[0] : ends[1]].strip(), log_likelihood, tokens, beside=beside)
 
 
 def _span(scores: Tensor, window: Window, longest: int) -> tuple[float, int, int]:

@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunelift.core import progress
+from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Tags
 from tunelift.evaluation.batching import by_length
 from tunelift.evaluation.measures.base import MEASURES, Compute, Measure, labels_how
+from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.rows import TOO_LONG, Found, answered
 from tunelift.fast.classifying import ClassLogits
+from tunelift.metrics.tags import (
+    ENTITY_PROBABILITIES,
+    STRICT,
+    WORD_PROBABILITIES,
+    Entity,
+    continues,
+    entities,
+    marks_entities,
+)
 from tunelift.model_facts.anatomy import pad_id
 from tunelift.tasks.base import padded_inputs
 from tunelift.tasks.token_classification import words_to_tokens
+
+Floats = NDArray[np.float64]
 
 NO_TOKEN = "a word of it has no token"
 
 
 class TagOfEachWord(Measure):
-    """The tags of an item are its prediction; its log-likelihood is the sum over words (nats). No text is cut."""
+    """The tags of an item are its prediction; its log-likelihood is the sum over words (nats). No text is cut.
+
+    A row says how likely each entity is that its tags mark, or, where tags mark none, each word's tag.
+    """
 
     gives = frozenset({"tags", "likelihood"})
 
+    @classmethod
+    def tells_probabilities(cls, plan: Plan) -> bool:
+        return True
+
     def begin(self) -> None:
+        if any(m.name == STRICT for m in self.plan.metrics) and any(
+            re.fullmatch("[ESLU]-.+", t) for t in self.plan.labels
+        ):
+            raise InputError(
+                f"{STRICT} reads entities by IOB2, and the tags have the prefixes of another scheme: "
+                f"{listed(self.plan.labels)}.",
+                fix="Take seqeval_f1, or write the tags as B-, I- and O.",
+            )
         index = {label: i for i, label in enumerate(self.plan.labels)}
         self.rows, self.firsts, self.wanted = [], [], []
         self.reasons: dict[int, str] = {}
@@ -74,9 +105,43 @@ class TagOfEachWord(Measure):
                 wanted = torch.tensor(self.wanted[i], dtype=torch.long, device=own.device)
                 tags = [self.plan.labels[int(best)] for best in of_words.argmax(dim=-1)]
                 total = float(of_words.gather(1, wanted[:, None]).sum())
-                found[i] = Found(" ".join(tags), total, len(tags))
+                found[i] = Found(
+                    " ".join(tags), total, len(tags), beside=self._confidence(of_words.exp().cpu().numpy())
+                )
             advance(len(group))
         return found
+
+    def _confidence(self, shares: Floats) -> dict[str, list[float]]:
+        """Return what a row says of how sure its tags are; `shares` (words, labels) are probabilities."""
+        best = shares.argmax(axis=1)
+        if not marks_entities(self.plan.labels):
+            return {WORD_PROBABILITIES: shares.max(axis=1).tolist()}
+        found = entities([self.plan.labels[at] for at in best])
+        return {ENTITY_PROBABILITIES: [entity_probability(shares, self.plan.labels, one) for one in found]}
+
+
+def entity_probability(shares: Floats, labels: Sequence[str], entity: Entity) -> float:
+    """Return how likely it is that tags drawn for each word by itself, from `shares` (words, labels), mark an entity.
+
+    Of all sequences of tags those count that mark it with this type, first and last word, by whatever tags of its type
+    they do so. Summed word by word, since whether a tag goes on depends on the one before it alone.
+    """
+    kind, first, last = entity
+    goes_on, kinds = _scheme(tuple(labels))
+    of_kind = np.array([own == kind for own in kinds])
+    begins = np.ones(len(labels)) if first == 0 else shares[first - 1] @ ~goes_on
+    likely = shares[first] * of_kind * begins
+    for word in range(first + 1, last + 1):
+        likely = shares[word] * (likely @ goes_on)
+    ends = np.ones(len(labels)) if last + 1 == len(shares) else ~goes_on @ shares[last + 1]
+    return min(1.0, float(likely @ ends))
+
+
+@lru_cache(maxsize=8)
+def _scheme(labels: tuple[str, ...]) -> tuple[NDArray[np.bool_], list[str | None]]:
+    """Return which tags go on with the entity of which before them, (before, tag), and of what type each begins one."""
+    goes_on = np.array([[continues(before, tag) for tag in labels] for before in labels])
+    return goes_on, [entities([tag])[0][0] if entities([tag]) else None for tag in labels]
 
 
 MEASURES.add("tags", TagOfEachWord)

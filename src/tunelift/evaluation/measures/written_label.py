@@ -16,7 +16,7 @@ from tunelift.tasks.sequence_to_sequence import read_and_written
 class WrittenLabel(WrittenLikelihood):
     """The label that a model finds likeliest to write is the prediction."""
 
-    gives = frozenset({"label", "text", "likelihood", "text-likelihood"})
+    gives = frozenset({"label", "text", "likelihood", "text-likelihood", "label-probabilities"})
     ranks = True
 
     def begin(self) -> None:
