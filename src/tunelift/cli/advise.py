@@ -8,7 +8,7 @@ import click
 
 from tunelift.cli.command import KeyCommand, config_arguments, config_of
 
-KEYS = ("task", "model", "data", "train.max_length", "train.seed", "evaluate")
+KEYS = ("task", "model", "data", "train.max_length", "train.seed", "evaluate", "larger_model")
 
 
 @click.command("advise", cls=KeyCommand, keys=KEYS)

@@ -31,7 +31,7 @@ KNOWN: dict[str, Callable[[], Iterable[str]]] = {
     "baselines": partial(known_names, "baseline", "tunelift.evaluation.baselines"),
 }
 """Where the names come from that stand for {choices} in the help of a key, unless its type names them."""
-METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST"}
+METAVARS = {str: "TEXT", int: "NUMBER", float: "NUMBER", list: "LIST", dict: "{NAME: VALUE}"}
 
 
 class KeyOption(click.Option):

@@ -8,7 +8,7 @@ from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments,
 from tunelift.cli.shared import check_margin, close, gate_options
 from tunelift.run_files.layout import RunPaths
 
-KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate")
+KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "larger_model")
 
 
 @click.command("run", cls=KeyCommand, keys=KEYS)

@@ -32,15 +32,16 @@ def load_config(
     """Return the config of a YAML file with overrides and flags on top (flags win).
 
     `overrides` are `train.learning_rate=1e-4`; `flags` map dotted names to values, where text is read as in an
-    override. `of_run` says that the file is a run's, whose code is not run. Raises InputError with every problem:
-    unknown keys, wrong values, code that another folder's config names, and what other rooms' `checks` say.
+    override. `of_run` says that the file is a run's, whose code is not run and whose addresses are not called. Raises
+    InputError with every problem: unknown keys, wrong values, code and addresses that another folder's config names,
+    and what other rooms' `checks` say.
     """
     problems: list[str] = []
     layers = []
     if path is not None:
         tree, lines = yaml_text.read_mapping(Path(path))
         layers.append(flatten(tree, {key: f"{path}, line {line}" for key, line in lines.items()}))
-        problems += [] if of_run else _strange_code(Path(path), layers[0])
+        problems += [] if of_run else [*_strange_code(Path(path), layers[0]), *_strange_address(Path(path), layers[0])]
     layers.append(_override_settings(overrides, problems))
     given = [(tuple(name.split(".")), value) for name, value in (flags or {}).items()]
     texts = [(key, parse_assignment(key, value) if isinstance(value, str) else value) for key, value in given]
@@ -81,14 +82,32 @@ def default_output(config: Config) -> Path:
 def _strange_code(path: Path, settings: Sequence[Setting]) -> list[str]:
     """Say where a config names code to run and is not one of the working folder: it may be anybody's."""
     named = [s for s in settings if s.name.rpartition(".")[2] == "metrics" and ".py:" in str(s.value)]
-    of_run = RunPaths(path.parent).manifest.exists()
-    if not named or (path.resolve().parent == Path.cwd().resolve() and not of_run):
+    where = _strange(path)
+    if not named or not where:
         return []
-    where = "is the config of a run" if of_run else "lies in another folder"
     return [
         f"{path} names code as a metric, and {where}: it may be somebody else's. Give the metric with the command "
         "(--metrics FILE.py:FUNCTION), or copy the config here."
     ]
+
+
+def _strange_address(path: Path, settings: Sequence[Setting]) -> list[str]:
+    """Say where a config names an address to which rows would be sent and is not one of the working folder."""
+    names = ("larger_model", "larger_model.address", "larger_model.key_from")
+    where = _strange(path)
+    if not where or not any(s.value for s in settings if s.name in names):
+        return []
+    return [
+        f"{path} names an address that your rows would be sent to, and {where}: it may be somebody else's. Give the "
+        "address with the command (--address https://HOST/v1), or copy the config here."
+    ]
+
+
+def _strange(path: Path) -> str:
+    """Say why a config may be anybody's; nothing of one that lies in the working folder and is no run's."""
+    if RunPaths(path.parent).manifest.exists():
+        return "is the config of a run"
+    return "" if path.resolve().parent == Path.cwd().resolve() else "lies in another folder"
 
 
 def _is_text(setting: Setting) -> bool:

@@ -32,6 +32,12 @@ def _different(seeds: list[int]) -> list[int]:
     return seeds
 
 
+def _two_prices(prices: list[float]) -> list[float]:
+    if prices and (len(prices) != 2 or min(prices) < 0):
+        raise ValueError("two prices, of tokens read and of tokens written")
+    return prices
+
+
 def _source_or_fraction(value: Any) -> Any:
     if isinstance(value, (int, float)) and not 0 < value < 1:
         raise ValueError("a fraction is above 0 and below 1")
@@ -72,6 +78,7 @@ Split = Annotated[Any, BeforeValidator(_source_or_fraction)]
 Names = Annotated[list[str], BeforeValidator(_named), BeforeValidator(_listed)]
 Texts = Annotated[list[str], BeforeValidator(_alone)]
 Metrics = Annotated[list[Any], BeforeValidator(_listed)]
+Prices = Annotated[list[float], BeforeValidator(_listed), AfterValidator(_two_prices)]
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
@@ -208,6 +215,24 @@ class PreferencesSection(Section):
     )
 
 
+class EndpointSection(Section):
+    """A model behind an OpenAI-compatible address, which is sent texts; nothing is sent unless an address is named."""
+
+    address: str | None = setting(
+        None, "OpenAI-compatible address of a larger model, such as https://HOST/v1, that is asked the same items."
+    )
+    served_model: str = setting("", "Name of the model at that address.")
+    key_from: str | None = setting(None, "Environment variable that holds the key of the address; never the key.")
+    instructions: str | None = setting(None, "What it is told before the items; by the task otherwise.")
+    request: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of its requests, such as {temperature: 0}; null leaves one out."
+    )
+    price: Prices = Field(default_factory=list, description="Of a million tokens it reads and writes: 0.15,0.6.")
+    at_once: int = setting(4, "Requests that wait for an answer at once.", gt=0, le=256)
+    timeout: float = setting(120, "Seconds after which a request is tried again.", gt=0)
+    attempts: int = setting(6, "Times that a request is tried, with longer and longer pauses.", gt=0, le=20)
+
+
 class EvaluateSection(Section):
     """What is measured, and how."""
 
@@ -246,6 +271,7 @@ class Config(Section):
     train: TrainSection = Field(default_factory=TrainSection, description="The training.")
     preferences: PreferencesSection = Field(default_factory=PreferencesSection, description="Preference tuning.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
+    larger_model: EndpointSection = Field(default_factory=EndpointSection, description="A larger model to prompt.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
     sweep: dict[str, Any] = Field(
         default_factory=dict,

@@ -17,7 +17,7 @@ SECTIONS: dict[str, Any] = {
 }
 """Section name: its class."""
 
-SHORT = {"model": "name", "data": "train", "adapter": "method", "preferences": "loss"}
+SHORT = {"model": "name", "data": "train", "adapter": "method", "preferences": "loss", "larger_model": "address"}
 """The key that a section's name alone stands for: `model: gpt2`."""
 
 ALIASES = {
@@ -104,8 +104,8 @@ def parse_assignment(path: tuple[str, ...], text: str) -> Any:
         value = yaml_text.parse(text)
     except Exception:  # text that is no YAML is text
         return text
-    # `a: b` and `{text}` are templates or names, unless the key is one of the adapter's, which may take a mapping.
-    return text if isinstance(value, Mapping) and key[0] != "adapter" else value
+    # `a: b` and `{text}` are templates or names, unless the key takes a mapping, as those of the adapter may.
+    return text if isinstance(value, Mapping) and key[0] != "adapter" and dict not in types_taken else value
 
 
 def translate(settings: Iterable[Setting], problems: list[str]) -> list[Setting]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunelift.config.schema import EvaluateSection, TrainSection
+from tunelift.config.schema import EndpointSection, EvaluateSection, TrainSection
 from tunelift.metrics import Metric
 from tunelift.tasks import DEFAULT, Task
 
@@ -18,7 +18,8 @@ class Plan:
 
     `slices` are columns of the data whose values go into the rows, so that a comparison can be made for each.
     `threshold` is the one that was chosen for the model (`metrics/thresholds.py`), None where none was. With `cache`,
-    what is known of an item from before is taken from there, and what is computed now is kept.
+    what is known of an item from before is taken from there, and what is computed now is kept. `larger_model`
+    is asked as a baseline, where an address was named.
     """
 
     metrics: Sequence[Metric]
@@ -35,6 +36,7 @@ class Plan:
     slices: Sequence[str] = ()
     threshold: float | None = None
     cache: bool = False
+    larger_model: EndpointSection | None = None
 
     @property
     def samples(self) -> int:

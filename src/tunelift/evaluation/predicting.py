@@ -76,9 +76,22 @@ def predicted_rows(
     likelihoods: bool,
 ) -> Scores:
     """Return scores of predicted answers; `likelihoods` says whether these have a probability."""
-    metrics, slices = given_metrics(plan, likelihoods=likelihoods), slices_of(examples, plan.slices)
+    metrics = given_metrics(plan, likelihoods=likelihoods)
+    return rows_of(plan, metrics, made_by, examples, predictions, likelihoods=likelihoods)
+
+
+def rows_of(
+    plan: Plan,
+    metrics: Sequence[Metric],
+    made_by: Mapping[str, Any],
+    examples: Sequence[Example],
+    predictions: Sequence[Found],
+    *,
+    likelihoods: bool = False,
+) -> Scores:
+    """Return scores of answers by these metrics."""
     rows = []
-    for example, values, found in zip(examples, slices, predictions, strict=True):
+    for example, values, found in zip(examples, slices_of(examples, plan.slices), predictions, strict=True):
         answer = answered(example, found, metrics)
         if not likelihoods:  # there is none to tell, and nothing of which it would be
             answer = {key: value for key, value in answer.items() if key not in ("log_likelihood", "tokens")}

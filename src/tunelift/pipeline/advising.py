@@ -40,7 +40,7 @@ def advise(config: Config) -> Advice:
     metrics = choices.metrics_for(evaluate.metrics, task, splits.train)
     choices.check_labels(splits.train, splits.test, data, metrics)
     labels = choices.ranked_labels(task, splits, data)
-    plan = choices.evaluation_plan(evaluate, metrics, task, labels, config.train.max_length)
+    plan = choices.evaluation_plan(evaluate, metrics, task, labels, config.train.max_length, config.larger_model)
     names = suitable(plan, splits.train, evaluate.baselines)
     choices.say_data(splits)
     session = Session.open(config.model, task, labels, config.train.seed)

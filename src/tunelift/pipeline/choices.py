@@ -9,7 +9,7 @@ from typing import Any
 
 from tunelift.adapters.methods import METHODS, Method, name_of, trains_whole
 from tunelift.adapters.store import read_adapter_config, read_lineage
-from tunelift.config.schema import AdapterSection, Config, DataSection, EvaluateSection
+from tunelift.config.schema import AdapterSection, Config, DataSection, EndpointSection, EvaluateSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
@@ -100,9 +100,14 @@ def _in_order(labels: set[str]) -> list[str]:
 
 
 def evaluation_plan(
-    settings: EvaluateSection, metrics: Sequence[Metric], task: Task, labels: Sequence[str], max_length: int
+    settings: EvaluateSection,
+    metrics: Sequence[Metric],
+    task: Task,
+    labels: Sequence[str],
+    max_length: int,
+    larger_model: EndpointSection | None = None,
 ) -> Plan:
-    """Return the plan of an evaluation; labels that no metric needs are left out."""
+    """Return the plan of an evaluation; labels that no metric needs, and a model without an address, are left out."""
     needed = task.has_head or any(metric.needs == "label" for metric in metrics)
     return Plan(
         metrics=metrics,
@@ -118,6 +123,7 @@ def evaluation_plan(
         max_length=max_length,
         slices=settings.slices,
         cache=settings.cache,
+        larger_model=larger_model if larger_model and larger_model.address else None,
     )
 
 

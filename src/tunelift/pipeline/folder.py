@@ -21,11 +21,15 @@ from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
 from tunelift.data.dates import dated
-from tunelift.run_files.layout import FORMAT, RunPaths
+from tunelift.evaluation.baselines import LARGER
+from tunelift.run_files.layout import FORMAT, RunPaths, is_scored, validation_of
 from tunelift.training import ranks
 
 KEPT = "what was complete is kept"
-NEVER_MATTERS = ("train.save_every", "train.micro_batch_tokens", "evaluate.cache")
+NEVER_MATTERS = (
+    *("train.save_every", "train.micro_batch_tokens", "evaluate.cache"),
+    *(f"larger_model.{name}" for name in ("key_from", "at_once", "timeout", "attempts")),
+)
 """Settings that change nothing of a result but its last digits."""
 MEASURED_WITH = ("train.max_length", "train.seed")
 """Settings of training that the measuring of the base depends on too: how texts are cut, how a new head is drawn."""
@@ -211,11 +215,19 @@ def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Confi
     differing = [key for key in differing if key not in NEVER_MATTERS]
     if "train" not in manifest and not paths.checkpoints.exists():
         differing = [key for key in differing if not key.startswith(MAY_CHANGE) or key in MEASURED_WITH]
+    if manifest.get("status") != "complete" and not _has_asked(paths):
+        differing = [key for key in differing if not key.startswith("larger_model.")]
     if differing:
         raise InputError(
             f"{paths.folder} holds another run; what differs: {', '.join(differing)}.",
             fix="Name another folder with output, or remove that one; nothing was written.",
         )
+
+
+def _has_asked(paths: RunPaths) -> bool:
+    """Tell whether a larger model was asked: until then another may be, or the same in another way."""
+    scores = paths.baseline(LARGER)
+    return is_scored(scores) or is_scored(validation_of(scores))
 
 
 def _refuse_other_files(paths: RunPaths) -> None:

@@ -48,7 +48,7 @@ def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = No
     choices.check_labels(splits.train, splits.test, data, metrics)
     choices.check_required(required, metrics)
     labels = choices.ranked_labels(task, splits, data)
-    plan = choices.evaluation_plan(evaluate, metrics, task, labels, training.max_length)
+    plan = choices.evaluation_plan(evaluate, metrics, task, labels, training.max_length, config.larger_model)
     suitable(plan, splits.train, evaluate.baselines)
     slices_of(splits.test, plan.slices)
     sets = forgetting_sets(evaluate, task)

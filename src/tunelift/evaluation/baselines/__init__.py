@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
 from tunelift.core.registry import Registry
+from tunelift.evaluation import endpoint
 from tunelift.evaluation.baselines import (
     bm25,
     few_shot,
+    larger_model,
     linear_probe,
     majority,
     mean,
@@ -28,6 +30,8 @@ from tunelift.evaluation.baselines import (
 from tunelift.evaluation.baselines.base import Baseline, Given, Kind
 from tunelift.evaluation.plan import Plan
 
+LARGER = "larger-model"
+
 __all__ = ["BASELINES", "Baseline", "Given", "suitable"]
 
 BASELINES: Registry[Kind] = Registry("baseline")
@@ -40,6 +44,7 @@ BASELINES.add("tf-idf", Kind(tf_idf.misfit, tf_idf.TfIdf))
 BASELINES.add("linear-probe", Kind(linear_probe.misfit, linear_probe.LinearProbe))
 BASELINES.add("tf-idf-cosine", Kind(tf_idf_cosine.misfit, tf_idf_cosine.Cosine))
 BASELINES.add("bm25", Kind(bm25.misfit, bm25.BM25))
+BASELINES.add("larger-model", Kind(larger_model.misfit, larger_model.LargerModel))
 BASELINES.add("span-regression", Kind(span_regression.misfit, span_regression.SpanRegression))
 BASELINES.add("word-majority", Kind(word_majority.misfit, word_majority.WordMajority))
 BASELINES.add("word-regression", Kind(word_regression.misfit, word_regression.WordRegression))
@@ -50,6 +55,14 @@ def suitable(plan: Plan, train: Sequence[Example], named: Sequence[str] | None) 
 
     Raises InputError, with every problem found, for names that do not exist or do not fit.
     """
+    reason = larger_model.misfit(plan, train)
+    if plan.larger_model is not None:
+        if reason or (named is not None and LARGER not in named):
+            raise InputError(
+                f"larger_model.address is named, and {reason or f'evaluate.baselines does not name {LARGER}'}.",
+                fix="Leave the address out, or the list of baselines.",
+            )
+        endpoint.check(plan.larger_model)
     if named is None:
         return [name for name in BASELINES if BASELINES.get(name).misfit(plan, train) is None]
     problems = []

@@ -30,7 +30,7 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
         return "it shows answers, and what is measured is which of two is likelier"
     if not train:
         return "there are no training rows"
-    if not all(_asks(example) for example in train):
+    if not all(asks(example) for example in train):
         return "rows of plain text, without a prompt, have no examples to show"
     return None
 
@@ -64,7 +64,7 @@ class FewShot:
     def _behind(self, solved: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
         """Put the solved rows before each example."""
         prefix = self.joining.prefix(solved)
-        return [_after(solved, prefix, example) for example in examples]
+        return [after(solved, prefix, example) for example in examples]
 
     def _most_that_fit(self, solved: Sequence[Example]) -> int:
         """Return how many of the solved rows fit before the longest training row that fits without any.
@@ -138,14 +138,14 @@ class _Room:
         return len(self.renderer.prompt_ids(example)) + answer
 
 
-def _asks(example: Example) -> bool:
+def asks(example: Example) -> bool:
     """Whether the row has a question; a conversation needs one by the user before its answer."""
     if example.messages is None:
         return bool(example.prompt.strip())
     return any(message["role"] == "user" for message in without_answer(example.messages))
 
 
-def _after(solved: Sequence[Example], prefix: str, example: Example) -> Example:
+def after(solved: Sequence[Example], prefix: str, example: Example) -> Example:
     """Put solved rows before an example: `prefix` is their text; a conversation has them as earlier turns."""
     conversation = example.conversation
     if conversation is None:
