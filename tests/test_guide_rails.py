@@ -470,7 +470,8 @@ def test_there_is_no_utils() -> None:
     assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
-MOST_KEYS = {"": 3, "model": 6, "data": 23, "adapter": 3, "train": 21, "preferences": 5, "evaluate": 16, "larger_model": 10}
+MOST_KEYS = {"": 3, "model": 6, "data": 23, "adapter": 3, "train": 21, "preferences": 5, "evaluate": 16}
+MOST_KEYS["larger_model"] = 10
 """Keys of a section; "" is the top of the config. Each is one more than there are: a key can be added, and the one
 after it is a reason to look whether the section could do with fewer, since every key is one more thing to read about.
 Of the adapter only our own keys count; the rest are the fields of peft's configs.

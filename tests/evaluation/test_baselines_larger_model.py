@@ -22,7 +22,9 @@ pytest.importorskip("httpx2")
 
 LABELS = [" card_arrival", " card", " lost_card"]
 TRAIN = [Example(f"train {i}", f"Message: {'abcdefgh'[i]}\nIntent:", LABELS[i % 3]) for i in range(8)]
-TEST = [Example(f"test {i}", f"Message: {'stuvwx'[i]}\nIntent:", LABELS[i % 3], row={"n": str(i % 2)}) for i in range(6)]
+TEST = [
+    Example(f"test {i}", f"Message: {'stuvwx'[i]}\nIntent:", LABELS[i % 3], row={"n": str(i % 2)}) for i in range(6)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,9 @@ def test_it_is_shown_solved_rows_and_the_labels_and_scored_as_any_baseline() -> 
     written = (2 + 6 + 3 + 3 * 3) / 6 * 1000
     money = (read * 2 + written * 10) / 1e6
     assert about["name"] == "larger-model"
-    assert about["description"].endswith(f"1,000 items cost {money:.3g} ({read:,.0f} tokens read and {written:,.0f} written)")
+    assert about["description"].endswith(
+        f"1,000 items cost {money:.3g} ({read:,.0f} tokens read and {written:,.0f} written)"
+    )
 
 
 def test_conversations_go_as_they_are_and_texts_are_answered_in_words() -> None:
@@ -79,9 +83,8 @@ def test_conversations_go_as_they_are_and_texts_are_answered_in_words() -> None:
 
     with served(lambda body: f"{body['messages'][-1]['content'].split()[-1]}###\nsay more") as server:
         section = {"instructions": "Repeat.", "request": {"max_completion_tokens": 9, "temperature": None}}
-        found = model(
-            server.address, [talk(i) for i in range(5)], 2, metrics=["exact_match"], labels=[], stop=["###"], section=section
-        )  # fmt: skip
+        more = {"metrics": ["exact_match"], "labels": [], "stop": ["###"], "section": section}
+        found = model(server.address, [talk(i) for i in range(5)], 2, **more)
         scores = found.score([talk(7), talk(8)], "t")
     assert scores.metrics == {"exact_match": 1.0}
     messages = next(body["messages"] for body in server.asked if body["messages"][-1]["content"] == "say 7")
@@ -129,7 +132,9 @@ def test_it_is_off_unless_named_and_refused_where_it_does_not_fit() -> None:
     with pytest.raises(InputError, match=r"larger_model.address is named, and evaluate.baselines does not name"):
         suitable(on, TRAIN, ["majority"])
     with pytest.raises(InputError, match=r"does not say which model"):
-        suitable(Plan(on.metrics, labels=LABELS, larger_model=section.model_copy(update={"served_model": ""})), TRAIN, None)
+        suitable(
+            Plan(on.metrics, labels=LABELS, larger_model=section.model_copy(update={"served_model": ""})), TRAIN, None
+        )
     pictures = [Example("a", "a.png", "cat", Picture("a.png", "0"))]
     for plan, train, said in (
         (on, [], "no training rows"),

@@ -94,7 +94,10 @@ def test_what_may_pass_is_tried_again_and_what_does_not_is_told(failure: Any) ->
         replies = ask(settings(server.address, attempts=3), questions(2), "t", cache=True)
         assert [reply.text for reply in replies] == ["right", "right"]
         assert len(server.asked) == 6
-    with served(failing(3, failure)) as server, pytest.raises(TuneliftError, match=r"asked 3 times, and at last") as told:
+    with (
+        served(failing(3, failure)) as server,
+        pytest.raises(TuneliftError, match=r"asked 3 times, and at last") as told,
+    ):
         ask(settings(server.address, attempts=3, at_once=1), questions(2), "t", cache=True)
     assert server.address in str(told.value)
     assert len(str(told.value)) < 700
@@ -122,9 +125,9 @@ def test_what_will_not_pass_ends_it_at_once_and_shows_no_key() -> None:
     assert KEY not in str(told.value)
     assert "\x1b" not in str(told.value)
     assert len(server.asked) < 40
-    with served(lambda _: (302, b"", {"location": "http://127.0.0.1:1/"})) as server:
-        with pytest.raises(TuneliftError, match="status 302"):  # where it leads nobody named
-            ask(settings(server.address), questions(1), "t", cache=True)
+    elsewhere = (302, b"", {"location": "http://127.0.0.1:1/"})  # where it leads nobody named
+    with served(lambda _: elsewhere) as server, pytest.raises(TuneliftError, match="status 302"):
+        ask(settings(server.address), questions(1), "t", cache=True)
 
 
 def test_nothing_that_was_answered_is_lost() -> None:
@@ -154,9 +157,9 @@ def test_silence_an_endless_answer_and_nobody_there() -> None:
         with pytest.raises(TuneliftError, match=r"no answer within 0.2 s"):
             ask(settings(server.address, timeout=0.2, attempts=2), questions(1), "t", cache=True)
         done.set()
-    with served(lambda _: b"x" * (endpoint.LARGEST_ANSWER + 1)) as server:
-        with pytest.raises(TuneliftError, match="more than 4,194,304 bytes"):
-            ask(settings(server.address), questions(1), "t", cache=True)
+    endless, said = b"x" * (endpoint.LARGEST_ANSWER + 1), "more than 4,194,304 bytes"
+    with served(lambda _: endless) as server, pytest.raises(TuneliftError, match=said):
+        ask(settings(server.address), questions(1), "t", cache=True)
     with pytest.raises(TuneliftError, match="ConnectError"):
         ask(settings(server.address, attempts=2), questions(1), "t", cache=True)
 

@@ -187,7 +187,8 @@ def twin(name: str, row: Row, model: Any, reference: Any, how: tuple[float, floa
 )
 def test_loss_and_gradients_are_those_of_a_plain_twin(name: str, kind: str) -> None:
     model = tiny_models.adapted(tiny_models.causal(kind))
-    task, reference = task_of(loss=name, beta=0.3, gamma=0.4), by_base(model)
+    more = {"gamma": 0.4} if name == "simpo" else {}
+    task, reference = task_of(loss=name, beta=0.3, **more), by_base(model)
     rows = rows_of(task, PAIRS, reference)
     plain = sum(twin(name, row, model, reference, (0.3, 0.4)) for row in rows) / len(rows)
     expected = float(plain), gradients(model, plain)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from tunelift.adapters import beginnings
 from tunelift.adapters.from_rows import gradients
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
+from tunelift.config.schema import PreferencesSection
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.fast.preferences import PAIR_LOSSES, TAKES, Answers, Strength
 from tunelift.pipeline.stages import tune_stage
+from tunelift.tasks import TASKS
 
 PROMPT = "Say what you think of number"
 
@@ -171,3 +175,49 @@ def test_lora_elsewhere_than_on_linear_layers_has_the_base_for_reference(tiny_pa
     adapted = get_peft_model(model, LoraConfig(target_modules=["embed_tokens", "q_proj"], r=4, task_type="CAUSAL_LM"))
     tunelift.tune(adapted, tokenizer, data=rows, task="preference", steps=2, learning_rate=0.01)
     tunelift.tune(adapted, tokenizer, data=rows, task="preference", steps=2)  # from where it is now
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"loss": "dpo", "gamma": 0.3}, r"preferences.gamma is nothing to the loss dpo: simpo look at it"),
+        ({"gamma": 0.0}, r"preferences.gamma is nothing to the loss dpo"),
+        ({"loss": "kto", "gamma": 1}, r"preferences.gamma is nothing to the loss kto"),
+        ({"loss": "simpo", "reference": "base"}, r"preferences.reference is nothing to the loss simpo: dpo, ipo, kto"),
+        (
+            {"loss": "orpo", "reference": "base", "gamma": 1},
+            r"(?s)preferences.gamma is nothing.*preferences.reference is",
+        ),
+        ({"loss": "simpo", "gamma": 0.2, "beta": 1}, None),
+        ({"loss": "ipo", "reference": "base"}, None),
+    ],
+)
+def test_settings_that_the_loss_does_not_look_at_are_refused_by_name(given: dict[str, Any], said: str | None) -> None:
+    task, settings = TASKS.get("preference"), PreferencesSection(**given)
+    if said is None:
+        assert task.with_settings(settings).about == settings.model_dump()
+        return
+    with pytest.raises(InputError, match=said):
+        task.with_settings(settings)
+
+
+def test_every_setting_is_some_losss_and_none_is_looked_at_in_silence() -> None:
+    """A loss that gives the same whatever a setting says does not look at it."""
+    assert {name for names in TAKES.values() for name in names} == set(PreferencesSection.model_fields)
+    own, other = torch.tensor([-3.0, -5.0]), torch.tensor([-4.0, -4.5])
+    sides = [Answers(one, one + 0.3, torch.tensor([3.0, 4.0])) for one in (own, other)]
+    for name, loss in PAIR_LOSSES.items():
+        values = [loss(*sides, Strength(beta, gamma)) for beta, gamma in ((0.1, 0.5), (0.2, 0.5), (0.1, 0.9))]
+        moved = [
+            replace(side, reference=side.reference + shift) for side, shift in zip(sides, (0.2, -0.4), strict=True)
+        ]
+        values.append(loss(*moved, Strength(0.1, 0.5)))
+        seen = {key for key, value in zip(("beta", "gamma", "reference"), values[1:], strict=True)
+                if not torch.allclose(value, values[0])}  # fmt: skip
+        assert seen == set(TAKES[name]) - {"loss"}
+
+
+def test_other_tasks_refuse_settings_of_preferences(tiny: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"preferences.loss is set, and the task causal-lm learns no preferences"):
+        tunelift.run(**tiny, task="causal-lm", loss="simpo")
+    assert not Path(tiny["output"]).exists()

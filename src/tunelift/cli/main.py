@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
     "advise": "Say before a model is tuned whether tuning is the answer.",
+    "judge": "Say whose answers are better, by a judge that a person's labels correct.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
     "verify": "Make verdict, hashes and proofs of a run or an export again from its files.",

@@ -203,13 +203,13 @@ class TrainSection(Section):
 
 
 class PreferencesSection(Section):
-    """How preferences are learned; nothing to other tasks."""
+    """How preferences are learned; refused for other tasks."""
 
     loss: Literal["dpo", "ipo", "kto", "orpo", "simpo", "cpo"] | None = setting(
         None, "Loss of the task preference; dpo for pairs and kto for judged answers otherwise."
     )
     beta: float | None = setting(None, "How strongly it pulls; as its paper has it otherwise.", gt=0)
-    gamma: float = setting(0.5, "The margin that simpo asks for.", ge=0)
+    gamma: float | None = setting(None, "The margin that simpo asks for; 0.5 otherwise.", ge=0)
     reference: Literal["start", "base"] = setting(
         "start", "What dpo, ipo and kto compare with: the model as the training begins, or the base without adapter."
     )

@@ -19,7 +19,9 @@ PART, OLD = ".part", ".old"
 """How the name ends of what is being written, and of a folder that is being replaced, while somebody is at it."""
 
 MANIFEST_PARTS = {
-    **dict.fromkeys(("inputs", "seconds", "model", "adapter", "train", "data", "verbatim", "versions", "seeds"), dict),
+    **dict.fromkeys(
+        ("inputs", "seconds", "model", "adapter", "train", "data", "verbatim", "versions", "seeds", "advice"), dict
+    ),
     **dict.fromkeys(("proofs", "happened"), list),
 }
 """Parts of a run's manifest.json that are looked into, each with its type."""

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -223,15 +223,9 @@ class _Asking:
 
         try:
             with client.stream("POST", _url(self.settings), json={**self.body, "messages": list(messages)}) as got:
-                raw, latest = b"", monotonic() + self.settings.timeout
-                for part in got.iter_bytes():
-                    raw += part
-                    if monotonic() > latest:  # a byte now and then is no answer
-                        raise httpx2.ReadTimeout("the whole answer")
-                    if len(raw) > LARGEST_ANSWER:
-                        raise TuneliftError(f"its answer has more than {LARGEST_ANSWER:,} bytes.")
+                raw = _within_limits(got.iter_bytes(), self.settings.timeout)
                 status, headers = got.status_code, got.headers
-        except httpx2.TimeoutException as error:
+        except (httpx2.TimeoutException, TimeoutError) as error:
             raise _AgainError(f"no answer within {self.settings.timeout:g} s (larger_model.timeout).") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise _AgainError(f"{type(error).__name__}: {error}") from error
@@ -245,6 +239,18 @@ class _Asking:
         """Return what may be shown: servers repeat keys in their errors, and text of theirs may move the cursor."""
         text = text.replace(self.key, "(the key)") if self.key else text
         return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+
+
+def _within_limits(parts: Iterable[bytes], seconds: float) -> bytes:
+    """Return a whole body; raise TimeoutError for one that comes a byte now and then, TuneliftError for one too large."""
+    raw, latest = b"", monotonic() + seconds
+    for part in parts:
+        raw += part
+        if monotonic() > latest:
+            raise TimeoutError
+        if len(raw) > LARGEST_ANSWER:
+            raise TuneliftError(f"its answer has more than {LARGEST_ANSWER:,} bytes.")
+    return raw
 
 
 def _nobody(request: Any) -> Any:

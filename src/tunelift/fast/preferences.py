@@ -111,3 +111,7 @@ BETAS = {"dpo": 0.1, "ipo": 0.1, "cpo": 0.1, "simpo": 2.0, "orpo": 0.1, KTO: 0.1
 
 WITH_REFERENCE = ("dpo", "ipo", KTO)
 """Losses that compare with a reference."""
+
+TAKES = {name: ("loss", "beta", *(("reference",) if name in WITH_REFERENCE else ())) for name in BETAS}
+TAKES["simpo"] += ("gamma",)
+"""Which of the settings of preference tuning each loss looks at."""

@@ -103,6 +103,7 @@ def tune(
         settings["adapter"] = adapter
     config = from_keywords("train", data=_as_section(data, "train"), task=task, **settings)
     kind = _task(task, model).with_settings(config.preferences)
+    choices.check_preferences(config.preferences, kind)
     if adapter is not None and is_adapted(model):
         raise InputError("The model has an adapter already, and another is asked for.", fix="Leave one of them out.")
     if carries_layers(model):

@@ -9,7 +9,14 @@ from typing import Any
 
 from tunelift.adapters.methods import METHODS, Method, name_of, trains_whole
 from tunelift.adapters.store import read_adapter_config, read_lineage
-from tunelift.config.schema import AdapterSection, Config, DataSection, EndpointSection, EvaluateSection
+from tunelift.config.schema import (
+    AdapterSection,
+    Config,
+    DataSection,
+    EndpointSection,
+    EvaluateSection,
+    PreferencesSection,
+)
 from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.core.records import Example
@@ -36,6 +43,16 @@ def metrics_for(named: Sequence[Any] | None, task: Task, examples: Sequence[Exam
     metrics = resolve(list(named or task.metrics(examples)))
     measure_of(task, metrics)  # says which it cannot give
     return metrics
+
+
+def check_preferences(settings: PreferencesSection, task: Task) -> None:
+    """Raise InputError for settings of preference tuning where the task to be trained compares no answers."""
+    given = [name for name, value in settings if value != getattr(PreferencesSection(), name)]
+    if given and not task.reading.compares:
+        raise InputError(
+            *(f"preferences.{name} is set, and the task {task.name} learns no preferences." for name in given),
+            fix="Leave it out, or name the task that does (task).",
+        )
 
 
 def definitions(metrics: Sequence[Metric]) -> dict[str, dict[str, str]]:

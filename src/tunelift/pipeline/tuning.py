@@ -15,6 +15,7 @@ from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
 from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import evaluation_plan, method_name
+from tunelift.pipeline.choices import check_preferences, method_name
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
@@ -76,6 +77,7 @@ def check_training(
     refuse_optimiser(settings.optimizer, None if adapter.start_from else adapter.method)
     refuse_again(session.model, settings.gradient_checkpointing)
     check_replay(session.task, settings)
+    check_preferences(folder.config.preferences, session.task)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
     check_memory(session.model, footprint)

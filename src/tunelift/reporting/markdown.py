@@ -9,6 +9,7 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
+from tunelift.reporting.advice import advice_of, judged_lines
 from tunelift.reporting.changes import Change, changes, readable
 from tunelift.reporting.evidence import EntryRow
 from tunelift.reporting.run_contents import RunContents, read_run
@@ -40,11 +41,13 @@ def report_text(run: RunContents) -> str:
         "Baselines": _baselines(run),
         "What holding the base in few bits changed": [quantising_table(run)],
         "Changed answers": _changes(run),
+        "Judged answers": [plain(line) for line in judged_lines(run)],
         "Slices": _slices(run),
         "Over seeds": _recipe(run),
         "Forgetting": [forgetting_table(run)],
         "Probabilities": _calibration(run),
         "What so many items can show": _power(run),
+        "Advice before the tuning": _advice(run),
         "Data": _data(run),
         "Proofs": _proofs(run),
         "What happened": _happened(run),
@@ -201,6 +204,18 @@ def _power(run: RunContents) -> list[str]:
     shares = [f"{point['discordance']:.0%}" for point in power["curve"]]
     smallest = ["none" if point["smallest"] is None else wording.number(point["smallest"]) for point in power["curve"]]
     return [line, table(["answers that change (assumed)", *shares], [["smallest difference", *smallest]])]
+
+
+def _advice(run: RunContents) -> list[str]:
+    advice = advice_of(run)
+    if not advice:
+        return []
+    found = [
+        f"* {plain(finding['question'])} {plain(finding['text'])}"
+        + (f" ({plain('; '.join(finding['shown']))})" if finding["shown"] else "")
+        for finding in advice["findings"]
+    ]
+    return [plain(f"From what was measured before anything was trained: {advice['text']}"), "\n".join(found)]
 
 
 def _data(run: RunContents) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunelift.core import files
 from tunelift.reporting import evidence, hygiene, wording
+from tunelift.reporting.advice import advice_of, judged_lines
 from tunelift.reporting.changes import changes, cut_answers, left_out
 from tunelift.reporting.difference import excerpt
 from tunelift.reporting.plots import coverage_curve, loss_curve, loss_points, power_curve, reliability_diagram, thinned
@@ -118,6 +119,8 @@ def _context(run: RunContents) -> dict[str, Any]:
         "reason": f"{reason}." if reason else "",
         **_evidence(run),
         **_data(run),
+        "advice": advice_of(run),
+        "judged": judged_lines(run),
         "curve": _curve(run),
         "model": run.noted("model"),
         "adapter": run.noted("adapter"),

@@ -26,6 +26,7 @@ class RunContents:
     base: Scores = field(default_factory=lambda: Scores([]))
     tuned: Scores = field(default_factory=lambda: Scores([]))
     comparison: dict[str, Any] = field(default_factory=dict)
+    judged: dict[str, Any] = field(default_factory=dict)
 
     def noted(self, name: str) -> dict[str, Any]:
         """Return a section of manifest.json; empty where the run has not come that far."""
@@ -64,6 +65,7 @@ def read_run(folder: Path) -> RunContents:
         _scores(paths.base),
         _scores(paths.tuned),
         files.read_object(paths.comparison),
+        files.read_object(paths.judged),
     )
     if not (run.manifest or run.events or run.base.rows or run.tuned.rows or run.comparison):
         raise InputError(

@@ -52,7 +52,7 @@ class RunPaths:
         self.adapter, self.model = folder / "adapter", folder / "model"
         self.base, self.tuned = folder / BASE, folder / TUNED
         self.wide = folder / "full_precision"  # the base of a quantised one
-        self.comparison = folder / "comparison.json"
+        self.comparison, self.judged = folder / "comparison.json", folder / "judged.json"
         self.page, self.markdown, self.card = folder / "report.html", folder / "report.md", folder / CARD
         self._baselines, self._forgetting, self._seeds = folder / "baselines", folder / "forgetting", folder / "seeds"
 

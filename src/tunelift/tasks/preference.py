@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from tunelift.config.schema import PreferencesSection
-from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.errors import InputError, TuneliftError, listed
 from tunelift.core.records import Example, Liked, Rejected
 from tunelift.data.preferences import PREFERENCES
 from tunelift.data.prompted import Prompted, both_answers, judged_answers, rejected_of
 from tunelift.data.render import PROMPT_TOO_LONG, Renderer, RenderReport, Tokens
 from tunelift.fast.packed_rows import common_beginning
-from tunelift.fast.preferences import BETAS, KTO, PAIR_LOSSES, WITH_REFERENCE, Answers, Strength, kto
+from tunelift.fast.preferences import BETAS, KTO, PAIR_LOSSES, TAKES, WITH_REFERENCE, Answers, Strength, kto
 from tunelift.fast.target_model import target_model
 from tunelift.fast.target_only import TargetOnly
 from tunelift.fast.targets import IGNORED, TargetModel
@@ -42,6 +42,9 @@ NEAR = 1e-4
 
 ROUNDING = 1e-4
 """How far two right scores of a token may be apart (nats), at least: they were computed in other company."""
+
+USUAL_GAMMA = 0.5
+"""SimPO's margin where nobody sets one."""
 
 SAME_IN_MAX_LENGTH = "both answers are the same up to max_length"
 
@@ -123,7 +126,15 @@ class Preference(CausalLM):
         self.settings = PreferencesSection()
 
     def with_settings(self, settings: PreferencesSection) -> Task:
-        """Return the task with the loss that was asked for."""
+        """Return the task with the loss that was asked for; raise InputError for settings that it does not look at."""
+        loss, usual = settings.loss or "dpo", PreferencesSection()  # of kto, the other one, the same settings
+        given = [name for name, value in settings if value != getattr(usual, name)]
+        if ignored := [name for name in given if name not in TAKES[loss]]:
+            takers = {name: listed(one for one in TAKES if name in TAKES[one]) for name in ignored}
+            raise InputError(
+                *(f"preferences.{name} is nothing to the loss {loss}: {takers[name]} look at it." for name in ignored),
+                fix="Leave it out, or name a loss that does: preferences.loss",
+            )
         made = copy(self)
         made.settings = settings
         return made
@@ -234,7 +245,8 @@ class Preference(CausalLM):
         """Return the loss of each pair or judged answer, of the answers' log-likelihoods (answers,)."""
         answers = Answers(likely, _reference(batch).to(likely.dtype), _targets(batch.labels).to(likely.dtype))
         name = self.loss_name(judged=batch.liked is not None)
-        how = Strength(self.settings.beta or BETAS[name], self.settings.gamma)
+        gamma = USUAL_GAMMA if self.settings.gamma is None else self.settings.gamma
+        how = Strength(self.settings.beta or BETAS[name], gamma)
         if batch.liked is not None:
             return kto(answers, batch.liked, likely.new_tensor(batch.divergence), how)
         return PAIR_LOSSES[name](_every_other(answers, 0), _every_other(answers, 1), how)

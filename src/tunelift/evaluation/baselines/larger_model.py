@@ -26,8 +26,8 @@ THOUSAND, MILLION = 1000, 1_000_000
 CHOOSE = "Answer with exactly one of these, and with nothing else:"
 ALIKE = "Answer each message with the answer alone, in the form that the answers before have."
 THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-NOT_SHOWN = (Conversation, Pair, Options, type(None))
-"""What may be given besides text: all else that an item shows is no text."""
+TEXTS = (Conversation, Pair, Options, type(None))
+"""What may be given and is shown as text."""
 
 
 def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
@@ -38,13 +38,12 @@ def misfit(plan: Plan, train: Sequence[Example]) -> str | None:
         return "it answers in words, and no metric here looks at an answer"
     if measure_for(plan).compares:
         return "it shows answers, and what is measured is which of two is likelier"
-    if not train:
-        return "there are no training rows"
-    if not all(isinstance(example.given, NOT_SHOWN) for example in train):
-        return "it is sent texts, and the rows are more than that"
-    if any(example.conversation and example.conversation.tools for example in train):
-        return "its rows call tools, which are not sent"
-    return None if all(map(asks, train)) else "rows of plain text, without a prompt, ask nothing"
+    called = any(example.conversation and example.conversation.tools for example in train)
+    if called or not all(isinstance(example.given, TEXTS) for example in train):
+        return "it is sent texts, and the rows " + ("call tools" if called else "are more than that")
+    if not train or not all(map(asks, train)):
+        return "rows of plain text, without a prompt, ask nothing" if train else "there are no training rows"
+    return None
 
 
 class LargerModel:
