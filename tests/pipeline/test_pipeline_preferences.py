@@ -18,10 +18,12 @@ from tunelift.adapters import beginnings
 from tunelift.adapters.from_rows import gradients
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
-from tunelift.config.schema import PreferencesSection
+from tunelift.config.schema import EndpointSection, PreferencesSection
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.records import Scores
 from tunelift.fast.preferences import PAIR_LOSSES, TAKES, Answers, Strength
-from tunelift.pipeline.stages import tune_stage
+from tunelift.pipeline.judging import Question, judge
+from tunelift.pipeline.stages import compare_adapter, tune_stage
 from tunelift.tasks import TASKS
 
 PROMPT = "Say what you think of number"
@@ -205,7 +207,7 @@ def test_every_setting_is_some_losss_and_none_is_looked_at_in_silence() -> None:
     """A loss that gives the same whatever a setting says does not look at it."""
     assert {name for names in TAKES.values() for name in names} == set(PreferencesSection.model_fields)
     own, other = torch.tensor([-3.0, -5.0]), torch.tensor([-4.0, -4.5])
-    sides = [Answers(one, one + 0.3, torch.tensor([3.0, 4.0])) for one in (own, other)]
+    sides = [Answers(one, one + by, torch.tensor([3.0, 4.0])) for one, by in ((own, 0.3), (other, -0.2))]
     for name, loss in PAIR_LOSSES.items():
         values = [loss(*sides, Strength(beta, gamma)) for beta, gamma in ((0.1, 0.5), (0.2, 0.5), (0.1, 0.9))]
         moved = [
@@ -221,3 +223,25 @@ def test_other_tasks_refuse_settings_of_preferences(tiny: dict[str, Any]) -> Non
     with pytest.raises(InputError, match=r"preferences.loss is set, and the task causal-lm learns no preferences"):
         tunelift.run(**tiny, task="causal-lm", loss="simpo")
     assert not Path(tiny["output"]).exists()
+
+
+def test_generated_answers_are_measured_after_the_run_and_judged(tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    tiny_pairs["data"]["test"] = write(tmp_path / "more.jsonl", 60, 100)
+    tunelift.run(**tiny_pairs)
+    out = Path(tiny_pairs["output"])
+    with pytest.raises(InputError, match="hold no answers of the models'"):
+        judge([out], Question("f1"), EndpointSection(), None)
+    evaluate = {"metrics": ["f1"], "max_new_tokens": 6, "forgetting": []}
+    data = {"test": tiny_pairs["data"]["test"]}
+    config = from_keywords(
+        "evaluate", data=data, task="preference", evaluate=evaluate, output=str(tmp_path / "answers"), dtype="float32"
+    )
+    compare_adapter(config, str(out))
+    rows = [Scores.read(tmp_path / "answers" / side).rows for side in ("base", "tuned")]
+    apart = [(a, b) for a, b in zip(*rows, strict=True) if a["prediction"].strip() != b["prediction"].strip()]
+    told = judge([tmp_path / "answers"], Question("f1"), EndpointSection(), None)
+    assert told is not None
+    wins = [0.5 + 0.5 * (b["metrics"]["f1"] > a["metrics"]["f1"]) - 0.5 * (b["metrics"]["f1"] < a["metrics"]["f1"])
+            for a, b in apart]  # fmt: skip
+    assert told["value"] == pytest.approx(sum(wins) / len(wins))
+    assert "win rate" in (tmp_path / "answers" / "report.html").read_text()

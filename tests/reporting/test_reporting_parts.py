@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reporting_run_folder import classification_run
 
+from tunelift.core import files
+from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.reporting import wording
+from tunelift.reporting import wording, write_markdown, write_report
 from tunelift.reporting.axis import Mark, differences, values
 from tunelift.reporting.changes import BRIEF_CHARACTERS, MOST_SHOWN, TEXT_BYTES, changes, cut_answers, left_out
 from tunelift.reporting.difference import difference, excerpt
@@ -254,3 +257,50 @@ def test_what_a_verdict_rests_on_is_told_where_it_is_known() -> None:
 
 def _run(rows: list[dict[str, object]], flips: dict[str, list[str]]) -> RunContents:
     return RunContents(Path(), base=Scores(rows), tuned=Scores(rows), comparison={"flips": flips})
+
+
+ADVICE = {
+    "advice": "tune",
+    "text": "tune: it lacks a <skill>.",
+    "findings": {
+        "Does the base know this?": {
+            "word": "partly",
+            "text": "Examples help.",
+            "shown": ["base: 0.400", "few: 0.500"],
+        },
+        "Is it form?": {"word": "unknown", "text": "No evidence: nothing was measured.", "shown": []},
+    },
+}
+JUDGED = {
+    **{"by": "a judge", "what": "win rate", "level": 0.95, "nothing": 0.5, "items": 90, "equal": 3, "labels": 30},
+    **{"value": 0.7, "interval": [0.6, 0.8], "weight": 0.5, "verdict": "better", "replies_without_a_word": 2},
+    "labels_alone": {"value": 0.72, "interval": [0.55, 0.88], "weight": 0.0},
+    "judge_alone": 0.9,
+    "agreement": {"same": 0.8, "interval": [0.6, 0.9], "by_chance": 0.5, "labels": 30},
+    "length": {"longer_wins_more_than_the_person_says": {"value": 0.1, "interval": [0.02, 0.2]}, "labels": 28},
+    "position": {"first_wins_more": {"value": 0.05, "interval": [-0.01, 0.1]}, "changed_by_swapping": 0.2},
+}
+
+
+def test_advice_and_judged_answers_stand_in_both_reports(tmp_path: Path) -> None:
+    run = classification_run(tmp_path / "run")
+    assert "Advice before the tuning" not in write_report(run).read_text()
+    manifest = files.read_json(run / "manifest.json")
+    files.write_json(run / "manifest.json", manifest | {"advice": ADVICE})
+    files.write_json(run / "judged.json", JUDGED)
+    page, text = write_report(run).read_text(), write_markdown(run).read_text()
+    assert 'href="#advice"' in page
+    assert 'href="#judged"' in page
+    for report in (page, text):
+        for said in ("Advice before the tuning", "Does the base know this?", "base: 0.400", "Judged answers"):
+            assert said in report
+        assert "nothing was measured" not in report  # what is not known is no advice
+        assert "80% of 30 labels" in report
+    assert "a &lt;skill&gt;" in page
+    assert "<skill>" not in page
+    for broken in ({"advice": {"findings": [1]}}, {"advice": {"text": "x", "findings": {"a": 3}}}):
+        files.write_json(run / "manifest.json", manifest | broken)
+        write_report(run)
+    files.write_json(run / "judged.json", {"by": "a judge"})
+    with pytest.raises(InputError, match="is not what tunelift judge writes"):
+        write_report(run)

@@ -242,7 +242,7 @@ class _Asking:
 
 
 def _within_limits(parts: Iterable[bytes], seconds: float) -> bytes:
-    """Return a whole body; raise TimeoutError for one that comes a byte now and then, TuneliftError for one too large."""
+    """Return a whole body; raise TimeoutError for one that trickles in, TuneliftError for one that is too large."""
     raw, latest = b"", monotonic() + seconds
     for part in parts:
         raw += part
