@@ -1,6 +1,7 @@
 """Sentence models side by side: MiniLM with LoRA on banking77 and STS, sentence-transformers' trainer and tunelift.
 
     python benchmarks/embeddings.py [--quick] [--steps 100] [--rows banking77,sts] [--out FILE.json]
+                                    [--work FOLDER --minutes 15]
 
 The same pairs from the same initial adapter, in an order of each trainer's own; batches of 32, AdamW 2e-4, dropout. On
 banking77 two questions of one intent are a pair (multiple negatives ranking loss), on STS pairs have scores (CoSENT).
@@ -15,7 +16,6 @@ import csv
 import json
 import random
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,12 @@ def main() -> None:
     peers = side_by_side.peers_python(options.peers_env)
     figures: Result = side_by_side.facts(peers) | {"kinds": {}}
     side_by_side.print_facts(figures)
+    latest = side_by_side.deadline(options)
     for kind in options.rows.split(","):
-        figures["kinds"][kind] = trained(kind, options, peers)
+        with side_by_side.work_folder(options) as folder:
+            made = folder / kind
+            made.mkdir(exist_ok=True)
+            figures["kinds"][kind] = trained(kind, options, peers, made, latest)
         side_by_side.finish(options.out, figures)
 
 
@@ -46,32 +50,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps of each run")
 
 
-def trained(kind: str, options: argparse.Namespace, peers: str) -> Result:
+def trained(kind: str, options: argparse.Namespace, peers: str, scratch: Path, latest: float) -> Result:
     """Train in every way in turns, measure what was learned, print the table, return all figures."""
     steps, rounds = (options.steps or 3, 1) if options.quick else (options.steps or 100, options.rounds or 3)
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = {"banking77": banking77, "sts": sts}[kind](options.data, 32 * steps)
-        if options.quick:
-            rows["test"] = rows["test"][:60]
-        rows |= {"model": folder_of_the_model(), "name": MODEL, "adapter": f"{scratch}/first"}
-        first_adapter(rows["model"], Path(rows["adapter"]))
-        Path(scratch, "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-        job = {"rows": f"{scratch}/rows.json", "batch_size": 32, "learning_rate": 2e-4, "limit_seconds": 600.0}
-        ways: dict[str, train.Way] = {
-            train.OURS: ("our_embeddings.py", sys.executable, {}),
-            "sentence-transformers fp32": ("sentence_trainer.py", peers, {}),
-            "sentence-transformers bf16": ("sentence_trainer.py", peers, {"bf16": True}),
-        }
-        if kind == "banking77":
-            ways[f"{train.OURS}, labels"] = ("our_embeddings.py", sys.executable, {"labels": True})
-        settings = [
-            Setting(name, script, python, job | dict(extra) | {"out": f"{scratch}/{number}"})
-            for number, (name, (script, python, extra)) in enumerate(ways.items())
-        ]
-        results = side_by_side.in_turns(settings, rounds, Path(scratch), lambda *_: True)
-        adapters = {"base": None} | {s.name: s.job["out"] for s in settings if train.digest(results[s.name])}
-        measuring = Setting("what was learned", "vectors.py", peers, job | {"adapters": adapters})
-        learned = side_by_side.measure(measuring, Path(scratch)).get("values", {})
+    rows = {"banking77": banking77, "sts": sts}[kind](options.data, 32 * steps)
+    if options.quick:
+        rows["test"] = rows["test"][:60]
+    rows |= {"model": folder_of_the_model(), "name": MODEL, "adapter": f"{scratch}/first"}
+    first_adapter(rows["model"], scratch / "first")
+    (scratch / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    job = {"rows": f"{scratch}/rows.json", "batch_size": 32, "learning_rate": 2e-4, "limit_seconds": 600.0}
+    ways: dict[str, train.Way] = {
+        train.OURS: ("our_embeddings.py", sys.executable, {}),
+        "sentence-transformers fp32": ("sentence_trainer.py", peers, {}),
+        "sentence-transformers bf16": ("sentence_trainer.py", peers, {"bf16": True}),
+    }
+    if kind == "banking77":
+        ways[f"{train.OURS}, labels"] = ("our_embeddings.py", sys.executable, {"labels": True})
+    settings = [
+        Setting(name, script, python, job | dict(extra) | {"out": f"{scratch}/{number}"})
+        for number, (name, (script, python, extra)) in enumerate(ways.items())
+    ]
+    results = side_by_side.in_turns(settings, rounds, scratch, lambda *_: True, latest)
+    adapters = {"base": None} | {s.name: s.job["out"] for s in settings if train.digest(results.get(s.name, []))}
+    measuring = Setting("what was learned", "vectors.py", peers, job | {"adapters": adapters})
+    learned = side_by_side.once(measuring, scratch).get("values", {})
     summary = train.summary({name: runs for name, runs in results.items() if name != f"{train.OURS}, labels"})
     summary["settings"] = {name: train.digest(runs) for name, runs in results.items()}
     figures = {"settings": results, "learned": learned, "summary": summary, "pairs": len(rows["train"])}

@@ -1,6 +1,7 @@
 """Preference tuning side by side: TRL's DPOTrainer and tunelift on the same pairs from the same initial adapter.
 
     python benchmarks/preferences.py [--quick] [--steps 4] [--prompt-tokens 300] [--out FILE.json]
+                                     [--work FOLDER --minutes 15]
 
 Gemma 3 270M, LoRA r=8 on all linear layers, DPO with beta 0.1, 4 pairs a step, prompts of 300 tokens with an answer to
 GSM8K and another one's. The seconds are of all that comes once the model is loaded: reading the rows, the reference,
@@ -11,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 import side_by_side
 from side_by_side import Result, Setting
@@ -34,16 +33,16 @@ def main() -> None:
     side_by_side.print_facts(figures)
     job: Result = {"model": options.model, "steps": options.steps or (1 if options.quick else 4), "beta": 0.1}
     job |= {"batch_size": 2 if options.quick else 4, "learning_rate": 5e-5, "prompt_tokens": options.prompt_tokens}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        job |= {"data": str(options.data.resolve()), "folder": scratch, "rows": f"{scratch}/rows.json"}
+    latest = side_by_side.deadline(options)
+    with side_by_side.work_folder(options) as folder:
+        job |= {"data": str(options.data.resolve()), "folder": str(folder), "rows": f"{folder}/rows.json"}
         prepare = Setting("rows and first adapter", "pairs.py", sys.executable, job | {"role": "prepare"})
-        rows = side_by_side.measure(prepare, folder)
+        rows = side_by_side.once(prepare, folder)
         settings = [Setting(OURS, "pairs.py", sys.executable, job | {"role": "ours"})]
         settings += [Setting(name, "pairs.py", peers, job | extra | {"role": "trl"}) for name, extra in PEERS.items()]
         settings = [one for one in settings if any(word in one.name for word in options.only.split(";"))]
         rounds = options.rounds or (1 if options.quick else 3)
-        results = side_by_side.in_turns(settings, rounds, folder, lambda *_: True)
+        results = side_by_side.in_turns(settings, rounds, folder, lambda *_: True, latest)
     figures |= {"rows": rows, "job": job, "settings": results}
     show(figures)
     side_by_side.finish(options.out, figures)

@@ -7,15 +7,19 @@ JSON object. Peers have an environment of their own with pinned versions.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +61,27 @@ def arguments(doc: str | None, *extra: Callable[[argparse.ArgumentParser], Any])
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="folder of data files")
     parser.add_argument("--peers-env", type=Path, default=default_environment(), help="environment of the peers")
     parser.add_argument("--out", type=Path, help="write all figures here, as JSON")
+    parser.add_argument("--work", type=Path, help="folder to work in; what was measured there is not measured again")
+    parser.add_argument("--minutes", type=float, help="begin no run after so many; --work goes on from there")
     for add in extra:
         add(parser)
     return parser.parse_args()
+
+
+@contextmanager
+def work_folder(options: argparse.Namespace) -> Iterator[Path]:
+    """Yield the folder that the user named, which stays, or one that is gone afterwards."""
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
+        yield options.work.resolve()
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+
+
+def deadline(options: argparse.Namespace) -> float:
+    """Return the time of `time.monotonic` from which on no run begins."""
+    return math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
 
 
 def default_environment() -> Path:
@@ -101,16 +123,41 @@ def measure(setting: Setting, scratch: Path, limit_seconds: float = 3600) -> Res
     return figures
 
 
+def once(setting: Setting, scratch: Path, number: int = 0) -> Result:
+    """Return what a setting's run of this number gave in this folder; it is measured where it was not, or failed."""
+    told = json.dumps([setting.name, setting.script, dict(setting.job), dict(setting.environment), number])
+    kept = scratch / "measured" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    found = measure(setting, scratch)
+    if "failed" not in found:
+        kept.parent.mkdir(exist_ok=True)
+        part = kept.with_suffix(".part")
+        part.write_text(json.dumps(found), encoding="utf-8")
+        part.replace(kept)
+    return found
+
+
 def in_turns(
-    settings: Sequence[Setting], rounds: int, scratch: Path, again: Callable[[str, Mapping[str, list[Result]]], bool]
+    settings: Sequence[Setting],
+    rounds: int,
+    scratch: Path,
+    again: Callable[[str, Mapping[str, list[Result]]], bool],
+    latest: float = math.inf,
 ) -> dict[str, list[Result]]:
-    """Measure every setting once, then in turns those for which `again(name, results so far)` says so."""
+    """Measure every setting once, then in turns those for which `again(name, results so far)` says so.
+
+    After `latest` (of `time.monotonic`) no run begins; settings without any are left out then.
+    """
     results: dict[str, list[Result]] = {setting.name: [] for setting in settings}
     for number in range(rounds):
         order = settings if number % 2 == 0 else settings[::-1]
         chosen = [s for s in order if number == 0 or (_whole(results[s.name]) and again(s.name, results))]
         for setting in chosen:
-            results[setting.name].append(measure(setting, scratch))
+            if time.monotonic() > latest:
+                print("The time is over; the same command with --work goes on.", file=sys.stderr, flush=True)
+                return {name: runs for name, runs in results.items() if runs}
+            results[setting.name].append(once(setting, scratch, number))
     return results
 
 

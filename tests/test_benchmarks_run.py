@@ -64,6 +64,29 @@ def test_settings_take_turns_and_those_out_of_the_running_are_measured_once(
     assert summary["settings"]["compiled"]["later"] == 25.0  # its compiling spared
 
 
+def test_what_was_measured_is_not_measured_again_and_no_run_begins_after_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import side_by_side
+
+    order: list[str] = []
+
+    def measure(setting: side_by_side.Setting, scratch: Path) -> side_by_side.Result:
+        order.append(setting.name)
+        return {"failed": "no memory"} if setting.name == "broken" else {"seconds": len(order)}
+
+    monkeypatch.setattr(side_by_side, "measure", measure)
+    settings = [side_by_side.Setting(name, "", "", {"rows": 3}) for name in ("ours", "broken", "peer")]
+    first = side_by_side.in_turns(settings, 2, tmp_path, lambda *_: True)
+    assert order == ["ours", "broken", "peer", "peer", "ours"]
+    assert side_by_side.in_turns(settings, 2, tmp_path, lambda *_: True) == first
+    assert order[5:] == ["broken"]  # which is tried again
+    other = [side_by_side.Setting("ours", "", "", {"rows": 4})]
+    assert side_by_side.in_turns(other, 1, tmp_path, lambda *_: True) == {"ours": [{"seconds": 7}]}
+    assert side_by_side.in_turns(settings, 3, tmp_path, lambda *_: True, latest=0.0) == {}
+    assert len(order) == 7
+
+
 def test_a_script_that_fails_is_reported_with_its_last_words(tmp_path: Path) -> None:
     import side_by_side
 
