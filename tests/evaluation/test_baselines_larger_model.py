@@ -67,9 +67,8 @@ def test_it_is_shown_solved_rows_and_the_labels_and_scored_as_any_baseline() -> 
     written = (2 + 6 + 3 + 3 * 3) / 6 * 1000
     money = (read * 2 + written * 10) / 1e6
     assert about["name"] == "larger-model"
-    assert about["description"].endswith(
-        f"1,000 items cost {money:.3g} ({read:,.0f} tokens read and {written:,.0f} written)"
-    )
+    tokens = f"{read:,.0f} tokens read, {written:,.0f} written"
+    assert about["description"].startswith(f"1,000 items cost {money:.3g} ({tokens}); large, 3 training examples")
 
 
 def test_conversations_go_as_they_are_and_texts_are_answered_in_words() -> None:
@@ -117,8 +116,8 @@ def test_thoughts_and_costs() -> None:
     assert without_thoughts("<think>a b") == ""
     assert without_thoughts("a <think>b</think>") == "a <think>b</think>"
     replies = [Reply("", read=100, written=10), Reply("", read=300, written=30)]
-    assert cost(replies, [1.0, 5.0]) == "1,000 items cost 0.3 (200,000 tokens read and 20,000 written)"
-    assert cost(replies, []) == "1,000 items take 200,000 tokens read and 20,000 written"
+    assert cost(replies, [1.0, 5.0]) == "1,000 items cost 0.3 (200,000 tokens read, 20,000 written)"
+    assert cost(replies, []) == "1,000 items take 200,000 tokens read, 20,000 written"
     assert cost([Reply("")], [1.0, 5.0]) == "the address does not say how many tokens it took"
 
 

@@ -84,7 +84,7 @@ def check(settings: EndpointSection) -> None:
     if find_spec("httpx2") is None:
         problems.append("the package httpx2 is not installed: pip install 'tunelift[endpoint]'")
     if problems:
-        raise InputError(*(f"larger model: {one}." for one in problems), fix="See docs/larger-model.md.")
+        raise InputError(*(f"larger model: {one}." for one in problems), fix="An example: docs/how-to/larger-model.md")
 
 
 def _key_problems(name: str | None, scheme: str, host: str | None) -> list[str]:

@@ -64,7 +64,7 @@ class LargerModel:
         plan, asked = self.given.plan, [self._asked(example) for example in examples]
         replies = endpoint.ask(with_limit(self.settings, plan.max_new_tokens), asked, title, cache=plan.cache)
         found = [self._found(example, reply) for example, reply in zip(examples, replies, strict=True)]
-        about = f"{self.description}; {cost(replies, self.settings.price)}"
+        about = f"{cost(replies, self.settings.price)}; {self.description}"  # which may be cut where it is long
         metrics = [metric for metric in plan.metrics if metric.needs in GIVES]
         return rows_of(plan, metrics, self.given.made_by("larger-model", about), examples, found)
 
@@ -114,7 +114,7 @@ def cost(replies: Sequence[Reply], price: Sequence[float]) -> str:
     )
     if not read and not written:
         return "the address does not say how many tokens it took"
-    tokens = f"{read:,.0f} tokens read and {written:,.0f} written"
+    tokens = f"{read:,.0f} tokens read, {written:,.0f} written"
     if not price:
         return f"1,000 items take {tokens}"
     return f"1,000 items cost {(read * price[0] + written * price[1]) / MILLION:.3g} ({tokens})"
