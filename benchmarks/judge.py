@@ -3,9 +3,10 @@
     python benchmarks/judge.py [--simulations 20000] [--only TEXT] [--json FILE]
 
 A person's labels are drawn, and a judge who says the same with some chance and else follows its biases: for the answer
-that stands first, for the longer one. Some items are labelled, and the product's interval is made of these labels and
-the judge's scores of all. The judge's own interval, and that of the labels alone, stand beside. Exits with 1 where the
-corrected interval holds the truth less than 94 times of 100.
+that stands first, for the longer one. The worst follows them always; of marks it is generous to what is long, and
+slips. Some items are labelled, and the product's interval is made of these labels and the judge's scores of all. The
+judge's own interval, and that of the labels alone, stand beside. Exits with 1 where the corrected interval holds the
+truth less than 94 times of 100.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FIRST, LONGER, LONG = 0.3, 0.5, 0.6
 """Where the judge does not say what the person does: how often it takes the first answer whatever it says, and else the
 longer one; and how often the tuned answer is the longer."""
 WINS = {"even": (0.5, 0.0), "even, ties": (0.45, 0.1), "better": (0.75, 0.0), "far better": (0.9, 0.05)}
-JUDGES = {"blind": 0.0, "poor": 0.5, "good": 0.9, "nearly right": 0.97}
+JUDGES = {"worst": 0.0, "poor": 0.5, "good": 0.9, "nearly right": 0.97}
 STEP = 0.25
 """Between two marks of five."""
 

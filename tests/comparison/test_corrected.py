@@ -31,8 +31,8 @@ def test_simulated_judges_of_known_bias_are_corrected() -> None:
     assert max(one.judge_alone for one in biased) < 80  # the judge's own interval does not hold
     good = [one for one in found if "nearly right" in one.name]
     assert all(one.width < 0.85 * one.labels_width for one in good)
-    blind = [one for one in found if "blind" in one.name]
-    assert all(one.width < 1.05 * one.labels_width for one in blind)  # nor does a bad one do harm
+    worst = [one for one in found if "worst" in one.name]
+    assert all(one.width < 1.05 * one.labels_width for one in worst)  # nor does a bad one do harm
 
 
 def test_what_is_known_by_hand() -> None:
