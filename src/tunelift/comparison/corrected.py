@@ -59,7 +59,10 @@ def corrected(
     rest = weight**2 * np.var(others, axis=1, ddof=1) / many if many > 1 else np.zeros_like(own)
     freedom = (own + rest) ** 2 / (own**2 / (few - 1) + rest**2 / max(many - 1, 1))
     moved = weight * others.mean(axis=1) if many else np.zeros_like(own)
-    half, middle = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(own + rest), both.mean(axis=1) + moved
+    # Means of labels are a lattice: an interval that ends between two of its points holds less than it says.
+    lattice = (step or (scale[1] - scale[0]) / 2) / 2 / few
+    half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(own + rest) + lattice
+    middle = both.mean(axis=1) + moved
     value = np.clip(residual.mean(axis=1) + moved, *scale)
     return Corrected(value, np.maximum(middle - half, scale[0]), np.minimum(middle + half, scale[1]), weight)
 
