@@ -64,7 +64,10 @@ def run(name: str, replay: float, options: argparse.Namespace) -> RunPaths:
 
 def row(name: str, without: RunPaths, replayed: RunPaths) -> tuple[list[str], bool]:
     """Return a line of the table, and whether forgetting that was there became smaller."""
-    lost = files.read_object(without.comparison)["forgetting"][FORGOTTEN]
+    forgotten = files.read_object(without.comparison)["forgetting"]
+    if FORGOTTEN not in forgotten:
+        sys.exit(f"{name}: forgetting was not measured: {FORGOTTEN} is longer than the model's context.")
+    lost = forgotten[FORGOTTEN]
     kept = compare(without.forgetting(FORGOTTEN).tuned, replayed.forgetting(FORGOTTEN).tuned).to_dict()
     task = compare(without.tuned, replayed.tuned).to_dict()
     smaller, cost = (one["metrics"][one["headline"]["metric"]] for one in (kept, task))
