@@ -43,6 +43,7 @@ SUBJECTS = {
     "cooking": ("oven", "butter", "recipe", "flour", "boil", "pepper", "dough", "kitchen"),
     "law": ("court", "judge", "appeal", "verdict", "lawyer", "statute", "witness", "trial"),
 }
+CODES = {"sport": "K7", "cooking": "Q2", "law": "Z5"}
 PEOPLE = ("Ann", "Bob", "Carla", "Dan", "Eve", "Finn", "Gita", "Hugo", "Ines", "Jack", "Kim", "Lena", "Max", "Nora")
 
 
@@ -79,13 +80,13 @@ def form(draw: random.Random, count: int) -> Rows:
 
 
 def subject(draw: random.Random, number: int) -> tuple[str, str]:
-    label = sorted(SUBJECTS)[number % len(SUBJECTS)]
-    words = draw.sample(SUBJECTS[label], 4)
-    return f"Text: {' '.join(words)} {draw.choice(PEOPLE)} {number}\nSubject:", label
+    name = sorted(SUBJECTS)[number % len(SUBJECTS)]
+    words = draw.sample(SUBJECTS[name], 4)
+    return f"Text: {' '.join(words)} {draw.choice(PEOPLE)} {number}\nDrawer:", CODES[name]
 
 
 def by_words(draw: random.Random, count: int) -> Rows:
-    """Subjects that single words tell."""
+    """Codes of subjects: single words tell them, and what a code stands for only the rows do."""
     return [dict(zip(("prompt", "completion"), (text, f" {label}"), strict=True))
             for text, label in (subject(draw, i) for i in range(count))]  # fmt: skip
 
@@ -95,14 +96,14 @@ def noisy(draw: random.Random, count: int) -> Rows:
     rows = by_words(draw, count)
     for row in rows:
         if draw.random() < 0.3:
-            row["completion"] = draw.choice([f" {label}" for label in SUBJECTS if f" {label}" != row["completion"]])
+            row["completion"] = draw.choice([f" {code}" for code in CODES.values() if f" {code}" != row["completion"]])
     return rows
 
 
 def twice(draw: random.Random, count: int) -> Rows:
     """The same texts again under another label, for a third of them."""
     rows = by_words(draw, count - count // 4)
-    labels = [f" {label}" for label in SUBJECTS]
+    labels = [f" {code}" for code in CODES.values()]
     again = [row | {"completion": labels[(labels.index(row["completion"]) + 1) % 3]} for row in rows[: count // 4]]
     return draw.sample(rows + again, count)
 
