@@ -115,11 +115,13 @@ def copied(draw: random.Random, count: int) -> Rows:
 
 
 def odd_words(draw: random.Random, count: int) -> Rows:
-    """Which of two labels applies is told by how two words stand to each other, and by no word alone."""
+    """Which of two labels applies is told by whether two names are the same, and by no word that other rows have."""
     rows = []
-    for i in range(count):
-        a, b = draw.choice(["red", "green", "blue"]), draw.choice(["red", "green", "blue"])
-        rows.append({"prompt": f"{a} and {b}, pair {i}\nVerdict:", "completion": " same" if a == b else " other"})
+    for _ in range(count):
+        names = [name_of(draw), name_of(draw)]
+        same = draw.random() < 0.5
+        asked = f"{names[0]} and {names[0] if same else names[1]}\nVerdict:"
+        rows.append({"prompt": asked, "completion": " same" if same else " other"})
     return rows
 
 
