@@ -14,8 +14,7 @@ from tunelift.config.schema import AdapterSection, EvaluateSection, TrainSection
 from tunelift.core import files, progress, provenance
 from tunelift.data.splits import Splits
 from tunelift.model_facts.anatomy import context_length
-from tunelift.pipeline.choices import evaluation_plan, method_name
-from tunelift.pipeline.choices import check_preferences, method_name
+from tunelift.pipeline.choices import check_preferences, evaluation_plan, method_name
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
