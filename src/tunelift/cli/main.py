@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Measure a model, or a model with an adapter, on test rows.",
     "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
+    "plan": "Say before a run how much memory and time it takes, and what to change.",
     "advise": "Say before a model is tuned whether tuning is the answer.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
