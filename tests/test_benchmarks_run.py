@@ -206,3 +206,33 @@ def test_every_method_of_the_study_is_one() -> None:
     for name, keys in method_study.METHODS.items():
         assert check_keys({"method": name, **keys}) == []
     assert len(method_study.METHODS) >= 14
+
+
+def test_plans_outside_the_goals_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    import plan
+
+    def found(planned: int, measured: int, seconds: float, took: float) -> dict[str, Any]:
+        said = {"bytes": planned, "seconds": seconds}
+        run = {"peak": measured, "own": measured, "seconds": took}
+        return {"quick": said, "plan": said, "run": run, "processor": "One", "cores": 2, "flags": ["avx2"]}
+
+    figures = {
+        "right": found(1000, 950, 100.0, 120.0),
+        "too little": found(1000, 1031, 100.0, 100.0),
+        "too much": found(1000, 899, 100.0, 100.0),
+        "slow": found(1000, 1000, 100.0, 126.0),
+    }
+    assert plan.table(figures, time_too=True) == ["too little", "too much", "slow"]
+    assert plan.table(figures, time_too=False) == ["too little", "too much"]
+    assert "One, 2 cores, avx2" in capsys.readouterr().out
+
+
+def test_thirty_plans_have_names_of_their_own_and_keys_that_are_taken(tmp_path: Path) -> None:
+    import plan
+
+    from tunelift.config.load import load_config
+
+    assert len({setting.name for setting in plan.SETTINGS}) == len(plan.SETTINGS) == 30
+    for setting in plan.SETTINGS:
+        words = plan.arguments(setting, tmp_path, Path("data")) if setting.model not in plan.RANDOM else []
+        assert not words or load_config(None, words).data.train

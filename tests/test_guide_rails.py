@@ -107,6 +107,7 @@ TAKES_ALL_SETTINGS = {
         *("pipeline/run.py:run", "pipeline/api.py:run", "pipeline/generating.py:generate_stage"),
         *("pipeline/stages.py:tune_stage", "pipeline/stages.py:evaluate_stage", "pipeline/stages.py:compare_adapter"),
         *("pipeline/stages.py:_to_measure", "pipeline/exporting.py:_made", "pipeline/advising.py:advise"),
+        *("pipeline/preparing.py:prepare", "pipeline/planning.py:plan", "pipeline/planning.py:shortened"),
     },
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),

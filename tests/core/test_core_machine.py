@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -138,3 +140,48 @@ def test_where_no_waiting_is_counted_the_load_of_the_last_minute_tells(
     monkeypatch.setattr(os, "getloadavg", told)
     monkeypatch.setattr(machine, "cores", lambda: 2)
     assert machine.had_cores(lambda: 1) == (1, had)
+
+
+def test_limits_of_memory_are_told_with_what_they_do(tmp_path: Path) -> None:
+    root = system(tmp_path, "0::/a/b", V2, {"a/b/memory.max": 3000, "a/b/memory.high": 2500})
+    (root / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 4 kB\nSwapTotal: 2 kB\n")
+    found = {limit.name: limit for limit in machine.memory_limits(root)}
+    assert found["memory.max of the control group"] == machine.MemoryLimit(
+        "memory.max of the control group", 3000, 3000 + 2048, kills=True
+    )
+    high = found["memory.high of the control group"]
+    assert (high.bytes, high.hard, high.kills) == (2500, None, False)
+    assert [limit.bytes for limit in machine.memory_limits(root)] == [2500, 3000, MACHINE]
+    assert machine.available_bytes(root) == 4096
+
+
+def test_version_1_without_a_limit_is_none(tmp_path: Path) -> None:
+    root = system(tmp_path, "4:memory:/a", V1, {"memory/a/memory.limit_in_bytes": UNLIMITED_V1})
+    assert [limit.name for limit in machine.memory_limits(root)] == ["the machine's memory"]
+
+
+def test_limits_of_the_process_are_told_as_what_may_be_added() -> None:
+    code = (
+        "import resource; from tunelift.core import machine\n"
+        "now = machine.resident()\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (now.data + 50_000_000, resource.RLIM_INFINITY))\n"
+        "limit = {one.name: one for one in machine.memory_limits()}['RLIMIT_DATA']\n"
+        "assert abs(limit.bytes - now.all - 50_000_000) < 5_000_000, (limit, now)\n"
+        "assert limit.hard == limit.bytes and not limit.kills\n"
+    )
+    if machine.resident() is None:
+        pytest.skip("the system does not say what a process has")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_peak_can_begin_anew() -> None:
+    if machine.resident() is None:
+        pytest.skip("the system does not say what a process has")
+    block = bytearray(200_000_000)
+    peak = machine.resident()
+    del block
+    machine.forget_peak()
+    now = machine.resident()
+    assert peak is not None and now is not None
+    assert now.peak < peak.peak - 100_000_000
+    assert (machine.seconds_since_start() or 0) > 0

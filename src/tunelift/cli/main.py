@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Measure a model, or a model with an adapter, on test rows.",
     "tune": "Train an adapter, or all weights, and save it for stock peft or transformers.",
     "compare": "Say whether the tuned model is better, with honest statistics.",
+    "plan": "Say before a run how much memory and time it takes, and what to change.",
     "advise": "Say before a model is tuned whether tuning is the answer.",
     "judge": "Say whose answers are better, by a judge that a person's labels correct.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",

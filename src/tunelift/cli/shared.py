@@ -1,7 +1,8 @@
-"""Options that several commands have: what others' files mean, and gates, with how a command with one ends."""
+"""Options that several commands have: sizes and times, what others' files mean, and gates, with how one ends."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,30 @@ if TYPE_CHECKING:
     from tunelift.comparison.gates import Gate
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return the bytes of a size of memory, such as 8GB, 512MiB or 1000000."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]i?|)b?", (value or "").strip().lower())
+    if value is not None and (match is None or float(match[1]) <= 0):
+        raise click.BadParameter(f"{value!r} is no size; write 8GB, 512MiB or a number of bytes.", ctx, param)
+    return int(float(match[1]) * BYTES[match[2]]) if match else None
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return the seconds of a time, such as 30m, 1h30m or 90."""
+    if value is None:
+        return None
+    text = value.strip().lower()
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)(min|[smhd]|)", text)
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise click.BadParameter(f"{value!r} is no time; write 30m, 1h30m or a number of seconds.", ctx, param)
+    return seconds
 
 
 def gate_options(command: Command) -> Command:

@@ -5,6 +5,7 @@ That memory is the machine's, or less where a container or another control group
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -12,6 +13,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -33,6 +35,35 @@ LIMITS = {"cgroup2": ("memory.max", "memory.high"), "cgroup": ("memory.limit_in_
 https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html beside it. Above memory.high a process is
 slowed until others' memory is taken back: copies beyond it cost more than they give.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """What bounds the resident memory of this process: its name, and up to how many bytes of it there may be.
+
+    `hard` (bytes) counts swap too, as far as there may be any: what takes more cannot run. None where the process is
+    slowed and no more. Beyond one that `kills` it ends without a word; beyond another it is told.
+    """
+
+    name: str
+    bytes: int
+    hard: int | None
+    kills: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """The memory of this process (bytes): all of it that is resident, its own, and that of files which are mapped.
+
+    `peak` is the most that was resident, and `virtual` and `data` what RLIMIT_AS and RLIMIT_DATA count.
+    """
+
+    all: int
+    own: int
+    files: int
+    peak: int
+    virtual: int
+    data: int
 
 
 @functools.cache
@@ -111,8 +142,75 @@ def usable_bytes(root: Path = Path("/")) -> int | None:
 
     None where neither can be read. `root` is where /proc and /sys are looked for.
     """
-    known = [_of_machine(), *_of_groups(root)]
+    known = [_of_machine(), *(count for _, count in _of_groups(root))]
     return min((count for count in known if count is not None), default=None)
+
+
+def memory_limits(root: Path = Path("/")) -> list[MemoryLimit]:
+    """Return every limit of this process's resident memory that can be read, the lowest first.
+
+    Limits of the process itself count addresses (RLIMIT_AS) or private pages (RLIMIT_DATA): they are told as what is
+    resident now and what may be added to it.
+    """
+    swap = _of_meminfo(root, "SwapTotal") or 0
+    machines = _of_machine()
+    found = [MemoryLimit("the machine's memory", machines, machines + swap, kills=True)] if machines else []
+    for file, count in _of_groups(root):
+        if machines is None or count < machines:  # version 1 writes "none" as a huge number
+            kills = file.name != "memory.high"
+            found.append(
+                MemoryLimit(f"{file.name} of the control group", count, count + swap if kills else None, kills)
+            )
+    return sorted([*found, *_of_process(root)], key=lambda limit: limit.bytes)
+
+
+def _of_process(root: Path) -> Iterator[MemoryLimit]:
+    """Yield the limits that the process has by itself (ulimit -v and -d)."""
+    now = resident(root)
+    if now is None:
+        return
+    import resource
+
+    for name, used in (("RLIMIT_AS", now.virtual), ("RLIMIT_DATA", now.data)):
+        limit, _ = resource.getrlimit(getattr(resource, name))
+        if limit != resource.RLIM_INFINITY:
+            room = now.all + max(0, limit - used)
+            yield MemoryLimit(name, room, room, kills=False)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Return how much memory this process could have now beside all others, with what it has; None if not known."""
+    free, now = _of_meminfo(root, "MemAvailable"), resident(root)
+    return None if free is None else free + (now.all if now else 0)
+
+
+def resident(root: Path = Path("/")) -> Resident | None:
+    """Return the memory of this process, None where the system does not say (it is Linux that does)."""
+    lines = (line.split() for line in _lines(root / "proc/self/status"))
+    known = {parts[0]: int(parts[1]) * 1024 for parts in lines if len(parts) == 3 and parts[2] == "kB"}
+    names = ("VmRSS:", "RssAnon:", "RssFile:", "VmHWM:", "VmSize:", "VmData:")
+    return Resident(*(known[name] for name in names)) if all(name in known for name in names) else None
+
+
+def forget_peak() -> None:
+    """Let the peak of resident memory begin anew from what is resident now, where the system does that (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # man 5 proc_pid_clear_refs
+
+
+def seconds_since_start(root: Path = Path("/")) -> float | None:
+    """Return how long ago this process began; None where the system does not say."""
+    fields = " ".join(_lines(root / "proc/self/stat")).rpartition(")")[2].split()
+    up = " ".join(_lines(root / "proc/uptime")).split()
+    if len(fields) < 20 or not up:
+        return None
+    return float(up[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of man 5 proc_pid_stat
+
+
+def _of_meminfo(root: Path, name: str) -> int | None:
+    """Return a line of /proc/meminfo in bytes, None where it is not there."""
+    lines = (line.split() for line in _lines(root / "proc/meminfo"))
+    return next((int(parts[1]) * 1024 for parts in lines if parts[:1] == [f"{name}:"]), None)
 
 
 def _first_processor() -> dict[str, str]:
@@ -129,13 +227,13 @@ def _of_machine() -> int | None:
     return count if count > 0 else None  # -1: the system does not know it
 
 
-def _of_groups(root: Path) -> Iterator[int]:
-    """Yield every limit of the groups that this process is in and of all those above them."""
+def _of_groups(root: Path) -> Iterator[tuple[Path, int]]:
+    """Yield every limit of the groups that this process is in and of all those above them, with its file."""
     paths = _paths(_lines(root / "proc/self/cgroup"))
     for kind, shown, mount in _mounts(_lines(root / "proc/self/mountinfo")):
         for folder in _folders(root / mount.lstrip("/"), shown, paths.get(kind, "/")):
             for name in LIMITS[kind]:
-                yield from (int(line) for line in _lines(folder / name)[:1] if line.isdecimal())  # "max" is none
+                yield from ((folder / name, int(one)) for one in _lines(folder / name)[:1] if one.isdecimal())
 
 
 def _mounts(lines: list[str]) -> Iterator[tuple[str, str, str]]:

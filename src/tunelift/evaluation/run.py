@@ -42,7 +42,7 @@ def score(
         raise InputError("There are no rows to evaluate.", fix="Give data.test a file with at least one row.")
     slices = slices_of(examples, plan.slices)
     with in_evaluation(model), sped_up(model, "forward") as layers:
-        measure = _begun(model, tokenizer, examples, plan, title, known=known)
+        measure = tokenised(model, tokenizer, examples, plan, title, known=known)
         if not measure.fitting:
             longest = max(measure.length(i) for i in range(len(examples)))
             raise InputError(
@@ -77,9 +77,10 @@ def score(
     return Scores(rows, info)
 
 
-def _begun(
+def tokenised(
     model: Any, tokenizer: Any, examples: Sequence[Example], plan: Plan, title: str, *, known: list[Measure] | None
 ) -> Measure:
+    """Return the examples as tokens, those of a `known` measure of them where there is one."""
     context = context_length(model, tokenizer)  # of which an adapter may take some
     for measure in known or []:
         same = measure.examples is examples and measure.tokenizer is tokenizer and measure.plan == plan

@@ -16,6 +16,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.data.splits import Splits, load_splits
+from tunelift.evaluation.plan import Plan
 from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
@@ -58,16 +59,7 @@ def measure_forgetting(
 ) -> None:
     """Score one side, "base" or "tuned", on each set and task; what an earlier call has scored is not scored again."""
     began, scorers = time.monotonic(), []
-    for name, splits in sets.items():
-        examples = splits.test
-        if name == GENERAL and not _some_fit(session, examples):
-            progress.note("forgetting: general-text is longer than the model's context and is not measured")
-            continue
-        kind = _read_by(session.task)
-        metrics = metrics_for(None, kind, examples)[:1]
-        labels = session.labels or label_texts(kind, examples, DataSection())
-        plan = evaluation_plan(settings, metrics, kind, labels, max_length)
-        plan = replace(plan, slices=())  # these are columns of the test set
+    for name, (examples, plan) in plans_of_sets(session, sets, settings, max_length).items():
         scorers.append((name, partial(session.score, examples, plan)))
     for task in _tasks(settings.tasks, session.task):
         from tunelift.evaluation.harness import score_task
@@ -79,6 +71,24 @@ def measure_forgetting(
         say(title, scored(folder.paths.forgetting(name).side(side), partial(score, title=title)))
     if sets or scorers:
         folder.took("forgetting", time.monotonic() - began)
+
+
+def plans_of_sets(
+    session: Session, sets: Mapping[str, Splits], settings: EvaluateSection, max_length: int
+) -> dict[str, tuple[Sequence[Example], Plan]]:
+    """Return the items of each set that the model can be measured on, and what is measured on them."""
+    found = dict[str, tuple[Sequence[Example], Plan]]()
+    for name, splits in sets.items():
+        examples = splits.test
+        if name == GENERAL and not _some_fit(session, examples):
+            progress.note("forgetting: general-text is longer than the model's context and is not measured")
+            continue
+        kind = _read_by(session.task)
+        metrics = metrics_for(None, kind, examples)[:1]
+        labels = session.labels or label_texts(kind, examples, DataSection())
+        plan = evaluation_plan(settings, metrics, kind, labels, max_length)
+        found[name] = examples, replace(plan, slices=())  # these are columns of the test set
+    return found
 
 
 def _read_by(task: Task) -> Task:

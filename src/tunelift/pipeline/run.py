@@ -10,17 +10,16 @@ from tunelift.comparison import Comparison, power
 from tunelift.config.schema import Config
 from tunelift.core import progress
 from tunelift.core.energy import EnergyMeter
-from tunelift.data.splits import load_splits
-from tunelift.evaluation.baselines import suitable
-from tunelift.evaluation.rows import slices_of
 from tunelift.pipeline import choices
 from tunelift.pipeline.advising import say_advice
 from tunelift.pipeline.baselines import measure_baselines
 from tunelift.pipeline.calibrating import measure_validation
 from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder
-from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
+from tunelift.pipeline.forgetting import measure_forgetting
 from tunelift.pipeline.measuring import look_for_verbatim, measured
+from tunelift.pipeline.planning import before_loading, before_measuring
+from tunelift.pipeline.preparing import prepare
 from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.seeds import further_seeds
 from tunelift.pipeline.session import Session
@@ -28,46 +27,39 @@ from tunelift.pipeline.tuning import Chosen, adopt, check_training, tune
 from tunelift.training import ranks
 
 
-def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = None) -> Comparison:
+def run(
+    config: Config, required: Sequence[str] = (), chosen: Chosen | None = None, *, anyway: bool = False
+) -> Comparison:
     """Measure the base and the baselines, tune, measure again on the same items, compare and report.
 
     Everything is written to the run folder; the comparison is returned. What an earlier call with the same config has
     completed is not done again. `required` are metrics that a gate will ask for; `chosen` is a training of this very
-    config that was chosen on validation, and is then not done again. Raises InputError for wrong config or data before
-    anything is computed or written.
+    config that was chosen on validation, and is then not done again. `anyway` begins what memory does not suffice for.
+    Raises InputError for wrong config or data before anything is computed or written.
     """
     ranks.refuse_several("tunelift run")
     began, meter = time.monotonic(), EnergyMeter()
-    if config.train.seeds:  # the run's own adapter is made with the first
-        config = config.trained_with(seed=config.train.seeds[0])
-    config = choices.settled(config)
+    ready = prepare(config, required)
+    config, task, splits, plan, sets = ready.config, ready.task, ready.splits, ready.plan, ready.sets
     data, adapter, training, evaluate = config.data, config.adapter, config.train, config.evaluate
-    task = choices.task_for(config)
-    splits = load_splits(data, reading=task.reading)
-    metrics = choices.metrics_for(evaluate.metrics, task, splits.train)
-    choices.check_labels(splits.train, splits.test, data, metrics)
-    choices.check_required(required, metrics)
-    labels = choices.ranked_labels(task, splits, data)
-    plan = choices.evaluation_plan(evaluate, metrics, task, labels, training.max_length, config.larger_model)
-    suitable(plan, splits.train, evaluate.baselines)
-    slices_of(splits.test, plan.slices)
-    sets = forgetting_sets(evaluate, task)
 
     sources = {name: found.report.sources for name, found in sets.items()}
-    defined = choices.definitions(metrics)
+    defined = choices.definitions(plan.metrics)
     folder = RunFolder.open(config, "run", sources=splits.report.sources, forgetting=sources, **defined)
     if folder.complete:
         return concluded(folder)
     choices.say_data(splits)
-    if metrics[0].kind == "binary" and all(example.cluster is None for example in splits.test):
+    if plan.metrics[0].kind == "binary" and all(example.cluster is None for example in splits.test):
         progress.note(f"power: {power.describe(len(splits.test))}")
     choices.say_labels(plan, splits, data)
     if chosen:
         folder.manifest.update(chosen.dtype())
+    before = before_loading(ready, anyway=anyway)
     with folder.dated():
-        session = Session.of_run(folder, task, labels, plan.labels)
-        check_training(folder, session, splits, training, adapter)
+        session = Session.of_run(folder, task, ready.labels, plan.labels)
+        footprint = check_training(folder, session, splits, training, adapter, anyway=anyway)
         plan = replace(plan, labels=session.labels or plan.labels)
+        before_measuring(session, replace(ready, plan=plan), footprint, before, anyway=anyway)
         with folder.begun(**session.facts()):
             folder.took("load", time.monotonic() - began)
             session.choose_threshold(splits.validation, plan, "base on validation")

@@ -27,7 +27,7 @@ from tunelift.training.events import EventLog
 from tunelift.training.loop import Listener
 from tunelift.training.optimisers import refuse_optimiser
 from tunelift.training.run import Trained, check_settings, train
-from tunelift.training.state import check_memory
+from tunelift.training.state import Footprint, check_memory
 
 ROW_BYTES, LABEL_BYTES = 700, 30
 """Of a row of scores.jsonl, beside its texts, and of one label's score: about, and rather too much."""
@@ -65,12 +65,18 @@ def adopt(folder: RunFolder, chosen: Chosen | None) -> None:
 
 
 def check_training(
-    folder: RunFolder, session: Session, splits: Splits, settings: TrainSection, adapter: AdapterSection
-) -> None:
-    """Raise InputError for settings and rows that no training can begin with, before anything is measured.
+    folder: RunFolder,
+    session: Session,
+    splits: Splits,
+    settings: TrainSection,
+    adapter: AdapterSection,
+    *,
+    anyway: bool = False,
+) -> Footprint:
+    """Return what the training takes; raise InputError for settings and rows that none can begin with.
 
-    Raises TuneliftError where the disk has no room for what is left of the run. Rows of scores are guessed: the item's
-    texts, a number for each label, and what stands around them.
+    With `anyway` memory is not looked at. Raises TuneliftError where the disk has no room for what is left of the run.
+    Rows of scores are guessed: the item's texts, a number for each label, and what stands around them.
     """
     check_settings(session.model, session.task, settings)
     refuse_optimiser(settings.optimizer, None if adapter.start_from else adapter.method)
@@ -79,7 +85,8 @@ def check_training(
     check_preferences(folder.config.preferences, session.task)
     session.will_train(splits.train, settings)
     footprint = session.check(adapter.model_dump())
-    check_memory(session.model, footprint)
+    if not anyway:
+        check_memory(session.model, footprint)
     max_length = min(settings.max_length, context_length(session.model, session.tokenizer))
     session.rows(splits.train, max_length)
     around = ROW_BYTES + sum(len(label) + LABEL_BYTES for label in session.labels or session.ranked)
@@ -88,6 +95,7 @@ def check_training(
     to_save = 0 if folder.proved else seeds * footprint.saved
     checkpoint = 0 if folder.proved else footprint.checkpoint
     check_space(folder.paths.checkpoints, checkpoint, {"adapter": to_save, "scores": (1 + seeds) * rows})
+    return footprint
 
 
 def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSection, adapter: AdapterSection) -> None:

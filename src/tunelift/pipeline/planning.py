@@ -1,0 +1,225 @@
+"""`tunelift plan`, and the look at memory that every run begins with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tunelift.config.schema import Config
+from tunelift.core import machine, progress
+from tunelift.core.errors import InputError
+from tunelift.core.machine import MemoryLimit
+from tunelift.model_facts.parameters import compute_dtype, device_of, dtype_name
+from tunelift.models import precision
+from tunelift.pipeline import shapes
+from tunelift.pipeline.preparing import Prepared, prepare
+from tunelift.pipeline.rehearsal import Rehearsal, Rehearsed
+from tunelift.pipeline.session import Session
+from tunelift.planning import fitting
+from tunelift.planning.memory import TRAINING, Facts, Part, changed, parts, peak, weights_of
+from tunelift.planning.plan import OVER, RunPlan
+from tunelift.planning.seconds import Stage
+from tunelift.training import ranks
+from tunelift.training.state import Footprint
+from tunelift.wording.plan_text import duration, size
+
+ROOM = 0.9
+"""A rehearsal is left out where more than so much of the memory that others leave would be needed for it."""
+
+
+def plan(config: Config, *, memory: int | None = None, within: float | None = None, quick: bool = False) -> RunPlan:
+    """Return what a run of this config will take, by its shapes, its rows and, unless `quick`, a rehearsal.
+
+    `memory` (bytes) plans for another machine, whose time nobody can measure here; `within` (seconds) fits epochs and
+    test items into a time. Raises InputError as a run does, before anything is computed.
+    """
+    ranks.refuse_several("tunelift plan")
+    if within is not None and (quick or memory is not None):
+        raise InputError("A time is planned by steps that are measured here.", fix="Leave out --quick and --machine.")
+    ready = prepare(config)
+    began = time.monotonic()
+    session = shapes.session_of_shapes(ready.config.model, ready.task, ready.labels)
+    itemsize, dtype = shapes.dtype_size(ready.config.model)
+    usable = memory or machine.usable_bytes()
+    footprint = shapes.footprint_of(session, ready)
+    facts = shapes.facts_of(session, ready, footprint, 0, usable, itemsize)
+    session.model = None  # what a run has not
+    facts = replace(facts, process=shapes.process_bytes(), regression=shapes.regression_of(ready))
+    asked = [MemoryLimit("asked for", memory, memory, kills=True)] if memory else machine.memory_limits()
+    found = planned(ready, facts, dtype, asked)
+    if quick or memory is not None:
+        return found
+    needed, free = peak(parts(facts, facts.planned)), machine.available_bytes()
+    if not found.fits or (free is not None and needed > ROOM * free):
+        why = "No steps were measured: they would need more memory than there is."
+        return replace(found, notes=[*found.notes, why])
+    return replace(_rehearsed(ready, facts, found, time.monotonic() - began), within=within)
+
+
+def planned(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit], *, look: bool = True) -> RunPlan:
+    """Return the plan of the memory; with `look` it says too what else would fit."""
+    found, limit = parts(facts, facts.planned), limits[0].bytes if limits else None
+    narrow = ready.task.next_token and not facts.adapter.whole
+    room = None if limit is None or not look else int(limit / OVER)
+    return RunPlan(
+        model=ready.config.model.name,
+        dtype=dtype,
+        parts=found,
+        bytes=int(OVER * peak(found)),
+        limits=limits,
+        available=machine.available_bytes() if limits and limits[0].name != "asked for" else None,
+        largest={} if room is None else fitting.largest(facts, room),
+        changes=[] if room is None else fitting.changes(facts, room, narrow=narrow),
+        epochs=1.0 if ready.config.train.steps else ready.config.train.epochs,
+        steps=ready.config.train.steps,
+        items=len(ready.splits.test),
+        seeds=max(1, len(ready.config.train.seeds)),
+    )
+
+
+def _rehearsed(ready: Prepared, facts: Facts, found: RunPlan, before: float) -> RunPlan:
+    """Return the plan with seconds, and with the memory that a rehearsal took."""
+    began = time.monotonic()
+    config = ready.config
+    with progress.silenced():
+        session = Session.open(config.model, ready.task, ready.labels, config.train.seed)
+    loading = time.monotonic() - began
+    started = machine.seconds_since_start()
+    start = loading if started is None else max(loading, started - before)
+    rehearsal = Rehearsal(session, ready)
+    rehearsal.add("start: Python, rows, model", fixed=start, how="measured")
+    seen = rehearsal.run()
+    facts, extra = _scaled(facts, seen)
+    listed = [*parts(facts, facts.planned), *extra]
+    stages = with_seeds(seen.stages, found.seeds, start)
+    found = replace(
+        planned(ready, facts, found.dtype, found.limits),
+        parts=listed, bytes=int(OVER * peak(listed)), rehearsed=True, stages=stages,
+    )  # fmt: skip
+    return found
+
+
+def _scaled(facts: Facts, seen: Rehearsed) -> tuple[Facts, list[Part]]:
+    """Return the facts with activations as large as they were seen to be, and what no part accounts for.
+
+    A rehearsal trains on a few steps: what their largest micro-batch took is what a larger one takes, by its tokens.
+    """
+    if not seen.peaks or seen.tokens == 0:
+        return facts, []
+    small = changed(facts.planned, micro_batch_tokens=max(1, min(facts.planned.micro_batch_tokens, seen.tokens)))
+    estimated = parts(facts, small)
+    activations = sum(p.bytes for p in estimated if p.name.startswith("activations") and p.stage == TRAINING)
+    without = peak([p for p in estimated if not (p.name.startswith("activations") and p.stage == TRAINING)])
+    scale = max(0.2, min(5.0, (seen.peaks[TRAINING] - without) / max(1, activations)))
+    facts = replace(facts, scale=scale)
+    few = replace(facts, regression=seen.regression)  # baselines were made of some of the rows
+    rest = max(seen.peaks.values()) - peak(parts(few, small))
+    found = [
+        Part("allocator, and what else there is", rest),
+        Part("more pieces with more steps", seen.growth, TRAINING),
+    ]
+    return facts, [part for part in found if part.bytes > 0]
+
+
+def with_seeds(stages: Sequence[Stage], seeds: int, start: float) -> list[Stage]:
+    """Return the stages of a run that trains with further seeds too, each with the model loaded anew."""
+    if seeds <= 1:
+        return list(stages)
+    again = [s for s in stages if s.name in ("training", "proofs", "tuned evaluation")]
+    more = seeds - 1
+    return [
+        *stages,
+        Stage(
+            "further seeds",
+            more * (start + sum(s.fixed for s in again)),
+            more * sum(s.each_epoch for s in again),
+            more * sum(s.each_item for s in again),
+            f"{more} times training and tuned evaluation",
+        ),
+    ]
+
+
+def before_loading(ready: Prepared, *, anyway: bool) -> int:
+    """Return the bytes that this process has before the base is loaded.
+
+    Raises InputError, with the plan, where weights and the training's state alone are more than there may be; they are
+    looked at where the files say that it might be so, or are not here yet. `anyway` goes on.
+    """
+    now, limits = machine.resident(), machine.memory_limits()
+    before = now.all if now else 0
+    section = ready.config.model
+    if anyway or not limits or precision.choose(section.device, section.dtype).device.type != "cpu":
+        return before
+    on_disk = shapes.bytes_on_disk(section)
+    if on_disk and OFTEN * on_disk + before < min(limit.bytes for limit in limits):
+        return before
+    session = shapes.session_of_shapes(section, ready.task, ready.labels)
+    footprint = shapes.footprint_of(session, ready)
+    itemsize, dtype = shapes.dtype_size(section)
+    facts = shapes.facts_of(session, ready, footprint, before, machine.usable_bytes(), itemsize)
+    _refuse(ready, facts, dtype, limits)
+    return before
+
+
+OFTEN = 16
+"""A training of all weights takes 10 times a file of weights in half precision, and the base once more: files that are
+so many times smaller than what there is need no look."""
+
+
+def before_measuring(session: Session, ready: Prepared, footprint: Footprint, before: int, *, anyway: bool) -> None:
+    """Say what the run takes, now that its rows are tokens; raise InputError where its certain parts do not fit.
+
+    What is not certain is not counted: a run that fits is never refused. `before` are the bytes of the process without
+    the model.
+    """
+    if device_of(session.model).type != "cpu":
+        return
+    kind = compute_dtype(session.model)
+    facts = shapes.facts_of(session, ready, footprint, 0, machine.usable_bytes(), kind.itemsize)
+    now, weights = machine.resident(), weights_of(facts, facts.planned)
+    facts = replace(facts, process=max(before, now.all - weights if now else 0))
+    limits, found = machine.memory_limits(), parts(facts, facts.planned)
+    if limits and not anyway:
+        _refuse(ready, facts, dtype_name(kind), limits)
+    said, limit = OVER * peak(found), limits[0] if limits else None
+    fits = limit is None or said <= limit.bytes
+    shown = planned(ready, facts, dtype_name(kind), limits, look=not fits)
+    progress.note(f"plan: {shown.line() if fits else shown}")
+
+
+def _refuse(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit]) -> None:
+    limit = fitting.refused_by(facts, limits)
+    if limit is None:
+        return
+    certain = peak(parts(facts, facts.planned), certain=True)
+    raise InputError(
+        f"This run does not fit into memory: {size(certain)} of it are taken in any case, and there are "
+        f"{size(limit.hard or limit.bytes)} ({limit.name}).\n\n{planned(ready, facts, dtype, limits)}\n",
+        fix="Change the settings, or go on anyway with --anyway.",
+    )
+
+
+def shortened(config: Config, within: float) -> Config:
+    """Return the config with epochs and test items that fit into so many seconds, those of planning among them.
+
+    A rehearsal of this very run says how many. Raises InputError where not even the least fits.
+    """
+    began = time.monotonic()
+    found = plan(config, within=within)
+    left = within - (time.monotonic() - began)
+    again = found.fitted_into(left)
+    if again is None:
+        raise InputError(
+            f"This run does not fit into {duration(within)}: the least takes {duration(found.least)}, and to find that "
+            f"out took {duration(within - left)}.",
+            fix="Take a smaller model, shorter rows, fewer baselines, or more time.",
+        )
+    keys = found.keys_of(again)
+    said = " ".join(f"{key}={value}" for key, value in keys.items()) or "as it is"
+    progress.note(f"plan: for {duration(within)}, {said} (about {duration(again.seconds)})")
+    sections = {name: getattr(config, name) for name in ("data", "train")}
+    for key, value in keys.items():
+        name, _, field = key.partition(".")
+        sections[name] = sections[name].model_copy(update={field: value})
+    return config.model_copy(update=sections)
