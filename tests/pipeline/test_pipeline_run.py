@@ -115,7 +115,7 @@ def test_settings_that_cannot_work_are_found_before_anything_is_measured(tiny: d
     for adapter, message in (
         ({"target_modules": ["query"]}, "none of query is a layer"),
         ({"r": "many"}, r"adapter\.r: 'many' is not allowed"),
-        ({"init_lora_weights": "corda"}, "is not trained here: others need a quantised base"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
         ({"start_from": "nowhere"}, "is not an adapter"),
     ):
         with pytest.raises(InputError, match=message):
