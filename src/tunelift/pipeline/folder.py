@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tunelift.config.load import build, default_output, dump, load_config
 from tunelift.config.schema import Config
 from tunelift.config.settings import flatten
-from tunelift.core import files, machine, provenance
+from tunelift.core import files, machine, provenance, stages
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
@@ -150,9 +150,10 @@ class RunFolder:
         self.note(happened=[*self.manifest.get("happened", []), line])
 
     def took(self, stage: str, seconds: float) -> None:
-        """Add to the time that a stage took."""
+        """Add to the time that a stage took, and say which stages were taken from other runs up to now."""
         spent = self.manifest.get("seconds", {})
-        self.note(seconds={**spent, stage: round(spent.get(stage, 0.0) + seconds, 2)})
+        shared = {**self.manifest.get("stages", {}), **stages.told()}
+        self.note(seconds={**spent, stage: round(spent.get(stage, 0.0) + seconds, 2)}, stages=shared)
 
     def spent(self, meter: EnergyMeter) -> None:
         """Note the energy of the run, where the machine tells."""

@@ -24,10 +24,12 @@ from tunelift.pipeline.measuring import look_for_verbatim, measured
 from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.seeds import further_seeds
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import tells_its_stages
 from tunelift.pipeline.tuning import Chosen, adopt, check_training, tune
 from tunelift.training import ranks
 
 
+@tells_its_stages
 def run(config: Config, required: Sequence[str] = (), chosen: Chosen | None = None) -> Comparison:
     """Measure the base and the baselines, tune, measure again on the same items, compare and report.
 
