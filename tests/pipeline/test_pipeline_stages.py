@@ -112,7 +112,7 @@ def test_threads_and_the_date_that_a_template_writes_are_of_the_hash() -> None:
 OTHER_PLANS: dict[str, Any] = {
     "labels": [" cat", " dogs"], "label_score": "mean", "max_new_tokens": 7, "max_answer_tokens": 7, "stop": ["\n"],
     "temperature": 0.5, "thinking": "keep", "rows_at_once": 3, "max_length": 77, "slices": ["text"], "threshold": 0.4,
-    "metrics": resolve(["accuracy"]), "task": TASKS.get("preference"),
+    "metrics": resolve(["accuracy"]), "task": TASKS.get("sequence-classification"),
 }  # fmt: skip
 
 

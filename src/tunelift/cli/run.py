@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
@@ -14,9 +16,15 @@ KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "e
 @click.command("run", cls=KeyCommand, keys=KEYS)
 @config_arguments
 @gate_options
+@click.option("--chosen", type=click.Path(path_type=Path), hidden=True)  # by tunelift leaderboard, for its finalists
 @click.pass_context
 def command(
-    ctx: click.Context, arguments: tuple[str, ...], require_better: tuple[str, ...], require_no_worse: tuple[str, ...]
+    ctx: click.Context,
+    /,
+    arguments: tuple[str, ...],
+    require_better: tuple[str, ...],
+    require_no_worse: tuple[str, ...],
+    chosen: Path | None,
 ) -> None:
     """Measure a model, tune it, measure it again on the same items, compare, and write a report.
 
@@ -32,8 +40,9 @@ def command(
     check_margin(ctx, require_no_worse, config.evaluate.margin)
     from tunelift.config.load import default_output
     from tunelift.pipeline.run import run
+    from tunelift.pipeline.tuning import Chosen
 
-    comparison = run(config, [*require_better, *require_no_worse])
+    comparison = run(config, [*require_better, *require_no_worse], Chosen.read(chosen) if chosen else None)
     click.echo(str(comparison))
     click.echo(f"Report: {RunPaths(config.output or default_output(config)).page}")
     if require_better or require_no_worse:

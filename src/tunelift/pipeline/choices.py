@@ -196,6 +196,8 @@ def settled(config: Config, method: Method | None = None) -> Config:
         raise InputError(
             f"sweep names values to choose among, of {listed(config.sweep)}.", fix="Use tunelift sweep, or remove it."
         )
+    if config.leaderboard.methods:
+        raise InputError("leaderboard names methods to rank.", fix="Use tunelift leaderboard, or remove it.")
     if method is None and (name := method_name(config.adapter)) in METHODS:  # others are refused later
         method = METHODS.get(name)
     if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:

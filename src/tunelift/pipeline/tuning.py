@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import count_parameters, is_adapted
@@ -45,6 +46,16 @@ class Chosen:
 
     paths: RunPaths
     among: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Chosen:
+        """Read the file that `write` made."""
+        found = files.read_object(path)
+        return cls(RunPaths(found["folder"]), found["among"])
+
+    def write(self, path: Path) -> None:
+        """Write it down for a process of its own."""
+        files.write_json(path, {"folder": str(self.paths.folder), "among": dict(self.among)})
 
     def dtype(self) -> dict[str, Any]:
         """Return the base's precision and why, so that it is measured in that of the training."""

@@ -13,11 +13,11 @@ from tunelift.comparison.run_folder import compare_run
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import Config
 from tunelift.core.errors import InputError, TuneliftError
-from tunelift.pipeline import jobs
-from tunelift.pipeline.jobs import Job, run_jobs
 from tunelift.pipeline.run import run
-from tunelift.pipeline.sweep import candidates, sweep
 from tunelift.run_files.layout import RunPaths, SweepPaths
+from tunelift.scale import jobs
+from tunelift.scale.jobs import Job, run_jobs
+from tunelift.scale.sweep import candidates, sweep
 
 
 def swept(tiny: dict[str, Any], values: Any, **train: Any) -> Config:
@@ -90,7 +90,7 @@ def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_pro
     ("values", "said"),
     [
         ({}, "nothing to choose among"),
-        ({"data.seed": [1]}, "data.seed cannot be swept"),
+        ({"data.seed": [1]}, "data.seed cannot be varied"),
         ({"train.seed": [1, 2]}, "a seed chosen on validation is luck"),
         ({"train.learning_rat": [1]}, 'Did you mean "learning_rate"'),
         ({"train.learning_rate": 1e-3}, "needs a list of values"),
