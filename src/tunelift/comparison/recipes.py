@@ -4,8 +4,9 @@ One training shows one adapter. With several seeds for each of two methods the d
 items, and other trainings. Items and seeds are crossed: every adapter answers every item. The variance of the mean
 difference is then at most that of the items' differences, averaged over the seeds, plus that of the seeds', averaged
 over the items: what is of both is counted in both, so that the sum is a little too large (Owen, Annals of Applied
-Statistics 1, 2007, has the bootstrap of the same). Degrees of freedom are Satterthwaite's (1946). With two or three
-seeds next to nothing is shown, and rightly so.
+Statistics 1, 2007, has the bootstrap of the same). Degrees of freedom are those of the smaller number, nearly always
+the seeds' less one: Satterthwaite's (1946) are more, and too many where a few seeds happen to lie close together. With
+two or three seeds next to nothing is shown, and rightly so.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def crossed(
     variance = of_items + of_seeds
     if variance <= 0:  # nothing varies: equal throughout, or different by one number everywhere, which shows nothing
         return mean, (mean, mean), 1.0
-    freedom = variance**2 / (of_items**2 / max(units - 1, 1) + of_seeds**2 / (seeds - 1))
+    freedom = min(units, seeds) - 1
     error = math.sqrt(variance)
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * error
     return mean, (mean - half, mean + half), 2 * float(special.stdtr(freedom, -abs(mean) / error))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import machine
+from tunelift.core import machine, stopping
 from tunelift.core.errors import InputError
 
 LOCAL, RAY = "local", "ray"
@@ -47,12 +47,12 @@ def run_jobs(jobs: Sequence[Job], on: str, at_once: int, ended: Ended) -> None:
 
 def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
     """Run one command of tunelift in a process of its own, in a folder; return its exit code."""
-    alone = {"OMP_NUM_THREADS": str(threads), "TUNELIFT_JOB": "1"}
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with Path(log).open("a", encoding="utf-8") as out:
+    with Path(log).open("a", encoding="utf-8") as out, ends_with_this_one() as (fds, told):
         process = subprocess.Popen(
             [sys.executable, "-m", "tunelift", *arguments],
-            stdout=out, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **alone},
+            stdout=out, stderr=subprocess.STDOUT, cwd=folder, pass_fds=fds,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **told},
         )  # fmt: skip
         try:
             return process.wait()
@@ -60,6 +60,23 @@ def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
             process.terminate()  # it saves and ends
             process.wait()
             raise
+
+
+@contextmanager
+def ends_with_this_one() -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
+    """Yield the file descriptors and the environment by which a process hears that this one is gone, however it went.
+
+    Else the work of a worker that was killed would go on beside that of the one which takes it over.
+    """
+    if os.name != "posix":
+        yield (), {stopping.JOB: ""}
+        return
+    read, write = os.pipe()  # whose other end the system closes when this process dies
+    try:
+        yield (read,), {stopping.JOB: str(read)}
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _run_here(jobs: Sequence[Job], at_once: int, ended: Ended) -> None:
