@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,24 @@ def test_jobs_are_processes_with_their_share_of_the_cores(tmp_path: Path, monkey
     assert set(codes) == {"a", "b", "c"}
     assert all(codes.values())
     assert all(job.log.read_text() for job in some)
+
+
+def test_what_runs_is_told_to_end_where_the_whole_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow").write_text("#!/bin/sh\nif [ $4 = quick ]; then exit 0; fi\nexec sleep 60\n")
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "slow"))
+
+    def interrupted(job: Job, code: int) -> None:
+        raise KeyboardInterrupt
+
+    some = [Job(name, [name, name], tmp_path / f"{name}.log") for name in ("quick", "slow")]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(some, "local", 2, interrupted)
+    assert time.monotonic() - began < 30
+    assert not jobs._running
 
 
 def test_ray_runs_them_too(tmp_path: Path) -> None:
