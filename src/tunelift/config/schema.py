@@ -79,6 +79,7 @@ Names = Annotated[list[str], BeforeValidator(_named), BeforeValidator(_listed)]
 Texts = Annotated[list[str], BeforeValidator(_alone)]
 Metrics = Annotated[list[Any], BeforeValidator(_listed)]
 Prices = Annotated[list[float], BeforeValidator(_listed), AfterValidator(_two_prices)]
+Trackers = Annotated[list[Literal["tensorboard", "mlflow", "wandb", "trackio"]], BeforeValidator(_listed)]
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
@@ -294,6 +295,9 @@ class Config(Section):
     larger_model: EndpointSection = Field(default_factory=EndpointSection, description="A larger model to prompt.")
     leaderboard: LeaderboardSection = Field(default_factory=LeaderboardSection, description="What is ranked.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
+    track: Trackers = Field(
+        default_factory=list, description="Programs that are told losses and the verdict: {choices}; each is an extra."
+    )
     sweep: dict[str, Any] = Field(
         default_factory=dict,
         description="Keys of adapter and train, each with the values that `tunelift sweep` tries and chooses among.",

@@ -30,7 +30,7 @@ OTHERS_END_SECONDS = 120
 """In which a process that works for one that was killed has ended."""
 KEPT = "what was complete is kept"
 NEVER_MATTERS = (
-    *("train.save_every", "train.micro_batch_tokens", "evaluate.cache"),
+    *("train.save_every", "train.micro_batch_tokens", "evaluate.cache", "track"),
     *(f"larger_model.{name}" for name in ("key_from", "at_once", "timeout", "attempts")),
 )
 """Settings that change nothing of a result but its last digits."""

@@ -20,6 +20,7 @@ from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.tracking import settings_of, tracked
 from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
 from tunelift.training.again import refuse_again
@@ -117,9 +118,11 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     put_on(session, splits, settings, keys)
     count = count_parameters(session.model)
     progress.note(str(count))
-    trained = train_in(
-        folder.paths, session, splits, settings, folder.config.evaluate, partial(_noted, folder), replay=replay
-    )
+    config = folder.config
+    with tracked(folder.path, config.track if ranks.first() else [], settings_of(config)) as told:
+        trained = train_in(
+            folder.paths, session, splits, settings, config.evaluate, partial(_noted, folder), told, replay=replay
+        )
     if not ranks.first():
         return
     folder.took("train", trained.fit.seconds)

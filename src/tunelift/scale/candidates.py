@@ -15,6 +15,7 @@ from tunelift.config.schema import Config
 from tunelift.config.settings import SECTIONS, flatten
 from tunelift.core import files
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.pipeline.tracking import refuse_missing
 from tunelift.run_files.layout import RunPaths
 from tunelift.scale.jobs import Job
 
@@ -77,9 +78,10 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def refuse_wrong_adapters(candidates: Sequence[Candidate]) -> None:
-    """Raise InputError for methods, and keys of them, that there are not: before anything runs, not when it fails."""
+    """Raise InputError for methods, keys and trackers that there are not: before anything runs, not when it fails."""
     found: dict[str, list[str]] = {}
     for candidate in candidates:
+        refuse_missing(candidate.config.track)
         for problem in check_keys(candidate.config.adapter.model_dump()):
             found.setdefault(problem, []).append(candidate.name)
     if found:
