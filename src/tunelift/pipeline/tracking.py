@@ -123,7 +123,7 @@ class _Wandb:
         if step is None:
             self.run.summary.update(dict(values))
         else:
-            self.run.log({**values, "step": step})
+            self.run.log(dict(values), step=step)  # a run that goes on would count from 0 again
 
     def texts(self, values: Mapping[str, str]) -> None:
         self.run.summary.update(dict(values))
