@@ -92,7 +92,7 @@ def test_wandb_stays_offline_and_has_what_it_was_told(tmp_path: Path, monkeypatc
 
 
 def wandb_records(runs: list[Path]) -> tuple[int, set[str], list[dict[str, Any]], dict[str, Any]]:
-    """Return how many files have an end, the ids of runs, history and summary, as the messages of Weights & Biases' own schema have them."""
+    """Return how many files have an end, the ids of runs, history and summary."""
     from wandb.proto import wandb_internal_pb2
 
     def pairs(items: Any) -> dict[str, Any]:
