@@ -112,7 +112,12 @@ TAKES_ALL_SETTINGS = {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
     },
     "a sweep or a leaderboard, which makes whole configs of one": {
-        *("scale/sweep.py:candidates", "scale/sweep.py:sweep", "scale/sweep.py:_combined"),
+        *(
+            "scale/sweep.py:candidates",
+            "scale/sweep.py:sweep",
+            "scale/sweep.py:_combined",
+            "scale/sweep.py:_wrong_seeds",
+        ),
         *("scale/candidates.py:with_values", "scale/leaderboard.py:entries", "scale/leaderboard.py:rank"),
         *("scale/leaderboard.py:_problems", "scale/leaderboard.py:_refuse_another", "scale/leaderboard.py:_finals"),
     },

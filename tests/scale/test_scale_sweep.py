@@ -78,6 +78,24 @@ def test_one_is_chosen_on_validation_and_it_alone_sees_the_test(tiny: dict[str, 
     assert again.to_dict()["metrics"] == comparison.to_dict()["metrics"]
 
 
+def test_with_seeds_in_the_sweep_the_mean_chooses_and_the_verdict_is_of_them(
+    tiny: dict[str, Any], in_process: list[str]
+) -> None:
+    config = swept(tiny, {"train.learning_rate": [1e-6, 0.02], "train.seeds": [3, 4]})
+    comparison, ranked = sweep(config)
+    assert len(in_process) == len(ranked) == 4
+    means = [sum(one.loss for one in ranked[at : at + 2]) / 2 for at in (0, 2)]
+    assert means == sorted(means)
+    assert [one.values["train.seed"] for one in ranked] == [3, 4, 3, 4]
+    chosen = RunPaths(SweepPaths(tiny["output"]).chosen)
+    assert manifest(chosen)["chosen_among"]["candidates"] == 2, "settings, each with two seeds"
+    assert manifest(chosen)["seeds"]["train"] == 3
+    assert [one.folder.name for one in chosen.seeds()] == ["4"]
+    assert any("chosen among 2" in note for note in comparison.notes)
+    with pytest.raises(InputError, match="sweep names"):
+        candidates(swept(tiny, {"adapter.r": [2], "train.seeds": [1]}, seeds=[5]))
+
+
 def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_process: list[str]) -> None:
     config = swept(tiny, {"adapter.target_modules": [["q_proj"], ["no_such_layer"]]})
     _, ranked = sweep(config)
@@ -98,6 +116,10 @@ def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_pro
         ({"train.learning_rate": []}, "needs a list of values"),
         ({"train.learning_rate": [-1]}, "a number above 0"),
         ({"adapter.r": [4, 4]}, "a combination twice"),
+        ({"train.seeds": [1, 2]}, "a seed is no choice"),
+        ({"train.seeds": [1, 1], "adapter.r": [4]}, "different whole numbers"),
+        ({"adapter.method": ["lora", "loar"]}, 'no PEFT method "loar"'),
+        ({"adapter.method": ["lora", "ia3"], "adapter.r": [4]}, "IA3Config has no such key"),
         ({"adapter.r": list(range(1, 202))}, "201 combinations; at most 200"),
     ],
 )
