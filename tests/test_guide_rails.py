@@ -124,6 +124,7 @@ TAKES_ALL_SETTINGS = {
     "a check of what was given, wherever it stands": {"cli/command.py:_missing", "cli/command.py:adapter_problems"},
     "a run's folder, which is named after the whole, holds it, and is refused to another": {
         *("config/load.py:default_output", "config/load.py:dump", "pipeline/tracking.py:settings_of"),
+        *("pipeline/sharing.py:tells_its_stages", "pipeline/sharing.py:told"),
         *("pipeline/folder.py:__init__", "pipeline/folder.py:open", "pipeline/folder.py:_refuse_another_run"),
     },
 }

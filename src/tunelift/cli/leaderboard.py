@@ -14,7 +14,7 @@ from tunelift.cli.shared import side_options
 from tunelift.core.errors import listed
 from tunelift.run_files.layout import SCORES, TUNED, RunPaths
 
-KEYS = ("output", "model", "data", "train", "evaluate", "leaderboard")
+KEYS = ("output", "model", "data", "train", "evaluate", "leaderboard", "track")
 
 
 class LeaderboardCommand(KeyCommand):

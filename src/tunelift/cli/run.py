@@ -10,13 +10,15 @@ from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments,
 from tunelift.cli.shared import check_margin, close, gate_options
 from tunelift.run_files.layout import RunPaths
 
-KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "larger_model")
+KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "larger_model", "track")
 
 
 @click.command("run", cls=KeyCommand, keys=KEYS)
 @config_arguments
 @gate_options
-@click.option("--chosen", type=click.Path(path_type=Path), hidden=True)  # by tunelift leaderboard, for its finalists
+@click.option(
+    "--chosen", type=click.Path(path_type=Path), hidden=True, help="By tunelift leaderboard, for its finalists."
+)
 @click.pass_context
 def command(
     ctx: click.Context,

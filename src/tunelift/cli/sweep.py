@@ -7,7 +7,7 @@ import click
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
 from tunelift.run_files.layout import RunPaths, SweepPaths
 
-KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate")
+KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "track")
 
 
 @click.command("sweep", cls=KeyCommand, keys=KEYS)

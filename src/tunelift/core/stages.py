@@ -172,22 +172,23 @@ def _keep(place: Path, made: T, save: Callable[[T, Path], Any], facts: Mapping[s
 def _alone(place: Path, name: str) -> Iterator[None]:
     """Hold the lock of a stage, waiting for another process that has it; without one where none can be made."""
     lock = FileLock(place.with_name(f"{place.name}.lock"))
-    try:
+    with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        waited = False
-        while not lock.is_locked:
-            try:
-                lock.acquire(timeout=ASK_AGAIN_SECONDS)
-            except Timeout:
-                if not waited:
-                    progress.note(f"{name}: another run is making the same; waiting for it")
-                waited = True
-    except OSError:
-        pass
+        _acquire(lock, name)
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, name: str) -> None:
+    try:
+        lock.acquire(timeout=ASK_AGAIN_SECONDS)
+    except Timeout:  # which is an OSError
+        progress.note(f"{name}: another run is making the same; waiting for it")
+    while not lock.is_locked:
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=ASK_AGAIN_SECONDS)
 
 
 def _keep_to_the_limit() -> None:

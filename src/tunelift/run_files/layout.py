@@ -139,7 +139,7 @@ class LeaderboardPaths:
 
     def chosen(self, name: str) -> Path:
         """Return the file that says from which training a finalist's run goes on."""
-        return self.folder / "finalists" / f"{name}.json"
+        return self.folder / "finalists" / f"{name}.chosen.json"
 
 
 def validation_of(scores: Path) -> Path:
