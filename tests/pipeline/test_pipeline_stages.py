@@ -18,7 +18,7 @@ import tiny_models
 from small_rows import write_rows
 from tiny_tokenizers import CHAT, byte_level
 from tunelift.config.keywords import from_keywords
-from tunelift.config.schema import PreferencesSection
+from tunelift.config.schema import EndpointSection, PreferencesSection
 from tunelift.core import stages
 from tunelift.core.records import Example, Pair, Scores
 from tunelift.data.dates import dated
@@ -113,6 +113,7 @@ OTHER_PLANS: dict[str, Any] = {
     "labels": [" cat", " dogs"], "label_score": "mean", "max_new_tokens": 7, "max_answer_tokens": 7, "stop": ["\n"],
     "temperature": 0.5, "thinking": "keep", "rows_at_once": 3, "max_length": 77, "slices": ["text"], "threshold": 0.4,
     "metrics": resolve(["accuracy"]), "task": TASKS.get("sequence-classification"),
+    "larger_model": EndpointSection(model="m"),
 }  # fmt: skip
 
 

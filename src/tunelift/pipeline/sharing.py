@@ -166,7 +166,7 @@ def of_scores(session: Any, examples: Sequence[Example], plan: Plan) -> dict[str
     if found is None or items is None or not _known(plan.task):
         return None
     kept = {field.name: getattr(plan, field.name) for field in fields(plan) if field.name not in ("metrics", "task")}
-    kept = {name: list(value) if isinstance(value, list | tuple) else value for name, value in kept.items()}
+    kept = json.loads(json.dumps(kept, default=_section))
     metrics = [[metric.name, metric.defined_by, metric.samples] for metric in plan.metrics]
     asked = {"plan": kept, "metrics": metrics, "plan_task": _of_task(plan.task), "threshold": session.threshold}
     return found | asked | {"examples": items}
@@ -175,6 +175,11 @@ def of_scores(session: Any, examples: Sequence[Example], plan: Plan) -> dict[str
 def _told(value: Any) -> str:
     """Return settings as text: what is no JSON among them by its name."""
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def _section(value: Any) -> Any:
+    """Return a section of the config as plain values; raise TypeError for what is none."""
+    return value.model_dump()
 
 
 def _plain(value: Any) -> Any:
