@@ -113,7 +113,7 @@ OTHER_PLANS: dict[str, Any] = {
     "labels": [" cat", " dogs"], "label_score": "mean", "max_new_tokens": 7, "max_answer_tokens": 7, "stop": ["\n"],
     "temperature": 0.5, "thinking": "keep", "rows_at_once": 3, "max_length": 77, "slices": ["text"], "threshold": 0.4,
     "metrics": resolve(["accuracy"]), "task": TASKS.get("sequence-classification"),
-    "larger_model": EndpointSection(model="m"),
+    "larger_model": EndpointSection(served_model="m"),
 }  # fmt: skip
 
 
