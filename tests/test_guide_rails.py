@@ -112,13 +112,20 @@ TAKES_ALL_SETTINGS = {
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
     },
-    "a sweep, which makes whole configs of one": {
-        *("pipeline/sweep.py:candidates", "pipeline/sweep.py:sweep", "pipeline/sweep.py:_combined"),
-        "pipeline/sweep.py:_with",
+    "a sweep or a leaderboard, which makes whole configs of one": {
+        *(
+            "scale/sweep.py:candidates",
+            "scale/sweep.py:sweep",
+            "scale/sweep.py:_combined",
+            "scale/sweep.py:_wrong_seeds",
+        ),
+        *("scale/candidates.py:with_values", "scale/leaderboard.py:entries", "scale/leaderboard.py:rank"),
+        *("scale/leaderboard.py:_problems", "scale/leaderboard.py:_refuse_another", "scale/leaderboard.py:_finals"),
     },
     "a check of what was given, wherever it stands": {"cli/command.py:_missing", "cli/command.py:adapter_problems"},
     "a run's folder, which is named after the whole, holds it, and is refused to another": {
-        *("config/load.py:default_output", "config/load.py:dump"),
+        *("config/load.py:default_output", "config/load.py:dump", "pipeline/tracking.py:settings_of"),
+        *("pipeline/sharing.py:tells_its_stages", "pipeline/sharing.py:told"),
         *("pipeline/folder.py:__init__", "pipeline/folder.py:open", "pipeline/folder.py:_refuse_another_run"),
     },
 }
@@ -471,8 +478,17 @@ def test_there_is_no_utils() -> None:
     assert [name_of(file) for file in FILES if file.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
-MOST_KEYS = {"": 3, "model": 6, "data": 23, "adapter": 3, "train": 21, "preferences": 5, "evaluate": 16}
-MOST_KEYS["larger_model"] = 10
+MOST_KEYS = {
+    "": 4,
+    "model": 6,
+    "data": 23,
+    "adapter": 3,
+    "train": 21,
+    "preferences": 5,
+    "evaluate": 16,
+    "leaderboard": 6,
+    "larger_model": 10,
+}
 """Keys of a section; "" is the top of the config. Each is one more than there are: a key can be added, and the one
 after it is a reason to look whether the section could do with fewer, since every key is one more thing to read about.
 Of the adapter only our own keys count; the rest are the fields of peft's configs.

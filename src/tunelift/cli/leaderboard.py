@@ -9,17 +9,30 @@ from typing import Any
 
 import click
 
-from tunelift.cli.command import KeyCommand
+from tunelift.cli.command import KeyCommand, adapter_problems, config_of
 from tunelift.cli.shared import side_options
 from tunelift.core.errors import listed
 from tunelift.run_files.layout import SCORES, TUNED, RunPaths
 
+KEYS = ("output", "model", "data", "train", "evaluate", "leaderboard", "track")
 
-@click.command("leaderboard", cls=KeyCommand)
-@click.argument("paths", nargs=-1, metavar="BASE TUNED TUNED... | RUN RUN...")
+
+class LeaderboardCommand(KeyCommand):
+    """Folders of scores need neither the schema nor its options."""
+
+    def needs_keys(self, args: Sequence[str]) -> bool:
+        return any(argument.endswith((".yaml", ".yml")) or argument in ("--help", "-h") for argument in args)
+
+
+@click.command("leaderboard", cls=LeaderboardCommand, keys=KEYS)
+@click.argument("paths", nargs=-1, metavar="BASE TUNED TUNED... | RUN RUN... | CONFIG.yaml [KEY=VALUE]...")
 @click.option("--metric", metavar="NAME", help="The metric that the ranks are about; base's first one otherwise.")
 @click.option("--level", type=float, default=0.95, show_default=True, help="Level of the intervals.")
 @side_options
+@click.option(
+    "--on", default="local", metavar="WHERE", show_default=True, help="Of a config: local, ray, or ray://HOST:PORT."
+)
+@click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="So many trainings at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -29,17 +42,49 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **opti
     the model's. Where the first is a run folder, its base is taken, and its tuned side is ranked with the others. A
     rank is 1 plus the number of other models that are shown to be better.
 
+    A config that names methods below `leaderboard` has them trained first: each with its own learning rate, chosen on
+    validation; the better half goes on with twice the length; the finalists alone are measured on the test rows, with
+    every seed of train.seeds. What was done stays: the same command goes on.
+
     \b
     Examples:
       tunelift leaderboard runs/rank-8 runs/rank-16 runs/dora
       tunelift leaderboard base/scores.jsonl one/scores.jsonl two/scores.jsonl --metric accuracy
       tunelift leaderboard runs/rank-8 runs/rank-16 --json
+      tunelift leaderboard methods.yaml --output runs/methods --at-once 2
     """
+    if any(path.endswith((".yaml", ".yml")) for path in paths):
+        _of_config(ctx, paths, as_json, options)
+        return
+    for name in ("on", "at_once"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with a config: nothing is trained here.", ctx)
+        del options[name]
     base, tuned = _sides(ctx, [Path(path) for path in paths])
     from tunelift.comparison.leaderboard import leaderboard
 
     board = leaderboard(base, dict(zip(_names(ctx, tuned), tuned, strict=True)), **options)
     click.echo(json.dumps(board.to_dict(), indent=2, ensure_ascii=False) if as_json else str(board))
+
+
+def _of_config(ctx: click.Context, arguments: Sequence[str], as_json: bool, options: dict[str, Any]) -> None:
+    """Train what a config names, and rank it."""
+    for name in ("metric", "level", "higher_better", "lower_better", "columns"):
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} goes with files: a config says what is measured.", ctx)
+    config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
+    from tunelift.config.load import default_output
+    from tunelift.run_files.layout import LeaderboardPaths
+    from tunelift.scale.leaderboard import rank
+    from tunelift.wording.leaderboard_text import further
+
+    board, summary = rank(config, on=options["on"], at_once=options["at_once"])
+    if as_json:
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    click.echo("\n\n".join([str(board), *further(summary)]))
+    click.echo(f"\nTable and figure: {LeaderboardPaths(config.output or default_output(config)).markdown}")
 
 
 def _sides(ctx: click.Context, paths: Sequence[Path]) -> tuple[Path, Sequence[Path]]:

@@ -13,7 +13,7 @@ import click
 import tunelift
 from tunelift.cli import failures
 from tunelift.cli.command import SETTINGS, common_options
-from tunelift.core import progress
+from tunelift.core import progress, stopping
 from tunelift.core.errors import did_you_mean
 
 COMMANDS = {
@@ -75,6 +75,7 @@ class Tunelift(click.Group):
         debug = "--debug" in args or os.environ.get("TUNELIFT_DEBUG", "0") not in ("", "0")
         progress.quiet = False
         run = super().main
+        stopping.end_with_parent()
         sys.exit(failures.exit_code_of(lambda: run(args, prog_name="tunelift", standalone_mode=False), debug))
 
 

@@ -7,7 +7,7 @@ import click
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
 from tunelift.run_files.layout import RunPaths, SweepPaths
 
-KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate")
+KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "track")
 
 
 @click.command("sweep", cls=KeyCommand, keys=KEYS)
@@ -39,7 +39,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
     """
     config = config_of(ctx, arguments, needs=("model.name", "data.train"), checks=[adapter_problems])
     from tunelift.config.load import default_output
-    from tunelift.pipeline.sweep import sweep
+    from tunelift.scale.sweep import sweep
     from tunelift.wording.numbers import aligned
 
     comparison, ranked = sweep(config, on=on, at_once=at_once)

@@ -6,7 +6,7 @@ import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
 
-KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences")
+KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "track")
 
 
 @click.command("tune", cls=KeyCommand, keys=KEYS)

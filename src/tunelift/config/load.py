@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunelift.config import yaml_text
-from tunelift.config.problems import sentences
+from tunelift.config.problems import key_at, sentences
 from tunelift.config.schema import Config
 from tunelift.config.settings import Setting, assemble, flatten, parse_assignment, translate
 from tunelift.core.errors import InputError
@@ -137,7 +137,7 @@ def _validated(tree: dict[str, Any], origins: Mapping[str, str], problems: list[
         return Config.model_validate(tree)
     except ValidationError as error:
         problems += sentences(error, origins)
-        rest = _without(tree, [entry["loc"][:2] for entry in error.errors()])
+        rest = _without(tree, [key_at(entry["loc"]) for entry in error.errors()])
     try:
         return Config.model_validate(rest)
     except ValidationError:

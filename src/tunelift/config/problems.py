@@ -34,6 +34,11 @@ def unknown_key(path: tuple[str, ...]) -> str:
     return f"there is no such key.{hint}" if hint else f"there is no such key. Allowed: {listed(allowed, limit=30)}."
 
 
+def key_at(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the key that a path leads to; what lies deeper is a part of its value."""
+    return path[:2] if path[0] in SECTIONS else path[:1]
+
+
 def fields_of(section: tuple[str, ...]) -> dict[str, FieldInfo]:
     """Return the keys of a section, or of the top level for an empty path."""
     model: Any = SECTIONS[section[0]] if section else Config
@@ -48,7 +53,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def _place(path: tuple[str, ...], origins: Mapping[str, str]) -> str:
-    name = ".".join(path[:2])
+    name = ".".join(key_at(path))
     origin = origins.get(name) or origins.get(path[0])
     return f"{name} ({origin})" if origin else name
 
@@ -60,7 +65,8 @@ def _sentence(path: tuple[str, ...], entry: Mapping[str, Any]) -> str:
     if len(path) == 1 and path[0] in SECTIONS:
         some = listed(list(fields_of(path))[:3])
         return f"{_shown(value)} is not a section; write its keys below it, such as {some}."
-    field = fields_of(path[:-1] if len(path) < 3 else path[:1])[path[min(len(path), 2) - 1]]
+    key = key_at(path)
+    field = fields_of(key[:-1])[key[-1]]
     return f"{_shown(value)} is not allowed (got {kind(value)}). Allowed: {allowed(field)}."
 
 

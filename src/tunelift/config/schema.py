@@ -79,6 +79,7 @@ Names = Annotated[list[str], BeforeValidator(_named), BeforeValidator(_listed)]
 Texts = Annotated[list[str], BeforeValidator(_alone)]
 Metrics = Annotated[list[Any], BeforeValidator(_listed)]
 Prices = Annotated[list[float], BeforeValidator(_listed), AfterValidator(_two_prices)]
+Trackers = Annotated[list[Literal["tensorboard", "mlflow", "wandb", "trackio"]], BeforeValidator(_listed)]
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_different)]
 
 
@@ -261,6 +262,26 @@ class EvaluateSection(Section):
     cache: bool = setting(True, "Keep what is computed for each item, and compute none of it twice.")
 
 
+class LeaderboardSection(Section):
+    """Methods and settings that `tunelift leaderboard` ranks."""
+
+    methods: Metrics = Field(
+        default_factory=list,
+        description="What is ranked: names of methods, or mappings of a name and keys, {name: big, adapter.r: 64}.",
+    )
+    tokens: int | None = setting(
+        None, "Tokens that the longest training of each may see; train.epochs otherwise.", gt=0
+    )
+    seconds: float | None = setting(None, "Instead: seconds that it may take, by a few measured steps.", gt=0)
+    rates: list[float] = Field(
+        default_factory=lambda: [0.3, 1.0, 3.0],
+        description="Learning rates that each is tried with on validation, as multiples of its own.",
+    )
+    finalists: int = setting(
+        3, "So many are trained in full, with each of train.seeds, and measured on the test.", gt=0
+    )
+
+
 class Config(Section):
     """A whole run."""
 
@@ -272,7 +293,11 @@ class Config(Section):
     preferences: PreferencesSection = Field(default_factory=PreferencesSection, description="Preference tuning.")
     evaluate: EvaluateSection = Field(default_factory=EvaluateSection, description="The evaluation.")
     larger_model: EndpointSection = Field(default_factory=EndpointSection, description="A larger model to prompt.")
+    leaderboard: LeaderboardSection = Field(default_factory=LeaderboardSection, description="What is ranked.")
     output: str | None = Field(default=None, description="Run folder; runs/MODEL-DATA otherwise.")
+    track: Trackers = Field(
+        default_factory=list, description="Programs that are told losses and the verdict: {choices}; each is an extra."
+    )
     sweep: dict[str, Any] = Field(
         default_factory=dict,
         description="Keys of adapter and train, each with the values that `tunelift sweep` tries and chooses among.",

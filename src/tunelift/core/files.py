@@ -22,6 +22,7 @@ MANIFEST_PARTS = {
     **dict.fromkeys(
         ("inputs", "seconds", "model", "adapter", "train", "data", "verbatim", "versions", "seeds", "advice"), dict
     ),
+    "stages": dict,
     **dict.fromkeys(("proofs", "happened"), list),
 }
 """Parts of a run's manifest.json that are looked into, each with its type."""

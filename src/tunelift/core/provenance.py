@@ -7,15 +7,22 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("tunelift", "torch", "transformers", "peft", "safetensors", "tokenizers", "datasets", "numpy", "scipy")
 
+BESIDE = (
+    *("scikit-learn", "rensa", "jinja2", "huggingface-hub", "pyarrow", "sentencepiece", "tiktoken", "pillow"),
+    *("bitsandbytes", "gguf", "lm-eval", "sacrebleu", "rouge-score", "jsonschema", "sentence-transformers"),
+)
+"""Further packages on which what is read, rendered or measured depends, where they are installed."""
 
-def versions() -> dict[str, str]:
-    """Return the version of Python and of each installed package that has a part in the numbers."""
+
+def versions(beside: Sequence[str] = ()) -> dict[str, str]:
+    """Return the version of Python and of each installed package of the numbers' making, and of those beside."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *beside):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

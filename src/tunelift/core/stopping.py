@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONCE_MORE = b"\nStopping when this step is done and saved; once more stops at once.\n"
+
+JOB = "TUNELIFT_JOB"
+"""In the environment of a process that works for another: the end of a pipe that closes when that one dies."""
 
 _waits = False
 _asked: int | None = None
@@ -36,6 +40,21 @@ def signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: Python had not put it there
+
+
+def end_with_parent() -> None:
+    """In a process that works for another, take the end of that one for a signal to save and stop."""
+    if not os.environ.get(JOB, "").isdigit():
+        return
+    end = int(os.environ[JOB])
+
+    def wait() -> None:
+        with suppress(OSError):  # the number may be another process's, of whose pipe this one is no part
+            os.set_inheritable(end, False)
+            if stat.S_ISFIFO(os.fstat(end).st_mode) and not os.read(end, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -23,11 +23,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 
+from tunelift.core import stages
 from tunelift.data.shared_words import SharedWords
 
 THRESHOLD = 0.45
@@ -50,6 +51,8 @@ BANDS, SLOTS = 96, 4
 # Of 128 slots 96 agree in pairs with similarity 0.75 (standard deviation 4.9), 58 in those with 0.45 (5.6): one in
 # 10,000 of them has fewer than 76, which short texts must have, and 36, which the others must.
 AGREEING_OF, LEAST_AGREEING = 128, (76, 36)
+SHARED_FROM, MATCHES = 1000, "matches.npy"
+"""So many texts take longer to compare than to look up."""
 BUCKET, MOST_PARTNERS = 8, 16
 """A text is compared with so many of one bucket, and so many in all, so that rows that are all alike stay cheap."""
 
@@ -97,8 +100,24 @@ def near_duplicates(
     """Return which texts nearly repeat one of `others`, or without those, an earlier one of `texts`.
 
     Deterministic. Of texts that are equal once folded, only the first is compared further and the rest are matched
-    with it: following the matches leads from each text to all of its kin, but not every pair is named.
+    with it: following the matches leads from each text to all of its kin, but not every pair is named. Of many texts
+    what an earlier run found is taken, as a stage that is shared.
     """
+    if len(texts) + len(others or ()) < SHARED_FROM:
+        return _near_duplicates(texts, others, threshold)
+    of_texts = stages.digest([texts, others])
+    depends_on = {"texts": of_texts, "threshold": threshold}
+    found, _ = stages.shared(
+        f"near-duplicates/{of_texts[:8]}",
+        depends_on,
+        lambda: _near_duplicates(texts, others, threshold),
+        lambda found, folder: np.save(folder / MATCHES, np.array([astuple(match) for match in found]).reshape(-1, 3)),
+        lambda folder: [Match(int(i), int(j), float(s)) for i, j, s in np.load(folder / MATCHES, allow_pickle=False)],
+    )
+    return found
+
+
+def _near_duplicates(texts: Sequence[str], others: Sequence[str] | None, threshold: float) -> list[Match]:
     pool = _Distinct([*texts, *(others or ())])
     split = None if others is None else len(texts)
     found = list(pool.equal(split))

@@ -121,7 +121,7 @@ def context_of(model: Any, tokenizer: Any, made_with: Mapping[str, Any], how: Ma
         "adapter": adapter.get("sha256"),
         "memory": _in_memory(model),
         "config": hash_of([config, getattr(model.config, "_attn_implementation", None)]),
-        "tokenizer": _tokenizer_hash(tokenizer),
+        "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(compute_dtype(model)),
         "device": [model.device.type, machine.vectors()],
         "libraries": [torch.__version__, transformers.__version__],
@@ -141,7 +141,7 @@ def _in_memory(model: Any) -> str:
     return hash_of([sums, [bool(getattr(module, "disable_adapters", False)) for module in model.modules()]])
 
 
-def _tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Any) -> str:
     """Return the hash of all that a tokenizer does, computed once (0.4 s for 262,144 tokens) until tokens are added."""
     if not hasattr(tokenizer, "get_vocab"):  # it reads pictures
         return hash_of(tokenizer.to_dict())

@@ -12,6 +12,7 @@ from tunelift.evaluation.plan import Plan
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.measuring import scored
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import shared_scores
 from tunelift.run_files.layout import calibration_of, is_scored
 
 MOST_ROWS = 500
@@ -25,5 +26,6 @@ def measure_validation(folder: RunFolder, side: str, session: Session, splits: S
         return
     began = time.monotonic()
     chosen = randomness.sample(splits.validation, MOST_ROWS, f"{seed} calibration")
-    scored(path, partial(session.score, chosen, plan, f"{side} on validation"))
+    score = partial(session.score, chosen, plan, f"{side} on validation")
+    scored(path, partial(shared_scores, f"{side}/calibration", session, chosen, plan, score))
     folder.took("calibration", time.monotonic() - began)

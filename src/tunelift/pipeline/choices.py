@@ -27,6 +27,7 @@ from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
 from tunelift.models import is_model, natural_task, quantized
+from tunelift.pipeline.tracking import refuse_missing
 from tunelift.tasks import TASKS, Task
 
 
@@ -196,6 +197,9 @@ def settled(config: Config, method: Method | None = None) -> Config:
         raise InputError(
             f"sweep names values to choose among, of {listed(config.sweep)}.", fix="Use tunelift sweep, or remove it."
         )
+    refuse_missing(config.track)
+    if config.leaderboard.methods:
+        raise InputError("leaderboard names methods to rank.", fix="Use tunelift leaderboard, or remove it.")
     if method is None and (name := method_name(config.adapter)) in METHODS:  # others are refused later
         method = METHODS.get(name)
     if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:

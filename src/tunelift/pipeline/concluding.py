@@ -6,6 +6,7 @@ from tunelift.comparison import Comparison
 from tunelift.comparison.run_folder import compare_run
 from tunelift.core import files, garbage, progress
 from tunelift.pipeline.folder import RunFolder
+from tunelift.pipeline.tracking import settings_of, tell_verdict
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.run_files.layout import CARD
 
@@ -23,6 +24,7 @@ def concluded(folder: RunFolder) -> Comparison:
     comparison = compare_run(folder.path, margin=folder.config.evaluate.margin)
     if not complete:
         files.write_json(paths.comparison, comparison.to_dict())
+        tell_verdict(folder.path, folder.config.track, settings_of(folder.config), comparison.to_dict())
         folder.finish()
     if not (complete and written_last.is_file() and paths.page.is_file()):
         write_report(folder.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from tunelift.config.load import build, default_output, dump, load_config
 from tunelift.config.schema import Config
 from tunelift.config.settings import flatten
-from tunelift.core import files, machine, provenance
+from tunelift.core import files, machine, provenance, stages, stopping
 from tunelift.core.energy import EnergyMeter
 from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
@@ -25,9 +26,11 @@ from tunelift.evaluation.baselines import LARGER
 from tunelift.run_files.layout import FORMAT, RunPaths, is_scored, validation_of
 from tunelift.training import ranks
 
+OTHERS_END_SECONDS = 120
+"""In which a process that works for one that was killed has ended."""
 KEPT = "what was complete is kept"
 NEVER_MATTERS = (
-    *("train.save_every", "train.micro_batch_tokens", "evaluate.cache"),
+    *("train.save_every", "train.micro_batch_tokens", "evaluate.cache", "track"),
     *(f"larger_model.{name}" for name in ("key_from", "at_once", "timeout", "attempts")),
 )
 """Settings that change nothing of a result but its last digits."""
@@ -150,9 +153,10 @@ class RunFolder:
         self.note(happened=[*self.manifest.get("happened", []), line])
 
     def took(self, stage: str, seconds: float) -> None:
-        """Add to the time that a stage took."""
+        """Add to the time that a stage took, and say which stages were taken from other runs up to now."""
         spent = self.manifest.get("seconds", {})
-        self.note(seconds={**spent, stage: round(spent.get(stage, 0.0) + seconds, 2)})
+        shared = {**self.manifest.get("stages", {}), **stages.told()}
+        self.note(seconds={**spent, stage: round(spent.get(stage, 0.0) + seconds, 2)}, stages=shared)
 
     def spent(self, meter: EnergyMeter) -> None:
         """Note the energy of the run, where the machine tells."""
@@ -177,6 +181,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Make a folder and hold its lock for a while; of several ranks the first does.
 
     Raises InputError where another process has it. The system lets go of it when that process dies, however it does.
+    A job whose worker was lost is given to another: what is left of the first may need a while to save and end.
     """
     if not ranks.first():
         yield
@@ -184,7 +189,7 @@ def locked(folder: Path) -> Iterator[None]:
     files.make_folder(folder)
     lock = FileLock(RunPaths(folder).lock)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=OTHERS_END_SECONDS if stopping.JOB in os.environ else 0)
     except Timeout as error:
         raise InputError(
             f"{folder} is in use by a run that is still at work.", fix="Wait for it, or name another output."

@@ -22,6 +22,7 @@ from tunelift.pipeline.choices import evaluation_plan, label_texts, metrics_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.measuring import say, scored
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import shared_scores
 from tunelift.tasks import DEFAULT, Task
 
 if TYPE_CHECKING:
@@ -60,15 +61,15 @@ def measure_forgetting(
     """Score one side, "base" or "tuned", on each set and task; what an earlier call has scored is not scored again."""
     began, scorers = time.monotonic(), []
     for name, (examples, plan) in plans_of_sets(session, sets, settings, max_length).items():
-        scorers.append((name, partial(session.score, examples, plan)))
+        score = partial(session.score, examples, plan, f"{side} on {name}")
+        scorers.append((name, partial(shared_scores, f"forgetting/{name}", session, examples, plan, score)))
     for task in _tasks(settings.tasks, session.task):
         from tunelift.evaluation.harness import score_task
 
         score = partial(score_task, session.model, session.tokenizer, task, session.made_with(), cache=settings.cache)
-        scorers.append((task.name, score))
+        scorers.append((task.name, partial(score, title=f"{side} on {task.name}")))
     for name, score in scorers:
-        title = f"{side} on {name}"
-        say(title, scored(folder.paths.forgetting(name).side(side), partial(score, title=title)))
+        say(f"{side} on {name}", scored(folder.paths.forgetting(name).side(side), score))
     if sets or scorers:
         folder.took("forgetting", time.monotonic() - began)
 

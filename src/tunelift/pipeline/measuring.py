@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tunelift.core import progress
@@ -14,6 +15,7 @@ from tunelift.evaluation.plan import Plan
 from tunelift.evaluation.verbatim import continues_verbatim
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import shared_scores
 from tunelift.run_files.layout import is_scored
 
 
@@ -37,7 +39,8 @@ def measured(folder: RunFolder, side: str, session: Session, splits: Splits, pla
     if is_scored(path):
         return
     began = time.monotonic()
-    scores = session.score(splits.test, plan, side)
+    score = partial(session.score, splits.test, plan, side)
+    scores = shared_scores(side, session, splits.test, plan, score)
     for row in scores.rows:
         if row["id"] in splits.duplicate_of:
             row["duplicate_of"] = splits.duplicate_of[row["id"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from functools import partial
 
 from tunelift.comparison.run_folder import quantising
 from tunelift.core import machine, progress
@@ -13,6 +14,7 @@ from tunelift.fast.blocks import wide_bytes
 from tunelift.model_facts.parameters import compute_dtype, device_of, dtype_name
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import shared_scores
 from tunelift.run_files.layout import is_scored
 from tunelift.wording.comparison_text import quantising_lines
 
@@ -40,7 +42,8 @@ def measure_full_precision(folder: RunFolder, session: Session, splits: Splits, 
         section = folder.config.model.model_copy(update={"quantization": "none", **here})
         with progress.silenced():
             wide = Session.open(section, session.task, seed=folder.config.train.seed)
-        wide.score(splits.test, plan, "base in full precision").save(folder.paths.wide)
+        score = partial(wide.score, splits.test, plan, "base in full precision")
+        shared_scores("full_precision", wide, splits.test, plan, score).save(folder.paths.wide)
         del wide
         gc.collect()
         folder.took("quantising", time.monotonic() - began)

@@ -9,8 +9,9 @@ task's, however many tokens it has.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tunelift.model_facts.anatomy import context_length
 from tunelift.pipeline.forgetting import forgetting_sets
 from tunelift.pipeline.general_prompts import general_prompts
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import replay_of_base
 from tunelift.tasks import DEFAULT, Task
 from tunelift.tasks.base import Row
 from tunelift.training import ranks
@@ -89,7 +91,9 @@ def replayed(
     facts: dict[str, Any] = {"share": settings.replay}
     if settings.replay_from is None:
         asked = any(example.conversation for example in splits.train)
-        own = ranks.of_first(_answers(session, min(count, MOST_ANSWERS), settings.seed, asked, path))
+        draw = partial(_drawn, session, min(count, MOST_ANSWERS), settings.seed, asked)
+        how = {"count": min(count, MOST_ANSWERS), "seed": settings.seed, "asked": asked}
+        own = ranks.of_first(_answers(partial(replay_of_base, session, draw, how) if evaluate.cache else draw, path))
         rows, facts["from"] = _rows_of(own, max_length), OWN
     else:
         measured = [*splits.test, *splits.validation]
@@ -127,12 +131,18 @@ def _given(source: str) -> list[Example]:
     return examples
 
 
-def _answers(session: Session, count: int, seed: int, asked: bool, path: Path | None) -> list[dict[str, Any]]:
-    """Return the base's answers, each {"prompt", "answer", "prompt_ids", "answer_ids"}, from where they are kept."""
+def _answers(draw: Callable[[], list[dict[str, Any]]], path: Path | None) -> list[dict[str, Any]]:
+    """Return the base's answers, from where they are kept, or drawn now and kept there."""
     if path is not None and path.is_file():
         return [row for _, row in files.read_jsonl(path)]
-    if not ranks.first():
-        return []
+    rows = draw() if ranks.first() else []
+    if path is not None and ranks.first():
+        files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return rows
+
+
+def _drawn(session: Session, count: int, seed: int, asked: bool) -> list[dict[str, Any]]:
+    """Return the base's answers to general prompts, each {"prompt", "answer", "prompt_ids", "answer_ids"}."""
     tokenizer, context = session.tokenizer, context_length(session.model, session.tokenizer)
     renderer, prompts = Renderer(tokenizer, context), general_prompts(count, seed, asked=asked)
     examples = [Example(str(i), p, "", _asks(p) if asked else None) for i, p in enumerate(prompts)]
@@ -148,8 +158,6 @@ def _answers(session: Session, count: int, seed: int, asked: bool, path: Path | 
         whole = said.ids if said.cut else [*said.ids, *ends[-1:]]
         text = tokenizer.decode(said.ids, skip_special_tokens=True)
         rows.append({"prompt": prompt, "answer": text, "prompt_ids": list(before), "answer_ids": whole})
-    if path is not None:
-        files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
 
 

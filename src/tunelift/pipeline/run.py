@@ -23,10 +23,12 @@ from tunelift.pipeline.preparing import prepare
 from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.seeds import further_seeds
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import tells_its_stages
 from tunelift.pipeline.tuning import Chosen, adopt, check_training, tune
 from tunelift.training import ranks
 
 
+@tells_its_stages
 def run(
     config: Config, required: Sequence[str] = (), chosen: Chosen | None = None, *, anyway: bool = False
 ) -> Comparison:

@@ -46,6 +46,7 @@ from tunelift.models.saving import save_model
 from tunelift.pipeline.adapter_config import check_put_on, config_for, given_to, tokens_for
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
+from tunelift.pipeline.sharing import rendered
 from tunelift.pipeline.whole import (
     asks_for_whole,
     check_same_kind,
@@ -159,7 +160,7 @@ class Session:
         """Return examples as rows of at most so many tokens: made once, as long as the tokenizer is the same."""
         key = self._key(examples, max_length)
         if key not in self._rendered:
-            made = self.task.rows(examples, self.tokenizer, max_length, self.labels)
+            made = rendered(self.task, examples, self.tokenizer, max_length, self.labels)
             self._rendered[key] = examples, made  # held, so that no other list has its id
         return self._rendered[key][1]
 

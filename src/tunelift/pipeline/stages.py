@@ -23,6 +23,7 @@ from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import measured
 from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.sharing import tells_its_stages
 from tunelift.pipeline.tuning import check_training, tune
 from tunelift.pipeline.whole import tuned_hash
 from tunelift.run_files.layout import SCORES, RunPaths, made_in
@@ -30,6 +31,7 @@ from tunelift.training import ranks
 
 
 @ranks.joined()
+@tells_its_stages
 def tune_stage(config: Config) -> Path:
     """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read.
 
@@ -79,6 +81,7 @@ def evaluate_stage(config: Config, adapter: str | None = None) -> Scores:
     return scores
 
 
+@tells_its_stages
 def compare_adapter(config: Config, adapter: str, required: Sequence[str] = ()) -> Comparison:
     """Measure base and tuned on data.test from one load of the base, compare them, and write both with the report.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tunelift.adapters.build import count_parameters, is_adapted
@@ -19,6 +20,7 @@ from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import Replay, check_replay, mixed, replayed
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.tracking import settings_of, tracked
 from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
 from tunelift.training.again import refuse_again
@@ -45,6 +47,16 @@ class Chosen:
 
     paths: RunPaths
     among: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Chosen:
+        """Read the file that `write` made."""
+        found = files.read_object(path)
+        return cls(RunPaths(found["folder"]), found["among"])
+
+    def write(self, path: Path) -> None:
+        """Write it down for a process of its own."""
+        files.write_json(path, {"folder": str(self.paths.folder), "among": dict(self.among)})
 
     def dtype(self) -> dict[str, Any]:
         """Return the base's precision and why, so that it is measured in that of the training."""
@@ -114,9 +126,11 @@ def tune(folder: RunFolder, session: Session, splits: Splits, settings: TrainSec
     put_on(session, splits, settings, keys)
     count = count_parameters(session.model)
     progress.note(str(count))
-    trained = train_in(
-        folder.paths, session, splits, settings, folder.config.evaluate, partial(_noted, folder), replay=replay
-    )
+    config = folder.config
+    with tracked(folder.path, config.track if ranks.first() else [], settings_of(config)) as told:
+        trained = train_in(
+            folder.paths, session, splits, settings, config.evaluate, partial(_noted, folder), told, replay=replay
+        )
     if not ranks.first():
         return
     folder.took("train", trained.fit.seconds)

@@ -115,6 +115,33 @@ class SweepPaths:
         return self._candidates / f"{name}.log"
 
 
+class LeaderboardPaths:
+    """Where everything lies in the folder of a leaderboard of a config: trainings by round, and a run per finalist."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = self.folder / "leaderboard.yaml"
+        self.lengths = self.folder / "lengths.json"
+        self.summary = self.folder / "leaderboard.json"
+        self.markdown, self.figure = self.folder / "leaderboard.md", self.folder / "leaderboard.svg"
+
+    def run(self, part: str, name: str) -> RunPaths:
+        """Return the folder of one training or run; `part` is "pilot", "round-0", ... or "finalists"."""
+        return RunPaths(self.folder / part / name)
+
+    def asked(self, part: str, name: str) -> Path:
+        """Return the config that it is made by."""
+        return self.folder / part / f"{name}.yaml"
+
+    def log(self, part: str, name: str) -> Path:
+        """Return what it said."""
+        return self.folder / part / f"{name}.log"
+
+    def chosen(self, name: str) -> Path:
+        """Return the file that says from which training a finalist's run goes on."""
+        return self.folder / "finalists" / f"{name}.chosen.json"
+
+
 def validation_of(scores: Path) -> Path:
     """Return the scores on the rows that the strongest baseline is chosen by, beside those on the test's."""
     return scores / "validation"

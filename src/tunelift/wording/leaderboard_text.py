@@ -23,6 +23,66 @@ def place(rank: int, tied: bool) -> str:
     return f"tied {_ordinal(rank)}" if tied else _ordinal(rank)
 
 
+def further(board: Board) -> list[str]:
+    """Return, of a leaderboard of a config, its blocks beside the ranks: costs, the front, recipes, what was tried."""
+    return [_costs(board), *filter(None, [_front(board), _recipes(board)]), _tried(board)]
+
+
+def _costs(board: Board) -> str:
+    forgotten = next((cost["forgotten"] for cost in board["costs"].values() if cost["forgotten"]), None)
+    head = ["model", "learning rate", "seconds", "memory", "size", "trained numbers", f"change on {forgotten or '-'}"]
+    rows = [head]
+    for one in board["candidates"]:
+        cost, rate = board["costs"][one["name"]], board["settings"][one["name"]].get("train.learning_rate")
+        interval = cost["forgetting_interval"]
+        rows.append(
+            [
+                one["name"],
+                "-" if rate is None else f"{rate:g}",
+                "-" if cost["seconds"] is None else f"{cost['seconds']:.1f}",
+                "-" if cost["peak_bytes"] is None else f"{cost['peak_bytes'] / 1e9:.2f} GB",
+                f"{cost['size_bytes'] / 1e6:.2f} MB",
+                "-" if cost["trainable"] is None else f"{cost['trainable']:,}",
+                "-" if interval is None else interval_text(*interval),
+            ]
+        )
+    return aligned(rows)
+
+
+def _front(board: Board) -> str:
+    front = list(board["front"])
+    return (
+        f"Not beaten in everything (Pareto front): {listed(front)}. One beats another in quality where that is shown, "
+        "in time and memory by a tenth, in size by a byte, in forgetting where the intervals lie apart."
+    )
+
+
+def _recipes(board: Board) -> str:
+    found = board["recipes"]
+    if not found:
+        return ""
+    values = {name: [v for v in some if v is not None] for name, some in board["values_of_seeds"].items()}
+    spread = ", ".join(f"{name} {min(some):.3f} to {max(some):.3f}" for name, some in values.items() if some)
+    ranks = found["ranks"]
+    ordered = sorted(ranks, key=lambda name: (ranks[name], name))
+    counts = Counter(ranks.values())
+    places = ", ".join(f"{name} {place(ranks[name], counts[ranks[name]] > 1)}" for name in ordered)
+    return (
+        f"As recipes, over {found['seeds']} seeds and the items: {places}. A rank is 1 plus the number of others "
+        f"that are shown to be better with other seeds too. Values of the seeds: {spread}."
+    )
+
+
+def _tried(board: Board) -> str:
+    said = (
+        f"{len(board['entries'])} entries were tried in {board['tried']} trainings, and the finalists chosen by "
+        "the loss on validation; they alone saw the test items."
+    )
+    if board["edge"]:
+        said += f" The best learning rate of {listed(board['edge'])} was the least or greatest tried: name more rates."
+    return said
+
+
 def _sentence(board: Board) -> str:
     first = [one["name"] for one in board["candidates"] if one["rank"] == 1]
     where = f"on {board['metric']} ({board['items']} item{'s' * (board['items'] != 1)})"

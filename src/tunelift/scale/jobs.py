@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunelift.core import machine
+from tunelift.core import machine, stopping
 from tunelift.core.errors import InputError
 
 LOCAL, RAY = "local", "ray"
 RETRIES = 3
 """Of a job whose worker was lost: it goes on from its checkpoint, in the same folder."""
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+"""The commands that this process runs now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +52,39 @@ def run_jobs(jobs: Sequence[Job], on: str, at_once: int, ended: Ended) -> None:
 
 def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
     """Run one command of tunelift in a process of its own, in a folder; return its exit code."""
-    alone = {"OMP_NUM_THREADS": str(threads), "TUNELIFT_JOB": "1"}
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with Path(log).open("a", encoding="utf-8") as out:
+    with Path(log).open("a", encoding="utf-8") as out, ends_with_this_one() as (fds, told):
         process = subprocess.Popen(
             [sys.executable, "-m", "tunelift", *arguments],
-            stdout=out, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **alone},
+            stdout=out, stderr=subprocess.STDOUT, cwd=folder, pass_fds=fds,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **told},
         )  # fmt: skip
+        _running.add(process)
         try:
             return process.wait()
         except BaseException:
             process.terminate()  # it saves and ends
             process.wait()
             raise
+        finally:
+            _running.discard(process)
+
+
+@contextmanager
+def ends_with_this_one() -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
+    """Yield the file descriptors and the environment by which a process hears that this one is gone, however it went.
+
+    Else the work of a worker that was killed would go on beside that of the one which takes it over.
+    """
+    if os.name != "posix":
+        yield (), {stopping.JOB: ""}
+        return
+    read, write = os.pipe()  # whose other end the system closes when this process dies
+    try:
+        yield (read,), {stopping.JOB: str(read)}
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _run_here(jobs: Sequence[Job], at_once: int, ended: Ended) -> None:
@@ -70,8 +95,19 @@ def _run_here(jobs: Sequence[Job], at_once: int, ended: Ended) -> None:
             for future in as_completed(running):
                 ended(running[future], future.result())
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_what_runs(list(running))
             raise
+
+
+def _end_what_runs(futures: Sequence[Future[int]]) -> None:
+    """Ask every command to save and end, once, those too that are begun just now: their threads hear of no signal."""
+    told = set[subprocess.Popen[bytes]]()
+    while not all(future.done() for future in futures):
+        for process in set(_running) - told:
+            process.terminate()
+            told.add(process)
+        time.sleep(0.1)
 
 
 def _run_on_ray(jobs: Sequence[Job], on: str, at_once: int, ended: Ended) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from tunelift.comparison.run_folder import compare_run
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import Config
 from tunelift.core.errors import InputError, TuneliftError
-from tunelift.pipeline import jobs
-from tunelift.pipeline.jobs import Job, run_jobs
 from tunelift.pipeline.run import run
-from tunelift.pipeline.sweep import candidates, sweep
 from tunelift.run_files.layout import RunPaths, SweepPaths
+from tunelift.scale import jobs
+from tunelift.scale.jobs import Job, run_jobs
+from tunelift.scale.sweep import candidates, sweep
 
 
 def swept(tiny: dict[str, Any], values: Any, **train: Any) -> Config:
@@ -77,6 +78,24 @@ def test_one_is_chosen_on_validation_and_it_alone_sees_the_test(tiny: dict[str, 
     assert again.to_dict()["metrics"] == comparison.to_dict()["metrics"]
 
 
+def test_with_seeds_in_the_sweep_the_mean_chooses_and_the_verdict_is_of_them(
+    tiny: dict[str, Any], in_process: list[str]
+) -> None:
+    config = swept(tiny, {"train.learning_rate": [1e-6, 0.02], "train.seeds": [3, 4]})
+    comparison, ranked = sweep(config)
+    assert len(in_process) == len(ranked) == 4
+    means = [sum(one.loss for one in ranked[at : at + 2]) / 2 for at in (0, 2)]
+    assert means == sorted(means)
+    assert [one.values["train.seed"] for one in ranked] == [3, 4, 3, 4]
+    chosen = RunPaths(SweepPaths(tiny["output"]).chosen)
+    assert manifest(chosen)["chosen_among"]["candidates"] == 2, "settings, each with two seeds"
+    assert manifest(chosen)["seeds"]["train"] == 3
+    assert [one.folder.name for one in chosen.seeds()] == ["4"]
+    assert any("chosen among 2" in note for note in comparison.notes)
+    with pytest.raises(InputError, match="sweep names"):
+        candidates(swept(tiny, {"adapter.r": [2], "train.seeds": [1]}, seeds=[5]))
+
+
 def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_process: list[str]) -> None:
     config = swept(tiny, {"adapter.target_modules": [["q_proj"], ["no_such_layer"]]})
     _, ranked = sweep(config)
@@ -90,13 +109,17 @@ def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_pro
     ("values", "said"),
     [
         ({}, "nothing to choose among"),
-        ({"data.seed": [1]}, "data.seed cannot be swept"),
+        ({"data.seed": [1]}, "data.seed cannot be varied"),
         ({"train.seed": [1, 2]}, "a seed chosen on validation is luck"),
         ({"train.learning_rat": [1]}, 'Did you mean "learning_rate"'),
         ({"train.learning_rate": 1e-3}, "needs a list of values"),
         ({"train.learning_rate": []}, "needs a list of values"),
         ({"train.learning_rate": [-1]}, "a number above 0"),
         ({"adapter.r": [4, 4]}, "a combination twice"),
+        ({"train.seeds": [1, 2]}, "a seed is no choice"),
+        ({"train.seeds": [1, 1], "adapter.r": [4]}, "different whole numbers"),
+        ({"adapter.method": ["lora", "loar"]}, 'no PEFT method "loar"'),
+        ({"adapter.method": ["lora", "ia3"], "adapter.r": [4]}, "IA3Config has no such key"),
         ({"adapter.r": list(range(1, 202))}, "201 combinations; at most 200"),
     ],
 )
@@ -126,6 +149,24 @@ def test_jobs_are_processes_with_their_share_of_the_cores(tmp_path: Path, monkey
     assert set(codes) == {"a", "b", "c"}
     assert all(codes.values())
     assert all(job.log.read_text() for job in some)
+
+
+def test_what_runs_is_told_to_end_where_the_whole_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow").write_text("#!/bin/sh\nif [ $4 = quick ]; then exit 0; fi\nexec sleep 60\n")
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "slow"))
+
+    def interrupted(job: Job, code: int) -> None:
+        raise KeyboardInterrupt
+
+    some = [Job(name, [name, name], tmp_path / f"{name}.log") for name in ("quick", "slow")]
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(some, "local", 2, interrupted)
+    assert time.monotonic() - began < 30
+    assert not jobs._running
 
 
 def test_ray_runs_them_too(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""One setting that is tried among others: its config, its folder, and the job that trains it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelift.adapters.build import check_keys
+from tunelift.config import yaml_text
+from tunelift.config.load import build
+from tunelift.config.schema import Config
+from tunelift.config.settings import SECTIONS, flatten
+from tunelift.core import files
+from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.pipeline.tracking import refuse_missing
+from tunelift.run_files.layout import RunPaths
+from tunelift.scale.jobs import Job
+
+SETTABLE = ("adapter", "train")
+"""Sections whose keys may differ: what the base is measured with, and on, is the same for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One choice of values: its name, what it sets, its whole config and the folder of its training."""
+
+    name: str
+    values: Mapping[str, Any]
+    config: Config
+    paths: RunPaths
+    asked: Path
+    log: Path
+
+    @property
+    def trained(self) -> bool:
+        """Tell whether its training is complete and proved."""
+        return is_complete(self.paths)
+
+    @property
+    def loss(self) -> float:
+        """Return its best mean loss on the validation rows, in nats; infinite where it has none."""
+        if not self.trained:
+            return math.inf
+        best = files.read_manifest(self.paths.manifest)["train"].get("best_loss")
+        return math.inf if best is None else float(best)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its line in the summary."""
+        loss = self.loss
+        return {
+            "name": self.name,
+            "values": dict(self.values),
+            "validation_loss": loss if math.isfinite(loss) else None,
+        }
+
+    def job(self, command: str = "tune", *more: str) -> Job:
+        """Return the job that runs a command on its config, which is written where the job reads it."""
+        files.make_folder(self.asked.parent)
+        files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
+        return Job(self.name, [command, str(self.asked), *more], self.log)
+
+
+def is_complete(paths: RunPaths) -> bool:
+    """Tell whether a run ended well."""
+    return paths.manifest.is_file() and files.read_manifest(paths.manifest).get("status") == "complete"
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the config with other values, checked; keys that were not given stay so, as methods have their own."""
+    tree = config.model_dump(exclude_unset=True, exclude={"sweep", "leaderboard"})
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        tree.setdefault(section, {})[key] = value
+    return build(flatten(tree))
+
+
+def refuse_wrong_adapters(candidates: Sequence[Candidate]) -> None:
+    """Raise InputError for methods, keys and trackers that there are not: before anything runs, not when it fails."""
+    found: dict[str, list[str]] = {}
+    for candidate in candidates:
+        refuse_missing(candidate.config.track)
+        for problem in check_keys(candidate.config.adapter.model_dump()):
+            found.setdefault(problem, []).append(candidate.name)
+    if found:
+        raise InputError(*(f"{listed(names, 3)}: {problem}" for problem, names in found.items()))
+
+
+def refuse_twice(names: Iterable[str], what: str) -> None:
+    """Raise InputError where two have one name, and so one folder."""
+    seen = list(names)
+    if repeated := [name for name in dict.fromkeys(seen) if seen.count(name) > 1]:
+        raise InputError(f"{what} twice: {listed(repeated)}.", fix="Name each once.")
+
+
+def wrong_key(name: str, where: str) -> str | None:
+    """Say why a key may not differ between candidates; None where it may."""
+    section, _, key = name.partition(".")
+    if section not in SETTABLE or not key:
+        return f"{where}: {name} cannot be varied; keys of {listed(SETTABLE)} can, such as train.learning_rate."
+    if section == "train" and key not in SECTIONS["train"].model_fields:
+        return f"{where}: there is no key {name}.{did_you_mean(key, SECTIONS['train'].model_fields)}"
+    if key in ("seed", "seeds"):
+        return f"{where}: {name} is no choice: a seed chosen on validation is luck. Use train.seeds."
+    return None
+
+
+def short(value: Any) -> str:
+    """Return a value as a part of a folder's name."""
+    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)[:60]

@@ -1,0 +1,134 @@
+"""Several settings trained, one chosen on validation, and that one alone measured on the test rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+from tunelift.comparison import Comparison
+from tunelift.config.load import default_output
+from tunelift.config.schema import Config
+from tunelift.core import files, progress
+from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.run import run
+from tunelift.pipeline.tuning import Chosen
+from tunelift.run_files.layout import SweepPaths
+from tunelift.scale.candidates import Candidate, refuse_twice, refuse_wrong_adapters, short, with_values, wrong_key
+from tunelift.scale.jobs import Job, run_jobs
+
+SEEDS = "train.seeds"
+"""In a sweep: every setting is trained with each, the mean loss chooses, and the verdict is of the chosen's seeds."""
+MOST = 200
+"""Candidates of one sweep. With more the best on validation is the luckiest."""
+
+
+def candidates(config: Config) -> list[Candidate]:
+    """Return every combination of the values in `sweep`, the last key changing first.
+
+    Raises InputError for keys that are not of adapter or train, values that a key does not take, no or too many
+    combinations, the same one twice, and methods that there are not.
+    """
+    if not config.sweep:
+        raise InputError(
+            "There is nothing to choose among: the config has no sweep.",
+            fix="Name keys and values: sweep: {train.learning_rate: [1e-4, 3e-4], adapter.r: [4, 8]}",
+        )
+    problems = [problem for name, values in config.sweep.items() for problem in _problems(name, values)]
+    if not problems and SEEDS in config.sweep:
+        problems += _wrong_seeds(config)
+    if problems:
+        raise InputError(*problems)
+    count = math.prod(len(values) for values in config.sweep.values())
+    if count > MOST:
+        raise InputError(f"The sweep has {count} combinations; at most {MOST} are tried.", fix="Name fewer values.")
+    sweep = SweepPaths(config.output or default_output(config))
+    found = list(_combined(config, sweep))
+    refuse_twice((candidate.name for candidate in found), "The sweep has a combination")
+    refuse_wrong_adapters(found)
+    return found
+
+
+def sweep(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Comparison, list[Candidate]]:
+    """Train every candidate, choose by the loss on validation, and run the chosen one to a verdict.
+
+    Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again. A
+    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed.
+    """
+    found = candidates(config)
+    paths = SweepPaths(config.output or default_output(config))
+    open_jobs = [candidate.job() for candidate in found if not candidate.trained]
+    by_name = {candidate.name: candidate for candidate in found}
+    progress.note(f"sweep: {len(found)} settings, {len(found) - len(open_jobs)} of them trained before.")
+
+    def ended(job: Job, code: int) -> None:
+        loss = by_name[job.name].loss
+        done = sum(candidate.trained for candidate in found)
+        said = f"validation loss {loss:.4g}" if code == 0 else f"failed with {code}, see {job.log}"
+        progress.note(f"sweep: {done}/{len(found)} trained; {job.name}: {said}")
+
+    run_jobs(open_jobs, on, at_once, ended)
+    settings = _by_setting(found)
+    ranked = [candidate for _, some in settings for candidate in some]
+    best = ranked[0]
+    files.write_json(paths.summary, {"candidates": [c.to_dict() for c in ranked], "chosen": best.name})
+    if not math.isfinite(settings[0][0]):
+        raise TuneliftError(f"No setting was trained to the end with a loss on validation; logs lie in {paths.folder}.")
+    training = best.config.train.model_copy(update={"seeds": config.sweep.get(SEEDS) or config.train.seeds})
+    chosen = best.config.model_copy(update={"output": str(paths.chosen), "train": training})
+    among = {
+        "candidates": len(settings),
+        "trained": sum(candidate.trained for candidate in found),
+        "values": best.values,
+    }
+    return run(chosen, chosen=Chosen(best.paths, among)), ranked
+
+
+def _wrong_seeds(config: Config) -> list[str]:
+    """Say why seeds cannot be swept: there are others, nothing to choose among, or one twice."""
+    seeds = config.sweep[SEEDS]
+    if config.train.seeds:
+        return [f"{SEEDS} is given, and sweep names {SEEDS} too."]
+    if len(config.sweep) == 1:
+        return [f"sweep names {SEEDS} alone: a seed is no choice. Use train.seeds, or name a setting beside it."]
+    if len(set(seeds)) < len(seeds) or not all(type(seed) is int for seed in seeds):
+        return [f"sweep: {SEEDS} needs different whole numbers."]
+    return []
+
+
+def _problems(name: str, values: Sequence[Any]) -> Iterator[str]:
+    if name != SEEDS and (wrong := wrong_key(name, "sweep")):
+        yield wrong
+    elif not isinstance(values, list) or not values:
+        yield f"sweep: {name} needs a list of values."
+
+
+def _combined(config: Config, sweep: SweepPaths) -> Iterator[Candidate]:
+    """Yield every combination, once with each seed where the sweep names seeds, else with the first of train.seeds."""
+    names = [name for name in config.sweep if name != SEEDS]
+    swept = config.sweep.get(SEEDS)
+    seeds = swept or config.train.seeds[:1]
+    for combination in product(*(config.sweep[name] for name in names)):
+        setting = dict(zip(names, combination, strict=True))
+        for seed in seeds or [None]:
+            values = setting | ({"train.seed": seed} if swept else {})
+            name = ",".join(f"{key.rpartition('.')[2]}-{short(value)}" for key, value in values.items())
+            paths = sweep.candidate(name)
+            own: dict[str, Any] = {} if seed is None else {"train.seed": seed, "train.seeds": []}
+            changed = with_values(config, setting | own).model_copy(update={"output": str(paths.folder)})
+            yield Candidate(name, values, changed, paths, sweep.asked(name), sweep.log(name))
+
+
+def _by_setting(found: Sequence[Candidate]) -> list[tuple[float, list[Candidate]]]:
+    """Return the settings, the best first, each with its mean loss over its seeds and their trainings.
+
+    A setting of which one seed failed has no mean.
+    """
+    grouped: dict[str, list[Candidate]] = {}
+    for candidate in found:
+        setting = {key: value for key, value in candidate.values.items() if key != "train.seed"}
+        grouped.setdefault(str(setting), []).append(candidate)
+    means = [(statistics.fmean(one.loss for one in some), some) for some in grouped.values()]
+    return sorted(means, key=lambda one: one[0])
