@@ -4,13 +4,14 @@
 # make sanitize  the native code under AddressSanitizer and UndefinedBehaviorSanitizer, with and without AVX512
 # make methods  every PEFT method on six architectures, into docs/methods.md: twenty minutes of one core
 # make docs     the documentation as a site, in build/site; mkdocs serve shows it
+# make release-check  wheel and sdist built, installed in an empty environment without extras, and tried there
 # make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick sanitize methods docs oldest newest check clean
+.PHONY: demo test quick sanitize methods docs oldest newest release-check check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -47,6 +48,9 @@ methods: .venv/installed-dev
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release-check: .venv/installed-dev
+	PYTHONPATH=tests $(BIN)/python tests/release_check.py --python $(PYTHON)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

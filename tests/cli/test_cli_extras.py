@@ -1,4 +1,4 @@
-"""An extra that is not installed is named, with its install line, where it is needed and before anything is computed."""
+"""An extra that is missing is named, with its install line, where it is needed and before anything is computed."""
 
 from __future__ import annotations
 
