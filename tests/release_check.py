@@ -72,11 +72,7 @@ def in_environment(tunelift: str, python: str, place: Path) -> Iterator[tuple[st
 def names_its_extra(case: Case, tunelift: str, python: str, folder: Path) -> Iterator[tuple[str, str]]:
     """Yield what is wrong where a command that needs an extra runs without it."""
     name = f"{case.extra}: tunelift {' '.join(case.words)}"
-    there = [
-        one
-        for one in case.packages
-        if not ran([python, "-c", f"import {one}"], folder).returncode
-    ]
+    there = [one for one in case.packages if not ran([python, "-c", f"import {one}"], folder).returncode]
     if there or case.extra == "llama-cpp":  # which is asked for only where gguf is there
         print(
             f"skipped  {name}: {', '.join(there) or 'gguf'} {'comes with other packages' if there else 'comes first'}"

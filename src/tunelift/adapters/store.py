@@ -141,6 +141,7 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
         raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
     _check_threshold(lineage, file)
+    files.check_format(lineage, file, LINEAGE_FORMAT)
     return lineage
 
 
