@@ -47,7 +47,7 @@ WRITTEN = {
 }
 """Which pointers a kernel writes through to the caller; its work space is its own affair."""
 
-ALLOWED = {"float32": 2e-6, "bfloat16": 2**-8}
+ALLOWED = {"float32": 1e-5, "bfloat16": 2**-8}
 """Of the largest value: another order of a sum, and in bfloat16 a number that is then rounded the other way."""
 
 
@@ -75,7 +75,7 @@ COMMON = ("-O3", "-fno-trapping-math", "-fno-math-errno", "-fno-strict-aliasing"
 TARGETS = [
     Target("aarch64, GCC, OpenMP", ("aarch64-linux-gnu-gcc", *COMMON, "-fopenmp"), ("qemu-aarch64",)),
     Target("aarch64, GCC, no OpenMP", ("aarch64-linux-gnu-gcc", *COMMON), ("qemu-aarch64",)),
-    Target("this machine, clang, no OpenMP", ("clang", *COMMON, "-march=native")),
+    Target("this machine, clang, no OpenMP", ("clang", *COMMON, "-march=native", "-mno-avx512f")),
     Target("x86-64 without AVX, clang, no OpenMP", ("clang", *COMMON, "-march=x86-64")),
     Target("x86-64 without AVX, cc, OpenMP", ("cc", *COMMON, "-march=x86-64", "-fopenmp")),
 ]
@@ -153,7 +153,7 @@ class Call:
     def _place(self, address: int) -> tuple[int, int]:
         """Return the region that an address lies in, and how far from its beginning."""
         for number, (start, stop) in enumerate(self.regions):
-            if start <= address <= stop:
+            if start <= address < max(stop, start + 1):
                 return number, address - start
         raise ValueError(f"{self.name}: an address outside what was recorded")
 
