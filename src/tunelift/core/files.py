@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
     make_folder(path.parent)
     part = _part_of(path)
     try:
-        with part.open("x", encoding="utf-8") as file:
+        with part.open("x", encoding="utf-8", newline="\n") as file:  # the same bytes on every system
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
