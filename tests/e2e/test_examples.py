@@ -143,7 +143,7 @@ def test_the_other_calls_ties_ties() -> None:
 
     printed = _printed(nbformat.read(EXAMPLES / "which_method.ipynb", as_version=4))
     assert len(re.findall(r"numbers trained in", printed)) == 4
-    duels = re.findall(r"^(.+) against (.+): [+-]0\.\d+, .*: (.+)$", printed, re.MULTILINE)
+    duels = re.findall(r"^(.+) against (.+): [+-]\d\.\d+, [+-]\S+ to [+-]\S+: (.+)$", printed, re.MULTILINE)
     assert len(duels) == 6
     assert any(verdict.startswith("a tie") for *_, verdict in duels)
     assert "tied" in printed
