@@ -136,12 +136,12 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / LINEAGE
     lineage = read_object(file) if file.is_file() else {}
+    files.check_format(lineage, file, LINEAGE_FORMAT)
     base, labels = lineage.get("base", {}), lineage.get("labels", [])
     sound = isinstance(base, dict) and isinstance(labels, list)
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):
         raise InputError(f"{file} does not say what the adapter was made on: base, task and labels are no texts.")
     _check_threshold(lineage, file)
-    files.check_format(lineage, file, LINEAGE_FORMAT)
     return lineage
 
 
