@@ -4,13 +4,16 @@
 # make sanitize  the native code under AddressSanitizer and UndefinedBehaviorSanitizer, with and without AVX512
 # make methods  every PEFT method on six architectures, into docs/methods.md: twenty minutes of one core
 # make docs     the documentation as a site, in build/site; mkdocs serve shows it
+# make release-check  wheel and sdist built, installed in an empty environment without extras, and tried there
+# make notebooks  the notebooks of examples/ executed, their output kept: some minutes each
+# make kernels-elsewhere  the native code for aarch64 under emulation, and by clang without OpenMP
 # make oldest  the tests with the oldest dependencies allowed, in an environment of their own; make newest: the newest
 
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick sanitize methods docs oldest newest check clean
+.PHONY: demo test quick sanitize methods docs oldest newest release-check notebooks kernels-elsewhere check clean
 
 demo: .venv/installed
 	$(BIN)/tunelift demo
@@ -41,12 +44,22 @@ oldest newest:
 	.venv-$@/bin/pip install --quiet $(WITH)
 	.venv-$@/bin/python -m pytest -m "not e2e"
 
+# On Debian: apt-get install gcc-aarch64-linux-gnu qemu-user clang; a target whose tools are not there is skipped.
+kernels-elsewhere: .venv/installed-dev
+	OMP_NUM_THREADS=2 $(BIN)/python tests/fast/elsewhere.py
+
+notebooks: .venv/installed-dev
+	$(BIN)/python docs/notebooks.py
+
 # What was found is kept in methods.json, and the same command goes on; remove it to begin anew.
 methods: .venv/installed-dev
 	$(BIN)/python benchmarks/methods.py --write docs/methods.md
 
 docs: .venv/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+release-check: .venv/installed-dev
+	PYTHONPATH=tests $(BIN)/python tests/release_check.py --python $(PYTHON)
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -71,7 +71,10 @@ def commands() -> str:
     from tunelift.cli.main import COMMANDS, cli
 
     codes = "Exit codes: 0 done, 1 failed while running, 2 wrong usage, config or input, 3 a gate did not pass; 130"
-    completion = 'Completion in bash: `eval "$(_TUNELIFT_COMPLETE=bash_source tunelift)"`; zsh and fish likewise.'
+    completion = (
+        'Completion: `eval "$(_TUNELIFT_COMPLETE=bash_source tunelift)"` in ~/.bashrc, or with `zsh_source` in '
+        "~/.zshrc behind `compinit`; `_TUNELIFT_COMPLETE=fish_source tunelift | source` in fish."
+    )
     parts = ["# Commands", f"{codes} interrupted and 143 terminated, both after saving.", completion]
     for name in COMMANDS:
         command = cli.get_command(click.Context(cli), name)

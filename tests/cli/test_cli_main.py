@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,14 +70,51 @@ def test_version() -> None:
     assert done.stdout == f"tunelift {tunelift.__version__}\n"
 
 
-def test_a_shell_completes_commands_and_options() -> None:
-    for words, number, wanted in (("tunelift lead", 1, "leaderboard"), ("tunelift run --learn", 2, "--learning-rate")):
-        asked = {"COMP_WORDS": words, "COMP_CWORD": str(number), "_TUNELIFT_COMPLETE": "bash_complete"}
-        done = subprocess.run(
-            [sys.executable, "-c", "from tunelift.cli.main import cli; cli.main()"],
-            capture_output=True, text=True, check=False, env={**os.environ, **asked}, timeout=120,
-        )  # fmt: skip
-        assert f"plain,{wanted}" in done.stdout
+def in_shell(*command: str) -> list[str]:
+    """Return the lines that a shell prints, where the tunelift of this environment is the first on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}, timeout=120
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+@pytest.mark.skipif(not Path(sys.executable).with_name("tunelift").exists(), reason="the command is not installed")
+@pytest.mark.parametrize(
+    ("words", "wanted"), [("lead", ["leaderboard"]), ("run --learn", ["--learning-rate"]), ("compare --mar", 2)]
+)
+def test_bash_completes_commands_and_options(words: str, wanted: list[str] | int) -> None:
+    """As a key would: the script that the docs name is evaluated, and its function fills COMPREPLY."""
+    script = f"""
+        eval "$(_TUNELIFT_COMPLETE=bash_source tunelift)"
+        complete -p tunelift
+        COMP_WORDS=(tunelift {words}) COMP_CWORD={len(words.split())}
+        _tunelift_completion tunelift
+        printf "%s\\n" "${{COMPREPLY[@]}}"
+    """
+    bound, *found = in_shell("bash", "--norc", "-c", script)
+    assert bound.endswith("_tunelift_completion tunelift")
+    assert found == wanted if isinstance(wanted, list) else set(found) == {"--margin", "--markdown"}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+@pytest.mark.skipif(not Path(sys.executable).with_name("tunelift").exists(), reason="the command is not installed")
+def test_zsh_completes_commands() -> None:
+    """What zsh would offer is caught where its `_describe` takes it, which needs a line editor."""
+    script = """
+        autoload -Uz compinit && compinit -u -D
+        eval "$(_TUNELIFT_COMPLETE=zsh_source tunelift)"
+        whence -w _tunelift_completion
+        _describe() { print -l -- ${(P)3} }
+        compadd() { print -l -- "$@" }
+        words=(tunelift lead) CURRENT=2
+        _tunelift_completion
+    """
+    bound, *found = in_shell("zsh", "-f", "-c", script)
+    assert bound == "_tunelift_completion: function"
+    assert any("leaderboard" in line for line in found), found
 
 
 def test_help_lists_every_command() -> None:

@@ -17,6 +17,7 @@ from tunelift.comparison import Comparison, compare
 from tunelift.comparison.pairing import MUST_AGREE
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.run_files.layout import FORMAT
 
 Row = dict[str, Any]
 
@@ -258,7 +259,7 @@ def test_degenerate_data_give_valid_json_and_no_verdict(base: list[float], tuned
 
 def test_comparison_json_has_the_contracts_keys() -> None:
     written = _everything(compare(rows([0] * 20), rows([1] * 19 + [0])))
-    assert written["format"] == 1
+    assert written["format"] == FORMAT
     assert (written["items"], written["left_out"], written["level"]) == (20, 0, 0.95)
     assert (written["headline"]["metric"], written["headline"]["against"]) == ("accuracy", "base")
     assert written["claim"] == "this tuned model, on items like these"

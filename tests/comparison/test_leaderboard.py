@@ -17,6 +17,7 @@ from tunelift.comparison import compare
 from tunelift.comparison.leaderboard import Leaderboard, leaderboard
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
+from tunelift.run_files.layout import FORMAT
 
 Row = dict[str, Any]
 
@@ -83,7 +84,7 @@ def test_the_json_holds_the_table_and_the_pairs() -> None:
         ("good", "weak"): "good",
         ("same", "weak"): "same",
     }
-    assert (written["format"], written["left_out"], written["level"]) == (1, 0, 0.95)
+    assert (written["format"], written["left_out"], written["level"]) == (FORMAT, 0, 0.95)
 
 
 def test_lower_is_better() -> None:

@@ -93,7 +93,7 @@ def test_json_within_its_limits(tmp_path: Path) -> None:
         '{"a": 1, "b": {"c": 1, "c": 2}}': 'the key "c" stands twice in one object',
         "9" * 5000: "a number has thousands of digits",
         '["\\uD83d"]': "half of a character",
-        "[1,]": "not valid JSON .*column 4",
+        "[1,]": "not valid JSON .*column [34]",  # 3.13 names the comma, those before what stands behind
         "\ufeff[]": "not valid JSON",
     }.items():
         with pytest.raises(InputError, match=f"^here: .*{said}"):

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -58,6 +59,16 @@ def test_every_page_is_in_the_menu_and_made_pages_say_something(site: Path) -> N
     assert all(f"tunelift.{name}" in python for name in ("load", "tune", "evaluate", "compare", "fast.apply"))
     findings = (site / "reference" / "findings" / "index.html").read_text(encoding="utf-8")
     assert all(script.stem in findings for script in (ROOT / "findings").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "findings").glob("*.sh")), ids=lambda path: path.stem)
+def test_a_finding_says_of_which_version_it_is_and_what_tunelift_does(script: Path) -> None:
+    """The page of findings is made of what stands at the head of each script."""
+    text = script.read_text(encoding="utf-8")
+    head = " ".join(takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    pinned = re.findall(r"\b([A-Za-z0-9_.-]+)==([\d.]+)", text)
+    assert pinned and any(version in head for _, version in pinned), head
+    assert "What tunelift does" in head
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:

@@ -51,7 +51,7 @@ def headlines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_readme_names_every_example() -> None:
     assert set(COMMANDS) == {f"examples/{file.name}" for file in EXAMPLES.glob("*.py") if file.stem != "news"}
-    assert NOTEBOOK.name in README
+    assert {file.name for file in EXAMPLES.glob("*.ipynb")} == set(re.findall(r"(\w+\.ipynb)", README))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,16 +102,51 @@ def test_only_the_answer_and_its_end_are_in_the_loss(tiny: Path, monkeypatch: py
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == " tech<eos>"
 
 
-def test_the_notebook_shows_its_results() -> None:
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_shows_its_results(path: Path) -> None:
     """The outputs in the repository: complete, small, and without traces of the machine that made them."""
     import nbformat
 
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    _check_outputs(notebook)
-    assert NOTEBOOK.stat().st_size < 300_000
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert path.name in README and path.stat().st_size < 300_000
+    assert not [output for output in _outputs(notebook) if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in _outputs(notebook))
     printed = _printed(notebook)
     assert "Warning" not in printed
     assert not re.search(r"/(home|root|Users|tmp|work|usr)/", printed)
+
+
+def test_the_notebook_shows_a_finished_training() -> None:
+    import nbformat
+
+    _check_outputs(nbformat.read(NOTEBOOK, as_version=4))
+
+
+def test_one_notebook_shows_what_inconclusive_is_and_what_broke() -> None:
+    import nbformat
+
+    printed = _printed(nbformat.read(EXAMPLES / "did_it_help.ipynb", as_version=4))
+    assert VERDICT.search(printed), printed
+    gained, lost = map(int, re.search(r"gained: (\d+)    lost: (\d+)", printed).groups())  # type: ignore[union-attr]
+    assert f"{gained} items gained and {lost} lost" in printed  # counted by hand, and by compare
+    verdicts = re.findall(r"^ *(\d+) items: difference .*: (\w+)$", printed, re.MULTILINE)
+    assert [int(count) for count, _ in verdicts] == [8, 16, 40, 80]
+    assert verdicts[0][1] == "inconclusive" and verdicts[-1][1] == "better"
+    assert "bits_per_byte" in printed
+    assert len(re.findall(r", and is called .* now$", printed, re.MULTILINE)) == lost
+
+
+def test_the_other_calls_ties_ties() -> None:
+    import nbformat
+
+    printed = _printed(nbformat.read(EXAMPLES / "which_method.ipynb", as_version=4))
+    assert len(re.findall(r"numbers trained in", printed)) == 4
+    duels = re.findall(r"^(.+) against (.+): [+-]\d\.\d+, [+-]\S+ to [+-]\S+: (.+)$", printed, re.MULTILINE)
+    assert len(duels) == 6
+    assert any(verdict.startswith("a tie") for *_, verdict in duels)
+    assert "tied" in printed
 
 
 @pytest.mark.e2e

@@ -24,6 +24,7 @@ from tunelift.evaluation.measures.ranked_labels import RankedLabels
 from tunelift.pipeline import stages, tuning
 from tunelift.pipeline.generating import generate_stage
 from tunelift.pipeline.run import run
+from tunelift.run_files.layout import FORMAT
 from tunelift.tasks import TASKS
 
 
@@ -43,7 +44,7 @@ def test_a_run_writes_the_contract(tiny: dict[str, Any]) -> None:
     assert manifest["adapter"]["trainable"] > 0
     assert {"tokens", "seconds", "peak_bytes", "steps"} <= manifest["train"].keys()
     events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
-    assert events[0] == {"event": "start", "format": 1}
+    assert events[0] == {"event": "start", "format": FORMAT}
     assert [e["step"] for e in events if e["event"] == "train"] == [1, 2, 3]
     assert json.loads((out / "comparison.json").read_text()) == comparison.to_dict()
     assert comparison.to_dict()["items"] == 20

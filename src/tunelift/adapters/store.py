@@ -136,6 +136,7 @@ def read_lineage(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / LINEAGE
     lineage = read_object(file) if file.is_file() else {}
+    files.check_format(lineage, file, LINEAGE_FORMAT)
     base, labels = lineage.get("base", {}), lineage.get("labels", [])
     sound = isinstance(base, dict) and isinstance(labels, list)
     if not sound or any(not isinstance(text, str | None) for text in [*base.values(), *labels, lineage.get("task")]):

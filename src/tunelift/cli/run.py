@@ -28,6 +28,7 @@ def command(
     ctx: click.Context,
     /,
     arguments: tuple[str, ...],
+    *,
     require_better: tuple[str, ...],
     require_no_worse: tuple[str, ...],
     within: float | None,

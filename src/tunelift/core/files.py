@@ -8,12 +8,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import text_files
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.version import __version__
+from tunelift.run_files.layout import FORMAT
 
 PART, OLD = ".part", ".old"
 """How the name ends of what is being written, and of a folder that is being replaced, while somebody is at it."""
@@ -33,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
     make_folder(path.parent)
     part = _part_of(path)
     try:
-        with part.open("x", encoding="utf-8") as file:
+        with part.open("x", encoding="utf-8", newline="\n") as file:  # the same bytes on every system
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -127,9 +129,22 @@ def read_object(path: Path) -> dict[str, Any]:
     return text_files.json_object(read_json(path), str(path)) if path.is_file() else {}
 
 
+def check_format(value: Mapping[str, Any], path: Path, known: int) -> None:
+    """Raise InputError for a file of a format that is later than the one known here, or that is none."""
+    found = value.get("format", known)
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise InputError(f'{path}: "format" is not what tunelift writes there.', fix="The file was changed or damaged.")
+    if found > known:
+        raise InputError(
+            f"{path} is of format {found}, and tunelift {__version__} reads formats up to {known}.",
+            fix="Read it with the tunelift that wrote it, or a later one.",
+        )
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest.json of a run; raise InputError where a part of it is not what a run writes there."""
     manifest = read_object(path)
+    check_format(manifest, path, FORMAT)
     parts = {name: manifest[name] for name in MANIFEST_PARTS if manifest.get(name) is not None}
     wrong = [name for name, part in parts.items() if not isinstance(part, MANIFEST_PARTS[name])]
     if not wrong:

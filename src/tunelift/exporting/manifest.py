@@ -43,6 +43,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def again(folder: Path) -> list[str]:
     """Make an export's proof again from its files; return what does not agree, each as a sentence."""
     value = files.read_object(folder / NAME)
+    files.check_format(value, folder / NAME, EXPORT_FORMAT)
     told, there = dict(value.get("files") or {}), hashes(folder)
     wrong = [f"{name} is missing" for name in told if name not in there]
     wrong += [f"{name} is not the file that was exported" for name in told if there.get(name, told[name]) != told[name]]

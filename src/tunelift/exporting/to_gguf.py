@@ -22,7 +22,7 @@ MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
 SCRATCH = ".scratch"
 """Files that only the proof needs; they are gone before the export is there."""
 
-NO_RUNTIME = "llama.cpp is not installed here: pip install xllamacpp"
+NO_RUNTIME = "llama.cpp is not installed here: pip install 'tunelift[llama-cpp]'"
 
 
 def check_gguf(made: Made, kind: str) -> dict[str, Any]:

@@ -7,8 +7,6 @@
 
 #include "products.h"
 
-#include <omp.h>
-
 #define STRIP 48
 #define COLUMNS 16 /* segments begin at multiples of so many columns */
 

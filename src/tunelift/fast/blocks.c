@@ -7,7 +7,7 @@
 
 static inline float half(const uint8_t *from) {
     uint32_t h = from[0] | (uint32_t)from[1] << 8, sign = (h & 0x8000u) << 16, exponent = h >> 10 & 31, rest = h & 1023;
-    uint32_t bits = sign | (exponent == 31 ? 0x7F800000u : exponent + 112 << 23) | rest << 13;
+    uint32_t bits = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | rest << 13;
     float value;
     if (exponent == 0) {
         value = (float)rest * 0x1p-24f;

@@ -5,8 +5,6 @@
 
 #include "products.h"
 
-#include <omp.h>
-
 #define STRIP 48
 #define BLOCK 64 /* columns at once of a strip, whose sums stay in the nearest cache */
 #define NARROW 64 /* columns at once where the sum runs over all rows */

@@ -5,6 +5,12 @@
 
 #include "elements.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static inline int omp_get_thread_num(void) { return 0; } /* one thread does all, in the order of the loops */
+#endif
+
 #if defined(BFLOAT16) && defined(__AVX512BF16__)
 #include <immintrin.h>
 #define DEPTH 2

@@ -112,6 +112,7 @@ class RunFolder:
         if self.manifest.get("status") == "running":
             self.happened("the process ended without a word: killed, or power lost", KEPT)
         self.note(
+            format=FORMAT,
             status="running",
             tunelift=__version__,
             command=provenance.command_line(),

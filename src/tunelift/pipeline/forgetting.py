@@ -104,7 +104,7 @@ def _tasks(named: Sequence[str], task: Task) -> list[HarnessTask]:
     if not task.next_token:
         raise InputError("evaluate.tasks measures language models, and this is a classification head.")
     if find_spec("lm_eval") is None:
-        raise InputError("evaluate.tasks needs lm-evaluation-harness.", fix='pip install "tunelift[harness]"')
+        raise InputError("evaluate.tasks needs lm-evaluation-harness.", fix="pip install 'tunelift[harness]'")
     from tunelift.evaluation.harness import find_tasks
 
     return find_tasks(tuple(named))

@@ -11,7 +11,7 @@ from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.exporting import manifest
 from tunelift.pipeline.whole import tuned_hash
-from tunelift.run_files.layout import METRICS, SCORES, RunPaths
+from tunelift.run_files.layout import FORMAT, METRICS, SCORES, RunPaths
 
 ROUNDING = 1e-9
 """Relative: sums of the same numbers by another processor."""
@@ -76,6 +76,13 @@ def _same_adapter(paths: RunPaths, known: dict[str, Any], right: list[str], wron
 
 def _same_verdict(paths: RunPaths, right: list[str], wrong: list[str]) -> None:
     told = files.read_object(paths.comparison)
+    files.check_format(told, paths.comparison, FORMAT)
+    if told.get("format", FORMAT) < FORMAT:
+        wrong.append(
+            f"comparison.json is of format {told['format']}, and this tunelift computes format {FORMAT} of the same "
+            f"scores: tunelift compare {paths.folder} says what they come to now"
+        )
+        return
     try:
         with uncounted():
             found = compare_run(paths.folder).to_dict() | {"looks": told.get("looks")}

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FORMAT = 1
-"""Of scores and their metrics, of the manifest, the events, and of comparisons."""
+FORMAT = 2
+"""Of scores and their metrics, of the manifest, the events, and of comparisons.
+
+It is raised where the same scores give other entries of comparison.json, or an entry means something else. Folders of
+every earlier one are read; tests/formats holds one of each. 1: before the unconditional exact test.
+"""
 
 LINEAGE_FORMAT = 1
 CHECKPOINT_FORMAT = 1

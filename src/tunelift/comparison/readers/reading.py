@@ -25,7 +25,7 @@ from tunelift.core import files, parquet_files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.core.text_files import first_bytes, json_object, json_value, lines_of, text_of
-from tunelift.run_files.layout import METRICS, SCORES, TUNED
+from tunelift.run_files.layout import FORMAT, METRICS, SCORES, TUNED
 
 OBJECTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Path, Mapping[str, Any]], Scores]], ...] = (
     (evalplus.is_results, evalplus.read_results),
@@ -138,6 +138,7 @@ def _ours(path: Path, items: Iterable[Item]) -> Scores:
 def read_info(path: Path) -> dict[str, Any]:
     """Read a metrics.json, {} where there is none; InputError where a part has another shape than tunelift writes."""
     info = files.read_object(path)
+    files.check_format(info, path, FORMAT)
     problems = _wrong_kinds(info, {"metrics": dict, "made_with": dict, "notes": list, "items": int})
     if not problems:
         problems = _wrong_kinds(info.get("made_with") or {}, {"baseline": dict, "seed": int, "fast_paths": dict})
