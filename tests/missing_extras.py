@@ -31,6 +31,7 @@ class Case(NamedTuple):
 
 
 TRAIN = ("--model", "model", "--data", "rows.csv")
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 CASES = [
     Case("data", ("pyarrow",), ("evaluate", "--model", "model", "--data", "rows.parquet")),
     Case("data", ("pyarrow",), ("compare", "rows.parquet", "rows.parquet")),
