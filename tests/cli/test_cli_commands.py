@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
     made: list[tuple[Any, ...]] = []
 
     def answers(name: str, value: Any) -> Any:
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **_named: Any) -> Any:
             made.append((name, *arguments))
             return value
 
@@ -63,7 +63,7 @@ def invoke(*arguments: str, code: int = 0, **settings: Any) -> Result:
 
 def test_run_without_a_file(calls) -> None:
     result = invoke("run", "--model", "gpt2", "--data", "rows.csv", "--seed", "3", "--batch-size", "4", "adapter.r=16")
-    ((_, config, _),) = calls
+    ((_, config, *_),) = calls
     assert (config.model.name, config.data.train, config.adapter.model_extra) == ("gpt2", "rows.csv", {"r": 16})
     assert (config.data.seed, config.train.seed) == (3, 3)
     assert (config.train.batch_size, config.evaluate.batch_size) == (4, 16)
@@ -73,7 +73,7 @@ def test_run_without_a_file(calls) -> None:
 def test_run_with_a_file_overrides_and_flags(calls) -> None:
     Path("config.yaml").write_text("model: gpt2\ndata: rows.csv\ntrain: {epochs: 2, patience: 3}\noutput: runs/a\n")
     result = invoke("run", "config.yaml", "train.epochs=3", "--learning-rate", "1e-4", "--no-deduplicate")
-    ((_, config, _),) = calls
+    ((_, config, *_),) = calls
     assert (config.train.epochs, config.train.patience, config.train.learning_rate) == (3, 3, 1e-4)
     assert config.data.deduplicate is False
     assert "runs/a" in result.stdout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import subprocess
@@ -177,9 +178,10 @@ def test_limits_of_the_process_are_told_as_what_may_be_added() -> None:
 def test_the_peak_can_begin_anew() -> None:
     if machine.resident() is None:
         pytest.skip("the system does not say what a process has")
-    block = bytearray(200_000_000)
+    block = mmap.mmap(-1, 200_000_000)  # of its own: what malloc has may stay with the process
+    block.write(bytes(200_000_000))
     peak = machine.resident()
-    del block
+    block.close()
     machine.forget_peak()
     now = machine.resident()
     assert peak is not None and now is not None

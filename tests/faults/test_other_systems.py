@@ -8,12 +8,12 @@ import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from tunelift.pipeline.sweep import candidates
 
 import tiny_models
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import default_output
 from tunelift.run_files.layout import RunPaths, SweepPaths
+from tunelift.scale.sweep import candidates
 
 HERE = Path(__file__).parent
 

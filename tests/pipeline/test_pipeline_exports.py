@@ -105,7 +105,7 @@ def test_without_its_runtime_a_file_is_written_and_says_that_it_is_not_proved(
     monkeypatch.setattr(llama_cpp, "is_there", lambda: False)
     for to in ("gguf", "lora-gguf"):
         folder = export_stage(run, to, run.parent / to)
-        assert said(folder)["status"] == "not proved" and "xllamacpp" in said(folder)["reason"]
+        assert said(folder)["status"] == "not proved" and "tunelift[llama-cpp]" in said(folder)["reason"]
         assert (folder / "Modelfile").read_text(encoding="utf-8").startswith("FROM ")
         assert not verify(folder)[1] and "not proved" in verify(folder)[0][1]
         assert not (folder / ".scratch").exists()

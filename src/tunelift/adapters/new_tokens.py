@@ -122,6 +122,8 @@ def grow(model: Any, rows: int) -> None:
     """Give a model embeddings, and outputs, for so many tokens where it has fewer; raise InputError if it cannot."""
     import torch
 
+    if not rows:  # as of most adapters; a model of pictures has no embeddings of tokens
+        return
     before = _rows(model)
     if rows <= before:
         return
@@ -174,7 +176,11 @@ def _sized(part: Any, weight: Any) -> None:
 
 
 def _rows(model: Any) -> int:
-    return len(model.get_input_embeddings().weight)
+    """Return how many embeddings of tokens a model has; raise InputError for a model that has none."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    if weight is None or weight.dim() != 2:
+        raise InputError(f"adapter.{KEY}: {type(model).__name__} has no embeddings of tokens.")
+    return len(weight)
 
 
 def _layers(model: Any) -> tuple[str, ...]:

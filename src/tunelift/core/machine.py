@@ -167,10 +167,12 @@ def memory_limits(root: Path = Path("/")) -> list[MemoryLimit]:
 def _of_process(root: Path) -> Iterator[MemoryLimit]:
     """Yield the limits that the process has by itself (ulimit -v and -d)."""
     now = resident(root)
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return
     if now is None:
         return
-    import resource
-
     for name, used in (("RLIMIT_AS", now.virtual), ("RLIMIT_DATA", now.data)):
         limit, _ = resource.getrlimit(getattr(resource, name))
         if limit != resource.RLIM_INFINITY:
