@@ -153,6 +153,11 @@ def test_where_nobody_can_tell_nothing_is_shared() -> None:
     own = replace(resolve(["loss"])[0], score=test_where_nobody_can_tell_nothing_is_shared)
     assert key(plan=replace(PLAN, metrics=[own])) is None
 
+    def mine(prediction: str, reference: str) -> float:
+        return 1.0
+
+    assert key(plan=replace(PLAN, metrics=resolve([mine]))) is None, "whatever another function of this name does"
+
     class Strange(torch.nn.Linear):
         pass
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, fields, is_dataclass
 from datetime import date, time
 from decimal import Decimal
 from functools import partial, wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -205,7 +206,7 @@ def _known(task: Task) -> bool:
 
 def _is_ours(metric: Metric) -> bool:
     functions = [getattr(metric, name) for name in OF_METRIC]
-    return all(_is_own(getattr(function, "func", function)) for function in functions if function is not None)
+    return all(_is_own(getattr(unwrap(function), "func", function)) for function in functions if function is not None)
 
 
 def _is_own(thing: Any) -> bool:
