@@ -109,6 +109,24 @@ def test_threads_and_the_date_that_a_template_writes_are_of_the_hash() -> None:
     assert len(found) == 2, "two days, of which one has two hours"
 
 
+def test_what_a_user_turns_off_to_see_without_is_not_answered_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key()
+    for name, value in (("TUNELIFT_KERNELS", "0"), ("ATEN_CPU_CAPABILITY", "avx2")):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            assert key() != before, name
+
+
+def test_a_tokenizer_that_is_changed_is_another_one_though_it_has_as_many_tokens() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    one = session()
+    before = key(one)
+    ends = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    one.tokenizer.backend_tokenizer.post_processor = ends
+    assert key(one) != before
+
+
 OTHER_PLANS: dict[str, Any] = {
     "labels": [" cat", " dogs"], "label_score": "mean", "max_new_tokens": 7, "max_answer_tokens": 7, "stop": ["\n"],
     "temperature": 0.5, "thinking": "keep", "rows_at_once": 3, "max_length": 77, "slices": ["text"], "threshold": 0.4,
