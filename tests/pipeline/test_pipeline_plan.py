@@ -140,10 +140,10 @@ def test_a_run_that_was_shortened_goes_on_with_what_it_was_begun_with(
 ) -> None:
     """What fits differs from one look to the next; the same command goes on all the same."""
     config = from_keywords("train", **tiny)
-    fits = [{"data.max_test": 12, "train.epochs": 1.5}, {"data.max_test": 11, "train.epochs": 1.25}]
+    fits = [{"data.max_test": 12, "train.steps": 2}, {"data.max_test": 11, "train.steps": 1}]
     monkeypatch.setattr("tunelift.planning.plan.RunPlan.keys_of", lambda self, found: fits[0])
     began = shortened(config, 1000.0)
-    assert (began.data.max_test, began.train.epochs) == (12, 1.5)
+    assert (began.data.max_test, began.train.steps) == (12, 2)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt

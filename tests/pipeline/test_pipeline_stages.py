@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -26,6 +27,7 @@ from tunelift.data.duplicates import near_duplicates
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import resolve
 from tunelift.models import ModelIdentity
+from tunelift.pipeline.measuring import say
 from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.sharing import of_scores, rendered, shared_scores
@@ -196,6 +198,13 @@ def test_what_scores_depend_on_beside_is_of_the_hash() -> None:
         shared_scores("baselines/few-shot", one, EXAMPLES, PLAN, score, **beside)
     assert len(made) == 4, "taken once; and never where a part is not known"
     assert shared_scores("baselines/few-shot", one, EXAMPLES, PLAN, score, shots=4).info["from_cache"] == 1
+
+
+def test_a_value_that_is_not_finite_comes_back_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Scores([{"id": "0", "metrics": {}}], {"metrics": {"perplexity": {"value": math.inf}}})
+    made.save(tmp_path)
+    say("base", Scores.read(tmp_path))
+    assert "perplexity not finite" in capsys.readouterr().err
 
 
 def test_rows_that_were_rendered_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
