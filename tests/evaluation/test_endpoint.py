@@ -196,3 +196,13 @@ def test_no_form_of_answer_is_taken_for_another() -> None:
     body = {"choices": [{"message": {"content": None}, "finish_reason": "length"}], "usage": None}
     with served(lambda _: json.dumps(body).encode()) as server:
         assert ask(settings(server.address), questions(1), "t", cache=False) == [Reply("", cut=True)]
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_no_part_of_a_key_is_left_where_what_a_server_says_is_cut(status: int) -> None:
+    for before in range(270, 300, 4):
+        said = {"error": {"message": f"{'x' * before} {KEY} is no key"}}
+        with served(lambda body, said=said: (status, said)) as server, pytest.raises(TuneliftError) as told:
+            ask(settings(server.address, key_from="MY_KEY", attempts=1), questions(1), "t", cache=False)
+        cause = told.value.__cause__
+        assert "sk-" not in str(told.value) + str(cause), before

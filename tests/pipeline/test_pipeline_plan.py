@@ -135,6 +135,28 @@ def test_a_time_gives_fewer_epochs_and_items_and_still_a_verdict(tiny: dict[str,
         shortened(config, 0.5)
 
 
+def test_a_run_that_was_shortened_goes_on_with_what_it_was_begun_with(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fits differs from one look to the next; the same command goes on all the same."""
+    config = from_keywords("train", **tiny)
+    fits = [{"data.max_test": 12, "train.steps": 2}, {"data.max_test": 11, "train.steps": 1}]
+    monkeypatch.setattr("tunelift.planning.plan.RunPlan.keys_of", lambda self, found: fits[0])
+    began = shortened(config, 1000.0)
+    assert (began.data.max_test, began.train.steps) == (12, 2)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tunelift.pipeline.run.measure_baselines", killed)
+        run_config(began)
+    del fits[0]
+    again = shortened(config, 1000.0)
+    assert again.model_dump() == began.model_dump()
+    assert run_config(again).to_dict()
+
+
 def test_another_machine_is_planned_for_by_shapes(tiny: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**tiny, "model": {"name": tiny["model"], "dtype": "float32"}} | {"dtype": None}))

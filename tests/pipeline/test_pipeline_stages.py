@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -26,6 +27,7 @@ from tunelift.data.duplicates import near_duplicates
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import resolve
 from tunelift.models import ModelIdentity
+from tunelift.pipeline.measuring import say
 from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.sharing import of_scores, rendered, shared_scores
@@ -109,6 +111,24 @@ def test_threads_and_the_date_that_a_template_writes_are_of_the_hash() -> None:
     assert len(found) == 2, "two days, of which one has two hours"
 
 
+def test_what_a_user_turns_off_to_see_without_is_not_answered_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key()
+    for name, value in (("TUNELIFT_KERNELS", "0"), ("ATEN_CPU_CAPABILITY", "avx2")):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            assert key() != before, name
+
+
+def test_a_tokenizer_that_is_changed_is_another_one_though_it_has_as_many_tokens() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    one = session()
+    before = key(one)
+    ends = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    one.tokenizer.backend_tokenizer.post_processor = ends
+    assert key(one) != before
+
+
 OTHER_PLANS: dict[str, Any] = {
     "labels": [" cat", " dogs"], "label_score": "mean", "max_new_tokens": 7, "max_answer_tokens": 7, "stop": ["\n"],
     "temperature": 0.5, "thinking": "keep", "rows_at_once": 3, "max_length": 77, "slices": ["text"], "threshold": 0.4,
@@ -153,6 +173,11 @@ def test_where_nobody_can_tell_nothing_is_shared() -> None:
     own = replace(resolve(["loss"])[0], score=test_where_nobody_can_tell_nothing_is_shared)
     assert key(plan=replace(PLAN, metrics=[own])) is None
 
+    def mine(prediction: str, reference: str) -> float:
+        return 1.0
+
+    assert key(plan=replace(PLAN, metrics=resolve([mine]))) is None, "whatever another function of this name does"
+
     class Strange(torch.nn.Linear):
         pass
 
@@ -173,6 +198,13 @@ def test_what_scores_depend_on_beside_is_of_the_hash() -> None:
         shared_scores("baselines/few-shot", one, EXAMPLES, PLAN, score, **beside)
     assert len(made) == 4, "taken once; and never where a part is not known"
     assert shared_scores("baselines/few-shot", one, EXAMPLES, PLAN, score, shots=4).info["from_cache"] == 1
+
+
+def test_a_value_that_is_not_finite_comes_back_and_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Scores([{"id": "0", "metrics": {}}], {"metrics": {"perplexity": {"value": math.inf}}})
+    made.save(tmp_path)
+    say("base", Scores.read(tmp_path))
+    assert "perplexity not finite" in capsys.readouterr().err
 
 
 def test_rows_that_were_rendered_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

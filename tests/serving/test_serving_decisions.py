@@ -94,9 +94,18 @@ def test_a_run_is_asked_in_its_own_words_and_has_its_temperature(app: App) -> No
         ({"title": "a goal"}, question),
         ("a goal", question),
         ({"text": "a goal"}, question | {"criteria": {"sport": None, "art": None, "law": None}}),
+        ({"text": "a goal"}, question | {"criteria": {"sport": None, " sport": None, "art": None}}),  # one label twice
     ]
     for state, other in others:
         assert decided(app, state, {"t": other}, "tuned").json["answers"]["t"]["measured"] is False
+
+
+def test_no_instructions_are_none_however_they_are_written(app: App) -> None:
+    question = {"type": "noul", "criteria": {"true": "late"}}
+    first, second = (
+        decided(app, "x", {"q": question | more}).json["answers"]["q"]["noul"] for more in ({}, {"instructions": None})
+    )
+    assert first == pytest.approx(second, abs=1e-9)
 
 
 def test_a_model_that_chats_is_asked_by_its_template(app: App) -> None:

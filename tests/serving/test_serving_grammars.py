@@ -6,10 +6,12 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from time import perf_counter, process_time
 from typing import Any
 
 import jsonschema
 import pytest
+import torch
 from test_serving_http import call, chat, complete
 
 from tiny_models import causal
@@ -17,7 +19,7 @@ from tiny_tokenizers import CHAT, byte_level
 from tunelift.core.errors import InputError
 from tunelift.serving.app import App
 from tunelift.serving.engine import Engine, Limits, answered
-from tunelift.serving.grammars import Form, Grammars, form_of
+from tunelift.serving.grammars import Form, FormError, Grammars, form_of
 from tunelift.serving.requests import Request, Sampling, Stop
 from tunelift.serving.service import Allowed, Named, Service
 from tunelift.serving.worker import Worker
@@ -35,6 +37,11 @@ SCHEMA = {
     "required": ["topic", "sure", "page", "names"],
     "additionalProperties": False,
 }
+
+
+DEEP: dict[str, Any] = {"type": "string"}
+for _ in range(200):
+    DEEP = {"type": "object", "properties": {"in": DEEP}}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +129,7 @@ def test_an_answer_whose_form_breaks_ends_alone(monkeypatch: pytest.MonkeyPatch)
         ("response_format", {"type": "json_schema"}, "none that is served"),
         ("response_format", {"type": "json_schema", "json_schema": {"schema": {"type": "ghost"}}}, "ghost"),
         ("response_format", {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}, "held to this form"),
+        ("response_format", {"type": "json_schema", "json_schema": {"schema": DEEP}}, "no JSON schema"),
         ("structured_outputs", {"regex": "("}, "held to this form"),
         ("structured_outputs", {"choice": []}, "none that is served"),
         ("structured_outputs", {"regex": "a", "choice": ["a"]}, "none that is served"),
@@ -132,6 +140,40 @@ def test_a_form_that_cannot_be_kept_to_is_refused(app: App, field: str, value: A
     answer = chat(app, **{field: value})
     assert answer.status == 400
     assert said in answer.json["error"]["message"]
+
+
+def test_a_form_that_takes_long_is_made_before_the_batch_waits_for_it() -> None:
+    """Each step of a batch is for all of its answers: none of them waits for the grammar of one."""
+    tokenizer = byte_level(template=CHAT)
+    many = Form("choice", [f"option number {i}" for i in range(1500)])
+    grammar = Grammars(tokenizer, None).of(many, frozenset({tokenizer.eos_token_id}))
+    seconds = []
+    for _ in range(3):
+        began = perf_counter()
+        matcher = grammar.matcher()
+        matcher.mask(torch.zeros(len(tokenizer)))
+        seconds.append(perf_counter() - began)
+    began = perf_counter()
+    Grammars(tokenizer, None).of(many, frozenset({tokenizer.eos_token_id}))
+    assert min(seconds) < 0.2 * (perf_counter() - began)
+    matcher.take(tokenizer("o", add_special_tokens=False)["input_ids"][0])
+    again = torch.zeros(len(tokenizer))
+    grammar.matcher().mask(again)
+    assert int((again == 0).sum()) == 1, "the next answer begins where each does"
+
+
+def test_a_short_form_that_grows_without_end_holds_nobody_up() -> None:
+    tokenizer = byte_level(template=CHAT)
+    grammar = Grammars(tokenizer, None).of(
+        Form("regex", "((a{1000}){1000}){1000}"), frozenset({tokenizer.eos_token_id})
+    )
+    token = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    began, matcher = process_time(), grammar.matcher()
+    with pytest.raises(FormError, match="held to its form"):
+        for _ in range(64):
+            matcher.mask(torch.zeros(len(tokenizer)))
+            matcher.take(token)
+    assert process_time() - began < 2
 
 
 def test_two_forms_and_none() -> None:

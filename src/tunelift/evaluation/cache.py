@@ -31,7 +31,10 @@ LIMIT_BYTES = 2**30
 LAYERS = ("fused_passes", "frozen_products", "unpadded", "last_layer")
 """The fast paths of a model's layers on which the last digits of its scores depend, those that it has of them."""
 
-_tokenizer_hashes: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+"""Of a fast tokenizer, which may be set while it is used, such as for a token at the end."""
+
+_tokenizer_hashes: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +145,15 @@ def _in_memory(model: Any) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Return the hash of all that a tokenizer does, computed once (0.4 s for 262,144 tokens) until tokens are added."""
+    """Return the hash of all that a tokenizer does, computed once (0.4 s for 262,144 tokens) until it is changed."""
     if not hasattr(tokenizer, "get_vocab"):  # it reads pictures
         return hash_of(tokenizer.to_dict())
-    size, known = _tokenizer_hashes.get(tokenizer, (-1, ""))
-    if size != len(tokenizer):
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = [getattr(backend, name, None).__getstate__() for name in PARTS]
+    now, (before, known) = [len(tokenizer), *parts], _tokenizer_hashes.get(tokenizer, (None, ""))
+    if now != before:
         known = hash_of(backend.to_str() if backend is not None else [type(tokenizer).__name__, tokenizer.get_vocab()])
-        _tokenizer_hashes[tokenizer] = (len(tokenizer), known)
+        _tokenizer_hashes[tokenizer] = (now, known)
     return known
 
 

@@ -230,10 +230,10 @@ class _Asking:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise _AgainError(f"{type(error).__name__}: {error}") from error
         if status in PASSES:
-            raise _AgainError(f"status {status}: {_reason(raw)}", _after(headers.get("retry-after")))
+            raise _AgainError(f"status {status}: {_reason(raw, self.key)}", _after(headers.get("retry-after")))
         if status != 200:
-            raise TuneliftError(f"status {status}: {_reason(raw)}")
-        return _read(raw)
+            raise TuneliftError(f"status {status}: {_reason(raw, self.key)}")
+        return _read(raw, self.key)
 
     def _safe(self, text: str) -> str:
         """Return what may be shown: servers repeat keys in their errors, and text of theirs may move the cursor."""
@@ -258,7 +258,7 @@ def _nobody(request: Any) -> Any:
     return request
 
 
-def _read(raw: bytes) -> Reply:
+def _read(raw: bytes, key: str) -> Reply:
     """Return what a body of OpenAI's form says; raise _AgainError for one of another form."""
     try:
         said = json.loads(raw)
@@ -270,19 +270,21 @@ def _read(raw: bytes) -> Reply:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         right = False
     if not right:
-        raise _AgainError(f"its answer is not in OpenAI's form: {_short(raw)}")
+        raise _AgainError(f"its answer is not in OpenAI's form: {_short(raw, key)}")
     return Reply((text or "").encode("utf-8", "replace").decode(), cut, *counts)
 
 
-def _reason(raw: bytes) -> str:
+def _reason(raw: bytes, key: str) -> str:
     """Return what a body says of an error."""
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         said = json.loads(raw)["error"]
-        return _short(str(said["message"] if isinstance(said, dict) else said).encode())
-    return _short(raw)
+        return _short(str(said["message"] if isinstance(said, dict) else said).encode(), key)
+    return _short(raw, key)
 
 
-def _short(raw: bytes) -> str:
+def _short(raw: bytes, key: str) -> str:
+    """Return the beginning of what was said, without the key, of which a cut would leave a part."""
+    raw = raw.replace(key.encode(), b"(the key)") if key else raw
     text = " ".join(raw[:1000].decode("utf-8", "replace").split())
     return repr(text if len(text) <= 300 else f"{text[:297]}...")
 

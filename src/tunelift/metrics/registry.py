@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -281,6 +282,7 @@ def _from_function(function: UserMetric) -> Metric:
         raise InputError(f'The function "{name}" has the name of a built-in metric.', fix="Rename the function.")
     takes_row = _parameters(function, name) == 3
 
+    @wraps(function)  # by which others know that this is no code of ours
     def score(answer: Answer) -> float:
         given = (answer.prediction, answer.reference, answer.row)
         return _number(function(*given) if takes_row else function(*given[:2]), name)

@@ -29,8 +29,9 @@ def scored(path: Path, score: Callable[[], Scores]) -> Scores:
 
 
 def say(title: str, scores: Scores) -> None:
-    """Tell each metric's value."""
-    progress.note(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.metrics.items()))
+    """Tell each metric's value; one that is not finite is none in a file."""
+    values = {name: "not finite" if value is None else f"{value:.4g}" for name, value in scores.metrics.items()}
+    progress.note(f"{title}: " + ", ".join(f"{name} {value}" for name, value in values.items()))
 
 
 def measured(folder: RunFolder, side: str, session: Session, splits: Splits, plan: Plan) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from tunelift.config.load import default_output, load_config
 from tunelift.config.schema import Config
 from tunelift.core import machine, progress
 from tunelift.core.errors import InputError
@@ -18,8 +20,9 @@ from tunelift.pipeline.rehearsal import Rehearsal, Rehearsed
 from tunelift.pipeline.session import Session
 from tunelift.planning import fitting
 from tunelift.planning.memory import TRAINING, Facts, Part, changed, parts, peak, weights_of
-from tunelift.planning.plan import OVER, RunPlan
+from tunelift.planning.plan import OVER, SHORTENED, RunPlan
 from tunelift.planning.seconds import Stage
+from tunelift.run_files.layout import RunPaths
 from tunelift.training import ranks
 from tunelift.training.state import Footprint
 from tunelift.wording.plan_text import duration, size
@@ -203,23 +206,43 @@ def _refuse(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLi
 def shortened(config: Config, within: float) -> Config:
     """Return the config with epochs and test items that fit into so many seconds, those of planning among them.
 
-    A rehearsal of this very run says how many. Raises InputError where not even the least fits.
+    A rehearsal of this very run says how many; a run that was begun goes on with those that it was begun with. Raises
+    InputError where not even the least fits.
     """
-    began = time.monotonic()
-    found = plan(config, within=within)
-    left = within - (time.monotonic() - began)
-    again = found.fitted_into(left)
-    if again is None:
-        raise InputError(
-            f"This run does not fit into {duration(within)}: the least takes {duration(found.least)}, and to find that "
-            f"out took {duration(within - left)}.",
-            fix="Take a smaller model, shorter rows, fewer baselines, or more time.",
-        )
-    keys = found.keys_of(again)
-    said = " ".join(f"{key}={value}" for key, value in keys.items()) or "as it is"
-    progress.note(f"plan: for {duration(within)}, {said} (about {duration(again.seconds)})")
-    sections = {name: getattr(config, name) for name in ("data", "train")}
+    sections: dict[str, Any] = {"data": config.data, "train": config.train}
+    keys = _begun_with(RunPaths(config.output or default_output(config)), sections)
+    if keys is not None:
+        said = " ".join(f"{key}={value}" for key, value in keys.items()) or "as it is"
+        progress.note(f"plan: {said}, with which this run was begun")
+    else:
+        began = time.monotonic()
+        found = plan(config, within=within)
+        left = within - (time.monotonic() - began)
+        again = found.fitted_into(left)
+        if again is None:
+            raise InputError(
+                f"This run does not fit into {duration(within)}: the least takes {duration(found.least)}, and to find "
+                f"that out took {duration(within - left)}.",
+                fix="Take a smaller model, shorter rows, fewer baselines, or more time.",
+            )
+        keys = found.keys_of(again)
+        said = " ".join(f"{key}={value}" for key, value in keys.items()) or "as it is"
+        progress.note(f"plan: for {duration(within)}, {said} (about {duration(again.seconds)})")
     for key, value in keys.items():
         name, _, field = key.partition(".")
         sections[name] = sections[name].model_copy(update={field: value})
     return config.model_copy(update=sections)
+
+
+def _begun_with(paths: RunPaths, sections: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what `shortened` gave the run in a folder; None where there is none of it, or a longer one."""
+    if not paths.manifest.is_file() or not any(p.exists() for p in (paths.base, paths.made, paths.checkpoints)):
+        return None
+    before, found = load_config(paths.config, of_run=True), dict[str, Any]()
+    for key in SHORTENED:
+        section, _, name = key.partition(".")
+        kept, asked = (getattr(one, name) for one in (getattr(before, section), sections[section]))
+        if asked is not None and (kept is None or kept > asked):
+            return None
+        found |= {key: kept} if kept != asked else {}
+    return found

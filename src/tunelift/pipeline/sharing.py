@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from datetime import date, time
 from decimal import Decimal
 from functools import partial, wraps
+from inspect import unwrap
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -29,8 +31,10 @@ from tunelift.data.render import RenderReport
 from tunelift.evaluation.cache import context_of, tokenizer_hash
 from tunelift.evaluation.measures import measure_for
 from tunelift.evaluation.plan import Plan
+from tunelift.fast.kernels import SWITCH
 from tunelift.fast.tried import KNOWN_CODE
 from tunelift.metrics import Metric
+from tunelift.models.precision import CAPS
 from tunelift.tasks import Task
 from tunelift.tasks.base import Row
 
@@ -119,7 +123,7 @@ def of_model(session: Any, how: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "context": _told(dict(context.depends_on)), "made_with": made_with, "tokenizer": asked,
         "generation": _told(generation.to_dict()) if generation is not None else None,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads(), "told": {name: os.environ.get(name) for name in (SWITCH, *CAPS)},
         "task": _of_task(session.task), "labels": list(session.labels),
     }  # fmt: skip
 
@@ -205,7 +209,7 @@ def _known(task: Task) -> bool:
 
 def _is_ours(metric: Metric) -> bool:
     functions = [getattr(metric, name) for name in OF_METRIC]
-    return all(_is_own(getattr(function, "func", function)) for function in functions if function is not None)
+    return all(_is_own(getattr(unwrap(function), "func", function)) for function in functions if function is not None)
 
 
 def _is_own(thing: Any) -> bool:

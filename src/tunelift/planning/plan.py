@@ -15,6 +15,9 @@ from tunelift.wording import plan_text
 OVER = 1.03
 """A peak is planned so much above what is expected: too much is a pity, too little ends a run."""
 
+SHORTENED = ("data.max_test", "train.epochs", "train.steps")
+"""Keys that are less in a run that is fitted into a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:

@@ -119,7 +119,7 @@ def _question(name: str, found: Any) -> Question:
     if not isinstance(found, dict) or not found.keys() <= {"type", "instructions", "criteria"}:
         raise BodyError(f"{where} is no object with type, instructions and criteria alone.", where)
     kind, criteria = found.get("type"), found.get("criteria")
-    instructions = _text(found.get("instructions", ""))
+    instructions = _about(found.get("instructions")) or ""
     if kind == "noul" and criteria is None:
         return Question("noul", instructions, {"yes": None, "no": None})
     if kind == "noul" and isinstance(criteria, dict) and criteria.keys() <= {"true", "false"}:
@@ -159,7 +159,7 @@ def examples_of(
     if measured is not None and not question.instructions and question.kind == "choice" and isinstance(state, dict):
         labels = [measured.label(option) for option in question.options]
         known = [label for label in labels if label is not None]
-        if len(known) == len(labels) and {*measured.prompt.columns} <= state.keys():
+        if len({*known}) == len(labels) and {*measured.prompt.columns} <= state.keys():
             return Example("1", measured.prompt.fill(state, "state"), ""), known, True
     text = f"{_text(state)}\n\n{_asked(question)}"
     if chats:

@@ -17,6 +17,9 @@ from tunelift.core.errors import InputError
 SPACES = r"( |\n {0,12})?"
 """What may stand between the parts of a JSON text, one line or indented: who may say spaces for ever sometimes does."""
 
+LIMITS = {"initial_lexer_fuel": 100_000, "verbose_errors": False}
+"""Of llguidance's work on expressions, which all answers of a batch wait for: by its default one token took 5 s."""
+
 
 class FormError(Exception):
     """An answer cannot be held to its form any longer; the message says why."""
@@ -32,22 +35,19 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """A form as a tokenizer's tokens make it. Nothing changes in it: each answer has a matcher of its own."""
+    """A form as a tokenizer's tokens make it: where answers begin. Each has a matcher of its own, a copy of it."""
 
-    tokenizer: Any
-    source: str
+    first: Any
 
     def matcher(self) -> Matcher:
-        return Matcher(self)
+        return Matcher(self.first.deep_copy())
 
 
 class Matcher:
     """Which tokens one answer may go on with."""
 
-    def __init__(self, grammar: Grammar) -> None:
-        from llguidance import LLMatcher
-
-        self._matcher = LLMatcher(grammar.tokenizer, grammar.source, log_level=0)
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
 
     def mask(self, logits: Tensor) -> None:
         """Make -inf of the logits (V,) of tokens that the answer cannot go on with; raise FormError if it has none."""
@@ -89,7 +89,7 @@ class Grammars:
         an answer, and where llguidance is not installed.
         """
         try:
-            from llguidance import LLMatcher
+            from llguidance import LLMatcher, LLParserLimits
         except ImportError as error:
             raise InputError(
                 "Answers in a given form need llguidance, which is not installed where this server runs.",
@@ -102,7 +102,11 @@ class Grammars:
         _, said = LLMatcher.validate_grammar_with_warnings(source, tokenizer)
         if said:
             raise InputError(f"No answer can be held to this form: {' '.join(said):.300}")
-        return Grammar(tokenizer, source)
+        first = LLMatcher(tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
+        first.compute_bitmask()  # what takes long is done here, not between the steps of others' answers
+        if first.is_error():
+            raise InputError(f"No answer can be held to this form: {first.get_error():.300}")
+        return Grammar(first)
 
     def _tokenizer(self, ends: frozenset[int]) -> Any:
         from llguidance.hf import from_tokenizer
@@ -112,7 +116,7 @@ class Grammars:
                 try:
                     self._made[ends] = from_tokenizer(self.tokenizer, self.size, sorted(ends))
                 except ValueError as error:
-                    raise InputError(f"This tokenizer's answers cannot be held to a form: {error:.200}") from error
+                    raise InputError(f"This tokenizer's answers cannot be held to a form: {error!s:.200}") from error
             return self._made[ends]
 
 
@@ -127,7 +131,7 @@ def _source(form: Form) -> str:
     try:
         return str(LLMatcher.grammar_from_json_schema(json.dumps(form.value), overrides={"whitespace_pattern": SPACES}))
     except ValueError as error:
-        raise InputError(f"This is no JSON schema: {error:.300}") from error
+        raise InputError(f"This is no JSON schema: {error!s:.300}") from error
 
 
 def form_of(found: Mapping[str, Any]) -> Form | None:
