@@ -17,7 +17,7 @@ from tiny_models import adapted, causal
 from tiny_tokenizers import CHAT, byte_level
 from tunelift.serving.app import App
 from tunelift.serving.engine import Engine, Limits
-from tunelift.serving.requests import Request, Stop
+from tunelift.serving.requests import Delta, Request, Stop
 from tunelift.serving.service import Allowed, Named, Service
 from tunelift.serving.worker import StoppedError, Worker, ask, ask_all
 
@@ -254,6 +254,19 @@ def test_a_client_that_goes_takes_its_request_with_it(app: App, service: Service
     assert b"[DONE]" not in said.body
     wait_for(lambda: service.worker.outstanding == 0)
     assert service.worker.telling.finished["cancelled"] > before
+
+
+def test_a_request_to_which_nobody_listens_any_more_is_not_outstanding(service: Service) -> None:
+    """As of an event loop that is closed while the worker speaks."""
+
+    def closed(_: Delta) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    before = service.worker.telling.finished["cancelled"]
+    service.worker.submit(Request([5, 6, 7], stop=Stop(max_new_tokens=64)), closed)
+    wait_for(lambda: service.worker.outstanding == 0)
+    assert service.worker.telling.finished["cancelled"] == before + 1
+    assert ask(service.worker, Request([5, 6, 7], stop=Stop(max_new_tokens=2)))[-1].finish == "length"
 
 
 def test_metrics_and_health(app: App) -> None:

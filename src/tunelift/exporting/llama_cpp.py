@@ -1,6 +1,6 @@
 """llama.cpp as a scorer, in a process of its own: `python -m tunelift.exporting.llama_cpp REQUEST ANSWER`.
 
-The runtime is xllamacpp (https://pypi.org/project/xllamacpp). A token's log-probability is read by making it the next
+The runtime is the package xllamacpp. A token's log-probability is read by making it the next
 one: a bias decides what is sampled, and the log-probability that is told with it is the model's own, before any bias.
 """
 

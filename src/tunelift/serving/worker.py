@@ -160,8 +160,9 @@ class Worker:
         try:
             one.sink(delta)
         except RuntimeError:  # as of an event loop that has been closed
-            self.engine.cancel(one.request.number)
-            self._asked.pop(one.request.number, None)
+            if one.request.number in self._asked:
+                self.engine.cancel(one.request.number)
+                self._end(one, Delta(one.request.number, finish="cancelled", reason="Nobody listens any more."))
 
     def _end(self, one: Asked, delta: Delta) -> None:
         self._asked.pop(one.request.number, None)
