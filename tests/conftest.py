@@ -31,8 +31,9 @@ def state_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_state(state_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Count looks at test sets anew in each test, and know no scores from before; leave the user's own alone.
 
-    A command that was told to be quiet is so for its own test alone.
+    A command that was told to be quiet is so for its own test alone, and what is said once is said in each test.
     """
+    progress.note_once.cache_clear()
     monkeypatch.setattr(progress, "quiet", progress.quiet)
     number = next(_numbers)
     monkeypatch.setenv("TUNELIFT_STATE", str(state_folders / str(number)))
