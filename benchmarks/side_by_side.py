@@ -101,10 +101,13 @@ def peers_python(folder: Path) -> str:
     return str(python.absolute())
 
 
-def measure(setting: Setting, scratch: Path, limit_seconds: float = 3600) -> Result:
-    """Run a setting once and return its figures; one that fails is reported, never left out in silence."""
+def measure(setting: Setting, scratch: Path, limit_seconds: float = 3600, *, number: int = 0) -> Result:
+    """Run a setting once and return its figures; one that fails is reported, never left out in silence.
+
+    The script is told the number of its run.
+    """
     job, result = scratch / "job.json", scratch / "result.json"
-    job.write_text(json.dumps(dict(setting.job)), encoding="utf-8")
+    job.write_text(json.dumps({**setting.job, "number": number}), encoding="utf-8")
     result.unlink(missing_ok=True)
     command = [setting.python, str(SCRIPTS / setting.script), str(job), str(result)]
     environment = os.environ | OFFLINE | setting.environment | {"RUN_BEGAN": str(time.time())}
@@ -129,7 +132,7 @@ def once(setting: Setting, scratch: Path, number: int = 0) -> Result:
     kept = scratch / "measured" / f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
-    found = measure(setting, scratch)
+    found = measure(setting, scratch, number=number)
     if "failed" not in found:
         kept.parent.mkdir(exist_ok=True)
         part = kept.with_suffix(".part")

@@ -2,8 +2,10 @@
 
     python benchmarks/tasks.py [--quick] [--here] [--kinds tags,pairs,questions] [--model NAME] [--out FILE.json]
     python benchmarks/tasks.py --kinds questions --steps 40 --rounds 3    # within a quarter of an hour
+    python benchmarks/tasks.py --without-dropout --rounds 1               # both learn the same, or do not
 
-The same rows in the same order from the same initial adapter and head; AdamW 1e-3, the model's dropout, float32.
+The same rows in the same order from the same initial adapter and head; AdamW 1e-3, the model's dropout, float32. Each
+round has a seed of its own, which decides what dropout drops: how held-out results differ is shown over the rounds.
 Trainer has the collator that its documentation has for the task, and rows made as it makes them: for questions that
 pads every window to 384 tokens. A second one pads them by batch, as the documentation does for other tasks. Tags are
 WNUT-17's, questions XQuAD's, pairs headlines of BBC News with the beginning of their article or of another one of its
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -93,6 +96,7 @@ def main() -> None:
         lambda parser: parser.add_argument("--kinds", default=",".join(KINDS), help="which of them, with commas"),
         lambda parser: parser.add_argument("--model", default="all-minilm-l6-v2", help="an encoder: name or folder"),
         lambda parser: parser.add_argument("--steps", type=int, help="steps of each run; an epoch otherwise"),
+        lambda parser: parser.add_argument("--without-dropout", action="store_true", help="nothing is left to a seed"),
         lambda parser: parser.add_argument("--here", action="store_true", help="run Trainer with this Python too"),
     )
     progress.quiet = True
@@ -128,7 +132,8 @@ def compared(kind: str, options: Any, peers: str) -> Result:
         rows |= {"model": session.identity.path, "adapter": str(folder / "initial")}
         (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
         job = {**job, "kind": kind, "task": task_name, "auto_class": task.auto_class, "rows": str(folder / "rows.json"),
-               "stride": overlap(job["max_length"]), "learning_rate": 1e-3, "limit_seconds": 600.0}  # fmt: skip
+               "stride": overlap(job["max_length"]), "learning_rate": 1e-3, "limit_seconds": 600.0,
+               "dropout": not options.without_dropout}  # fmt: skip
         jobs = {OURS: job, THEIRS: job, **({BY_BATCH: job | {"pad": "batch"}} if "pad" in job else {})}
         ways = {OURS: ("task_ourselves.py", sys.executable)}
         settings = [
@@ -139,7 +144,8 @@ def compared(kind: str, options: Any, peers: str) -> Result:
         made = {name: figures_of(runs) for name, runs in results.items()}
         for name, found in made.items():
             if "failed" not in found:
-                found["held_out"] = measured(options.model, KINDS[kind], labels, folder / name, test)
+                adapters = [folder / name / str(number) for number in range(found["rounds"])]
+                found["held_out"] = [measured(options.model, KINDS[kind], labels, one, test) for one in adapters]
     return made
 
 
@@ -188,16 +194,34 @@ def show(kind: str, found: Result) -> None:
     for name, theirs in found.items():
         if name == OURS or "failed" in ours or "failed" in theirs:
             continue
-        alone = theirs["first_loss_alone"]
+        alone, metric = theirs["first_loss_alone"], KINDS[kind].metrics[0]
+        results = ([one[metric] for one in found["held_out"]] for found in (ours, theirs))
         print(f"\nbeside {name}: time {theirs['seconds_a_step'] / ours['seconds_a_step']:.2f}x, memory "
               f"{ours['peak_bytes'] / theirs['peak_bytes']:.2f} of it; first batch's loss apart by "
-              f"{abs(ours['first_loss'] - alone) / max(1, abs(alone)):.1e} (each row alone)")  # fmt: skip
+              f"{abs(ours['first_loss'] - alone) / max(1, abs(alone)):.1e} (each row alone); {metric} "
+              f"{apart(*results)}")  # fmt: skip
+
+
+def mean(found: Result, metric: str) -> float:
+    return statistics.mean(one[metric] for one in found["held_out"])
+
+
+def apart(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Return the mean difference over the seeds, ours less theirs, and its 95% interval by Student's t."""
+    from scipy import stats
+
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    difference, seeds = statistics.mean(differences), len(differences)
+    if seeds < 2:
+        return f"{difference:+.4f}, one seed"
+    half = float(stats.t.ppf(0.975, seeds - 1)) * statistics.stdev(differences) / seeds**0.5
+    return f"{difference:+.4f} ({difference - half:+.4f} to {difference + half:+.4f}, {seeds} seeds)"
 
 
 def row_of(name: str, found: Result) -> dict[str, str]:
     if "failed" in found:
         return {"": name, "seconds a step": str(found["failed"])[:60]}
-    held_out = ", ".join(f"{metric} {value:.4f}" for metric, value in found["held_out"].items())
+    held_out = ", ".join(f"{metric} {mean(found, metric):.4f}" for metric in found["held_out"][0])
     return {
         "": name, "seconds a step": f"{found['seconds_a_step']:.3f} ({found['spread']:.0%} spread)",
         "peak memory": f"{found['peak_bytes'] / 2**20:.0f} MiB", "first batch's loss": f"{found['first_loss']:.6f}",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ourselves import in_our_order, timed
-from steps import StepClock, read_job, read_rows, write_result
+from steps import StepClock, drop_nothing, read_job, read_rows, write_result
 
 from tunelift.config.schema import ModelSection, TrainSection
 from tunelift.core import progress
@@ -26,17 +26,19 @@ def main() -> None:
     section = ModelSection(name=data["model"], dtype="float32")
     session = Session.open(section, TASKS.get(job["task"]), data["labels"], ordered=True)
     session.attach({"start_from": data["adapter"]}, 0)
+    if not job["dropout"]:
+        drop_nothing(session.model)
     clock = StepClock(job["limit_seconds"])
     examples = [example_of(str(i), row, data["labels"], job["kind"]) for i, row in enumerate(data["train"])]
     rows, report = session.task.rows(examples, session.tokenizer, job["max_length"], session.labels)
     first = first_loss(session, rows[: job["batch_size"]])
-    settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"], seed=0)
+    settings = TrainSection(batch_size=job["batch_size"], learning_rate=job["learning_rate"], seed=job["number"])
     settings = settings.model_copy(update={"schedule": "constant", "warmup": 0.0, "max_length": job["max_length"]})
     done = train(
         session.model, session.tokenizer, session.task, {"train": examples}, settings, labels=session.labels,
         listeners=[timed(clock)], render=lambda *_: (in_our_order(rows, job["batch_size"]), report),
     )  # fmt: skip
-    session.save_adapter(Path(job["out"]))
+    session.save_adapter(Path(job["out"]) / str(job["number"]))
     write_result(**clock.figures(), first_loss=first, rows=len(rows), fast_paths=done.fast_paths)
 
 

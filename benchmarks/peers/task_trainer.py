@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from steps import StepClock, read_job, read_rows, write_result
+from steps import StepClock, drop_nothing, read_job, read_rows, write_result
 from trainer import train_timed
 
 IGNORED = -100
@@ -21,7 +21,7 @@ def main() -> None:
     clock = StepClock(job["limit_seconds"])
     train_timed(trainer(model, collator, rows, job), clock, tokenizer)
     write_result(**clock.figures(), **first, rows=len(rows))
-    peft_model.save_pretrained(job["out"])
+    peft_model.save_pretrained(f"{job['out']}/{job['number']}")
 
 
 def load(data: dict[str, Any], job: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -33,11 +33,13 @@ def load(data: dict[str, Any], job: dict[str, Any]) -> tuple[Any, Any, Any]:
     import transformers
     from peft import PeftModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(job["number"])
     auto = getattr(transformers, job["auto_class"])
     base = auto.from_pretrained(data["model"], dtype=torch.float32, num_labels=len(data["labels"]) or 2)
     tokenizer = transformers.AutoTokenizer.from_pretrained(data["model"])
     model = PeftModel.from_pretrained(base, data["adapter"], is_trainable=True)
+    if not job["dropout"]:
+        drop_nothing(model)
     return model, model.get_base_model() if job["kind"] == "questions" else model, tokenizer
 
 
@@ -119,7 +121,7 @@ def trainer(model: Any, collator: Any, rows: list[dict[str, Any]], job: dict[str
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=job["batch_size"], num_train_epochs=1,
         learning_rate=job["learning_rate"], lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
         train_sampling_strategy="sequential", save_strategy="no", logging_strategy="no", report_to=[],
-        disable_tqdm=True, seed=0, use_cpu=True, remove_unused_columns=False,
+        disable_tqdm=True, seed=job["number"], use_cpu=True, remove_unused_columns=False,
     )  # fmt: skip
     model.train()
     return Trainer(model=model, args=args, train_dataset=rows, data_collator=collator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,13 @@ def test_its_learning_rate_is_that_of_a_ready_config_too(tiny: dict[str, Any], m
         if len(rates) == 1:
             methods.add("toy", TOY)
     assert rates[1] / rates[0] == pytest.approx(0.03 / 2e-4)
+
+
+def test_under_a_head_its_learning_rate_is_another(
+    tiny: dict[str, Any], tiny_encoder: dict[str, Any], methods: Registry[Method], tmp_path: Path
+) -> None:
+    methods.add("toy", replace(TOY, learning_rate_for_head=0.07))
+    for keywords, rate in ((tiny, "0.03"), (tiny_encoder, "0.07")):
+        given = keywords | {"train": {"steps": 1}, "output": str(tmp_path / rate)}
+        stages.tune_stage(from_keywords("train", **given, adapter={"method": "toy"}))
+        assert f"learning_rate: {rate}\n" in (tmp_path / rate / "config.yaml").read_text()

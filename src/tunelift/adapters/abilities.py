@@ -25,6 +25,7 @@ class Ability:
     reason: str = ""
     needs: tuple[str, ...] = ()
     learning_rate: float | None = None
+    learning_rate_for_head: float | None = None
     begins_as_base: bool | None = None
     switches_off: bool | None = None
     trains: bool | None = None
@@ -64,7 +65,8 @@ def of_row(name: str, verdict: str, reason: str = "", **says: Any) -> Ability:
     method = METHODS.get(name)
     needs = tuple(f"{key}: {what}" for key, what in method.needs.items())
     rate = method.learning_rate or TrainSection.model_fields["learning_rate"].default
-    return Ability(name, method.title or name, verdict, reason, needs, rate, **says)
+    rates = rate, method.learning_rate_for_head
+    return Ability(name, method.title or name, verdict, reason, needs, *rates, **says)
 
 
 def refused_by_name(name: str) -> Ability | None:

@@ -26,7 +26,8 @@ class Method:
     """One PEFT method: the config's class is the one that peft has for `peft_type`.
 
     `title` is how its name is written. `defaults` are ours where they differ from peft's; the user's keys come first.
-    `learning_rate` is taken where the user set none; None is that of the config's schema.
+    `learning_rate` is taken where the user set none, and under a head `learning_rate_for_head` where there is one: a
+    head begins at random, and small rates leave it there. None is the rate of the config's schema.
 
     Training calls two hooks, with peft's model around the base: `after_step(model, step)`, from step 1 on, when the
     parameters are moved and their gradients still there, and `further_loss(model)`, a scalar Tensor (nats) that is
@@ -52,6 +53,7 @@ class Method:
     title: str = ""
     defaults: Defaults = field(default_factory=dict)
     learning_rate: float | None = None
+    learning_rate_for_head: float | None = None
     after_step: Callable[[Any, int], None] | None = None
     further_loss: Callable[[Any], Any] | None = None
     kept: Callable[[Any], Mapping[str, Any]] | None = None
@@ -85,6 +87,10 @@ class Method:
                 f"peft {peft.__version__} has no {self.title or self.peft_type}.", fix="Install a later one."
             )
         return by_type[self.peft_type]
+
+    def rate_for(self, *, has_head: bool) -> float | None:
+        """Return the peak learning rate for models with a head of their own, or without; None: the schema's."""
+        return (self.learning_rate_for_head if has_head else None) or self.learning_rate
 
     def keys_for(self, model: Any, rows: int, steps: int) -> Mapping[str, Any]:
         """Return the keys of peft's config where ours differ, for a base model that is trained so long."""

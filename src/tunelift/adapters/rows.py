@@ -20,6 +20,7 @@ METHODS.add(
         title="LoRA",
         defaults={"target_modules": "all-linear"},
         after_step=beginnings.hold,
+        learning_rate_for_head=1e-3,
         begins_at_random=("lora_A", "lora_embedding_B"),  # the other side begins at zero
         reads_weights=False,
     ),

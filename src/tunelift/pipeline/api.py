@@ -117,7 +117,7 @@ def tune(
     labels = head_labels(model) if kind.has_classes else []
     session = Session.of(model, tokenizer, kind, labels)
     put_on = adapter if ready else config.adapter.model_dump()
-    config = choices.settled(config, _method(model, put_on))
+    config = choices.settled(config, kind, _method(model, put_on))
     session.will_train(splits.train, config.train)
     check_replay(session.task, config.train)
     check_memory(session.model, session.check(put_on))

@@ -187,8 +187,8 @@ def method_in(folder: str | Path) -> str:
     return name_of(peft_type) or peft_type.lower()
 
 
-def settled(config: Config, method: Method | None = None) -> Config:
-    """Return the config with the method's own learning rate where the user set none: it is written down so.
+def settled(config: Config, task: Task, method: Method | None = None) -> Config:
+    """Return the config with the method's own learning rate for a task where the user set none: it is written down so.
 
     The method is that of the config where none is given. Raises InputError as `method_name` does, and for a config
     that still has values to choose among.
@@ -202,9 +202,10 @@ def settled(config: Config, method: Method | None = None) -> Config:
         raise InputError("leaderboard names methods to rank.", fix="Use tunelift leaderboard, or remove it.")
     if method is None and (name := method_name(config.adapter)) in METHODS:  # others are refused later
         method = METHODS.get(name)
-    if method is None or method.learning_rate is None or "learning_rate" in config.train.model_fields_set:
+    rate = method.rate_for(has_head=task.has_head) if method else None
+    if rate is None or "learning_rate" in config.train.model_fields_set:
         return config
-    return config.trained_with(learning_rate=method.learning_rate)
+    return config.trained_with(learning_rate=rate)
 
 
 def adapter_facts(folder: str | Path) -> dict[str, Any]:

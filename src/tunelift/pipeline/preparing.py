@@ -37,9 +37,9 @@ def prepare(config: Config, required: Sequence[str] = ()) -> Prepared:
     """
     if config.train.seeds:  # the run's own adapter is made with the first
         config = config.trained_with(seed=config.train.seeds[0])
-    config = choices.settled(config)
-    data, evaluate = config.data, config.evaluate
     task = choices.task_for(config)
+    config = choices.settled(config, task)
+    data, evaluate = config.data, config.evaluate
     splits = load_splits(data, reading=task.reading)
     metrics = choices.metrics_for(evaluate.metrics, task, splits.train)
     choices.check_labels(splits.train, splits.test, data, metrics)

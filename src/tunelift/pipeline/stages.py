@@ -41,8 +41,8 @@ def tune_stage(config: Config) -> Path:
         raise InputError(
             "train.seeds trains several adapters, to compare them.", fix="Use tunelift run, or train.seed."
         )
-    config = choices.settled(config)
     task = choices.task_for(config)
+    config = choices.settled(config, task)
     splits = load_splits(config.data, reading=task.reading, roles=("train", "validation"))
     choices.say_data(splits)
     folder = RunFolder.open(config, "tune", sources=splits.report.sources)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tunelift.config.schema import LeaderboardSection
 from tunelift.core import progress
 from tunelift.core.errors import TuneliftError, listed
-from tunelift.pipeline.choices import settled
+from tunelift.pipeline.choices import settled, task_for
 from tunelift.run_files.layout import LeaderboardPaths
 from tunelift.scale.candidates import Candidate, with_values
 from tunelift.scale.lengths import Lengths, part_of
@@ -48,7 +48,7 @@ def in_round(
     entry: Candidate, this: Round, factor: float, length: Mapping[str, float], paths: LeaderboardPaths
 ) -> Candidate:
     """Return the training of an entry in a round, with a multiple of its own learning rate."""
-    rate = settled(entry.config).train.learning_rate * factor
+    rate = settled(entry.config, task_for(entry.config)).train.learning_rate * factor
     name = f"{entry.name}-x{factor:g}" if this.number == 0 else entry.name
     values = {**part_of(length, this.share), "train.learning_rate": float(f"{rate:.6g}")}
     place = paths.run(this.part, name)

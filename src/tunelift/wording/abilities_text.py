@@ -61,13 +61,14 @@ def _head(abilities: Abilities) -> list[str]:
 
 
 def _row(one: Mapping[str, Any], all_of_them: Abilities) -> list[str]:
-    rate = one["learning_rate"]
+    rate, under_head = one["learning_rate"], one["learning_rate_for_head"]
+    rates = "-" if rate is None else f"{rate:g}"
     return [
         one["method"],
         one["title"],
         *(SEEN[one[key]] for key in _seen(all_of_them).values()),
         *[_count(one)] * _counted(all_of_them),
-        "-" if rate is None else f"{rate:g}",
+        f"{rates}; under a head {under_head:g}" if under_head else rates,
     ]
 
 
