@@ -14,8 +14,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from peft.tuners.lora import KasaConfig
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import tiny_models
 import tunelift
@@ -220,3 +222,62 @@ def test_lora_only_has_its_biases_in_the_file(tmp_path: Path) -> None:
     config = peft.LoraConfig(target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True, **CAUSAL)
     adapted(config, "gpt2").save_pretrained(tmp_path)
     assert any(name.endswith(".bias") for name in load_file(tmp_path / "adapter_model.safetensors"))
+
+
+def test_a_classifiers_pooler_that_its_files_lack_is_not_saved() -> None:
+    """It is drawn anew at each loading then; here it is trained and saved (tests/pipeline/test_pipeline_heads.py)."""
+    config = AutoConfig.for_model("deberta", **tiny_models.SIZES, **tiny_models.ARCHITECTURES.get("deberta", {}))
+    model = AutoModelForSequenceClassification.from_config(config)
+    own = peft.get_peft_model(model, peft.LoraConfig(target_modules=["in_proj"], task_type="SEQ_CLS"))
+    trained = {name for name, parameter in own.named_parameters() if parameter.requires_grad}
+    assert any("classifier" in name for name in trained)
+    assert not any("pooler" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.PolyConfig(target_modules=["q_proj"], n_tasks=2, n_skills=2, r=2, **CAUSAL),
+        peft.MultitaskPromptTuningConfig(num_virtual_tokens=4, num_tasks=2, **CAUSAL),
+    ],
+)
+def test_task_ids_are_asked_of_each_row_and_such_methods_refused(config: Any) -> None:
+    model = peft.get_peft_model(tiny_models.causal("llama"), config)
+    with pytest.raises(ValueError, match="task_ids"):
+        model(input_ids=torch.tensor([ROWS[0]]))
+    with pytest.raises(InputError, match=r"is refused.*: each row must say which task it is of"):
+        peft_config({"method": config.peft_type.lower().replace("_", "-")}, "CAUSAL_LM")
+
+
+def test_shadow_adds_a_loss_of_its_own_where_labels_are_given_and_is_refused() -> None:
+    model = peft.get_peft_model(tiny_models.causal("llama"), peft.ShadowConfig(**CAUSAL)).eval()
+    ids = torch.tensor([ROWS[0]])
+    found = model(input_ids=ids, labels=ids)
+    plain = torch.nn.functional.cross_entropy(found.logits[0, :-1], ids[0, 1:])
+    assert float(found.loss - plain) > 0.1
+    with pytest.raises(InputError, match=r"is refused.*: a part of it is trained only by a loss"):
+        peft_config({"method": "shadow"}, "CAUSAL_LM")
+
+
+def test_kasa_rewrites_the_base_and_is_refused() -> None:
+    """LoftQ does too, on a GPU alone (tests/adapters/test_adapters_beginnings.py)."""
+    base = tiny_models.causal("llama")
+    before = base.model.layers[0].self_attn.q_proj.weight.detach().clone()
+    config = peft.LoraConfig(target_modules=["q_proj"], r=4, kasa_config=KasaConfig(), **CAUSAL)
+    layer = peft.get_peft_model(base, config).base_model.model.model.layers[0].self_attn.q_proj
+    assert not torch.equal(layer.base_layer.weight, before)
+    with pytest.raises(InputError, match="KaSA rewrites the base's weights"):
+        attach(tiny_models.causal("llama"), config, seed=0)
+
+
+def test_tensors_without_a_place_are_dropped_and_here_refused(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    adapted(peft.LoraConfig(target_modules=["q_proj"], r=4, **CAUSAL)).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    save_file(tensors | {name.replace("layers.0", "layers.9"): tensors[name].clone()}, file)
+    recwarn.clear()
+    peft.PeftModel.from_pretrained(tiny_models.causal("llama"), tmp_path)
+    assert not any("layers.9" in str(warning.message) for warning in recwarn)
+    with pytest.raises(InputError, match=r"layers\.9"):
+        check_fits(tiny_models.causal("llama"), tmp_path, None)
