@@ -34,7 +34,7 @@ BASELINES = {"banking77": ["few-shot", "majority", "tf-idf"], "sst2": ["majority
 STUDIES: dict[str, dict[str, Any]] = {
     # Customer questions to a bank, 77 intents (PolyAI, task-specific-datasets).
     "banking77": {
-        "model": {"name": "gemma3-270m", "dtype": "float32"},
+        "model": {"name": "gemma3-270m"},
         "data": {
             "train": "banking77_train.csv",
             "test": "banking77_test.csv",
