@@ -44,6 +44,7 @@ from tunelift.models.asked_with import tokenizer_beside
 from tunelift.models.loader import check_padding
 from tunelift.models.saving import save_model
 from tunelift.pipeline.adapter_config import check_put_on, config_for, given_to, tokens_for
+from tunelift.pipeline.causality import check_reads_forward
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.known import Examined, identity_of, is_known, new_modules, remember
 from tunelift.pipeline.sharing import rendered
@@ -120,6 +121,8 @@ class Session:
         dtype = dtype_name(loaded.dtype)
         progress.note(f"model: {identity.name}{about}, {dtype} on {loaded.device}: {loaded.dtype_reason}")
         labels = head_labels(loaded.model) if head else ()
+        if task.next_token:
+            check_reads_forward(loaded.model)
         session = cls(loaded.model, loaded.tokenizer, identity, task, labels, loaded.dtype_reason, loaded.fresh)
         same = section.model_copy(update={"dtype": dtype, "device": str(loaded.device)})
         if task.threshold and is_model(Path(section.name)):  # one that was tuned whole says its own
@@ -150,6 +153,8 @@ class Session:
         base = base_of(model)
         if task.has_head and task.reader == "AutoTokenizer":
             check_padding(base)
+        if task.next_token:
+            check_reads_forward(base)
         identity, fresh = identity_of(base)
         session = cls(model, tokenizer, identity, task, labels, fresh=fresh)
         session.adapter = {"source": "in memory"} if is_adapted(model) else None
