@@ -25,6 +25,7 @@ from tunelift.pipeline.api import run
 from tunelift.pipeline.planning import plan, shortened
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.stages import tune_stage
 from tunelift.planning.plan import RunPlan
 from tunelift.training.state import size_of
 
@@ -213,3 +214,23 @@ def test_a_process_that_is_limited_to_what_is_planned_runs_through(tiny: dict[st
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "out of memory" not in done.stderr
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_tune_that_cannot_fit_ends_before_its_base_is_loaded(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited_to(monkeypatch, 10**6)
+    with pytest.raises(InputError, match="does not fit into memory") as error:
+        tune_stage(from_keywords("train", **tiny))
+    assert "--anyway" in str(error.value)
+    assert not Path(tiny["output"]).exists()
+
+
+def test_a_tune_says_its_plan_and_goes_on_anyway(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited_to(monkeypatch, 10**6)
+    assert tune_stage(from_keywords("train", **tiny), anyway=True).is_dir()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
+    assert len(said) == 1 and "does not fit" in said[0]
