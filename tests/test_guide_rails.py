@@ -108,6 +108,7 @@ TAKES_ALL_SETTINGS = {
         *("pipeline/stages.py:tune_stage", "pipeline/stages.py:evaluate_stage", "pipeline/stages.py:compare_adapter"),
         *("pipeline/stages.py:_to_measure", "pipeline/exporting.py:_made", "pipeline/advising.py:advise"),
         *("pipeline/preparing.py:prepare", "pipeline/planning.py:plan", "pipeline/planning.py:shortened"),
+        *(f"pipeline/many_plans.py:{name}" for name in ("__init__", "bytes_of", "largest", "_facts_of", "_made")),
     },
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),

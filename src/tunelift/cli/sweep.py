@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_arguments, config_of
+from tunelift.cli.shared import AT_ONCE
 from tunelift.run_files.layout import RunPaths, SweepPaths
 
 KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "evaluate", "track")
@@ -13,9 +14,10 @@ KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "e
 @click.command("sweep", cls=KeyCommand, keys=KEYS)
 @config_arguments
 @click.option("--on", default="local", metavar="WHERE", show_default=True, help="local, ray, or ray://HOST:PORT.")
-@click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="So many trainings at a time.")
+@click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help=AT_ONCE)
+@click.option("--anyway", is_flag=True, help="Begin although memory does not suffice for all.")
 @click.pass_context
-def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: int) -> None:
+def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: int, anyway: bool) -> None:
     """Train with several settings, choose one on validation, and run that one to a verdict.
 
     The config names the values under `sweep`; every combination is trained, each in a folder of its own, by the same
@@ -42,7 +44,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
     from tunelift.scale.sweep import sweep
     from tunelift.wording.numbers import aligned
 
-    comparison, ranked = sweep(config, on=on, at_once=at_once)
+    comparison, ranked = sweep(config, on=on, at_once=at_once, anyway=anyway)
     lines = [("setting", "validation loss"), *((one.name, f"{one.loss:.4g}") for one in ranked)]
     click.echo(aligned(lines))
     click.echo(f"\nChosen: {ranked[0].name}\n")

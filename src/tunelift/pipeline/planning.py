@@ -192,14 +192,21 @@ def before_measuring(session: Session, ready: Prepared, footprint: Footprint, be
 
 
 def _refuse(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit]) -> None:
+    if said := does_not_fit(ready, facts, dtype, limits):
+        raise InputError(
+            f"This run does not fit into memory: {said}", fix="Change the settings, or go on anyway with --anyway."
+        )
+
+
+def does_not_fit(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit]) -> str | None:
+    """Say of a run that cannot fit how much it takes for certain and what there is, with its plan; None of others."""
     limit = fitting.refused_by(facts, limits)
     if limit is None:
-        return
+        return None
     certain = peak(parts(facts, facts.planned), certain=True)
-    raise InputError(
-        f"This run does not fit into memory: {size(certain)} of it are taken in any case, and there are "
-        f"{size(limit.hard or limit.bytes)} ({limit.name}).\n\n{planned(ready, facts, dtype, limits)}\n",
-        fix="Change the settings, or go on anyway with --anyway.",
+    return (
+        f"{size(certain)} of it are taken in any case, and there are {size(limit.hard or limit.bytes)} "
+        f"({limit.name}).\n\n{planned(ready, facts, dtype, limits)}\n"
     )
 
 

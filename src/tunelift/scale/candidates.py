@@ -13,8 +13,9 @@ from tunelift.config import yaml_text
 from tunelift.config.load import build
 from tunelift.config.schema import Config
 from tunelift.config.settings import SECTIONS, flatten
-from tunelift.core import files
+from tunelift.core import files, progress
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.tracking import refuse_missing
 from tunelift.run_files.layout import RunPaths
 from tunelift.scale.jobs import Job
@@ -56,11 +57,21 @@ class Candidate:
             "validation_loss": loss if math.isfinite(loss) else None,
         }
 
-    def job(self, command: str = "tune", *more: str) -> Job:
+    def job(self, plans: ManyPlans, command: str = "tune", *more: str) -> Job:
         """Return the job that runs a command on its config, which is written where the job reads it."""
         files.make_folder(self.asked.parent)
         files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
-        return Job(self.name, [command, str(self.asked), *more], self.log)
+        takes = plans.bytes_of(self.config, whole=command == "run")
+        return Job(self.name, [command, str(self.asked), *more], self.log, takes)
+
+
+def plans_of(some: Sequence[Candidate], what: str, *, anyway: bool) -> ManyPlans:
+    """Return the plans of all, once the largest of them is said; raise InputError where one cannot fit."""
+    plans = ManyPlans(some[0].config)
+    found = plans.largest({one.name: one.config for one in some}, anyway=anyway)
+    if found:
+        progress.note(f"plan: of {len(some)} {what} {found[0]} takes the most: {found[1].line()}")
+    return plans
 
 
 def is_complete(paths: RunPaths) -> bool:

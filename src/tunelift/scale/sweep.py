@@ -16,7 +16,15 @@ from tunelift.core.errors import InputError, TuneliftError
 from tunelift.pipeline.run import run
 from tunelift.pipeline.tuning import Chosen
 from tunelift.run_files.layout import SweepPaths
-from tunelift.scale.candidates import Candidate, refuse_twice, refuse_wrong_adapters, short, with_values, wrong_key
+from tunelift.scale.candidates import (
+    Candidate,
+    plans_of,
+    refuse_twice,
+    refuse_wrong_adapters,
+    short,
+    with_values,
+    wrong_key,
+)
 from tunelift.scale.jobs import Job, run_jobs
 
 SEEDS = "train.seeds"
@@ -51,15 +59,19 @@ def candidates(config: Config) -> list[Candidate]:
     return found
 
 
-def sweep(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Comparison, list[Candidate]]:
+def sweep(
+    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False
+) -> tuple[Comparison, list[Candidate]]:
     """Train every candidate, choose by the loss on validation, and run the chosen one to a verdict.
 
     Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again. A
-    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed.
+    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed, and
+    InputError before anything is computed where the memory does not suffice for one of them, unless `anyway`.
     """
     found = candidates(config)
     paths = SweepPaths(config.output or default_output(config))
-    open_jobs = [candidate.job() for candidate in found if not candidate.trained]
+    plans, more = plans_of(found, "settings", anyway=anyway), ["--anyway"] if anyway else []
+    open_jobs = [candidate.job(plans, "tune", *more) for candidate in found if not candidate.trained]
     by_name = {candidate.name: candidate for candidate in found}
     progress.note(f"sweep: {len(found)} settings, {len(found) - len(open_jobs)} of them trained before.")
 
@@ -83,7 +95,7 @@ def sweep(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Compa
         "trained": sum(candidate.trained for candidate in found),
         "values": best.values,
     }
-    return run(chosen, chosen=Chosen(best.paths, among)), ranked
+    return run(chosen, chosen=Chosen(best.paths, among), anyway=anyway), ranked
 
 
 def _wrong_seeds(config: Config) -> list[str]:
