@@ -24,6 +24,9 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
     data. The one with the lowest loss on validation is measured on the test rows, and no other; the verdict says among
     how many it was chosen. A sweep that was killed goes on with what is missing.
 
+    Ranges are drawn from by Optuna (extra optuna), `trials` times, and lists with them; trainings whose looks at
+    validation fall behind the median of those before are ended early.
+
     With --on ray the trainings are tasks of a Ray cluster (extra ray), whose workers share the folder.
 
     \b
@@ -31,6 +34,14 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
       sweep:
         train.learning_rate: [1e-4, 3e-4, 1e-3]
         adapter.r: [4, 16]
+
+    \b
+    Or:
+      sweep:
+        trials: 20
+        train.learning_rate: {low: 1e-5, high: 1e-3, log: true}
+        adapter.r: {low: 4, high: 64, step: 4}
+        adapter.method: [lora, dora]
 
     \b
     Examples:
@@ -45,7 +56,8 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
     from tunelift.wording.numbers import aligned
 
     comparison, ranked = sweep(config, on=on, at_once=at_once, anyway=anyway)
-    lines = [("setting", "validation loss"), *((one.name, f"{one.loss:.4g}") for one in ranked)]
+    told = [f"ended early, after look {one.pruned}" if one.pruned else f"{one.loss:.4g}" for one in ranked]
+    lines = [("setting", "validation loss"), *zip([one.name for one in ranked], told, strict=True)]
     click.echo(aligned(lines))
     click.echo(f"\nChosen: {ranked[0].name}\n")
     click.echo(str(comparison))

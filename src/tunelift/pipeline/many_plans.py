@@ -8,9 +8,8 @@ from dataclasses import replace
 from tunelift.config.schema import Config
 from tunelift.core import machine
 from tunelift.core.errors import InputError, listed
-from tunelift.models import precision
 from tunelift.pipeline import choices, shapes
-from tunelift.pipeline.planning import does_not_fit, planned
+from tunelift.pipeline.planning import does_not_fit, on_cpu, planned
 from tunelift.pipeline.preparing import prepare
 from tunelift.planning.memory import Facts, of_training, parts, peak
 from tunelift.planning.plan import OVER, RunPlan
@@ -28,7 +27,7 @@ class ManyPlans:
     def __init__(self, config: Config) -> None:
         self.ready = prepare(config)
         section = self.ready.config.model
-        self.known = precision.choose(section.device, section.dtype).device.type == "cpu"
+        self.known = on_cpu(section)
         if self.known:
             self.session = shapes.session_of_shapes(section, self.ready.task, self.ready.labels)
             self.itemsize, self.dtype = shapes.dtype_size(section)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ SETTABLE = ("adapter", "train")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One choice of values: its name, what it sets, its whole config and the folder of its training."""
+    """One choice of values: its name, what it sets, its whole config and the folder of its training.
+
+    `pruned` is the look at validation after which it was ended early, None where it was not.
+    """
 
     name: str
     values: Mapping[str, Any]
@@ -34,6 +38,7 @@ class Candidate:
     paths: RunPaths
     asked: Path
     log: Path
+    pruned: int | None = None
 
     @property
     def trained(self) -> bool:
@@ -42,11 +47,24 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """Return its best mean loss on the validation rows, in nats; infinite where it has none."""
-        if not self.trained:
+        """Return its best mean loss on the validation rows, in nats; infinite where it has none, or was ended early."""
+        if not self.trained or self.pruned is not None:
             return math.inf
         best = files.read_manifest(self.paths.manifest)["train"].get("best_loss")
         return math.inf if best is None else float(best)
+
+    @property
+    def looks(self) -> list[float]:
+        """Return its mean losses at looks at validation after which the training went on, in nats."""
+        found, last = dict[int, float](), None
+        text = self.paths.events.read_text(encoding="utf-8") if self.paths.events.is_file() else ""
+        for line in text[: text.rfind("\n") + 1].splitlines():  # another process writes the next one
+            event = json.loads(line)
+            if event["event"] == "validation":
+                last = event
+            elif event["event"] == "train" and last:
+                found[last["step"]] = last["loss"]
+        return list(found.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return its line in the summary."""
@@ -55,6 +73,7 @@ class Candidate:
             "name": self.name,
             "values": dict(self.values),
             "validation_loss": loss if math.isfinite(loss) else None,
+            **({} if self.pruned is None else {"ended_after_look": self.pruned}),
         }
 
     def job(self, plans: ManyPlans, command: str = "tune", *more: str) -> Job:
