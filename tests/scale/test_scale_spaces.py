@@ -47,7 +47,7 @@ def write_training(paths: RunPaths, losses: list[float], *, whole: bool) -> None
 
 def losses_of(config: dict[str, Any]) -> list[float]:
     """Return the losses that a pretended training has: best at a rate of 1e-3."""
-    far = abs(math.log10(config["train"]["learning_rate"]) + 3) + config["adapter"].get("r", 8) / 100
+    far = abs(math.log10(config["train"]["learning_rate"]) + 3) + config.get("adapter", {}).get("r", 8) / 100
     return [far + 1 / look for look in range(1, LOOKS + 1)]
 
 

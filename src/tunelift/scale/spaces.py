@@ -109,7 +109,7 @@ class Search:
         self.count, self.spaces = sweep[TRIALS], {name: value for name, value in sweep.items() if name != TRIALS}
         self.study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner())
         self.trials: list[_Trial] = []
-        before = files.read_object(file) if file.is_file() else {"spaces": self.spaces, "trials": []}
+        before: Any = files.read_object(file) if file.is_file() else {"spaces": self.spaces, "trials": []}
         if before["spaces"] != self.spaces:
             raise InputError(
                 f"{file} is of another sweep.", fix="Name another folder with output; nothing was written."
@@ -202,7 +202,7 @@ class Search:
             self.study.tell(trial.own, state=states.FAIL)
 
     def _write(self) -> None:
-        told = [
+        told: list[Mapping[str, Any]] = [
             {"params": trial.own.params, "name": trial.candidate.name, "pruned": trial.pruned} for trial in self.trials
         ]
         told += self.before[len(told) :]
