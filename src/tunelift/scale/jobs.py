@@ -93,13 +93,23 @@ def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
         )  # fmt: skip
         _running[log] = process
         try:
-            return process.wait()
+            while (code := _ended(process)) is None:
+                pass
+            return code
         except BaseException:
             process.terminate()  # it saves and ends
             process.wait()
             raise
         finally:
             del _running[log]
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit code of a process that ends within a while: Ray interrupts a task between two, and not within."""
+    try:
+        return process.wait(LOOK)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 @contextmanager
