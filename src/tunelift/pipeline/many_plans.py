@@ -77,7 +77,7 @@ class ManyPlans:
 
     def _made(self, config: Config) -> Facts:
         ready = replace(
-            self.ready, config=choices.settled(config),
+            self.ready, config=choices.settled(config, self.ready.task),
             plan=replace(self.ready.plan, max_length=config.train.max_length),
         )  # fmt: skip
         footprint = shapes.footprint_of(self.session, ready)
