@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ("load", "evaluate", "tune", "generate", "run", "compare", "leaderboard")
+PYTHON = ("load", "evaluate", "tune", "generate", "run", "plan", "compare", "leaderboard")
 UNSEARCHED = ("templates.md", "architectures.md", "decisions.md", "reference/changes.md")
 BOOSTS = {
     "how-to/": 2.5,

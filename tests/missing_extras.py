@@ -58,6 +58,7 @@ CASES = [
         for name in ("tensorboard", "mlflow", "wandb", "trackio")
     ),
     Case("ray", ("ray",), ("sweep", "sweep.yaml", "--on", "ray")),
+    Case("optuna", ("optuna",), ("sweep", "drawn.yaml")),
 ]
 RUN = ("run", *TRAIN, "train.steps=2", "evaluate.baselines=[]", "evaluate.forgetting=[]", "output=run")
 """The run that is exported and served, by base dependencies alone."""
@@ -83,3 +84,5 @@ def prepare(folder: Path) -> None:
         (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     swept = "model: model\ndata: rows.csv\noutput: swept\nsweep: {train.learning_rate: [1e-4, 1e-3]}\n"
     (folder / "sweep.yaml").write_text(swept, encoding="utf-8")
+    drawn = "model: model\ndata: rows.csv\nsweep: {trials: 3, train.learning_rate: {low: 1e-4, high: 1e-3}}\n"
+    (folder / "drawn.yaml").write_text(drawn, encoding="utf-8")

@@ -105,9 +105,11 @@ def test_functions_take_at_most_6_positional_parameters() -> None:
 TAKES_ALL_SETTINGS = {
     "a command, which hands each part its section": {
         *("pipeline/run.py:run", "pipeline/api.py:run", "pipeline/generating.py:generate_stage"),
+        *("pipeline/api.py:plan", "pipeline/api.py:_whole"),
         *("pipeline/stages.py:tune_stage", "pipeline/stages.py:evaluate_stage", "pipeline/stages.py:compare_adapter"),
         *("pipeline/stages.py:_to_measure", "pipeline/exporting.py:_made", "pipeline/advising.py:advise"),
         *("pipeline/preparing.py:prepare", "pipeline/planning.py:plan", "pipeline/planning.py:shortened"),
+        *(f"pipeline/many_plans.py:{name}" for name in ("__init__", "bytes_of", "largest", "_facts_of", "_made")),
     },
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
@@ -116,7 +118,8 @@ TAKES_ALL_SETTINGS = {
         *(
             "scale/sweep.py:candidates",
             "scale/sweep.py:sweep",
-            "scale/sweep.py:_combined",
+            "scale/sweep.py:_made",
+            "scale/sweep.py:_search_of",
             "scale/sweep.py:_wrong_seeds",
         ),
         *("scale/candidates.py:with_values", "scale/leaderboard.py:entries", "scale/leaderboard.py:rank"),

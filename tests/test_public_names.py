@@ -11,7 +11,7 @@ import pytest
 import tunelift
 
 NAMES = {
-    "load", "evaluate", "tune", "compare", "leaderboard", "generate", "run", "Comparison", "Scores", "Example",
+    "load", "evaluate", "tune", "compare", "leaderboard", "generate", "run", "plan", "Comparison", "Scores", "Example",
     "TuneliftError",
 }  # fmt: skip
 PACKAGE = Path(tunelift.__file__).parent

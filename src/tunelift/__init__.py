@@ -12,6 +12,7 @@ _HOMES = {
     "tune": "tunelift.pipeline.api",
     "generate": "tunelift.pipeline.api",
     "run": "tunelift.pipeline.api",
+    "plan": "tunelift.pipeline.api",
     "compare": "tunelift.comparison",
     "leaderboard": "tunelift.comparison.leaderboard",
     "Comparison": "tunelift.comparison",
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tunelift.comparison.leaderboard import leaderboard
     from tunelift.core.errors import InputError, TuneliftError
     from tunelift.core.records import Example, Scores
-    from tunelift.pipeline.api import evaluate, generate, load, run, tune
+    from tunelift.pipeline.api import evaluate, generate, load, plan, run, tune
 
 __all__ = [
     "Comparison",
@@ -40,6 +41,7 @@ __all__ = [
     "generate",
     "leaderboard",
     "load",
+    "plan",
     "run",
     "tune",
 ]

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from tunelift.cli.runs import command
 from tunelift.core.errors import InputError
+from tunelift.pipeline.folder import locked
 
 
 def run_folder(path: Path, **headline: str) -> Path:
@@ -59,3 +60,17 @@ def test_only_run_folders_are_removed(tmp_path: Path) -> None:
     listed("--remove", "--yes", str(ours))
     assert not ours.exists()
     assert other.exists()
+
+
+@pytest.mark.parametrize("says", ["sweep.json", "trials.json", "leaderboard.yaml"])
+def test_a_whole_sweep_is_removed_unless_something_works_in_it(tmp_path: Path, says: str) -> None:
+    whole = tmp_path / "many"
+    inner = run_folder(whole / "candidates" / "r-2")
+    with pytest.raises(InputError, match="Nothing was removed"):
+        listed("--remove", "--yes", str(whole))
+    (whole / says).write_text("{}")
+    with locked(inner), pytest.raises(InputError):
+        listed("--remove", "--yes", str(whole))
+    assert inner.exists()
+    listed("--remove", "--yes", str(whole))
+    assert not whole.exists()

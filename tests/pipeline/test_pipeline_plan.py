@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 import tiny_models
+import tunelift
 from tunelift.cli.plan import command
 from tunelift.config.keywords import from_keywords
 from tunelift.core import machine
@@ -25,6 +26,7 @@ from tunelift.pipeline.api import run
 from tunelift.pipeline.planning import plan, shortened
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session
+from tunelift.pipeline.stages import tune_stage
 from tunelift.planning.plan import RunPlan
 from tunelift.training.state import size_of
 
@@ -213,3 +215,46 @@ def test_a_process_that_is_limited_to_what_is_planned_runs_through(tiny: dict[st
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "out of memory" not in done.stderr
+
+
+def test_of_a_gpu_it_is_not_said_whether_a_run_fits(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunelift.pipeline.planning.on_cpu", lambda section: False)
+    limited_to(monkeypatch, 10**6)
+    config = from_keywords("train", **tiny)
+    found = plan(config)
+    assert "would be on a GPU" in str(found) and "fits:" not in str(found) and "it fits" not in str(found)
+    assert found.limit is None and not found.changes and found.seconds
+    assert found.bytes == plan(config, quick=True).bytes, "this process's memory says nothing of a GPU's"
+    assert "would be on a GPU" not in str(plan(config, memory=10**9))
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_it_is_a_python_function_with_the_keywords_of_a_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    found = tunelift.plan(**tiny, adapter={"r": 4}, quick=True)
+    assert found.fits and "of memory" in str(found)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": tiny["model"], "data": tiny["data"]}))
+    assert not tunelift.plan("config.yaml", memory=10**6).fits
+    with pytest.raises(InputError, match="not both"):
+        tunelift.plan("config.yaml", epochs=2)
+    with pytest.raises(InputError, match="no such keyword"):
+        tunelift.plan(**tiny, memroy=3)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_tune_that_cannot_fit_ends_before_its_base_is_loaded(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited_to(monkeypatch, 10**6)
+    with pytest.raises(InputError, match="does not fit into memory") as error:
+        tune_stage(from_keywords("train", **tiny))
+    assert "--anyway" in str(error.value)
+    assert not Path(tiny["output"]).exists()
+
+
+def test_a_tune_says_its_plan_and_goes_on_anyway(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limited_to(monkeypatch, 10**6)
+    assert tune_stage(from_keywords("train", **tiny), anyway=True).is_dir()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plan: ")]
+    assert len(said) == 1 and "does not fit" in said[0]

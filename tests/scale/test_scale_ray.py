@@ -11,27 +11,33 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import Config
-from tunelift.core import stopping
+from tunelift.core import machine, stopping
+from tunelift.pipeline.many_plans import ManyPlans
+from tunelift.pipeline.stages import tune_stage
 from tunelift.run_files.layout import CHECKPOINT_STEP
-from tunelift.scale.candidates import Candidate
-from tunelift.scale.jobs import ends_with_this_one, run_jobs
+from tunelift.scale import jobs
+from tunelift.scale.jobs import Job, ends_with_this_one, run_jobs
 from tunelift.scale.sweep import candidates
 
-SAVE_EVERY, STEPS = 5, 100
+SAVE_EVERY, STEPS, RUNS = 5, 60, 12
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="parents are looked up in /proc")
 
 
 def test_a_process_ends_when_the_one_it_works_for_is_killed(tmp_path: Path) -> None:
     child = f"""
 import os, time
-from tunelift.core import stopping
+from tunelift.core import machine, stopping
+from tunelift.pipeline.many_plans import ManyPlans
+from tunelift.pipeline.stages import tune_stage
 with stopping.signals():
     stopping.end_with_parent()
     try:
@@ -80,13 +86,7 @@ def cluster(tmp_path: Path) -> Iterator[Any]:
 def config_of(tiny: dict[str, Any], output: Path) -> Config:
     train = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": STEPS, "learning_rate": 1e-3}
     made = from_keywords("train", **{**tiny, "train": train, "output": str(output), "forgetting": []})
-    return made.model_copy(update={"sweep": {"train.learning_rate": [1e-3, 2e-3, 3e-3]}})
-
-
-def trained(found: list[Candidate], on: str) -> dict[str, int]:
-    codes: dict[str, int] = {}
-    run_jobs([one.job() for one in found], on, 2, lambda job, code: codes.update({job.name: code}))
-    return codes
+    return made.model_copy(update={"sweep": {"train.learning_rate": [1e-3 * n for n in range(1, RUNS + 1)]}})
 
 
 def worker_of(asked: Path) -> int | None:
@@ -117,7 +117,8 @@ def test_a_worker_that_is_killed_costs_at_most_a_checkpoint(tiny: dict[str, Any]
     found, killed = candidates(config_of(tiny, tmp_path / "on-ray")), list[int]()
     thread = threading.Thread(target=kill_a_worker, args=(found[1], killed), daemon=True)
     thread.start()
-    codes = trained(found, "ray")
+    plans, codes = ManyPlans(found[0].config), dict[str, int]()
+    run_jobs([one.job(plans) for one in found], "ray", 2, lambda job, code: codes.update({job.name: code}))
     thread.join(timeout=10)
     assert killed, "a worker was killed while it trained"
     assert set(codes.values()) == {0}
@@ -127,9 +128,67 @@ def test_a_worker_that_is_killed_costs_at_most_a_checkpoint(tiny: dict[str, Any]
     resumed, before = events[at]["step"], [event["step"] for event in events[:at] if event["event"] == "train"]
     assert resumed >= killed[0]
     assert max(before) - resumed <= SAVE_EVERY
-    in_turn = candidates(config_of(tiny, tmp_path / "in-turn"))
-    trained(in_turn, "local")
+    in_turn, threads = candidates(config_of(tiny, tmp_path / "in-turn")), torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two at once has on two cores
+    try:
+        for one in in_turn:
+            tune_stage(one.config)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == RUNS
     assert [one.loss for one in found] == [one.loss for one in in_turn]
     for one, other in zip(found, in_turn, strict=True):
         same = [(side.paths.adapter / "adapter_model.safetensors").read_bytes() for side in (one, other)]
         assert same[0] == same[1], one.name
+
+
+def test_what_would_not_fit_together_is_not_put_together(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what takes more cores or memory than any machine of the cluster has runs all the same, alone."""
+
+    def work(arguments: list[str], log: str, threads: int, folder: str) -> int:
+        began = time.time()
+        time.sleep(0.5)
+        Path(log).write_text(f"{began} {time.time()} {threads}")
+        return 0
+
+    monkeypatch.setattr(jobs, "work", work)
+    memory = next(int(node["Resources"]["memory"]) for node in cluster.nodes())
+
+    def together(takes: int | None, at_once: int) -> tuple[bool, int]:
+        some = [Job(str(number), [], tmp_path / f"{number}.log", takes) for number in range(3)]
+        run_jobs(some, "ray", at_once, lambda job, code: None)
+        spans = [[float(word) for word in job.log.read_text().split()] for job in some]
+        spans.sort()
+        return any(later[0] < before[1] for before, later in pairwise(spans)), int(spans[0][2])
+
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    assert together(None, 2) == (True, 1)
+    assert together(int(0.6 * memory), 2) == (False, 1)
+    assert together(10 * memory, 2) == (False, 1)
+    monkeypatch.setattr(machine, "cores", lambda: 64)
+    assert together(None, 1) == (False, 2), "no machine of the cluster has 64 cores"
+
+
+def test_a_task_that_is_told_to_end_has_its_command_save_and_end(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "#!/bin/sh\ntrap 'echo saved; exit 143' TERM\necho begun\nwhile true; do sleep 0.1; done\n"
+    (tmp_path / "slow").write_text(script)
+    (tmp_path / "slow").chmod(0o755)
+    real, program = jobs.work, str(tmp_path / "slow")
+
+    def work(*given: Any) -> int:
+        sys.executable = program
+        return int(real(*given))
+
+    monkeypatch.setattr(jobs, "work", work)
+    job, codes = Job("a", [], tmp_path / "a.log"), list[int]()
+    begun = lambda job: job.log.is_file() and "begun" in job.log.read_text()  # noqa: E731
+    run_jobs([job], "ray", 2, lambda job, code: codes.append(code), begun)
+    until = time.monotonic() + 30
+    while "saved" not in job.log.read_text():
+        assert time.monotonic() < until, job.log.read_text()
+        time.sleep(0.1)
+    assert codes == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import click
 from tunelift.cli.command import KeyCommand
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
-from tunelift.run_files.layout import RunPaths
+from tunelift.run_files.layout import LeaderboardPaths, RunPaths, SweepPaths
 from tunelift.wording.numbers import aligned
 
 MIB = 2**20
@@ -56,20 +57,21 @@ class Run:
 
 @click.command("runs", cls=KeyCommand)
 @click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
-@click.option("--remove", is_flag=True, help="Remove these run folders, after a question.")
+@click.option("--remove", is_flag=True, help="Remove these folders, after a question.")
 @click.option("-y", "--yes", is_flag=True, help="Remove without a question.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(folders: tuple[Path, ...], remove: bool, yes: bool, as_json: bool) -> None:
     """List run folders: method, state, verdict, seconds and size, the newest first.
 
     Looks below runs/, or below the folders that are given; the parts of a run (seeds, candidates of a sweep) are listed
-    with a sweep's folder only. With --remove the folders that are named are removed, if each is a run folder.
+    with a sweep's folder only. With --remove the folders that are named are removed, if each is a run folder, or that
+    of a sweep or a leaderboard with all that it trained; one in which something is at work stays.
 
     \b
     Examples:
       tunelift runs
       tunelift runs runs/sweep/candidates --json
-      tunelift runs --remove runs/first runs/second
+      tunelift runs --remove runs/first runs/sweep
     """
     if remove:
         _remove(folders, yes)
@@ -108,18 +110,26 @@ def _is_run(folder: Path) -> bool:
     return paths.manifest.is_file() and paths.config.is_file()
 
 
+def _is_of_many(folder: Path) -> bool:
+    """Tell whether a folder is that of a sweep or a leaderboard, by the files that they keep there."""
+    sweep, board = SweepPaths(folder), LeaderboardPaths(folder)
+    return any(file.is_file() for file in (sweep.summary, sweep.trials, board.config))
+
+
 def _remove(folders: tuple[Path, ...], yes: bool) -> None:
-    """Remove run folders, and nothing that is none; one that is at work stays."""
+    """Remove run folders, whole sweeps and leaderboards, and nothing else; one in which a run is at work stays."""
     from tunelift.pipeline.folder import locked
 
-    wrong = [str(folder) for folder in folders if not _is_run(folder) or folder.is_symlink()]
+    wrong = [str(folder) for folder in folders if not (_is_run(folder) or _is_of_many(folder)) or folder.is_symlink()]
     if wrong or not folders:
         what = f"{', '.join(wrong)}: no run folder of ours" if wrong else "No run folder is named"
         raise InputError(f"{what}.", fix="Name run folders; tunelift runs lists them. Nothing was removed.")
     if not yes:
-        click.confirm(f"Remove {len(folders)} run folders: {', '.join(map(str, folders))}?", abort=True)
+        click.confirm(f"Remove {len(folders)} folders: {', '.join(map(str, folders))}?", abort=True)
     for folder in folders:
-        with locked(folder):
+        with ExitStack() as at_work:
+            for run in _run_folders(folder):
+                at_work.enter_context(locked(run))
             try:
                 shutil.rmtree(folder)
             except OSError as error:

@@ -300,7 +300,7 @@ class Config(Section):
     )
     sweep: dict[str, Any] = Field(
         default_factory=dict,
-        description="Keys of adapter and train, each with the values that `tunelift sweep` tries and chooses among.",
+        description="Keys of adapter and train, each with values that `tunelift sweep` tries, or a range to draw from.",
     )
 
     def trained_with(self, **settings: Any) -> Config:

@@ -23,12 +23,14 @@ from tunelift.models import task_of
 from tunelift.pipeline import choices
 from tunelift.pipeline.folder import locked, refuse_to_write_over
 from tunelift.pipeline.generating import answered
+from tunelift.pipeline.planning import plan as plan_config
 from tunelift.pipeline.proofs import ProofFailed, likelihoods, prove, rows_to_prove_on
 from tunelift.pipeline.replaying import check_replay, mixed, replayed
 from tunelift.pipeline.run import run as run_config
 from tunelift.pipeline.session import Session, head_labels
 from tunelift.pipeline.tuning import put_on as put_on_with_reference
 from tunelift.pipeline.tuning import train_in
+from tunelift.planning.plan import RunPlan
 from tunelift.run_files.layout import RunPaths
 from tunelift.tasks import DEFAULT, TASKS, Task
 from tunelift.training import ranks
@@ -147,11 +149,37 @@ def run(config: str | Path | Config | None = None, **settings: Any) -> Compariso
 
     `config` is a YAML file or a Config; or give the config's keys as keywords: `run(model="gpt2", data="train.csv")`.
     """
+    return run_config(_whole(config, settings))
+
+
+def plan(
+    config: str | Path | Config | None = None,
+    *,
+    memory: int | None = None,
+    within: float | None = None,
+    quick: bool = False,
+    **settings: Any,
+) -> RunPlan:
+    """Say what `run` with the same config or keywords will take, before it begins; nothing is written.
+
+    `print` shows the plan: bytes by part, seconds by stage, what fits, and what to change. Of the object itself `bytes`
+    is the peak of resident memory, `fits` whether that is within every limit of this machine, `seconds` the time of the
+    whole run (None where none was planned), `parts`, `stages` and `changes` the tables, and `to_dict()` all of it.
+
+    `quick` leaves out the rehearsal: no model is loaded, and no time is planned. `memory` (bytes) plans for another
+    machine, by shapes alone. `within` (seconds) fits epochs and test items into a time. Raises InputError as `run`
+    does.
+    """
+    return plan_config(_whole(config, settings), memory=memory, within=within, quick=quick)
+
+
+def _whole(config: str | Path | Config | None, settings: Mapping[str, Any]) -> Config:
+    """Return the config of a file, of an object, or of keywords."""
     if config is None:
-        return run_config(from_keywords("train", **settings))
+        return from_keywords("train", **settings)
     if settings:
         raise InputError("Give a config or keywords, not both.")
-    return run_config(config if isinstance(config, Config) else load_config(config))
+    return config if isinstance(config, Config) else load_config(config)
 
 
 def _tune_in_memory(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunelift.config.load import default_output, load_config
-from tunelift.config.schema import Config
+from tunelift.config.schema import Config, ModelSection
 from tunelift.core import machine, progress
 from tunelift.core.errors import InputError
 from tunelift.core.machine import MemoryLimit
@@ -31,6 +31,12 @@ ROOM = 0.9
 """A rehearsal is left out where more than so much of the memory that others leave would be needed for it."""
 
 
+ELSEWHERE = (
+    "This run would be on a GPU. The bytes are counted as for a CPU, and nobody looked at what the GPU has: whether it "
+    "fits is not said."
+)
+
+
 def plan(config: Config, *, memory: int | None = None, within: float | None = None, quick: bool = False) -> RunPlan:
     """Return what a run of this config will take, by its shapes, its rows and, unless `quick`, a rehearsal.
 
@@ -49,15 +55,22 @@ def plan(config: Config, *, memory: int | None = None, within: float | None = No
     facts = shapes.facts_of(session, ready, footprint, 0, usable, itemsize)
     session.model = None  # what a run has not
     facts = replace(facts, process=shapes.process_bytes(), regression=shapes.regression_of(ready))
-    asked = [MemoryLimit("asked for", memory, memory, kills=True)] if memory else machine.memory_limits()
-    found = planned(ready, facts, dtype, asked)
+    here = on_cpu(ready.config.model)
+    own = machine.memory_limits() if here else []
+    asked = [MemoryLimit("asked for", memory, memory, kills=True)] if memory else own
+    found = replace(planned(ready, facts, dtype, asked), notes=[] if here or memory else [ELSEWHERE])
     if quick or memory is not None:
         return found
     needed, free = peak(parts(facts, facts.planned)), machine.available_bytes()
-    if not found.fits or (free is not None and needed > ROOM * free):
+    if here and (not found.fits or (free is not None and needed > ROOM * free)):
         why = "No steps were measured: they would need more memory than there is."
         return replace(found, notes=[*found.notes, why])
     return replace(_rehearsed(ready, facts, found, time.monotonic() - began), within=within)
+
+
+def on_cpu(section: ModelSection) -> bool:
+    """Tell whether a run of this model would be on the CPU, whose memory is what can be planned."""
+    return precision.choose(section.device, section.dtype).device.type == "cpu"
 
 
 def planned(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit], *, look: bool = True) -> RunPlan:
@@ -93,14 +106,14 @@ def _rehearsed(ready: Prepared, facts: Facts, found: RunPlan, before: float) -> 
     rehearsal = Rehearsal(session, ready)
     rehearsal.add("start: Python, rows, model", fixed=start, how="measured")
     seen = rehearsal.run()
-    facts, extra = _scaled(facts, seen)
+    here = on_cpu(config.model)  # else what this process has says nothing of a GPU's
+    facts, extra = _scaled(facts, seen) if here else (facts, [])
     listed = [*parts(facts, facts.planned), *extra]
     stages = with_seeds(seen.stages, found.seeds, start)
-    found = replace(
+    return replace(
         planned(ready, facts, found.dtype, found.limits),
-        parts=listed, bytes=int(OVER * peak(listed)), rehearsed=True, stages=stages,
+        parts=listed, bytes=int(OVER * peak(listed)), rehearsed=here, stages=stages, notes=found.notes,
     )  # fmt: skip
-    return found
 
 
 def _scaled(facts: Facts, seen: Rehearsed) -> tuple[Facts, list[Part]]:
@@ -152,7 +165,7 @@ def before_loading(ready: Prepared, *, anyway: bool) -> int:
     now, limits = machine.resident(), machine.memory_limits()
     before = now.all if now else 0
     section = ready.config.model
-    if anyway or not limits or precision.choose(section.device, section.dtype).device.type != "cpu":
+    if anyway or not limits or not on_cpu(section):
         return before
     on_disk = shapes.bytes_on_disk(section)
     if on_disk and OFTEN * on_disk + before < min(limit.bytes for limit in limits):
@@ -192,14 +205,21 @@ def before_measuring(session: Session, ready: Prepared, footprint: Footprint, be
 
 
 def _refuse(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit]) -> None:
+    if said := does_not_fit(ready, facts, dtype, limits):
+        raise InputError(
+            f"This run does not fit into memory: {said}", fix="Change the settings, or go on anyway with --anyway."
+        )
+
+
+def does_not_fit(ready: Prepared, facts: Facts, dtype: str, limits: Sequence[MemoryLimit]) -> str | None:
+    """Say of a run that cannot fit how much it takes for certain and what there is, with its plan; None of others."""
     limit = fitting.refused_by(facts, limits)
     if limit is None:
-        return
+        return None
     certain = peak(parts(facts, facts.planned), certain=True)
-    raise InputError(
-        f"This run does not fit into memory: {size(certain)} of it are taken in any case, and there are "
-        f"{size(limit.hard or limit.bytes)} ({limit.name}).\n\n{planned(ready, facts, dtype, limits)}\n",
-        fix="Change the settings, or go on anyway with --anyway.",
+    return (
+        f"{size(certain)} of it are taken in any case, and there are {size(limit.hard or limit.bytes)} "
+        f"({limit.name}).\n\n{planned(ready, facts, dtype, limits)}\n"
     )
 
 

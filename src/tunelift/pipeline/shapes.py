@@ -135,10 +135,13 @@ def _rows(session: Session, ready: Prepared) -> Rows:
     if len(lengths) > MOST_ROWS:
         longest, rest = lengths[: MOST_ROWS // 5], lengths[MOST_ROWS // 5 :]
         lengths = [*longest, *rest[:: -(-len(rest) // (MOST_ROWS - len(longest)))]]
+    packs = task.next_token or task.has_head
+    if not ready.splits.test:
+        return Rows(lengths, (), packs=packs)
     measure = _measure_of(session, ready)
     tested = [measure.length(i) for i in measure.fitting]
     prompts = [len(asked.ids) for asked in getattr(measure, "asked", [])] if measure.generates else []
-    return Rows(lengths, tested, prompts, packs=task.next_token or task.has_head)
+    return Rows(lengths, tested, prompts, packs=packs)
 
 
 def _measure_of(session: Session, ready: Prepared) -> Measure:

@@ -21,6 +21,8 @@ from tunelift.pipeline.concluding import concluded
 from tunelift.pipeline.folder import RunFolder, free_folder, refuse_to_write_over
 from tunelift.pipeline.forgetting import forgetting_sets, measure_forgetting
 from tunelift.pipeline.measuring import measured
+from tunelift.pipeline.planning import before_loading, before_measuring
+from tunelift.pipeline.preparing import Prepared
 from tunelift.pipeline.quantising import measure_full_precision
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.sharing import tells_its_stages
@@ -32,10 +34,11 @@ from tunelift.training import ranks
 
 @ranks.joined()
 @tells_its_stages
-def tune_stage(config: Config) -> Path:
+def tune_stage(config: Config, *, anyway: bool = False) -> Path:
     """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read.
 
-    Processes that torchrun started share the work of the training, and the first of them writes the folder.
+    Processes that torchrun started share the work of the training, and the first of them writes the folder. `anyway`
+    begins what memory does not suffice for; without it InputError is raised before the model is loaded.
     """
     if config.train.seeds:
         raise InputError(
@@ -50,9 +53,13 @@ def tune_stage(config: Config) -> Path:
         progress.note(f"{folder.path} holds this very training, complete; nothing to do.")
         return folder.paths.made
     labels = choices.ranked_labels(task, splits, config.data)
+    plan = choices.evaluation_plan(config.evaluate, [], task, labels, config.train.max_length)
+    ready = Prepared(config, task, splits, plan, labels, {})
+    before = before_loading(ready, anyway=anyway)
     with folder.dated():
         session = Session.of_run(folder, task, labels, labels if looks_like_labels(splits.train) else [])
-        check_training(folder, session, splits, config.train, config.adapter)
+        footprint = check_training(folder, session, splits, config.train, config.adapter, anyway=anyway)
+        before_measuring(session, ready, footprint, before, anyway=anyway)
         with folder.begun(**session.facts()):
             tune(folder, session, splits, config.train, config.adapter)
             folder.finish()

@@ -130,6 +130,11 @@ def by_stage(some: Sequence[Part], *, certain: bool = False) -> dict[str, int]:
     return {stage: always + own for stage, own in count.items()}
 
 
+def of_training(facts: Facts) -> Facts:
+    """Return the facts of a training alone, which reads no test row and measures no baseline."""
+    return replace(facts, rows=replace(facts.rows, test=(), prompts=()), regression=0)
+
+
 def weights_of(facts: Facts, settings: Settings) -> int:
     """Return the bytes of the base's weights."""
     if facts.weights is not None and settings.quantization == facts.planned.quantization:
@@ -185,11 +190,11 @@ def _of_copies(facts: Facts, settings: Settings) -> list[Part]:
     else:
         training = 2 * copy if at_once(facts, settings) <= FEW_TOKENS and 2 * copy <= share else 0
     wide = bytes_of_weights(sizes, settings.itemsize, "none") if narrow and settings.quantization != "gguf" else 0
-    both = wide + weights_of(facts, settings)
+    both, room = wide + weights_of(facts, settings), 0.8 * (facts.usable or 0)
     return [
         Part("weights in the order of fast products", forward, EVALUATION),
         Part("weights in the order of fast products ", training, TRAINING),
-        Part("base in full precision, beside", wide if both <= 0.8 * (facts.usable or 0) else 0, EVALUATION),
+        Part("base in full precision, beside", wide if facts.rows.test and both <= room else 0, EVALUATION),
     ]
 
 

@@ -102,7 +102,7 @@ class SweepPaths:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.summary = self.folder / "sweep.json"
+        self.summary, self.trials = self.folder / "sweep.json", self.folder / "trials.json"
         self.chosen = self.folder / "chosen"
         self._candidates = self.folder / "candidates"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from tunelift.config import yaml_text
 from tunelift.config.load import build
 from tunelift.config.schema import Config
 from tunelift.config.settings import SECTIONS, flatten
-from tunelift.core import files
+from tunelift.core import files, progress
 from tunelift.core.errors import InputError, did_you_mean, listed
+from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.tracking import refuse_missing
 from tunelift.run_files.layout import RunPaths
 from tunelift.scale.jobs import Job
@@ -25,7 +27,10 @@ SETTABLE = ("adapter", "train")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One choice of values: its name, what it sets, its whole config and the folder of its training."""
+    """One choice of values: its name, what it sets, its whole config and the folder of its training.
+
+    `pruned` is the look at validation after which it was ended early, None where it was not.
+    """
 
     name: str
     values: Mapping[str, Any]
@@ -33,6 +38,7 @@ class Candidate:
     paths: RunPaths
     asked: Path
     log: Path
+    pruned: int | None = None
 
     @property
     def trained(self) -> bool:
@@ -41,11 +47,24 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """Return its best mean loss on the validation rows, in nats; infinite where it has none."""
-        if not self.trained:
+        """Return its best mean loss on the validation rows, in nats; infinite where it has none, or was ended early."""
+        if not self.trained or self.pruned is not None:
             return math.inf
         best = files.read_manifest(self.paths.manifest)["train"].get("best_loss")
         return math.inf if best is None else float(best)
+
+    @property
+    def looks(self) -> list[float]:
+        """Return its mean losses at looks at validation after which the training went on, in nats."""
+        found, last = dict[int, float](), None
+        text = self.paths.events.read_text(encoding="utf-8") if self.paths.events.is_file() else ""
+        for line in text[: text.rfind("\n") + 1].splitlines():  # another process writes the next one
+            event = json.loads(line)
+            if event["event"] == "validation":
+                last = event
+            elif event["event"] == "train" and last:
+                found[last["step"]] = last["loss"]
+        return list(found.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return its line in the summary."""
@@ -54,13 +73,24 @@ class Candidate:
             "name": self.name,
             "values": dict(self.values),
             "validation_loss": loss if math.isfinite(loss) else None,
+            **({} if self.pruned is None else {"ended_after_look": self.pruned}),
         }
 
-    def job(self, command: str = "tune", *more: str) -> Job:
+    def job(self, plans: ManyPlans, command: str = "tune", *more: str) -> Job:
         """Return the job that runs a command on its config, which is written where the job reads it."""
         files.make_folder(self.asked.parent)
         files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
-        return Job(self.name, [command, str(self.asked), *more], self.log)
+        takes = plans.bytes_of(self.config, whole=command == "run")
+        return Job(self.name, [command, str(self.asked), *more], self.log, takes)
+
+
+def plans_of(some: Sequence[Candidate], what: str, *, anyway: bool) -> ManyPlans:
+    """Return the plans of all, once the largest of them is said; raise InputError where one cannot fit."""
+    plans = ManyPlans(some[0].config)
+    found = plans.largest({one.name: one.config for one in some}, anyway=anyway)
+    if found:
+        progress.note(f"plan: of {len(some)} {what} {found[0]} takes the most: {found[1].line()}")
+    return plans
 
 
 def is_complete(paths: RunPaths) -> bool:

@@ -6,48 +6,80 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tunelift.core import machine, stopping
+from tunelift.core import machine, progress, stopping
 from tunelift.core.errors import InputError
 
 LOCAL, RAY = "local", "ray"
 RETRIES = 3
 """Of a job whose worker was lost: it goes on from its checkpoint, in the same folder."""
 
+LOOK = 0.5
+"""Seconds between two looks at jobs that run."""
 
-_running: set[subprocess.Popen[bytes]] = set()
-"""The commands that this process runs now."""
+_running: dict[str, subprocess.Popen[bytes]] = {}
+"""The commands that this process runs now, by their logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A command of tunelift's own, and the file that its standard output and error are added to."""
+    """A command of tunelift's own, and the file that its standard output and error are added to.
+
+    `bytes` is the memory that it is planned to take, None where nobody knows.
+    """
 
     name: str
     arguments: Sequence[str]
     log: Path
+    bytes: int | None = None
 
 
 Ended = Callable[[Job, int], None]
 """Told of each job that ended: the job and its exit code."""
 
+Watch = Callable[[Job], bool]
+"""Asked of each job that runs, now and then, whether it is to save and end."""
 
-def run_jobs(jobs: Sequence[Job], on: str, at_once: int, ended: Ended) -> None:
-    """Run the jobs, at most `at_once` at a time, each with its share of the cores.
+
+class Place(Protocol):
+    """Where jobs run. What `start` gives is a job's handle; the others take it."""
+
+    def free(self, running: int) -> bool: ...
+    def fits(self, job: Job, running: Mapping[Any, Job]) -> bool: ...
+    def start(self, job: Job) -> Any: ...
+    def over(self, handles: Sequence[Any]) -> Iterable[Any]: ...
+    def code(self, handle: Any, job: Job) -> int: ...
+    def stop(self, handle: Any, job: Job) -> bool: ...
+
+
+def run_jobs(jobs: Iterable[Job], on: str, at_once: int, ended: Ended, watch: Watch | None = None) -> None:
+    """Run the jobs, at most `at_once` at a time on a machine, each with its share of the cores.
+
+    Two whose planned bytes are more than there is do not run together; one that takes more than there is runs alone. Of
+    jobs that are no sequence each is asked for when there is room for one more, so that it may depend on what ended.
 
     `on` is local, ray (the cluster that is running, or one of this machine), or a cluster's address. The workers of a
     cluster need the same folders and installation. Raises InputError where Ray is missing or no cluster answers.
     """
-    if on == LOCAL:
-        _run_here(jobs, at_once, ended)
-    else:
-        _run_on_ray(jobs, on, at_once, ended)
+    waiting, running, stopped, held = iter(jobs), dict[Any, Job](), set[Any](), None
+    with _here(at_once) if on == LOCAL else _on_ray(on, at_once, lazily=not isinstance(jobs, Sequence)) as place:
+        while True:
+            while place.free(len(running)) and (held := held or next(waiting, None)) and place.fits(held, running):
+                running[place.start(held)], held = held, None
+            if not running:
+                return
+            for handle in place.over(list(running)):
+                job = running.pop(handle)
+                ended(job, place.code(handle, job))
+            if watch:
+                asked = [(handle, job) for handle, job in running.items() if handle not in stopped and watch(job)]
+                stopped |= {handle for handle, job in asked if place.stop(handle, job)}
 
 
 def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
@@ -59,15 +91,25 @@ def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
             stdout=out, stderr=subprocess.STDOUT, cwd=folder, pass_fds=fds,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), **told},
         )  # fmt: skip
-        _running.add(process)
+        _running[log] = process
         try:
-            return process.wait()
+            while (code := _ended(process)) is None:
+                pass
+            return code
         except BaseException:
             process.terminate()  # it saves and ends
             process.wait()
             raise
         finally:
-            _running.discard(process)
+            del _running[log]
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit code of a process that ends within a while: Ray interrupts a task between two, and not within."""
+    try:
+        return process.wait(LOOK)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 @contextmanager
@@ -87,38 +129,138 @@ def ends_with_this_one() -> Iterator[tuple[tuple[int, ...], dict[str, str]]]:
         os.close(write)
 
 
-def _run_here(jobs: Sequence[Job], at_once: int, ended: Ended) -> None:
-    threads, folder = max(1, machine.cores() // at_once), str(Path.cwd())
+@dataclass(slots=True)
+class _Here:
+    """Processes of this machine, each waited for by a thread. `room` is the memory for all of them (bytes)."""
+
+    pool: ThreadPoolExecutor
+    at_once: int
+    room: int | None
+    begun: list[Future[int]]
+
+    def free(self, running: int) -> bool:
+        return running < self.at_once
+
+    def fits(self, job: Job, running: Mapping[Any, Job]) -> bool:
+        together = sum(one.bytes or 0 for one in [job, *running.values()])
+        if not running or self.room is None or together <= self.room:
+            return True
+        progress.note_once(f"memory: not {self.at_once} at a time: {len(running) + 1} together would not fit.")
+        return False
+
+    def start(self, job: Job) -> Future[int]:
+        threads = max(1, machine.cores() // self.at_once)
+        self.begun.append(self.pool.submit(work, job.arguments, str(job.log), threads, str(Path.cwd())))
+        return self.begun[-1]
+
+    def over(self, handles: Sequence[Future[int]]) -> Iterable[Future[int]]:
+        return wait(handles, LOOK, FIRST_COMPLETED).done
+
+    def code(self, handle: Future[int], job: Job) -> int:
+        return handle.result()
+
+    def stop(self, handle: Future[int], job: Job) -> bool:
+        process = _running.get(str(job.log))
+        if process is not None:
+            process.terminate()  # it saves and ends
+        return process is not None
+
+
+@contextmanager
+def _here(at_once: int) -> Iterator[Place]:
     with ThreadPoolExecutor(at_once) as pool:
-        running = {pool.submit(work, job.arguments, str(job.log), threads, folder): job for job in jobs}
+        place = _Here(pool, at_once, _room(), [])
         try:
-            for future in as_completed(running):
-                ended(running[future], future.result())
+            yield place
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _end_what_runs(list(running))
+            _end_what_runs(place.begun)
             raise
+
+
+def _room() -> int | None:
+    """Return the bytes of memory that jobs may have together: what others leave now; None where that is not known."""
+    known = [count for count in (machine.usable_bytes(), machine.available_bytes()) if count is not None]
+    now = machine.resident()
+    return max(0, min(known) - (now.all if now else 0)) if known else None
 
 
 def _end_what_runs(futures: Sequence[Future[int]]) -> None:
     """Ask every command to save and end, once, those too that are begun just now: their threads hear of no signal."""
     told = set[subprocess.Popen[bytes]]()
     while not all(future.done() for future in futures):
-        for process in set(_running) - told:
+        for process in set(_running.values()) - told:
             process.terminate()
             told.add(process)
         time.sleep(0.1)
 
 
-def _run_on_ray(jobs: Sequence[Job], on: str, at_once: int, ended: Ended) -> None:
+@dataclass(slots=True)
+class _OnRay:
+    """Tasks of a cluster: memory and cores are resources, by which Ray puts together what fits."""
+
+    ray: Any
+    at_once: int
+    lazily: bool
+    task: Any
+    begun: list[Any]
+
+    def free(self, running: int) -> bool:
+        """Tell whether one more may be begun: of jobs that depend on others as many as the cluster's cores take."""
+        if not self.lazily:
+            return True
+        cores = [node.get("CPU", 0) for node in self._nodes()]
+        return running < max(1, sum(int(count // self._threads(cores)) for count in cores))
+
+    def fits(self, job: Job, running: Mapping[Any, Job]) -> bool:
+        return True
+
+    def start(self, job: Job) -> Any:
+        """Submit the job with what it takes, or with all of the largest machine where it takes more: it runs alone."""
+        nodes = self._nodes()
+        threads = self._threads([node.get("CPU", 0) for node in nodes])
+        most = max((int(node.get("memory", 0)) for node in nodes), default=0)
+        asked: dict[str, Any] = {"num_cpus": threads, "max_retries": RETRIES}
+        if job.bytes and most:
+            asked["memory"] = min(job.bytes, most)
+        task = self.task.options(**asked)
+        self.begun.append(task.remote(list(job.arguments), str(job.log), threads, str(Path.cwd())))
+        return self.begun[-1]
+
+    def over(self, handles: Sequence[Any]) -> Iterable[Any]:
+        done: list[Any] = self.ray.wait(list(handles), num_returns=1, timeout=LOOK)[0]
+        return done
+
+    def code(self, handle: Any, job: Job) -> int:
+        """Return the exit code of a job; 1 where Ray lost it more often than it tries again, or it was stopped."""
+        try:
+            return int(self.ray.get(handle))
+        except self.ray.exceptions.RayError as error:
+            with job.log.open("a", encoding="utf-8") as out:
+                out.write(f"Lost by Ray: {error}\n")
+            return 1
+
+    def stop(self, handle: Any, job: Job) -> bool:
+        self.ray.cancel(handle)  # its worker has the command save and end
+        return True
+
+    def _nodes(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+    def _threads(self, cores: Sequence[float]) -> int:
+        """Return the cores of a job: this machine's share, and no more than a machine of the cluster has."""
+        return max(1, min(machine.cores() // self.at_once, int(max(cores, default=1))))
+
+
+@contextmanager
+def _on_ray(on: str, at_once: int, *, lazily: bool) -> Iterator[Place]:
     with _cluster(on) as ray:
-        threads, folder = max(1, machine.cores() // at_once), str(Path.cwd())
-        task: Any = ray.remote(num_cpus=threads, max_retries=RETRIES)(work)
-        running = {task.remote(list(job.arguments), str(job.log), threads, folder): job for job in jobs}
-        while running:
-            (reference,), _ = ray.wait(list(running), num_returns=1)
-            job = running.pop(reference)
-            ended(job, _code(ray, reference, job))
+        place = _OnRay(ray, at_once, lazily, ray.remote(work), [])
+        try:
+            yield place
+        except BaseException:
+            for handle in place.begun:
+                ray.cancel(handle)
+            raise
 
 
 @contextmanager
@@ -139,16 +281,6 @@ def _cluster(on: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _code(ray: Any, reference: Any, job: Job) -> int:
-    """Return the exit code of a job; 1 where Ray lost it more often than it tries again."""
-    try:
-        return int(ray.get(reference))
-    except ray.exceptions.RayError as error:
-        with job.log.open("a", encoding="utf-8") as out:
-            out.write(f"Lost by Ray: {error}\n")
-        return 1
 
 
 def _address(on: str) -> str | None:

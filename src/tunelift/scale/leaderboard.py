@@ -15,12 +15,14 @@ from tunelift.config.load import default_output
 from tunelift.config.schema import Config
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, TuneliftError, listed
+from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.tuning import Chosen
 from tunelift.reporting.leaderboard_page import write_leaderboard
 from tunelift.run_files.layout import LeaderboardPaths, RunPaths
 from tunelift.scale.candidates import (
     Candidate,
     is_complete,
+    plans_of,
     refuse_twice,
     refuse_wrong_adapters,
     short,
@@ -61,20 +63,25 @@ def entries(config: Config) -> list[Candidate]:
     return found
 
 
-def rank(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Leaderboard, dict[str, Any]]:
+def rank(
+    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False
+) -> tuple[Leaderboard, dict[str, Any]]:
     """Train, choose on validation, measure the finalists on the test, rank them, and write table and figure.
 
     Returns the ranks and all of leaderboard.json. What an earlier call has completed is not done again. Raises
-    InputError before anything runs where the config cannot be right, TuneliftError where no finalist came through.
+    InputError before anything runs where the config cannot be right, or where the memory does not suffice for one of
+    them, unless `anyway`; TuneliftError where no finalist came through.
     """
     found = entries(config)
     paths = LeaderboardPaths(config.output or default_output(config))
+    plans = plans_of(found, "entries", anyway=anyway)
     _refuse_another(config, paths)
-    train = partial(_train, on=on, at_once=at_once)
+    run_all = partial(_run, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
+    train = partial(_train, run_all=run_all)
     needed = [pilot_of(entry, paths) for entry in pilots(found, config.leaderboard)]
     long = lengths(found, needed, config.leaderboard, paths, train)
     chosen = halved(found, config.leaderboard, long, paths, train)
-    done = _finals(config, chosen, paths, on, at_once)
+    done = _finals(config, chosen, paths, run_all)
     if not done:
         raise TuneliftError(f"No finalist came through; logs lie in {paths.folder / FINALISTS}.")
     runs = {name: RunPaths(paths.run(FINALISTS, name).folder) for name in done}
@@ -137,12 +144,24 @@ def _refuse_another(config: Config, paths: LeaderboardPaths) -> None:
     files.write_text(paths.config, text)
 
 
-def _train(some: Sequence[Candidate], on: str, at_once: int) -> None:
+RunAll = Callable[..., None]
+"""Runs a command of each of some candidates: `_run` with the plans and the place."""
+
+
+def _train(some: Sequence[Candidate], run_all: RunAll) -> None:
     """Train what is not trained yet."""
-    _run([one for one in some if not one.trained], lambda one: one.job(), on, at_once)
+    run_all([one for one in some if not one.trained], lambda _one: ["tune"])
 
 
-def _run(some: Sequence[Candidate], job: Callable[[Candidate], Job], on: str, at_once: int) -> None:
+def _run(
+    some: Sequence[Candidate],
+    command: Callable[[Candidate], Sequence[str]],
+    *,
+    plans: ManyPlans,
+    on: str,
+    at_once: int,
+    more: Sequence[str],
+) -> None:
     done = 0
 
     def ended(job: Job, code: int) -> None:
@@ -152,10 +171,10 @@ def _run(some: Sequence[Candidate], job: Callable[[Candidate], Job], on: str, at
         progress.note(f"leaderboard: {done}/{len(some)}: {job.name}: {said}")
 
     if some:
-        run_jobs([job(one) for one in some], on, at_once, ended)
+        run_jobs([one.job(plans, *command(one), *more) for one in some], on, at_once, ended)
 
 
-def _finals(config: Config, chosen: Halved, paths: LeaderboardPaths, on: str, at_once: int) -> list[str]:
+def _finals(config: Config, chosen: Halved, paths: LeaderboardPaths, run_all: RunAll) -> list[str]:
     """Run each finalist to a verdict of its own, with every seed; return the names of those that came through."""
     found = []
     for entry, made in chosen.finalists:
@@ -165,7 +184,7 @@ def _finals(config: Config, chosen: Halved, paths: LeaderboardPaths, on: str, at
         Chosen(made.paths, among).write(paths.chosen(entry.name))
         found.append(Candidate(entry.name, made.values, final, entry.paths, entry.asked, entry.log))
     still = [one for one in found if not is_complete(one.paths)]
-    _run(still, lambda one: one.job("run", "--chosen", str(paths.chosen(one.name))), on, at_once)
+    run_all(still, lambda one: ["run", "--chosen", str(paths.chosen(one.name))])
     if failed := [one.name for one in found if not is_complete(one.paths)]:
         progress.note(f"leaderboard: without a verdict, and left out: {listed(failed)}")
     return [one.name for one in found if is_complete(one.paths)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from tunelift.comparison import Comparison
@@ -13,11 +14,23 @@ from tunelift.config.load import default_output
 from tunelift.config.schema import Config
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.run import run
 from tunelift.pipeline.tuning import Chosen
-from tunelift.run_files.layout import SweepPaths
-from tunelift.scale.candidates import Candidate, refuse_twice, refuse_wrong_adapters, short, with_values, wrong_key
+from tunelift.run_files.layout import RunPaths, SweepPaths
+from tunelift.scale.candidates import (
+    Candidate,
+    is_complete,
+    plans_of,
+    refuse_twice,
+    refuse_wrong_adapters,
+    short,
+    with_values,
+    wrong_key,
+)
 from tunelift.scale.jobs import Job, run_jobs
+from tunelift.scale.spaces import TRIALS, Search, corners, is_range, is_search
+from tunelift.scale.spaces import problems as wrong_ranges
 
 SEEDS = "train.seeds"
 """In a sweep: every setting is trained with each, the mean loss chooses, and the verdict is of the chosen's seeds."""
@@ -26,50 +39,54 @@ MOST = 200
 
 
 def candidates(config: Config) -> list[Candidate]:
-    """Return every combination of the values in `sweep`, the last key changing first.
+    """Return every combination of the values in `sweep`, the last key changing first; of ranges the ends.
 
     Raises InputError for keys that are not of adapter or train, values that a key does not take, no or too many
     combinations, the same one twice, and methods that there are not.
     """
-    if not config.sweep:
+    if not config.sweep.keys() - {TRIALS}:
         raise InputError(
             "There is nothing to choose among: the config has no sweep.",
             fix="Name keys and values: sweep: {train.learning_rate: [1e-4, 3e-4], adapter.r: [4, 8]}",
         )
+    draws = is_search(config.sweep)
     problems = [problem for name, values in config.sweep.items() for problem in _problems(name, values)]
+    problems += wrong_ranges(config.sweep, MOST) if draws else []
     if not problems and SEEDS in config.sweep:
         problems += _wrong_seeds(config)
     if problems:
         raise InputError(*problems)
-    count = math.prod(len(values) for values in config.sweep.values())
+    count = 0 if draws else math.prod(len(values) for values in config.sweep.values())
     if count > MOST:
         raise InputError(f"The sweep has {count} combinations; at most {MOST} are tried.", fix="Name fewer values.")
-    sweep = SweepPaths(config.output or default_output(config))
-    found = list(_combined(config, sweep))
+    found = [one for setting in islice(corners(_without_seeds(config.sweep)), MOST) for one in _made(config, setting)]
     refuse_twice((candidate.name for candidate in found), "The sweep has a combination")
     refuse_wrong_adapters(found)
     return found
 
 
-def sweep(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Comparison, list[Candidate]]:
+def sweep(
+    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False
+) -> tuple[Comparison, list[Candidate]]:
     """Train every candidate, choose by the loss on validation, and run the chosen one to a verdict.
 
     Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again. A
-    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed.
+    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed, and
+    InputError before anything is computed where the memory does not suffice for one of them, unless `anyway`.
     """
     found = candidates(config)
     paths = SweepPaths(config.output or default_output(config))
-    open_jobs = [candidate.job() for candidate in found if not candidate.trained]
-    by_name = {candidate.name: candidate for candidate in found}
-    progress.note(f"sweep: {len(found)} settings, {len(found) - len(open_jobs)} of them trained before.")
-
-    def ended(job: Job, code: int) -> None:
-        loss = by_name[job.name].loss
-        done = sum(candidate.trained for candidate in found)
-        said = f"validation loss {loss:.4g}" if code == 0 else f"failed with {code}, see {job.log}"
-        progress.note(f"sweep: {done}/{len(found)} trained; {job.name}: {said}")
-
-    run_jobs(open_jobs, on, at_once, ended)
+    search = _search_of(config, paths) if is_search(config.sweep) else None
+    plans = plans_of(found, "settings", anyway=anyway)
+    train = partial(_trained, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
+    if search:
+        progress.note(f"sweep: {search.count} settings are drawn, {len(search.before)} of them before.")
+        train(search.candidates(), search.count, search)
+        found = search.drawn
+    else:
+        open_now = [candidate for candidate in found if not candidate.trained]
+        progress.note(f"sweep: {len(found)} settings, {len(found) - len(open_now)} of them trained before.")
+        train(open_now, len(found))
     settings = _by_setting(found)
     ranked = [candidate for _, some in settings for candidate in some]
     best = ranked[0]
@@ -83,12 +100,55 @@ def sweep(config: Config, *, on: str = "local", at_once: int = 1) -> tuple[Compa
         "trained": sum(candidate.trained for candidate in found),
         "values": best.values,
     }
-    return run(chosen, chosen=Chosen(best.paths, among)), ranked
+    return run(chosen, chosen=Chosen(best.paths, among), anyway=anyway), ranked
+
+
+def _trained(
+    some: Iterable[Candidate],
+    count: int,
+    search: Search | None = None,
+    *,
+    plans: ManyPlans,
+    on: str,
+    at_once: int,
+    more: Sequence[str],
+) -> None:
+    """Train candidates, of which there are `count` in all; with a search each is told of, and may be ended early."""
+    by_name, done = dict[str, Candidate](), 0
+
+    def job(one: Candidate) -> Job:
+        by_name[one.name] = one
+        return one.job(plans, "tune", *more)
+
+    def ended(job: Job, code: int) -> None:
+        nonlocal done
+        done, one = done + 1, by_name[job.name]
+        if search and search.ended(one):
+            said = "ended early, by its looks at validation"
+        else:
+            said = f"validation loss {one.loss:.4g}" if code == 0 else f"failed with {code}, see {job.log}"
+        progress.note(f"sweep: {done} of {count} trained now; {job.name}: {said}")
+
+    jobs = map(job, some) if search else [job(one) for one in some]
+    run_jobs(jobs, on, at_once, ended, (lambda job: search.to_end(by_name[job.name])) if search else None)
+
+
+def _search_of(config: Config, paths: SweepPaths) -> Search:
+    """Return the search for settings; raise InputError for more of them once the test items were looked at."""
+    search = Search(config.sweep, config.train.seed, paths.trials, lambda values: next(_made(config, values)))
+    if search.count > len(search.before) and is_complete(RunPaths(paths.chosen)):
+        raise InputError(
+            f"{paths.chosen} has a verdict already, of the best among {len(search.before)}.",
+            fix="Name another folder with output: more settings would be a choice by what the test items said.",
+        )
+    return search
 
 
 def _wrong_seeds(config: Config) -> list[str]:
     """Say why seeds cannot be swept: there are others, nothing to choose among, or one twice."""
     seeds = config.sweep[SEEDS]
+    if is_search(config.sweep):
+        return [f"sweep names {SEEDS}, and draws settings. Name them in train.seeds: the chosen is trained with each."]
     if config.train.seeds:
         return [f"{SEEDS} is given, and sweep names {SEEDS} too."]
     if len(config.sweep) == 1:
@@ -99,26 +159,28 @@ def _wrong_seeds(config: Config) -> list[str]:
 
 
 def _problems(name: str, values: Sequence[Any]) -> Iterator[str]:
-    if name != SEEDS and (wrong := wrong_key(name, "sweep")):
+    if name == TRIALS or is_range(values):
+        values = ["looked at elsewhere"]
+    if name not in (SEEDS, TRIALS) and (wrong := wrong_key(name, "sweep")):
         yield wrong
     elif not isinstance(values, list) or not values:
         yield f"sweep: {name} needs a list of values."
 
 
-def _combined(config: Config, sweep: SweepPaths) -> Iterator[Candidate]:
-    """Yield every combination, once with each seed where the sweep names seeds, else with the first of train.seeds."""
-    names = [name for name in config.sweep if name != SEEDS]
-    swept = config.sweep.get(SEEDS)
-    seeds = swept or config.train.seeds[:1]
-    for combination in product(*(config.sweep[name] for name in names)):
-        setting = dict(zip(names, combination, strict=True))
-        for seed in seeds or [None]:
-            values = setting | ({"train.seed": seed} if swept else {})
-            name = ",".join(f"{key.rpartition('.')[2]}-{short(value)}" for key, value in values.items())
-            paths = sweep.candidate(name)
-            own: dict[str, Any] = {} if seed is None else {"train.seed": seed, "train.seeds": []}
-            changed = with_values(config, setting | own).model_copy(update={"output": str(paths.folder)})
-            yield Candidate(name, values, changed, paths, sweep.asked(name), sweep.log(name))
+def _without_seeds(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in sweep.items() if name != SEEDS}
+
+
+def _made(config: Config, setting: Mapping[str, Any]) -> Iterator[Candidate]:
+    """Yield a setting once with each seed where the sweep names seeds, else with the first of train.seeds."""
+    sweep, swept = SweepPaths(config.output or default_output(config)), config.sweep.get(SEEDS)
+    for seed in swept or config.train.seeds[:1] or [None]:
+        values = dict(setting) | ({"train.seed": seed} if swept else {})
+        name = ",".join(f"{key.rpartition('.')[2]}-{short(value)}" for key, value in values.items())
+        paths = sweep.candidate(name)
+        own: dict[str, Any] = {} if seed is None else {"train.seed": seed, "train.seeds": []}
+        changed = with_values(config, dict(setting) | own).model_copy(update={"output": str(paths.folder)})
+        yield Candidate(name, values, changed, paths, sweep.asked(name), sweep.log(name))
 
 
 def _by_setting(found: Sequence[Candidate]) -> list[tuple[float, list[Candidate]]]:
