@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tunelift.config.schema import ModelSection
 from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
+from tunelift.pipeline.loader import Loader
 from tunelift.pipeline.proving import prove
 from tunelift.pipeline.served import ready, sources_of
 from tunelift.serving.app import App
@@ -26,8 +28,8 @@ def serve_stage(
 ) -> None:
     """Serve a base and the adapters of folders until a signal; raise InputError before anything listens.
 
-    `options` are those of the command: host, port, name, rows, queue, kept_tokens, most_new_tokens, most_bytes and
-    seconds.
+    `options` are those of the command: host, port, name, rows, queue, kept_tokens, most_new_tokens, most_bytes, seconds
+    and adapters_from.
     """
     uvicorn = _uvicorn()
     sources = sources_of(folders)
@@ -39,7 +41,10 @@ def serve_stage(
         unproved = [source.name for source in sources if source.run is None]
         if unproved:
             progress.note(f"proof: none of {listed(unproved)}, which no run here measured")
-        app = App(Service(found.worker, found.models, allowed), token)
+        service = Service(found.worker, found.models, allowed)
+        if roots := [Path(root) for root in options["adapters_from"]]:
+            service.adapters = Loader(found, service, roots)
+        app = App(service, token)
         config = uvicorn.Config(
             app, lifespan="on", ws="none", access_log=False, log_level="warning", server_header=False,
             limit_concurrency=64 + 2 * (limits.rows + limits.queue), timeout_graceful_shutdown=GRACE_SECONDS,

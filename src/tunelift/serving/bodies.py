@@ -122,6 +122,15 @@ def plain_body(found: Mapping[str, Any]) -> Body:
     )
 
 
+def adapter_body(found: Mapping[str, Any], *, loads: bool) -> tuple[str, str]:
+    """Return the name and, where it is to be loaded, the path of an adapter, by vLLM's fields."""
+    names = ("lora_name", "lora_path") if loads else ("lora_name",)
+    _Fields(found, frozenset(names))
+    if wrong := [name for name in names if not _is_text(found.get(name)) or not found[name]]:
+        raise BodyError(f"{wrong[0]} is no text.", wrong[0])
+    return found["lora_name"], found.get("lora_path", "")
+
+
 class _Fields:
     """The fields of a body, of which none may be other than allowed."""
 

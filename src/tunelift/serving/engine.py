@@ -8,7 +8,7 @@ written, and a chunk of the prompts that wait to be read. Attention goes by page
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +100,25 @@ class Engine:
         self._undo.all()
         self._stack.close()
 
+    def has(self, adapter: str | None) -> bool:
+        """Tell whether there is an adapter of this name; None is the base."""
+        return adapter is None or adapter in (getattr(self.model, "peft_config", None) or {})
+
+    def put_on(self, name: str, tokenizer: Any, put: Callable[[Any], Any]) -> None:
+        """Take one more adapter between two steps: `put` returns the model with it under this name."""
+        self.model = put(self.model).eval()
+        self.tokenizers[name] = tokenizer
+        self._adapters.changed(self.model)
+
+    def take_off(self, name: str) -> None:
+        """Give up an adapter of which no request is left, with all that is known under it."""
+        self.model.delete_adapter(name)
+        if not self.model.peft_config:  # peft asks the one that is on how to call the base
+            self.model = self.model.unload()
+        self.tokenizers.pop(name, None)
+        self.pages.forget_all(name)
+        self._adapters.changed(self.model)
+
     def check(self, request: Request) -> None:
         """Raise InputError for what can never be answered."""
         ids, most = request.ids, request.stop.max_new_tokens
@@ -108,7 +127,7 @@ class Engine:
             raise InputError("There is nothing to answer: the prompt is empty.", fix="Give it some text.")
         if any(not 0 <= token < size for token in ids):
             raise InputError(f"A token of the prompt is none of the model's {size}.")
-        if request.adapter is not None and request.adapter not in (getattr(self.model, "peft_config", None) or {}):
+        if not self.has(request.adapter):
             raise InputError(f"There is no adapter {request.adapter!r:.80}.")
         if most < (0 if request.scored_from else 1) or (request.scored_from or 1) < 1:
             raise InputError("A request has to ask for at least one token.")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tunelift.core.errors import did_you_mean, listed
 from tunelift.core.records import Conversation, Example
@@ -74,11 +74,20 @@ class Allowed:
     body_seconds: float = 30.0
 
 
+class Adapters(Protocol):
+    """What serves adapters that are loaded while others are asked; both raise InputError and TuneliftError."""
+
+    def load(self, name: str, path: str) -> None: ...
+
+    def unload(self, name: str) -> None: ...
+
+
 class Service:
     """The named models behind one worker. The first of them answers where no model is named."""
 
     def __init__(self, worker: Worker, models: Sequence[Named], allowed: Allowed = Allowed()) -> None:
         self.worker, self.allowed = worker, allowed
+        self.adapters: Adapters | None = None
         self.models: Mapping[str, Named] = {model.name: model for model in models}
 
     def named(self, name: str | None) -> Named:
