@@ -132,6 +132,11 @@ class Renderer:
             found.append(Asked(next(prompts), self._marks(example, w)) if w else Asked(next(texts)[0]))
         return found
 
+    def answer(self, example: Example) -> str:
+        """Return what the last answer of a conversation is written as, behind what a prompt ends with."""
+        written = self._written(example)
+        return written.text.text[written.answers[-1].asked : written.answers[-1].end]
+
     def stop_ids(self, example: Example) -> list[int]:
         """Return the ids that end an answer: EOS, and for chat the token with which the template ends a turn."""
         last = [] if example.conversation is None else self.candidate_ids(example, ["x"])[0][-1:]

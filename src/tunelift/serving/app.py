@@ -145,7 +145,7 @@ class App:
         body, requests = await self._understood(answer, partial(self._read, chat=chat))
         named = self.service.named(body.model)
         form = Form(uuid4().hex, named.name, named.tokenizer, chat=chat, echo=body.echo)
-        choices = {request.number: Choice(request) for request in requests}
+        choices = {request.number: Choice(request, reading=named.reading(body)) for request in requests}
         if body.streamed:
             async with aclosing(self._deltas(requests, answer)) as deltas:
                 return await self._stream(answer, form, body, choices, deltas)
@@ -221,10 +221,9 @@ class App:
                 await answer.event(error_object(delta.reason, "server_error"))
                 return await answer.end()
             choice = choices[delta.number]
-            before = len(choice.text)
-            choice.add(delta)
-            if delta.text or delta.tokens or delta.finish:
-                await answer.event(form.part(order.index(delta.number), delta, before))
+            text = choice.add(delta)
+            if text or delta.tokens or delta.finish:
+                await answer.event(form.part(order.index(delta.number), choice, text, delta.tokens))
         if body.usage:
             await answer.event(form.counted(list(choices.values())))
         await answer.more(b"data: [DONE]\n\n")

@@ -192,7 +192,7 @@ class Engine:
             if held.copied:
                 self.arena.copy(*held.copied)
             tokenizer = self.tokenizers.get(request.adapter or "", self.tokenizer)
-            speech = Speech(tokenizer, request.stop.strings)
+            speech = Speech(tokenizer, request.stop.strings, special=request.special)
             sampler = Sampler(request.sampling, ids, request.grammar.matcher() if request.grammar else None)
             self.running.append(Running(request, held, sampler, speech, ids, computed=held.tokens))
 
