@@ -22,7 +22,7 @@ from tunelift.serving.bodies import Body, BodyError, adapter_body, chat_body, pl
 from tunelift.serving.decisions import Asked, read_decisions
 from tunelift.serving.engine import FullError
 from tunelift.serving.requests import Delta, Request
-from tunelift.serving.service import Named, Service, UnknownModelError
+from tunelift.serving.service import Named, UnknownModelError
 from tunelift.serving.worker import StoppedError
 
 Scope = MutableMapping[str, Any]
@@ -49,8 +49,9 @@ class Refused(Exception):  # noqa: N818 - no error of ours: an answer
 class App:
     """The application. With a `token` every route asks for it; without one only this machine's own names are served."""
 
-    def __init__(self, service: Service, token: str | None = None) -> None:
-        self.service, self.token = service, token
+    def __init__(self, service: Any, token: str | None = None) -> None:
+        self.service: Any = service  # whose models answer: see Service, and EmbeddingService
+        self.token = token
         self._one_by_one = ThreadPoolExecutor(1)  # for what takes long, lest it take the threads that read bodies
         self.routes: Mapping[tuple[str, str], Callable[..., Awaitable[None]]] = {
             ("GET", "/health"): self._health,
@@ -122,15 +123,19 @@ class App:
         await answer.json(503 if worker.broken else 200, said)
 
     async def _metrics(self, answer: _Answer) -> None:
+        text = self.service.worker.telling.text(self.gauges())
+        await answer.send(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    def gauges(self) -> Sequence[tuple[str, str, float]]:
+        """Return what is now: names, what they are, and values."""
         worker, pages = self.service.worker, self.service.worker.engine.pages
-        gauges = (
+        return (
             ("outstanding_requests", "Requests that are answered or waiting.", worker.outstanding),
             ("running_requests", "Requests in the batch.", len(worker.engine.running)),
             ("pages", "Pages for keys and values.", pages.count),
             ("free_pages", "Pages that hold nothing.", pages.free),
             ("known_pages", "Pages that hold known beginnings.", pages.known),
         )
-        await answer.send(200, worker.telling.text(gauges).encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _models(self, answer: _Answer) -> None:
         await answer.json(200, {"object": "list", "data": [_model(name) for name in self.service.models]})
@@ -201,7 +206,8 @@ class App:
             raise Refused(500, str(error), "server_error") from None
 
     def _questions(self, raw: bytes) -> tuple[Named, dict[str, Asked]]:
-        return self.service.decisions(read_decisions(read_json(raw)))
+        found: tuple[Named, dict[str, Asked]] = self.service.decisions(read_decisions(read_json(raw)))
+        return found
 
     def _read(self, raw: bytes, chat: bool) -> tuple[Body, list[Request]]:
         body = (chat_body if chat else plain_body)(read_json(raw))

@@ -80,7 +80,7 @@ def read_json(raw: bytes) -> dict[str, Any]:
 
 def chat_body(found: Mapping[str, Any]) -> Body:
     """Return what a body for chat completions asks for."""
-    fields = _Fields(found, CHAT)
+    fields = Fields(found, CHAT)
     messages, arguments = found.get("messages"), found.get("chat_template_kwargs")
     if not isinstance(messages, list) or not 0 < len(messages) <= MOST_MESSAGES:
         raise BodyError(f"messages is no list of 1 to {MOST_MESSAGES} messages.", "messages")
@@ -108,7 +108,7 @@ def chat_body(found: Mapping[str, Any]) -> Body:
 
 def plain_body(found: Mapping[str, Any]) -> Body:
     """Return what a body for completions asks for."""
-    fields = _Fields(found, PLAIN)
+    fields = Fields(found, PLAIN)
     if found.get("suffix"):
         raise BodyError("suffix is not served.", "suffix", "Leave it out.")
     prompts = _prompts(found.get("prompt"))
@@ -132,13 +132,13 @@ def plain_body(found: Mapping[str, Any]) -> Body:
 def adapter_body(found: Mapping[str, Any], *, loads: bool) -> tuple[str, str]:
     """Return the name and, where it is to be loaded, the path of an adapter, by vLLM's fields."""
     names = ("lora_name", "lora_path") if loads else ("lora_name",)
-    _Fields(found, frozenset(names))
-    if wrong := [name for name in names if not _is_text(found.get(name)) or not found[name]]:
+    Fields(found, frozenset(names))
+    if wrong := [name for name in names if not is_text(found.get(name)) or not found[name]]:
         raise BodyError(f"{wrong[0]} is no text.", wrong[0])
     return found["lora_name"], found.get("lora_path", "")
 
 
-class _Fields:
+class Fields:
     """The fields of a body, of which none may be other than allowed."""
 
     def __init__(self, found: Mapping[str, Any], allowed: frozenset[str]) -> None:
@@ -248,8 +248,8 @@ def _tool(found: Any, where: str) -> dict[str, Any]:
     kept = {key: value for key, value in function.items() if value is not None and key != "strict"}
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", str(kept.get("name", ""))) or not isinstance(kept["name"], str):
         raise BodyError(f"{where} has no name of 1 to 64 letters, digits, dots, - and _.", where)
-    fine = _is_text(kept.get("description", "")) and isinstance(kept.get("parameters", {}), dict)
-    if not fine or not _is_text(json.dumps(kept, ensure_ascii=False)):
+    fine = is_text(kept.get("description", "")) and isinstance(kept.get("parameters", {}), dict)
+    if not fine or not is_text(json.dumps(kept, ensure_ascii=False)):
         raise BodyError(f"{where} has a description that is no text, or parameters that are no schema.", where)
     return {"type": "function", "function": kept}
 
@@ -261,7 +261,7 @@ def _message(found: Any, where: str) -> dict[str, Any]:
     found = {k: v for k, v in found.items() if v or k not in unsaid} if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found.keys() <= {"role", "content", "name"}:
         raise BodyError(f"{where} is no object with role and content alone.", where)
-    role = {"developer": "system"}.get(found.get("role", ""), found.get("role")) if _is_text(found.get("role")) else ""
+    role = {"developer": "system"}.get(found.get("role", ""), found.get("role")) if is_text(found.get("role")) else ""
     if role not in ("system", "user", "assistant"):
         raise BodyError(f"{where} has no role of system, developer, user or assistant.", where)
     return {"role": role, "content": _content(found.get("content"), where)}
@@ -284,16 +284,16 @@ def _of_tools(found: dict[str, Any], where: str) -> dict[str, Any]:
 def _content(content: Any, where: str) -> str:
     if isinstance(content, list):
         if not all(
-            isinstance(part, dict) and part.get("type") == "text" and _is_text(part.get("text")) for part in content
+            isinstance(part, dict) and part.get("type") == "text" and is_text(part.get("text")) for part in content
         ):
             raise BodyError(f"{where} has a part that is no text.", where, "Texts alone are served.")
         content = "".join(part["text"] for part in content)
-    if not _is_text(content):
+    if not is_text(content):
         raise BodyError(f"{where} has no text as its content.", where)
     return str(content)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     """Tell whether a value is a text that can be written as UTF-8, as half a pair of surrogates cannot."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
@@ -302,9 +302,9 @@ def _prompts(found: Any) -> list[str | list[int]]:
     ids: Callable[[Any], bool] = lambda one: (  # noqa: E731
         isinstance(one, list) and bool(one) and all(isinstance(t, int) and not isinstance(t, bool) for t in one)
     )
-    if _is_text(found) or ids(found):
+    if is_text(found) or ids(found):
         return [found]
-    if isinstance(found, list) and 0 < len(found) <= MOST_CHOICES and all(_is_text(one) or ids(one) for one in found):
+    if isinstance(found, list) and 0 < len(found) <= MOST_CHOICES and all(is_text(one) or ids(one) for one in found):
         return found
     raise BodyError(f"prompt is no text, no list of token ids, and no list of 1 to {MOST_CHOICES} of these.", "prompt")
 
