@@ -1,10 +1,11 @@
-"""The server under load: many clients over several adapters, some of whom break off, dawdle or send nonsense; then fuzz.
+"""The server under load: many clients over several adapters, some of whom break off, dawdle or send nonsense; and fuzz.
 
     python benchmarks/serve_load.py [--minutes 10] [--clients 200] [--adapters 8] [--fuzz 200000] [--model MODEL]
 
-Without --model a tiny one is made. Each prompt is first asked alone; under load every whole answer must be that one, word
-for word, nothing may get lost, and the server's memory must not grow. Fuzzed bodies must be answered by 200, 400, 404 or
-413, without a traceback. It sends to this machine alone and stops by itself; exit code 1 says that something did not hold.
+Without --model a tiny one is made. Each prompt is first asked alone; under load every whole answer must be that one,
+word for word, nothing may get lost, and the server's memory must not grow. Fuzzed bodies must be answered by 200, 400,
+404 or 413, without a traceback. It sends to this machine alone and stops by itself; exit code 1 says that something did
+not hold.
 """
 
 from __future__ import annotations
@@ -22,24 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "looked",
-    "at",
-    "rain",
-    "while",
-    "nobody",
-    "said",
-    "what",
-    "it",
-    "was",
-]
+WORDS = "the cat sat on a mat and looked at rain while nobody said what it was".split()  # noqa: SIM905
 TENTH = ("break off", "dawdle", "nonsense")
 FINE = {200, 400, 404, 413}
 
