@@ -162,15 +162,16 @@ async def loaded(port: int, pid: int, options: argparse.Namespace) -> bool:
 
 def fuzzed(dice: random.Random) -> bytes:
     """Return a body that is one of ours with something changed, or no body at all."""
-    fields: dict[str, Any] = {"model": "base", "prompt": "a", "max_tokens": 2, "messages": [{"role": "user"}]}
+    said: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}]} if dice.random() < 0.3 else {"prompt": "a"}
+    fields: dict[str, Any] = {"model": "base", "max_tokens": 2} | said
     names = [*fields, "temperature", "top_p", "n", "stop", "logprobs", "logit_bias", "stream", "tools", "tool_choice"]
     names += ["response_format", "structured_outputs", "seed", "state", "questions", "echo", "chat_template_kwargs"]
     values = [None, True, -1, 2**70, 1e308, "", "\u0000", "x" * 3000, [], {}, [[]], {"type": "json_object"}, [1, "a"]]
     values += [{"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}, {"regex": "(a*)*b"}, ["user"] * 40]
     for _ in range(dice.randint(0, 4)):
         fields[dice.choice(names)] = dice.choice(values)
-    for name in dice.sample(names, 2):
-        fields.pop(name, None)
+    if dice.random() < 0.2:
+        fields.pop(dice.choice([*fields]))
     raw = bytearray(json.dumps(fields).encode())
     for _ in range(dice.choice([0, 0, 0, 1, 3])):
         raw[dice.randrange(len(raw))] = dice.randrange(256)

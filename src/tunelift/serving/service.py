@@ -70,7 +70,8 @@ class Named:
             answer = {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
             given = Conversation(({"role": "user", "content": "x"}, answer), tools)
             example = Example("1", "", "", given)
-            text = self.renderer.answer(example)
+            found = self.renderer.written(example)
+            text = found.text.text[found.answers[-1].asked : found.answers[-1].end]
             ends = [self.renderer.tokenizer.decode([token]) for token in (*self.ends, *self.renderer.stop_ids(example))]
             for end in ends * 2:
                 text = text.rstrip().removesuffix(end) if text.rstrip().endswith(end) else text
