@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 import tiny_models
 from small_rows import WORDS
@@ -20,11 +23,13 @@ from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import ModelSection
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.loader import Loader
 from tunelift.pipeline.proving import prove
 from tunelift.pipeline.run import run
 from tunelift.pipeline.served import measured_of, ready, section_for, sources_of
 from tunelift.serving.decisions import read_decisions
 from tunelift.serving.engine import Limits
+from tunelift.serving.requests import Request, Stop
 from tunelift.serving.service import Service
 from tunelift.serving.worker import ask_all
 
@@ -171,3 +176,74 @@ def test_nothing_is_served_to_others_without_a_token(tiny: dict[str, Any], capsy
         cli.main(["serve", "--model", tiny["model"], "--host", "0.0.0.0"])
     assert done.value.code == 2
     assert "no token is asked for" in capsys.readouterr().err
+
+
+@pytest.fixture
+def two_adapters(tmp_path: Path) -> Path:
+    """Two adapters of one tiny model, in a folder of their own, with the model beside it."""
+    tiny_models.causal().save_pretrained(tmp_path / "model")
+    tiny_models.byte_level().save_pretrained(tmp_path / "model")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        config = LoraConfig(target_modules="all-linear", init_lora_weights=False, r=4, task_type="CAUSAL_LM")
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), config)
+        adapted.save_pretrained(tmp_path / "adapters" / name)
+    return tmp_path / "adapters"
+
+
+def greedy(service: Service, name: str, text: str = "ball") -> list[int]:
+    named = service.named(name)
+    ids, _ = named.asked(text)
+    (deltas,) = ask_all(service.worker, [Request(ids, adapter=named.adapter, stop=Stop(max_new_tokens=8))])
+    return [token.id for delta in deltas for token in delta.tokens]
+
+
+def test_adapters_come_and_go_while_others_are_answered(
+    two_adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = sources_of([("one", str(two_adapters / "one")), ("two", str(two_adapters / "two"))])
+    section = ModelSection(name=str(tmp_path / "model"), dtype="float32")
+    with ready(section, sources, LIMITS) as found:
+        service = Service(found.worker, found.models)
+        wanted = {name: greedy(service, name) for name in service.models}
+    with ready(section, [], LIMITS) as found:
+        service = Service(found.worker, found.models)
+        loader = Loader(found, service, [two_adapters])
+        assert greedy(service, "model") == wanted["model"]
+        for name in ("one", "two"):
+            loader.load(name, name)
+            assert {own: greedy(service, own) for own in service.models} == {own: wanted[own] for own in service.models}
+        refused: list[tuple[str, str, str]] = [
+            ("one", "two", "already"), ("three", str(tmp_path), "no folder"), ("three", "..", "no folder"),
+            ("three", ".", "no folder"), (" ", "two", "lora_name"),
+        ]  # fmt: skip
+        for name, path, why in refused:
+            with pytest.raises(InputError, match=why):
+                loader.load(name, path)
+        (two_adapters / "way").symlink_to(tmp_path)
+        with pytest.raises(InputError, match="no folder"):
+            loader.load("three", "way")
+        # A request that is there when its adapter is unloaded ends as it would have.
+        named, told = service.named("two"), list[Any]()
+        ids, _ = named.asked("ball")
+        request = Request(ids, adapter=named.adapter, stop=Stop(max_new_tokens=8))
+        found.worker.submit(request, told.append)
+        loader.unload("two")
+        assert [token.id for delta in told for token in delta.tokens] == wanted["two"]
+        assert list(service.models) == ["model", "one"]
+        with pytest.raises(InputError, match="no adapter"):
+            found.worker.submit(Request(ids, adapter=named.adapter, stop=Stop(max_new_tokens=8)), told.append)
+        with pytest.raises(InputError, match="no model"):
+            loader.unload("two")
+        with pytest.raises(InputError, match="the base"):
+            loader.unload("model")
+        # Another adapter by the name of one that has gone is not taken for it, nor what was known under it.
+        loader.unload("one")
+        loader.load("one", "two")
+        assert greedy(service, "one") == wanted["two"]
+        assert greedy(service, "model") == wanted["model"]
+        monkeypatch.setattr(found.worker.engine._adapters, "_laid_out", lambda module: (torch.empty(0),) * 2 + ((),))
+        with pytest.raises(TuneliftError, match="not this adapter"):  # as of a server that ignores it
+            loader.load("two", "two")
+        assert list(service.models) == ["model", "one"]
+        assert found.worker.broken is None

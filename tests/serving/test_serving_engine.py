@@ -36,9 +36,9 @@ def ids_of(engine: Engine, requests: list[Request]) -> list[list[int]]:
     return [[token.id for delta in found[r.number] for token in delta.tokens] for r in requests]
 
 
-def adapted(*configs: Any) -> Any:
+def adapted(*configs: Any, model: Any = None) -> Any:
     torch.manual_seed(1)
-    model = get_peft_model(causal(), configs[0], adapter_name="a0")
+    model = get_peft_model(model or causal(), configs[0], adapter_name="a0")
     for number, config in enumerate(configs[1:], start=1):
         model.add_adapter(f"a{number}", config)
     for name, parameter in model.named_parameters():
@@ -267,3 +267,34 @@ def test_no_page_is_lost_or_held_twice(asked: list[tuple[int, int, bool]]) -> No
     pages.forget_all("a")
     pages.forget_all(None)
     assert (pages.free, pages.known) == (pages.count, 0)
+
+
+def test_prompts_that_come_together_share_their_beginning() -> None:
+    """Four that begin alike, one of another adapter's and one that begins otherwise: what is common is read once."""
+    (row, other), base = rows(150, 40), causal(max_position_embeddings=512)
+    model = adapted(lora(), model=base)
+    prompts = [(row, None), ([*row[:140], 7, 8], None), (row, "a0"), (other, None), (row[:130], None), (row, None)]
+
+    def requests() -> list[Request]:
+        return [Request(ids, Sampling(logprobs=0), name, Stop(max_new_tokens=6)) for ids, name in prompts]
+
+    with Engine(model, TOKENIZER, Limits(1, 9, 2048), "to be compared with") as engine:
+        wanted = ids_of(engine, requests())
+    with Engine(model, TOKENIZER, Limits(8, 9, 2048, 64)) as engine:
+        asked = requests()
+        found = answered(engine, asked)
+        assert [[token.id for delta in found[r.number] for token in delta.tokens] for r in asked] == wanted
+        known = [found[request.number][0].known for request in asked]
+        assert known[0] == known[2] == known[3] == 0
+        assert min(known[1], known[4], known[5]) >= 2 * PAGE
+        # One whose reader goes is not forgotten.
+        first = Request([5, *row], adapter=None, stop=Stop(max_new_tokens=2))
+        second = Request([5, *row[:140]], adapter=None, stop=Stop(max_new_tokens=2))
+        engine.submit(first)
+        engine.submit(second)
+        engine.step()
+        assert [one.request for one in engine.running] == [first]
+        engine.cancel(first.number)
+        told = [delta for _ in range(9) for delta in engine.step()]
+        assert told[-1].finish == "length"
+        assert engine.pages.free + engine.pages.known == engine.pages.count

@@ -202,7 +202,7 @@ USER = {"role": "user", "content": "hi"}
         ("chat/completions", {"messages": [{"role": "robot", "content": "a"}]}, 400, "messages[0]"),
         ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0]"),
         ("chat/completions", {"messages": [USER, {"role": "assistant", "content": "a"}]}, 400, "messages"),
-        ("chat/completions", {"messages": [USER], "tools": [{"type": "function"}]}, 400, "tools"),
+        ("chat/completions", {"messages": [USER], "tools": [{"type": "function"}]}, 400, "tools[0]"),
         ("chat/completions", {"messages": [USER], "top_logprobs": 2}, 400, "top_logprobs"),
         ("nothing", {}, 404, None),
     ],

@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tunelift.adapters.build import homeless, refuse_changes_of_base, without_strays
+from tunelift.adapters.build import homeless, is_adapted, refuse_changes_of_base, without_strays
 from tunelift.adapters.methods import METHODS, method_of, name_of, title_of
 from tunelift.adapters.narrow import check_narrow
 from tunelift.adapters.new_tokens import grow
@@ -79,18 +79,22 @@ def load_adapters(model: Any, folders: Mapping[str, str | Path], weights_sha256:
 
     Raises InputError where one was made on other weights, or cannot stand beside those before it.
     """
+    for name, folder in folders.items():
+        model = with_adapter(model, name, folder, weights_sha256)
+    return model
+
+
+def with_adapter(model: Any, name: str, folder: str | Path, weights_sha256: str | None) -> Any:
+    """Return peft's own model: `model`, which may have adapters already, with one more; raises as `load_adapters`."""
     from peft import PeftModel
 
-    adapted = None
-    for name, folder in folders.items():
-        read_adapter_config(folder)
-        check_base(folder, weights_sha256)
-        with _fitting(folder):
-            if adapted is None:
-                adapted = without_strays(PeftModel.from_pretrained(model, str(folder), adapter_name=name))
-            else:
-                adapted.load_adapter(str(folder), adapter_name=name)
-    return model if adapted is None else adapted
+    read_adapter_config(folder)
+    check_base(folder, weights_sha256)
+    with _fitting(folder):
+        if not is_adapted(model):
+            return without_strays(PeftModel.from_pretrained(model, str(folder), adapter_name=name))
+        model.load_adapter(str(folder), adapter_name=name)
+    return model
 
 
 def check_goes_on(folder: str | Path) -> None:

@@ -36,6 +36,11 @@ WHOLE = click.IntRange(min=1)
 @click.option("--most-new-tokens", type=WHOLE, default=1024, show_default=True, help="Longest answer (tokens).")
 @click.option("--most-bytes", type=WHOLE, default=2**20, show_default=True, help="Largest body of a request.")
 @click.option("--seconds", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Longest request.")
+@click.option("--embeddings", is_flag=True, help="The model is a sentence model: serve vectors, as its runs do anyway.")
+@click.option(
+    "--adapters-from", multiple=True, type=click.Path(exists=True, file_okay=False), metavar="FOLDER",
+    help="Let clients load and unload adapters of this folder while it runs; may be given several times.",
+)  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -> None:
     """Serve a base and its adapters, each under a name of its own, to OpenAI's clients.
@@ -47,6 +52,8 @@ def command(ctx: click.Context, /, arguments: tuple[str, ...], **options: Any) -
       tunelift serve runs/demo
       tunelift serve --model gemma3-270m topics=runs/demo other=my-adapter --port 8001
       TUNELIFT_TOKEN=... tunelift serve runs/demo --host 0.0.0.0
+      tunelift serve --model gemma3-270m --adapters-from runs
+      tunelift serve --model all-minilm-l6-v2 --embeddings
     """
     token = _token(options["token_file"])
     if options["host"] not in LOOPBACK and token is None:

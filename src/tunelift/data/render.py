@@ -125,7 +125,7 @@ class Renderer:
         does not write at the end of a prompt, such as an empty block of reasoning.
         """
         texts = iter(self.continued([e for e in examples if e.conversation is None], [[] for _ in examples]))
-        written = [None if example.conversation is None else self._written(example) for example in examples]
+        written = [None if example.conversation is None else self.written(example) for example in examples]
         prompts = iter(self._encoder.encode([w.text.cut(0, w.answers[-1].asked) for w in written if w]))
         found = []
         for example, w in zip(examples, written, strict=True):
@@ -263,9 +263,9 @@ class Renderer:
             prompt = example.prompt.rstrip(" ")  # tokenizers join these blanks to the word that follows
             moved = example.prompt[len(prompt) :]
             return [Text(prompt)] * bool(prompt), [self._answered(prompt, moved + answer) for answer in completions]
-        own = self._written(example)
+        own = self.written(example)
         answered = [_answered_with(example, completion) for completion in completions]
-        answers = [own.text if one is example else self._written(one).text for one in answered]
+        answers = [own.text if one is example else self.written(one).text for one in answered]
         last = own.answers[-1]
         borders = [own.text.cut(0, at) for at in dict.fromkeys((last.asked, last.begun))]
         # Before an answer with reasoning a template writes other words than before one without.
@@ -295,7 +295,7 @@ class Renderer:
             return whole
         return ids + self._encoder.encode([text.cut(done, len(text.text))])[0]
 
-    def _written(self, example: Example) -> Written:
+    def written(self, example: Example) -> Written:
         """Return a conversation with its last answer alone, which may be one that is not known yet."""
         assert example.conversation is not None
         last = example.conversation.messages[-1]["role"]

@@ -52,12 +52,15 @@ def prove(ready: Ready) -> list[Proved]:
     can be compared. What comes of no run was not measured, and is not looked at.
     """
     named = {model.name: model for model in ready.models}
-    found = list[Proved]()
-    for source in ready.sources.values():
-        if source.run is not None:
-            for side, name in ((BASE, ready.base), (TUNED, source.name)):
-                found.append(_proved(ready, source, side, named[name]))
-    return found
+    sources = ready.sources.values()
+    return [one for source in sources for one in prove_one(ready, source, named[source.name])]
+
+
+def prove_one(ready: Ready, source: Source, named: Named) -> list[Proved]:
+    """Do the same for what one source is served as; of no run nothing is found."""
+    if source.run is None:
+        return []
+    return [_proved(ready, source, BASE, ready.models[0]), _proved(ready, source, TUNED, named)]
 
 
 def _proved(ready: Ready, source: Source, side: str, named: Named) -> Proved:

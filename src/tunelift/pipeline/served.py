@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker that has begun, its models, the base first, and how far two right scores may be apart (nats)."""
+    """A worker that has begun, its models, the base first, and how far two right scores may be apart (nats).
+
+    `session` has a model of its own of the same weights, which nothing is put on.
+    """
 
     worker: Worker
     models: Sequence[Named]
     nats: float
     sources: Mapping[str, Source]
     base: str
+    session: Session
 
 
 def sources_of(given: Sequence[tuple[str | None, str]]) -> list[Source]:
@@ -117,33 +122,41 @@ def measured_of(source: Source, side: str) -> Measured | None:
     return Measured(Template(data.prompt, "data.prompt"), tuple(labels), temperature)
 
 
+def examined(session: Session, source: Source) -> Any:
+    """Return the tokenizer that a source is asked with; raise InputError where it does not fit what is served."""
+    task = str(adapter_facts(source.folder)["task"])
+    if task in TASKS and not TASKS.get(task).next_token:
+        raise InputError(f"The adapter {source.folder} was made for {task}, which continues no text.")
+    session.examine(source.folder)
+    if vocabulary_of(source.folder):
+        raise InputError(
+            f"The adapter {source.folder} brings tokens of its own, and what is served has the base's vocabulary.",
+            fix="Merge it into a model of its own and serve that: tunelift export RUN --to merged.",
+        )
+    return session.examined.tokenizer if session.examined else session.base_tokenizer
+
+
+def with_same_weights(model: Any) -> Any:
+    """Return a copy of a model that shares its weights: what is put on one is not on the other."""
+    return deepcopy(model, {id(x): x for x in (*model.parameters(), *model.buffers())})
+
+
 @contextmanager
 def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name: str | None = None) -> Iterator[Ready]:
     """Load a base with its adapters, and let a worker answer with them for a while.
 
     Raises InputError where an adapter does not fit, or is of a task that continues no text.
     """
-    for source in sources:
-        task = str(adapter_facts(source.folder)["task"])
-        if task in TASKS and not TASKS.get(task).next_token:
-            raise InputError(f"The adapter {source.folder} was made for {task}, which continues no text.")
     session = Session.open(section_for(section, sources), DEFAULT)
     base = name or Path(session.identity.name).name
     if base in (source.name for source in sources):
         raise InputError(f"An adapter has the base's name, {base}.", fix="Name it otherwise: NAME=FOLDER.")
-    tokenizers = list[Any]()
-    for source in sources:
-        session.examine(source.folder)
-        if vocabulary_of(source.folder):
-            raise InputError(
-                f"The adapter {source.folder} brings tokens of its own, and what is served has the base's vocabulary.",
-                fix="Merge it into a model of its own and serve that: tunelift export RUN --to merged.",
-            )
-        tokenizers.append(session.examined.tokenizer if session.examined else session.base_tokenizer)
+    tokenizers = [examined(session, source) for source in sources]
     keys = [f"served{number}" for number in range(len(sources))]
     folders = {key: source.folder for key, source in zip(keys, sources, strict=True)}
     nats = target_model(session.model)[0].nats
-    model = load_adapters(session.model, folders, session.identity.weights_sha256).eval()
+    served, session.model = session.model, with_same_weights(session.model)
+    model = load_adapters(served, folders, session.identity.weights_sha256).eval()
     alone = why_alone(model, session.base_tokenizer, nats)
     engine = Engine(model, session.base_tokenizer, limits, alone)
     engine.tokenizers = dict(zip(keys, tokenizers, strict=True))
@@ -154,4 +167,4 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     for source, key, own in zip(sources, keys, tokenizers, strict=True):
         models.append(Named(source.name, key, own, model, measured=measured_of(source, TUNED)))
     with Worker(engine) as worker:
-        yield Ready(worker, models, nats, {source.name: source for source in sources}, base)
+        yield Ready(worker, models, nats, {source.name: source for source in sources}, base, session)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunelift.serving.requests import Delta, Request, Token
+from tunelift.serving.tools import Call, Reading
 
 FINISHES = {"stop": "stop", "length": "length", "cancelled": "length", "error": "error"}
 
@@ -30,14 +31,26 @@ class Choice:
     finish: str | None = None
     count: int = 0
     known: int = 0
+    reading: Reading | None = None
+    calls: list[Call] = field(default_factory=list)
 
-    def add(self, delta: Delta) -> None:
-        self.text += delta.text
+    def add(self, delta: Delta) -> str:
+        """Take more of the answer; return what may be told of its text now, without the calls that are in it."""
+        text = delta.text
+        if self.reading:
+            text = self.reading.add(text)
+            if delta.finish:
+                rest, self.calls = self.reading.end()
+                text += rest
+        self.text += text
         self.tokens += delta.tokens
         self.prompt += delta.prompt
         self.finish = FINISHES[delta.finish] if delta.finish else None
         self.count += len(delta.tokens)
         self.known += delta.known
+        if self.calls and self.finish == "stop":
+            self.finish = "tool_calls"
+        return text
 
 
 class Form:
@@ -58,12 +71,14 @@ class Form:
         """Return the first part of a stream, which says who speaks."""
         return self._part({"index": n, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
 
-    def part(self, n: int, delta: Delta, before: int) -> dict[str, Any]:
-        """Return a part of a stream; `before` is how many letters of its text came before."""
-        finish = FINISHES[delta.finish] if delta.finish else None
-        found: dict[str, Any] = {"index": n, "finish_reason": finish}
-        found |= {"delta": {"content": delta.text} if delta.text else {}} if self.chat else {"text": delta.text}
-        return self._part(found | {"logprobs": self._logprobs(delta.tokens, before)})
+    def part(self, n: int, choice: Choice, text: str, tokens: Sequence[Token]) -> dict[str, Any]:
+        """Return a part of a stream: the text and tokens that were added to a choice, and its calls with the last."""
+        found: dict[str, Any] = {"index": n, "finish_reason": choice.finish}
+        said: dict[str, Any] = {"content": text} if text else {}
+        if choice.calls:
+            said["tool_calls"] = [{"index": at, **call.object()} for at, call in enumerate(choice.calls)]
+        found |= {"delta": said} if self.chat else {"text": text}
+        return self._part(found | {"logprobs": self._logprobs(tokens, len(choice.text) - len(text))})
 
     def counted(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Return the last part of a stream: counts and no choices."""
@@ -76,7 +91,10 @@ class Form:
     def _choice(self, n: int, choice: Choice) -> dict[str, Any]:
         found: dict[str, Any] = {"index": n, "finish_reason": choice.finish}
         if self.chat:
-            message = {"role": "assistant", "content": choice.text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+            if choice.calls:
+                calls = [call.object() for call in choice.calls]
+                message |= {"content": choice.text or None, "tool_calls": calls}
             return found | {"message": message, "logprobs": self._logprobs(choice.tokens, 0)}
         if not self.echo:
             return found | {"text": choice.text, "logprobs": self._logprobs(choice.tokens, 0)}

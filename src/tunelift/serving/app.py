@@ -10,18 +10,19 @@ import hmac
 import json
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from tunelift.core.errors import InputError
+from tunelift.core.errors import InputError, TuneliftError
 from tunelift.serving.answers import Choice, Form, error_object
-from tunelift.serving.bodies import Body, BodyError, chat_body, plain_body, read_json
+from tunelift.serving.bodies import Body, BodyError, adapter_body, chat_body, plain_body, read_json
 from tunelift.serving.decisions import Asked, read_decisions
 from tunelift.serving.engine import FullError
 from tunelift.serving.requests import Delta, Request
-from tunelift.serving.service import Named, Service, UnknownModelError
+from tunelift.serving.service import Named, UnknownModelError
 from tunelift.serving.worker import StoppedError
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +31,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 JSON = b"application/json"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
 class Refused(Exception):  # noqa: N818 - no error of ours: an answer
@@ -47,8 +49,10 @@ class Refused(Exception):  # noqa: N818 - no error of ours: an answer
 class App:
     """The application. With a `token` every route asks for it; without one only this machine's own names are served."""
 
-    def __init__(self, service: Service, token: str | None = None) -> None:
-        self.service, self.token = service, token
+    def __init__(self, service: Any, token: str | None = None) -> None:
+        self.service: Any = service  # whose models answer: see Service, and EmbeddingService
+        self.token = token
+        self._one_by_one = ThreadPoolExecutor(1)  # for what takes long, lest it take the threads that read bodies
         self.routes: Mapping[tuple[str, str], Callable[..., Awaitable[None]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/metrics"): self._metrics,
@@ -56,6 +60,8 @@ class App:
             ("POST", "/v1/chat/completions"): self._completions,
             ("POST", "/v1/completions"): self._completions,
             ("POST", "/v1/systemone"): self._decisions,
+            ("POST", LOAD): self._adapters,
+            ("POST", UNLOAD): self._adapters,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,15 +123,19 @@ class App:
         await answer.json(503 if worker.broken else 200, said)
 
     async def _metrics(self, answer: _Answer) -> None:
+        text = self.service.worker.telling.text(self.gauges())
+        await answer.send(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    def gauges(self) -> Sequence[tuple[str, str, float]]:
+        """Return what is now: names, what they are, and values."""
         worker, pages = self.service.worker, self.service.worker.engine.pages
-        gauges = (
+        return (
             ("outstanding_requests", "Requests that are answered or waiting.", worker.outstanding),
             ("running_requests", "Requests in the batch.", len(worker.engine.running)),
             ("pages", "Pages for keys and values.", pages.count),
             ("free_pages", "Pages that hold nothing.", pages.free),
             ("known_pages", "Pages that hold known beginnings.", pages.known),
         )
-        await answer.send(200, worker.telling.text(gauges).encode(), b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _models(self, answer: _Answer) -> None:
         await answer.json(200, {"object": "list", "data": [_model(name) for name in self.service.models]})
@@ -140,7 +150,7 @@ class App:
         body, requests = await self._understood(answer, partial(self._read, chat=chat))
         named = self.service.named(body.model)
         form = Form(uuid4().hex, named.name, named.tokenizer, chat=chat, echo=body.echo)
-        choices = {request.number: Choice(request) for request in requests}
+        choices = {request.number: Choice(request, reading=named.reading(body)) for request in requests}
         if body.streamed:
             async with aclosing(self._deltas(requests, answer)) as deltas:
                 return await self._stream(answer, form, body, choices, deltas)
@@ -161,20 +171,43 @@ class App:
         answers = {name: one.answer() for name, one in asked.items()}
         await answer.json(200, {"model": named.name, "answers": answers, "usage": usage})
 
-    async def _understood(self, answer: _Answer, read: Callable[[bytes], Any]) -> Any:
-        """Return what `read` makes of a body; raise Refused where it cannot be answered."""
+    async def _adapters(self, answer: _Answer) -> None:
+        """Load or unload an adapter, by vLLM's form; what is asked meanwhile goes on."""
+        adapters = self.service.adapters
+        if adapters is None:
+            raise Refused(404, "Adapters are not loaded while this server runs: it was begun without --adapters-from.")
+        loads = answer.scope["path"] == LOAD
+
+        def change(raw: bytes) -> str:
+            name, path = adapter_body(read_json(raw), loads=loads)
+            adapters.load(name, path) if loads else adapters.unload(name)
+            return name
+
+        name = await self._understood(answer, change, self._one_by_one)
+        said = f"Success: LoRA adapter '{name}' {'added' if loads else 'removed'} successfully."
+        await answer.send(200, said.encode(), b"text/plain; charset=utf-8")
+
+    async def _understood(
+        self, answer: _Answer, read: Callable[[bytes], Any], threads: ThreadPoolExecutor | None = None
+    ) -> Any:
+        """Return what `read` makes of a body in another thread; raise Refused where it cannot be answered."""
         raw = await answer.body(self.service.allowed.body, self.service.allowed.body_seconds)
         try:
-            return await asyncio.to_thread(read, raw)
+            return await asyncio.get_running_loop().run_in_executor(threads, read, raw)
         except BodyError as error:
             missing = isinstance(error, UnknownModelError)
             code = "model_not_found" if missing else None
             raise Refused(404 if missing else 400, str(error), parameter=error.parameter, code=code) from None
         except InputError as error:
             raise Refused(400, str(error)) from None
+        except StoppedError as error:
+            raise _stopping(error) from None
+        except TuneliftError as error:
+            raise Refused(500, str(error), "server_error") from None
 
     def _questions(self, raw: bytes) -> tuple[Named, dict[str, Asked]]:
-        return self.service.decisions(read_decisions(read_json(raw)))
+        found: tuple[Named, dict[str, Asked]] = self.service.decisions(read_decisions(read_json(raw)))
+        return found
 
     def _read(self, raw: bytes, chat: bool) -> tuple[Body, list[Request]]:
         body = (chat_body if chat else plain_body)(read_json(raw))
@@ -194,10 +227,9 @@ class App:
                 await answer.event(error_object(delta.reason, "server_error"))
                 return await answer.end()
             choice = choices[delta.number]
-            before = len(choice.text)
-            choice.add(delta)
-            if delta.text or delta.tokens or delta.finish:
-                await answer.event(form.part(order.index(delta.number), delta, before))
+            text = choice.add(delta)
+            if text or delta.tokens or delta.finish:
+                await answer.event(form.part(order.index(delta.number), choice, text, delta.tokens))
         if body.usage:
             await answer.event(form.counted(list(choices.values())))
         await answer.more(b"data: [DONE]\n\n")
@@ -235,7 +267,9 @@ class App:
         except FullError as error:
             raise Refused(429, str(error), "rate_limit_error", headers={"Retry-After": "1"}) from None
         except StoppedError as error:
-            raise Refused(503, str(error), "server_error", headers={"Retry-After": "5"}) from None
+            raise _stopping(error) from None
+        except InputError as error:  # as of an adapter that was unloaded a moment ago
+            raise Refused(404, str(error), code="model_not_found") from None
         finally:
             gone.cancel()
             if left:
@@ -326,6 +360,10 @@ class _Answer:
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _stopping(error: StoppedError) -> Refused:
+    return Refused(503, str(error), "server_error", headers={"Retry-After": "5"})
 
 
 def _model(name: str) -> dict[str, Any]:

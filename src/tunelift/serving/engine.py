@@ -8,7 +8,7 @@ written, and a chunk of the prompts that wait to be read. Attention goes by page
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +100,25 @@ class Engine:
         self._undo.all()
         self._stack.close()
 
+    def has(self, adapter: str | None) -> bool:
+        """Tell whether there is an adapter of this name; None is the base."""
+        return adapter is None or adapter in (getattr(self.model, "peft_config", None) or {})
+
+    def put_on(self, name: str, tokenizer: Any, put: Callable[[Any], Any]) -> None:
+        """Take one more adapter between two steps: `put` returns the model with it under this name."""
+        self.model = put(self.model).eval()
+        self.tokenizers[name] = tokenizer
+        self._adapters.changed(self.model)
+
+    def take_off(self, name: str) -> None:
+        """Give up an adapter of which no request is left, with all that is known under it."""
+        self.model.delete_adapter(name)
+        if not self.model.peft_config:  # peft asks the one that is on how to call the base
+            self.model = self.model.unload()
+        self.tokenizers.pop(name, None)
+        self.pages.forget_all(name)
+        self._adapters.changed(self.model)
+
     def check(self, request: Request) -> None:
         """Raise InputError for what can never be answered."""
         ids, most = request.ids, request.stop.max_new_tokens
@@ -108,7 +127,7 @@ class Engine:
             raise InputError("There is nothing to answer: the prompt is empty.", fix="Give it some text.")
         if any(not 0 <= token < size for token in ids):
             raise InputError(f"A token of the prompt is none of the model's {size}.")
-        if request.adapter is not None and request.adapter not in (getattr(self.model, "peft_config", None) or {}):
+        if not self.has(request.adapter):
             raise InputError(f"There is no adapter {request.adapter!r:.80}.")
         if most < (0 if request.scored_from else 1) or (request.scored_from or 1) < 1:
             raise InputError("A request has to ask for at least one token.")
@@ -161,21 +180,33 @@ class Engine:
         return deltas
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self.limits.rows:
-            request = self.waiting[0]
+        for request in list(self.waiting):
+            if len(self.running) >= self.limits.rows:
+                return
+            known = self._may_be_known(request)
+            if self._is_being_read(request.adapter, known):
+                continue
             ids = list(request.ids)
-            known = ids if request.scored_from is None else ids[: request.scored_from]
-            known = known[:1] if self.alone else known
             held = self.pages.take(request.adapter, known, len(ids) + request.stop.max_new_tokens)
             if held is None:
                 return
-            self.waiting.popleft()
+            self.waiting.remove(request)
             if held.copied:
                 self.arena.copy(*held.copied)
             tokenizer = self.tokenizers.get(request.adapter or "", self.tokenizer)
-            speech = Speech(tokenizer, request.stop.strings)
+            speech = Speech(tokenizer, request.stop.strings, special=request.special)
             sampler = Sampler(request.sampling, ids, request.grammar.matcher() if request.grammar else None)
             self.running.append(Running(request, held, sampler, speech, ids, computed=held.tokens))
+
+    def _may_be_known(self, request: Request) -> Sequence[int]:
+        """Return the ids of a prompt whose keys and values may be another's, the last of them not."""
+        return request.ids[:1] if self.alone else request.ids[: request.scored_from]
+
+    def _is_being_read(self, adapter: str | None, known: Sequence[int]) -> bool:
+        """Tell whether another request is reading a page with which this one begins too: it is known in a moment."""
+        readers = (one for one in self.running if one.reading and one.request.adapter == adapter)
+        ends = ((one.request.ids, (one.computed // PAGE + 1) * PAGE) for one in readers)
+        return any(end < len(known) and list(ids[:end]) == list(known[:end]) for ids, end in ends)
 
     def _calls(self) -> Iterator[list[tuple[Running, int]]]:
         """Yield who is in each call of this step, with how many tokens: one, or a chunk of what is to be read."""
@@ -270,10 +301,10 @@ class Engine:
         for n in range(scored):
             place = max(first, (request.scored_from or 1) - 1) + n + 1
             one.told.append(told(logits[n], one.ids[place], sampling.logprobs or 0))
+        if was_reading and not self.alone:
+            self.pages.share(one.held, request.adapter, request.ids[: one.computed])
         if not more:
             return []
-        if was_reading and not self.alone:
-            self.pages.share(one.held, request.adapter, request.ids)
         prompt, known = (one.told, one.held.tokens) if was_reading else ((), 0)
         if not request.stop.max_new_tokens:
             self._leave(one)

@@ -27,9 +27,9 @@ class FormError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What an answer has to be: JSON of a schema, a text of a regular expression, or one of some texts."""
+    """What an answer has to be: JSON of a schema, a text of a regular expression, one of some, or one of a grammar."""
 
-    kind: Literal["json", "regex", "choice"]
+    kind: Literal["json", "regex", "choice", "lark"]
     value: Any
 
 
@@ -124,6 +124,8 @@ def _source(form: Form) -> str:
     """Return a form as llguidance reads it."""
     from llguidance import LLMatcher
 
+    if form.kind == "lark":
+        return str(LLMatcher.grammar_from_lark(form.value))
     if form.kind == "regex":
         return str(LLMatcher.grammar_from_regex(form.value))
     if form.kind == "choice":

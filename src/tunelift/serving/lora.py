@@ -23,13 +23,23 @@ class ByToken:
 
     def __init__(self, model: Any, undo: Undo) -> None:
         self.adapters: list[str] = []
+        self._undo, self._taken = undo, set[Any]()
         self._at_work: list[str] = []
         self._mine: dict[tuple[int, ...], Tensor] = {}
         self._rows: Tensor | None = None
         self._stacked: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}
+        self.changed(model)
+
+    def changed(self, model: Any) -> None:
+        """Know of adapters that have come or gone: layers are taken or let go, and what was laid out is forgotten."""
+        self._at_work, self._stacked = [], {}
+        here = set(model.modules())
+        self._taken &= here
+        self._undo.replaced = [one for one in self._undo.replaced if one[0] in here]
         for module in model.modules():
-            if _is_lora(module):
-                undo.put(module, partial(self._forward, module, module.base_layer))
+            if _is_lora(module) and module not in self._taken:
+                self._taken.add(module)
+                self._undo.put(module, partial(self._forward, module, module.base_layer))
 
     @contextmanager
     def of(self, adapters: Sequence[str | None]) -> Iterator[None]:
@@ -41,10 +51,6 @@ class ByToken:
         self._rows = torch.tensor([-1 if name is None else numbers[name] for name in adapters], dtype=torch.long)
         self._mine, self.adapters = {}, wanted
         yield
-
-    def forget(self) -> None:
-        """Forget what was laid out of adapters, since one has gone or another has come by its name."""
-        self._at_work, self._stacked = [], {}
 
     def _forward(self, module: Any, base: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         found = base(x, *args, **kwargs)
@@ -96,8 +102,9 @@ class InTurns:
         with self.model.disable_adapter() if name is None else nullcontext():
             yield
 
-    def forget(self) -> None:
-        """Nothing is laid out here."""
+    def changed(self, model: Any) -> None:
+        """Know of adapters that have come or gone."""
+        self.model = model
 
 
 def unmixed(model: Any) -> str | None:

@@ -120,9 +120,12 @@ class Pages:
 
     def forget_all(self, adapter: str | None) -> None:
         """Forget the beginnings under an adapter that nobody holds."""
-        root = self._roots.get(adapter)
-        while root and (leaf := next((known for known in _leaves(root)), None)):
-            self._drop(leaf)
+        root = self._root(adapter)
+        while leaves := _leaves(root):
+            for leaf in leaves:
+                self._drop(leaf)
+        if not root.children:
+            del self._roots[adapter]
 
     def _root(self, adapter: str | None) -> Known:
         return self._roots.setdefault(adapter, Known(-1, (), None))

@@ -78,7 +78,7 @@ class Request:
 
     With `scored_from` the log-probabilities of the prompt's own tokens from that place on (1 or more) are told as well,
     each after those before it, and `max_new_tokens` may be 0. With a `grammar` the answer is one of it, unless its
-    length cuts it.
+    length cuts it. With `special` the answer's text holds its special tokens too, but for the one that ends it.
     """
 
     ids: Sequence[int]
@@ -87,6 +87,7 @@ class Request:
     stop: Stop = Stop()
     scored_from: int | None = None
     grammar: Grammar | None = None
+    special: bool = False
     number: int = field(default_factory=lambda: next(_numbers))
 
 

@@ -6,17 +6,20 @@ import threading
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 from tunelift.core.errors import did_you_mean, listed
 from tunelift.core.records import Conversation, Example
 from tunelift.data.render import Renderer
+from tunelift.data.shared_words import common_start
 from tunelift.evaluation.generation import end_ids
 from tunelift.model_facts.anatomy import vocabulary
 from tunelift.serving.bodies import Body, BodyError
 from tunelift.serving.decisions import Asked, Decisions, Measured, examples_of
 from tunelift.serving.grammars import Grammars
 from tunelift.serving.requests import Request, Sampling, Stop
+from tunelift.serving.tools import MARK, OTHER, Reading, Way
 from tunelift.serving.worker import Worker
 
 
@@ -53,6 +56,38 @@ class Named:
             ids = self.renderer.asked([example])[0].ids if isinstance(what, str | Conversation) else list(what)
         return ids, Stop(ends, strings)
 
+    @cached_property
+    def special(self) -> list[str]:
+        """The special tokens, which are no text."""
+        return [str(token) for token in self.renderer.tokenizer.added_tokens_decoder.values() if token.special]
+
+    @cached_property
+    def way(self) -> Way:
+        """How the model's template writes calls of tools; raises InputError where it has none, or none that is read."""
+        tools = tuple({"type": "function", "function": {"name": name, "parameters": {}}} for name in (MARK, OTHER))
+
+        def written(calls: Sequence[Mapping[str, Any]], content: str = "") -> str:
+            answer = {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+            given = Conversation(({"role": "user", "content": "x"}, answer), tools)
+            example = Example("1", "", "", given)
+            found = self.renderer.written(example)
+            text = found.text.text[found.answers[-1].asked : found.answers[-1].end]
+            ends = [self.renderer.tokenizer.decode([token]) for token in (*self.ends, *self.renderer.stop_ids(example))]
+            for end in ends * 2:
+                text = text.rstrip().removesuffix(end) if text.rstrip().endswith(end) else text
+            return text
+
+        with self._lock:
+            plain = written([], "x")
+            return Way.of(lambda calls: written(calls)[len(common_start([written(calls), plain])) :])
+
+    def reading(self, body: Body) -> Reading | None:
+        """Return what reads the calls of an answer, where it may have some."""
+        if body.demand is None:
+            return None
+        own = self.way.tokens(self.special)
+        return Reading(self.way, body.demand, [token for token in self.special if token not in own])
+
     def continued(self, example: Example, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """Return the ids of a prompt and of each answer behind it, as evaluation has them."""
         with self._lock:
@@ -74,11 +109,20 @@ class Allowed:
     body_seconds: float = 30.0
 
 
+class Adapters(Protocol):
+    """What serves adapters that are loaded while others are asked; both raise InputError and TuneliftError."""
+
+    def load(self, name: str, path: str) -> None: ...
+
+    def unload(self, name: str) -> None: ...
+
+
 class Service:
     """The named models behind one worker. The first of them answers where no model is named."""
 
     def __init__(self, worker: Worker, models: Sequence[Named], allowed: Allowed = Allowed()) -> None:
         self.worker, self.allowed = worker, allowed
+        self.adapters: Adapters | None = None
         self.models: Mapping[str, Named] = {model.name: model for model in models}
 
     def named(self, name: str | None) -> Named:
@@ -119,10 +163,16 @@ class Service:
                 )
             most = most if body.max_tokens is not None else max(1, min(most, room))
             stop = replace(stop, strings=[*stop.strings, *body.stop], max_new_tokens=most)
-            grammar = named.grammars.of(body.form, stop.ids) if body.form else None
+            way = named.way if body.demand else None  # InputError where calls cannot be read
+            form = body.form
+            if way and body.demand and body.demand.forced:
+                added = named.renderer.tokenizer.added_tokens_decoder
+                form = way.form(body.demand, {str(token): number for number, token in added.items()})
+            grammar = named.grammars.of(form, stop.ids) if form else None
             scored = 1 if body.echo and body.sampling.logprobs is not None else None
             for n in range(body.n):
                 seed = None if body.sampling.seed is None else body.sampling.seed + n
-                found.append(Request(ids, replace(body.sampling, seed=seed), named.adapter, stop, scored, grammar))
+                sampling, special = replace(body.sampling, seed=seed), body.demand is not None
+                found.append(Request(ids, sampling, named.adapter, stop, scored, grammar, special))
                 self.worker.engine.check(found[-1])
         return found

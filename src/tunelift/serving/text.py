@@ -13,7 +13,8 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 class Speech:
     """The text of one answer, whose tokens come one by one."""
 
-    def __init__(self, tokenizer: Any, stop_strings: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, stop_strings: Sequence[str], *, special: bool = False) -> None:
+        self.special = special
         self.tokenizer, self.stops = tokenizer, [stop for stop in stop_strings if stop]
         self.ids: list[int] = []
         self.stopped = False
@@ -61,4 +62,4 @@ class Speech:
         return new
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not self.special))

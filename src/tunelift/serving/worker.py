@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from tunelift.core.errors import InputError
 from tunelift.serving.engine import Engine, FullError
 from tunelift.serving.requests import Delta, Request
 from tunelift.serving.telling import Telling
@@ -37,6 +40,7 @@ class _Inbox:
 
     coming: list[Asked] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
+    tasks: list[tuple[Callable[[Engine], None], Future[None]]] = field(default_factory=list)
     stopping: bool = False
     abandoned: bool = False  # whoever is left is cancelled
 
@@ -51,6 +55,7 @@ class Worker:
         self._inbox = _Inbox()
         self._asked: dict[int, Asked] = {}
         self._outstanding = 0
+        self._leaving: dict[str, Future[None]] = {}  # adapters of which no more requests are taken
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="tunelift engine", daemon=True)
 
@@ -74,6 +79,8 @@ class Worker:
         with self._change:
             if self._inbox.stopping or self.broken is not None:
                 raise StoppedError(self.broken or "The server is stopping.")
+            if request.adapter in self._leaving or not self.engine.has(request.adapter):
+                raise InputError("The adapter has been unloaded.")
             if self._outstanding >= self.engine.limits.rows + self.engine.limits.queue:
                 self.telling.refused += 1
                 raise FullError(f"{self._outstanding} requests are being answered or waiting, as many as may.")
@@ -86,6 +93,28 @@ class Worker:
         with self._change:
             self._inbox.cancelled.append(number)
             self._change.notify()
+
+    def between(self, do: Callable[[Engine], None]) -> None:
+        """Do something to the engine between two of its steps; if that fails, nothing is answered any more.
+
+        Raises what it raises, and StoppedError.
+        """
+        done = Future[None]()
+        with self._change:
+            if self._inbox.stopping or self.broken is not None:
+                raise StoppedError(self.broken or "The server is stopping.")
+            self._inbox.tasks.append((do, done))
+            self._change.notify()
+        done.result()
+
+    def take_off(self, adapter: str) -> None:
+        """Take no more requests of an adapter, let those that are there end, and give it up; raises StoppedError."""
+        with self._change:
+            if self._inbox.stopping or self.broken is not None:
+                raise StoppedError(self.broken or "The server is stopping.")
+            done = self._leaving.setdefault(adapter, Future())
+            self._change.notify()
+        done.result()
 
     def stop(self, seconds: float = 0.0) -> None:
         """Take no more requests, let those that are there end for so many seconds, and end the thread."""
@@ -112,9 +141,12 @@ class Worker:
             self.broken = f"The engine failed: {error or type(error).__name__}"
         with self._change:
             left = [*self._asked.values(), *self._inbox.coming]
-            self._inbox.stopping = True
-            self._inbox.coming = []
+            undone = [*(done for _, done in self._inbox.tasks), *self._leaving.values()]
+            self._inbox = _Inbox(stopping=True)
         reason = self.broken or "The server is stopping."
+        for done in undone:
+            if not done.done():
+                done.set_exception(StoppedError(reason))
         for one in left:
             self._asked[one.request.number] = one
             self._end(one, Delta(one.request.number, finish="error", reason=reason))
@@ -129,7 +161,8 @@ class Worker:
                     self.engine.waiting.append(one.request)
                 numbers = list(self._asked) if inbox.abandoned else inbox.cancelled
                 gone = [self._asked[number] for number in numbers if number in self._asked]
-                if gone or self._asked or self._inbox.stopping:
+                leaving = dict(self._leaving)
+                if gone or self._asked or inbox.tasks or leaving or self._inbox.stopping:
                     break
                 self._change.wait()
         for one in gone:
@@ -140,6 +173,15 @@ class Worker:
             self.engine.cancel(one.request.number)
             self.telling.late += 1
             self._end(one, Delta(one.request.number, finish="length", reason="Its time was over."))
+        asked = {one.request.adapter for one in self._asked.values()}
+        left = {name: done for name, done in leaving.items() if name not in asked}
+        tasks = list(inbox.tasks)
+        tasks += [(partial(Engine.take_off, name=name), done) for name, done in left.items()]
+        for do, done in tasks:
+            _done(do, self.engine, done)
+        with self._change:
+            for name in left:
+                del self._leaving[name]
         return bool(self._asked) or not self._inbox.stopping
 
     def _tell(self, deltas: list[Delta]) -> None:
@@ -171,6 +213,15 @@ class Worker:
             self._outstanding -= 1
             self._change.notify_all()
         self._say(one, delta)
+
+
+def _done(do: Callable[[Engine], None], engine: Engine, done: Future[None]) -> None:
+    try:
+        do(engine)
+    except BaseException as error:
+        done.set_exception(error)
+        raise
+    done.set_result(None)
 
 
 def ask(worker: Worker, request: Request, seconds: float = 600.0) -> list[Delta]:
