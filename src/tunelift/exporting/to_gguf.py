@@ -9,16 +9,17 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.exporting import evidence, gguf_file, gguf_lora, llama_cpp, manifest, merging, ollama
+from tunelift.exporting import evidence, gguf_file, gguf_lora, k_quants, llama_cpp, manifest, merging, ollama
 from tunelift.exporting.checking import FILE, ExportFailed, check, compared
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
-from tunelift.exporting.gguf_weights import Layout
+from tunelift.exporting.gguf_weights import TYPES, Layout
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of
 from tunelift.untrusted.gguf import read
 
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
+GGUF_TYPES = (*TYPES, *k_quants.K_QUANTS)
 SCRATCH = ".scratch"
 """Files that only the proof needs; they are gone before the export is there."""
 
@@ -28,6 +29,8 @@ NO_RUNTIME = "llama.cpp is not installed here: pip install 'tunelift[llama-cpp]'
 def check_gguf(made: Made, kind: str) -> dict[str, Any]:
     """Raise InputError for what llama.cpp would compute otherwise; return the metadata of the file."""
     gguf_file.need_package()
+    if kind in k_quants.K_QUANTS:
+        k_quants.need_quantiser()
     _next_tokens(made)
     if made.adapted:
         merging.check_merges(made.model)
@@ -66,22 +69,34 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     evidence.save(folder, evidence.MODEL, right, rows.about)
     if made.adapted:
         right = merge(made, rows, folder, right, checks)
-    types = gguf_file.write_model(folder / MODEL, made.model, values, kind)
+    exact = scratch / "exact.gguf" if kind != "f32" else folder / MODEL
+    facts = _write(made, values, kind, folder / MODEL, exact)
     files.write_text(folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats))
     checks.append(says(folder / MODEL, made))
     verdict = None
     if runs:
-        exact = folder / MODEL
-        if kind != "f32":  # names, turns and tokens are proved in 32 bits, and the rounding is judged
-            exact = scratch / "exact.gguf"
-            gguf_file.write_model(exact, made.model, values | {"general.file_type": 0}, "f32")
+        if not exact.exists():  # names, turns and tokens are proved in 32 bits, and the rounding is judged
+            gguf_file.write_model(exact, made.model, values | EXACT, "f32")
         answer = llama_cpp.ask(exact, rows.asked.items, **rows.asked.request)
         evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
         checks += compared(rows.asked, answer, right, allowed)
         if kind != "f32":
             exact.unlink()
             verdict = _judged(made, rows, folder)
-    _close(folder, made, checks, {"to": "gguf", "type": kind, "tensors": types, "verdict": verdict}, runs)
+    _close(folder, made, checks, {"to": "gguf", "type": kind, **facts, "verdict": verdict}, runs)
+
+
+EXACT = {"general.file_type": 0}
+
+
+def _write(made: Made, values: Mapping[str, Any], kind: str, file: Path, exact: Path) -> dict[str, Any]:
+    """Write the file, by way of the `exact` one where llama.cpp rounds it; return which types its tensors have."""
+    if kind not in k_quants.K_QUANTS:
+        return {"tensors": gguf_file.write_model(file, made.model, values, kind)}
+    gguf_file.write_model(exact, made.model, {**values, **EXACT}, "f32")
+    k_quants.quantise(exact, file, kind)
+    types, by_width = k_quants.types_of(file)
+    return {"tensors": types, "fell_back": by_width, "quantiser": k_quants.named()}
 
 
 def to_lora_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
