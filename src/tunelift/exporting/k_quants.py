@@ -1,8 +1,8 @@
 """K-quants by llama.cpp's own quantiser, in a process of its own.
 
-`python -m tunelift.exporting.k_quants REQUEST ANSWER`. The quantiser is that of the package cyllama. It chooses the type
-of each tensor; its blocks are of 256 numbers, and a tensor whose rows are no multiple of that gets another type, which
-is read back from the file.
+`python -m tunelift.exporting.k_quants REQUEST ANSWER`. The quantiser is cyllama's. It chooses the type
+of each tensor; its blocks are of 256 numbers, and a tensor whose rows are no multiple of that gets another, which is
+read back from the file.
 """
 
 from __future__ import annotations

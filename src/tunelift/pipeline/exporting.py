@@ -21,6 +21,7 @@ from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.space import alone, check_space
 from tunelift.exporting.stock import values_of
 from tunelift.exporting.to_gguf import GGUF_TYPES, check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
+from tunelift.exporting.to_mlx import check_mlx, to_mlx_adapter
 from tunelift.exporting.to_transformers import check_merged, to_merged
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import in_evaluation
@@ -64,6 +65,7 @@ KINDS = {
     "merged": Kind(check_merged, to_merged, 1),
     "gguf": Kind(check_gguf, to_gguf, 3),
     "lora-gguf": Kind(check_lora_gguf, to_lora_gguf, 1),
+    "mlx": Kind(check_mlx, to_mlx_adapter, 1),
 }
 
 
