@@ -22,6 +22,10 @@ NO_COMMAND = {
 """Extras that no command asks for, and why."""
 
 
+UNPROVED = ("llama-cpp", "mlx")
+"""Extras without which a command does all the same, and says that it is not proved."""
+
+
 class Case(NamedTuple):
     """A command that needs an extra: what must be missing for it to say so, and its words."""
 

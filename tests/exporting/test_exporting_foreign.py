@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 import exported
 import tiny_models
 from exported import KINDS
+from tunelift.adapters.loading import check_fits
 from tunelift.adapters.store import save_adapter
 from tunelift.cli.main import cli
 from tunelift.core.errors import InputError
@@ -147,6 +148,42 @@ def test_a_folder_of_mlx_lm_that_is_no_lora_on_this_base_is_refused(fault: str, 
     save_file(change(load_file(tmp_path / "adapters.safetensors")), tmp_path / "adapters.safetensors")
     with pytest.raises(InputError, match=words):
         importing.put_on(base, foreign.read_foreign(tmp_path, base))
+
+
+def of_torchtune(folder: Path, adapted: Any) -> Path:
+    """Write what torchtune 0.6.1 does: rows of queries and keys turned, whatever the architecture, and few settings."""
+    adapted.save_pretrained(folder)
+    tensors, config = load_file(folder / "adapter_model.safetensors"), adapted.config
+    heads = {"q_proj.lora_B": config.num_attention_heads, "k_proj.lora_B": config.num_key_value_heads}
+    for name, rows in tensors.items():
+        for part, count in heads.items():
+            if part in name:
+                turned = rows.reshape(count, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
+                tensors[name] = np.ascontiguousarray(turned)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    said = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "k_proj", "o_proj"], "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(said), encoding="utf-8")
+    (folder / "adapter_model.pt").write_bytes(b"")
+    return folder
+
+
+def test_what_torchtune_turned_on_a_qwen2_is_refused_and_turned_back(tmp_path: Path) -> None:
+    settings = {"target_modules": ["q_proj", "k_proj", "o_proj"], "r": 4, "lora_alpha": 6, "init_lora_weights": False}
+    adapted = get_peft_model(exported.model("qwen2"), LoraConfig(**settings)).eval()
+    right = exported.scores(adapted, exported.items())
+    folder = of_torchtune(tmp_path / "made", adapted)
+    base = adapted.unload()
+    with pytest.raises(InputError, match="tunelift import"):
+        check_fits(base, folder, None)
+    as_written = PeftModel.from_pretrained(exported.model("qwen2"), str(folder)).eval()
+    assert not equal(right, exported.scores(as_written, exported.items()), 1e-2).holds
+    again = importing.put_on(base, foreign.read_foreign(folder, base))
+    assert equal(right, exported.scores(again, exported.items()), 5e-6).holds
+    llama = exported.model("llama")
+    other = of_torchtune(tmp_path / "llama", get_peft_model(llama, LoraConfig(**settings)))
+    assert not check_fits(exported.model("llama"), other, None)
+    with pytest.raises(InputError, match="already"):
+        foreign.read_foreign(other, exported.model("llama"))
 
 
 def test_a_folder_of_peft_needs_no_import_and_another_is_none(tmp_path: Path) -> None:

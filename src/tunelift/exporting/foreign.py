@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from tunelift.adapters.loading import PREFIX
+from tunelift.adapters.store import read_adapter_config
+from tunelift.adapters.torchtune import is_turned, of_torchtune
 from tunelift.core.errors import InputError
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.exporting.to_mlx import CONFIG, WEIGHTS
-from tunelift.models.architectures import Floats
+from tunelift.models.architectures import ROTATED, Floats
 from tunelift.models.mlx_names import from_mlx
+from tunelift.run_files.layout import ADAPTER_WEIGHTS
 from tunelift.untrusted import files as untrusted
 from tunelift.untrusted.gguf import GgufFile, read
 
-MLX, GGUF = "mlx", "lora-gguf"
+MLX, GGUF, TORCHTUNE = "mlx", "lora-gguf", "torchtune"
 PLAIN = ("F32", "F16", "BF16")
 """Types of GGUF tensors that hold numbers, not blocks of them."""
 
@@ -40,10 +44,11 @@ def kind_of(path: Path) -> str:
         return GGUF
     if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
         return MLX
-    if (path / CONFIG).is_file() and "peft_type" in untrusted.read_object(path / CONFIG):
-        raise InputError(
-            f"{path} is in stock peft's layout already.", fix="Use it as it is: tunelift compare --adapter FOLDER."
-        )
+    config = untrusted.read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+    if of_torchtune(path, config):
+        return TORCHTUNE
+    if "peft_type" in config:
+        raise _stock(path)
     raise InputError(
         f"{path} is no adapter that is imported.",
         fix=f"Imported are folders of mlx-lm ({CONFIG} with {WEIGHTS}), and LoRA as .gguf. Folders of peft, Unsloth, "
@@ -51,9 +56,15 @@ def kind_of(path: Path) -> str:
     )
 
 
+def _stock(path: Path) -> InputError:
+    return InputError(
+        f"{path} is in stock peft's layout already.", fix="Use it as it is: tunelift compare --adapter FOLDER."
+    )
+
+
 def read_foreign(path: Path, model: Any) -> Foreign:
     """Read an adapter for a base; raise InputError, with every reason, for what is no plain LoRA or DoRA on it."""
-    return (_of_gguf if kind_of(path) == GGUF else _of_mlx)(path, model)
+    return {MLX: _of_mlx, GGUF: _of_gguf, TORCHTUNE: _of_torchtune}[kind_of(path)](path, model)
 
 
 def _of_mlx(folder: Path, model: Any) -> Foreign:
@@ -109,6 +120,21 @@ def _of_gguf(path: Path, model: Any) -> Foreign:
         factors[module] = (side["a"].T if looked_up else side["a"], b)
         scales[module] = alpha / b.shape[1] if alpha else 1.0
     return Foreign(GGUF, factors, scales)
+
+
+def _of_torchtune(folder: Path, model: Any) -> Foreign:
+    from safetensors.numpy import load_file
+
+    config = read_adapter_config(folder)
+    if not is_turned(folder, config, model.config.model_type):
+        raise _stock(folder)
+    held = {name: np.asarray(one, np.float32) for name, one in load_file(folder / ADAPTER_WEIGHTS).items()}
+    values = {name: getattr(model.config, name) for name in ("num_attention_heads", "num_key_value_heads")}
+    factors, turned = dict[str, tuple[Floats, Floats]](), {"q_proj": ".attn_q.", "k_proj": ".attn_k."}
+    for name, side in _sides(held, {"a": ".lora_A.weight", "b": ".lora_B.weight"}, folder).items():
+        there = turned.get(name.rpartition(".")[2], name)
+        factors[name.removeprefix(PREFIX)] = (side["a"], ROTATED.write(there, side["b"], values))
+    return Foreign(TORCHTUNE, factors, dict.fromkeys(factors, config["lora_alpha"] / config["r"]))
 
 
 def _numbers(file: GgufFile, name: str) -> Floats:

@@ -16,7 +16,7 @@ from tunelift.exporting import gguf_file, llama_cpp, mlx_runtime, to_gguf, to_ml
 from tunelift.exporting.checking import Asked as Questions
 from tunelift.exporting.checking import ExportFailed, base_runs, check, compared
 from tunelift.exporting.equality import Item, Scores, equal, tolerance_of
-from tunelift.exporting.foreign import GGUF, Foreign
+from tunelift.exporting.foreign import GGUF, TORCHTUNE, Foreign
 from tunelift.exporting.gguf_weights import Layout
 from tunelift.exporting.stock import values_of
 
@@ -81,6 +81,8 @@ def _check_fits(model: Any, foreign: Foreign) -> None:
 
 def runtime_of(foreign: Foreign) -> tuple[str | None, str]:
     """Return the program an adapter is of with its version, None where it is not here; and what to install then."""
+    if foreign.of == TORCHTUNE:
+        return None, "torchtune is not run here"
     if foreign.of == GGUF:
         return (llama_cpp.named() if llama_cpp.is_there() else None), to_gguf.NO_RUNTIME
     return (mlx_runtime.named() if mlx_runtime.is_there() else None), to_mlx.NO_RUNTIME

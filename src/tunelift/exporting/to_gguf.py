@@ -24,9 +24,9 @@ NO_RUNTIME = "llama.cpp is not installed here: pip install 'tunelift[llama-cpp]'
 
 def check_gguf(made: Made, kind: str) -> dict[str, Any]:
     """Raise InputError for what llama.cpp would compute otherwise; return the metadata of the file."""
-    gguf_file.need_package()
     if kind in k_quants.K_QUANTS:
         k_quants.need_quantiser()
+    gguf_file.need_package()
     _next_tokens(made)
     if made.adapted:
         merging.check_merges(made.model)

@@ -120,9 +120,9 @@ def _filled(factor: Floats, rank: int, axis: int) -> Floats:
 
 
 def write_base(folder: Path, model: Any, parameters: Mapping[str, Any]) -> None:
-    """Write a base in transformers' layout as mlx-lm reads it: rotary settings stand at the top of its config.
+    """Write a base in transformers' layout as mlx-lm reads it, which is by the names that transformers 4 wrote.
 
-    transformers 5 writes them as `rope_parameters`, which mlx-lm leaves out in silence.
+    Of rotary settings by the names of transformers 5 mlx-lm takes defaults, in silence.
     """
     from safetensors.torch import load_file, save_file
 
@@ -131,17 +131,18 @@ def write_base(folder: Path, model: Any, parameters: Mapping[str, Any]) -> None:
     if (prefix := names_of(kind).ours) != names_of(kind).theirs:
         file = folder / "model.safetensors"
         save_file({name.removeprefix(prefix): one for name, one in load_file(file).items()}, file)
-    value = files.read_object(folder / "config.json") | rotary(model.config)
+    value = files.read_object(folder / "config.json") | _as_before(model.config)
     files.write_json(folder / "config.json", value)
 
 
-def rotary(config: Any) -> dict[str, Any]:
-    """Return the rotary settings of a config by the names that mlx-lm reads."""
-    rope = getattr(config, "rope_parameters", None)
-    if not rope:
-        return {}
+def _as_before(config: Any) -> dict[str, Any]:
+    """Return what of a config has another name in transformers 5 than in mlx-lm."""
+    found = {"n_ctx": "n_positions", "num_experts": "num_experts"}
+    found = {theirs: getattr(config, ours) for theirs, ours in found.items() if hasattr(config, ours)}
+    if not (rope := getattr(config, "rope_parameters", None)):
+        return found
     whole = rope.get("full_attention", rope)
-    found: dict[str, Any] = {"rope_theta": whole["rope_theta"]}
+    found["rope_theta"] = whole["rope_theta"]
     if "sliding_attention" in rope:
         found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     if whole["rope_type"] != "default":
