@@ -22,7 +22,7 @@ from tunelift.models.mlx_names import to_mlx as name_there
 
 BASES: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 64},  # it has none in mlx-lm
-    "gemma3_text": {"hidden_size": 64, "final_logit_softcapping": None},  # whose root is the same in bf16
+    "gemma3_text": {"final_logit_softcapping": None},
     "gpt2": {"n_inner": None},
 }
 

@@ -52,7 +52,7 @@ def put_on(model: Any, foreign: Foreign) -> Any:
             sides.append((layer.lora_magnitude_vector["default"].weight, foreign.magnitudes[module]))
         with torch.no_grad():
             for parameter, values in sides:
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)).reshape(parameter.shape))
+                parameter.copy_(torch.from_numpy(np.array(values, order="C")).reshape(parameter.shape))
     return adapted.eval()
 
 

@@ -122,17 +122,27 @@ def _filled(factor: Floats, rank: int, axis: int) -> Floats:
 def write_base(folder: Path, model: Any, parameters: Mapping[str, Any]) -> None:
     """Write a base in transformers' layout as mlx-lm reads it, which is by the names that transformers 4 wrote.
 
-    Of rotary settings by the names of transformers 5 mlx-lm takes defaults, in silence.
+    Of rotary settings by the names of transformers 5 mlx-lm takes defaults, in silence. It multiplies Gemma 3's
+    embeddings by a root rounded to 16 bits, for which those that are written make up: an adapter is proved in 32 bits.
     """
+    import torch
     from safetensors.torch import load_file, save_file
 
-    kind = model.config.model_type
+    kind, file = model.config.model_type, folder / "model.safetensors"
     model.save_pretrained(folder, state_dict=dict(parameters), max_shard_size="1000GB")
-    if (prefix := names_of(kind).ours) != names_of(kind).theirs:
-        file = folder / "model.safetensors"
-        save_file({name.removeprefix(prefix): one for name, one in load_file(file).items()}, file)
+    names = names_of(kind)
+    if names.ours != names.theirs:
+        save_file({name.removeprefix(names.ours): one for name, one in load_file(file).items()}, file)
+    if kind == "gemma3_text":
+        held, exact = load_file(file), torch.tensor(model.config.hidden_size**0.5)
+        held.setdefault("lm_head.weight", held[EMBEDDINGS])
+        held[EMBEDDINGS] = held[EMBEDDINGS] * (exact / exact.bfloat16().float())
+        save_file(held, file)
     value = files.read_object(folder / "config.json") | _as_before(model.config)
     files.write_json(folder / "config.json", value)
+
+
+EMBEDDINGS = "model.embed_tokens.weight"
 
 
 def _as_before(config: Any) -> dict[str, Any]:
