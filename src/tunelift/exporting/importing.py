@@ -35,7 +35,7 @@ def put_on(model: Any, foreign: Foreign) -> Any:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # which may be no whole number
+        lora_alpha=alpha,  # which may be no whole number
         target_modules=sorted(ranks),
         rank_pattern={module: one for module, one in ranks.items() if one != rank},
         alpha_pattern={module: one for module, one in alphas.items() if one != alpha},

@@ -147,8 +147,8 @@ EMBEDDINGS = "model.embed_tokens.weight"
 
 def _as_before(config: Any) -> dict[str, Any]:
     """Return what of a config has another name in transformers 5 than in mlx-lm."""
-    found = {"n_ctx": "n_positions", "num_experts": "num_experts"}
-    found = {theirs: getattr(config, ours) for theirs, ours in found.items() if hasattr(config, ours)}
+    names = {"n_ctx": "n_positions", "num_experts": "num_experts"}
+    found = {theirs: getattr(config, ours) for theirs, ours in names.items() if hasattr(config, ours)}
     if not (rope := getattr(config, "rope_parameters", None)):
         return found
     whole = rope.get("full_attention", rope)
