@@ -21,9 +21,10 @@ from tunelift.exporting.made import Made, Rows
 from tunelift.model_facts.anatomy import base_of
 from tunelift.models.architectures import Floats
 from tunelift.models.mlx_names import names_of, to_mlx
+from tunelift.run_files.layout import ADAPTER_CONFIG
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
-"""mlx-lm's own names of the files of an adapter."""
+CONFIG, WEIGHTS = ADAPTER_CONFIG, "adapters.safetensors"
+"""mlx-lm's own names of the files of an adapter; peft has the same of its config."""
 
 MERGED = "Export it with --to merged: mlx_lm.convert reads transformers' layout."
 NO_RUNTIME = "mlx-lm is not installed here: pip install 'tunelift[mlx]'"

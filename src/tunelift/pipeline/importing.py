@@ -47,7 +47,7 @@ def import_stage(adapter: str | Path, model: str, output: str | Path, revision: 
         lineage = {"base": loaded.identity.to_dict(), "task": DEFAULT.name, "labels": []}
 
         def fill(staging: Path) -> None:
-            made = save_adapter(adapted, None, staging / "adapter", lineage)
+            made = save_adapter(adapted, None, staging / "peft", lineage)
             base = adapted.unload()
             if runtime:
                 progress.note(f"import: compared in {runtime}")
