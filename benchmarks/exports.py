@@ -25,6 +25,10 @@ EXPORTS = (
     ("gguf", "f16"),
     ("gguf", "bf16"),
     ("gguf", "q8_0"),
+    ("gguf", "q6_k"),
+    ("gguf", "q4_k_m"),
+    ("gguf", "q2_k"),
+    ("mlx", "f32"),
     ("lora-gguf", "f32"),
 )
 

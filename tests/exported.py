@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 
 import tiny_models
 from tiny_tokenizers import CHAT, byte_level
@@ -73,3 +74,24 @@ def write_base(file: Path, model: Any, change: Callable[[str, Any], Any] | None 
 
     gguf_file.write(file, {k: v for k, v in said.items() if v is not None}, tensors, "f32")
     return file
+
+
+LAYERS = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
+    "mixtral": ["q_proj", "k_proj", "o_proj"],
+    "qwen3_moe": ["q_proj", "k_proj", "o_proj"],
+}
+HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"}
+
+
+def lora(model: Any, kind: str) -> Any:
+    """A LoRA with a scale by rsLoRA, ranks and alphas of their own, on head and embeddings too where they are two."""
+    layers = LAYERS.get(kind, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
+    heads = ["embed_tokens", "lm_head"] if kind in HEADS else []
+    patterns = {"rank_pattern": {layers[0]: 2}, "alpha_pattern": {layers[1]: 3}}
+    torch.manual_seed(1)
+    config = LoraConfig(
+        target_modules=[*layers, *heads], r=4, lora_alpha=6, use_rslora=True, init_lora_weights=False, **patterns
+    )  # type: ignore[arg-type]
+    return get_peft_model(model, config).eval()

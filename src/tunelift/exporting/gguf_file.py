@@ -13,12 +13,13 @@ from tunelift.core.errors import InputError
 from tunelift.exporting.gguf_config import metadata
 from tunelift.exporting.gguf_vocabulary import vocabulary
 from tunelift.exporting.gguf_weights import Layout, type_of
+from tunelift.exporting.k_quants import K_QUANTS
 from tunelift.models.architectures import Floats
 
 FLOATS = ("epsilon", "softcapping", "freq_base", "freq_base_swa", "factor", "alpha")
 """How the keys of numbers with a point end; the others are counts."""
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32} | K_QUANTS
 """llama.cpp's numbers for what most tensors of a file are (general.file_type)."""
 
 Tensors = Callable[[], Iterator[tuple[str, Floats]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.core import files, provenance
 from tunelift.core.version import __version__
 from tunelift.exporting import evidence
+from tunelift.exporting.checking import ExportFailed
 from tunelift.exporting.equality import FACTOR, FLOOR, equal, tolerance_of
 
 NAME, EXPORT_FORMAT = "export.json", 1
+SCRATCH = ".scratch"
+"""Files that only the proof needs; they are gone before the export is there."""
+
 PROVED, UNPROVED = "proved", "not proved"
 MERGING = 1e-3
 """Nats: adding an adapter to the weights sums the same in another order; in 32 bits that shows in the last digits."""
@@ -32,6 +37,20 @@ def write(folder: Path, facts: Mapping[str, Any], checks: Sequence[Mapping[str, 
         "files": hashes(folder),
     }
     files.write_json(folder / NAME, value)
+
+
+def close(
+    folder: Path, facts: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], runtime: str | None, missing: str
+) -> None:
+    """End an export that was run in `runtime`, or was not, for which `missing` is the reason.
+
+    Raises ExportFailed where a check did not pass.
+    """
+    shutil.rmtree(folder / SCRATCH)
+    if not all(one["passed"] for one in checks):
+        raise ExportFailed(checks)
+    run_in = {"runtime": runtime} if runtime else {}
+    write(folder, {**facts, **run_in}, checks, too_alike(folder) if runtime else missing)
 
 
 def hashes(folder: Path) -> dict[str, str]:

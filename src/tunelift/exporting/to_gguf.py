@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.exporting import evidence, gguf_file, gguf_lora, llama_cpp, manifest, merging, ollama
-from tunelift.exporting.checking import FILE, ExportFailed, check, compared
+from tunelift.exporting import evidence, gguf_file, gguf_lora, k_quants, llama_cpp, manifest, merging, ollama
+from tunelift.exporting.checking import FILE, base_runs, check, compared
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
-from tunelift.exporting.gguf_weights import Layout
+from tunelift.exporting.gguf_weights import TYPES, Layout
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of
 from tunelift.untrusted.gguf import read
 
 MODEL, ADAPTER, MODELFILE = "model.gguf", "adapter.gguf", "Modelfile"
-SCRATCH = ".scratch"
-"""Files that only the proof needs; they are gone before the export is there."""
-
+GGUF_TYPES = (*TYPES, *k_quants.K_QUANTS)
 NO_RUNTIME = "llama.cpp is not installed here: pip install 'tunelift[llama-cpp]'"
 
 
 def check_gguf(made: Made, kind: str) -> dict[str, Any]:
     """Raise InputError for what llama.cpp would compute otherwise; return the metadata of the file."""
+    if kind in k_quants.K_QUANTS:
+        k_quants.need_quantiser()
     gguf_file.need_package()
     _next_tokens(made)
     if made.adapted:
@@ -58,7 +57,7 @@ def _next_tokens(made: Made) -> None:
 
 def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     """Write model.gguf, a Modelfile and the proof; raise ExportFailed where it does not do what was measured."""
-    values, scratch = check_gguf(made, kind), folder / SCRATCH
+    values, scratch = check_gguf(made, kind), folder / manifest.SCRATCH
     scratch.mkdir()
     runs = llama_cpp.is_there()
     checks, allowed = _base_there(made, rows, folder, scratch) if runs else ([], FLOOR)
@@ -66,28 +65,41 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     evidence.save(folder, evidence.MODEL, right, rows.about)
     if made.adapted:
         right = merge(made, rows, folder, right, checks)
-    types = gguf_file.write_model(folder / MODEL, made.model, values, kind)
+    exact = scratch / "exact.gguf" if kind != "f32" else folder / MODEL
+    facts = _write(made, values, kind, folder / MODEL, exact)
     files.write_text(folder / MODELFILE, ollama.modelfile(f"./{MODEL}", made.tokenizer, made.ends, chats=made.chats))
     checks.append(says(folder / MODEL, made))
     verdict = None
     if runs:
-        exact = folder / MODEL
-        if kind != "f32":  # names, turns and tokens are proved in 32 bits, and the rounding is judged
-            exact = scratch / "exact.gguf"
-            gguf_file.write_model(exact, made.model, values | {"general.file_type": 0}, "f32")
+        if not exact.exists():  # names, turns and tokens are proved in 32 bits, and the rounding is judged
+            gguf_file.write_model(exact, made.model, values | EXACT, "f32")
         answer = llama_cpp.ask(exact, rows.asked.items, **rows.asked.request)
         evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
         checks += compared(rows.asked, answer, right, allowed)
         if kind != "f32":
             exact.unlink()
             verdict = _judged(made, rows, folder)
-    _close(folder, made, checks, {"to": "gguf", "type": kind, "tensors": types, "verdict": verdict}, runs)
+    facts = {**made.facts, "to": "gguf", "type": kind, **facts, "verdict": verdict}
+    manifest.close(folder, facts, checks, llama_cpp.named() if runs else None, NO_RUNTIME)
+
+
+EXACT = {"general.file_type": 0}
+
+
+def _write(made: Made, values: Mapping[str, Any], kind: str, file: Path, exact: Path) -> dict[str, Any]:
+    """Write the file, by way of the `exact` one where llama.cpp rounds it; return which types its tensors have."""
+    if kind not in k_quants.K_QUANTS:
+        return {"tensors": gguf_file.write_model(file, made.model, values, kind)}
+    gguf_file.write_model(exact, made.model, {**values, **EXACT}, "f32")
+    k_quants.quantise(exact, file, kind)
+    types, by_width = k_quants.types_of(file)
+    return {"tensors": types, "fell_back": by_width, "quantiser": k_quants.named()}
 
 
 def to_lora_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     """Write adapter.gguf and the proof, on a file of the base in 32 bits; raise as `to_gguf` does."""
     check_lora_gguf(made, kind)
-    scratch = folder / SCRATCH
+    scratch = folder / manifest.SCRATCH
     scratch.mkdir()
     runs = llama_cpp.is_there()
     checks, allowed = _base_there(made, rows, folder, scratch) if runs else ([], FLOOR)
@@ -100,7 +112,8 @@ def to_lora_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         answer = llama_cpp.ask(scratch / "base.gguf", rows.asked.items, lora=folder / ADAPTER, **rows.asked.request)
         evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
         checks += compared(rows.asked, answer, right, allowed)
-    _close(folder, made, checks, {"to": "lora-gguf", "type": kind, "layers": layers, "verdict": None}, runs)
+    facts = {**made.facts, "to": "lora-gguf", "type": kind, "layers": layers, "verdict": None}
+    manifest.close(folder, facts, checks, llama_cpp.named() if runs else None, NO_RUNTIME)
 
 
 def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[list[dict[str, Any]], float]:
@@ -114,8 +127,7 @@ def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[li
     evidence.save(folder, evidence.BASE, here, rows.about)
     evidence.save(folder, evidence.BASE_THERE, there, rows.about)
     found = equal(here, there, BASE_MAY)
-    detail = f"{found.largest:.2g} apart at most: the runtime's rounding, without what was tuned"
-    return [check("the base runs there", found.holds, detail)], tolerance_of(found)
+    return [base_runs(found)], tolerance_of(found)
 
 
 BASE_MAY = 5e-3
@@ -145,12 +157,3 @@ def _judged(made: Made, rows: Rows, folder: Path) -> dict[str, Any] | None:
         found = evidence.test_rows(rows.names, scores, rows.labels, rows.about)
         evidence.save_test(folder, side, found)
     return manifest.verdict(folder)
-
-
-def _close(folder: Path, made: Made, checks: list[dict[str, Any]], facts: Mapping[str, Any], runs: bool) -> None:
-    shutil.rmtree(folder / SCRATCH)
-    if not all(one["passed"] for one in checks):
-        raise ExportFailed(checks)
-    runtime = {"runtime": llama_cpp.named()} if runs else {}
-    unproved = manifest.too_alike(folder) if runs else NO_RUNTIME
-    manifest.write(folder, {**made.facts, **facts, **runtime}, checks, unproved)

@@ -17,11 +17,11 @@ from tunelift.evaluation.measures import measure_for
 from tunelift.exporting import manifest
 from tunelift.exporting.checking import Asked
 from tunelift.exporting.equality import Item, Scores
-from tunelift.exporting.gguf_weights import TYPES
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.space import alone, check_space
 from tunelift.exporting.stock import values_of
-from tunelift.exporting.to_gguf import check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
+from tunelift.exporting.to_gguf import GGUF_TYPES, check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
+from tunelift.exporting.to_mlx import check_mlx, to_mlx_adapter
 from tunelift.exporting.to_transformers import check_merged, to_merged
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import in_evaluation
@@ -65,6 +65,7 @@ KINDS = {
     "merged": Kind(check_merged, to_merged, 1),
     "gguf": Kind(check_gguf, to_gguf, 3),
     "lora-gguf": Kind(check_lora_gguf, to_lora_gguf, 1),
+    "mlx": Kind(check_mlx, to_mlx_adapter, 1),
 }
 
 
@@ -76,8 +77,10 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     """
     config, tuned = from_run_folder(run)
     config, facts = choices.with_adapter_facts(config, str(tuned))
-    if to not in KINDS or kind not in TYPES:
-        raise InputError(f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(TYPES)}.")
+    if to not in KINDS or kind not in GGUF_TYPES:
+        raise InputError(
+            f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(GGUF_TYPES)}."
+        )
     if config.model.quantization != "none":
         raise InputError(
             f"The run's base was held in {config.model.quantization}, and the adapter fits those rounded weights.",
