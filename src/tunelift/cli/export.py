@@ -9,15 +9,15 @@ import click
 
 from tunelift.cli.command import KeyCommand
 
-TO = ("merged", "gguf", "lora-gguf")
-TYPES = ("f32", "f16", "bf16", "q8_0")
+TO = ("merged", "gguf", "lora-gguf", "onnx", "sentence-transformers")
+TYPES = ("f32", "f16", "bf16", "q8_0", "int8")
 
 
 @click.command("export", cls=KeyCommand)
 @click.argument("run", metavar="RUN_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--to", type=click.Choice(TO), required=True, help="What it is for.")
 @click.option(
-    "--type", "kind", type=click.Choice(TYPES), default="f32", show_default=True, help="Of a GGUF file's weights."
+    "--type", "kind", type=click.Choice(TYPES), default="f32", show_default=True, help="Of a GGUF or ONNX file's weights."
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to; in the run otherwise.")
 @click.option(
@@ -35,6 +35,8 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       merged     all weights, as transformers has them; proved in a new process
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
+      onnx       a head for ONNX Runtime (extra onnx), in f32 or int8
+      sentence-transformers  a sentence model, merged, with how its vectors are made (proved where that is installed)
 
     \b
     Examples:
