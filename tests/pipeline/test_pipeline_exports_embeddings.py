@@ -60,7 +60,11 @@ def test_vectors_made_otherwise_and_texts_cut_elsewhere_are_not_kept(
 
     def by_the_first_token(self: Pooling, length: int) -> Pooling:
         made = cut_to(self, length)
-        return replace(made, files=made.files | {"1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_cls_token": True}})
+        return replace(
+            made,
+            files=made.files
+            | {"1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_cls_token": True}},
+        )
 
     for fault, caught in ((by_the_first_token, "same scores"), (lambda own, length: cut_to(own, length + 1), TOKENS)):
         with monkeypatch.context() as patched:

@@ -28,6 +28,7 @@ COMMANDS = {
     "merge": "Combine LoRA adapters on one base into one: weighted sum, SVD, TIES, DARE.",
     "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
     "verify": "Make verdict, hashes and proofs of a run or an export again from its files.",
+    "redact": "Write a copy of a run that can be shared, without the texts of its rows.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
     "chat": "Talk to the base and the tuned model side by side.",

@@ -92,9 +92,9 @@ class OnnxModel(torch.nn.Module):
         if token_type_ids is None:
             given[SEGMENTS] = torch.zeros_like(input_ids)
         found = self.session.run(None, {name: given[name].numpy() for name in self.takes})  # type: ignore[union-attr]
-        return SimpleNamespace(**{
-            one.name: torch.from_numpy(value) for one, value in zip(self.session.get_outputs(), found, strict=True)
-        })
+        return SimpleNamespace(
+            **{one.name: torch.from_numpy(value) for one, value in zip(self.session.get_outputs(), found, strict=True)}
+        )
 
 
 def in_a_batch(model: Any, rows: Sequence[Sequence[int]], segments: Sequence[Any], pad: int) -> list[list[float]]:

@@ -69,7 +69,7 @@ class Pooling:
     def save(self, folder: Path, config: Any) -> None:
         """Write the files into the folder of an adapter or a model, so that sentence-transformers reads it whole.
 
-        Of `config`, the model's, is taken how wide its states are, where the files do not say so: it reads none without.
+        Where they do not say how wide states are, `config`, the model's, does: it reads none without.
         """
         own = self.files or _DEFAULT_FILES
         if own.get(POOLED) == _DEFAULT_FILES[POOLED]:
