@@ -78,14 +78,18 @@ class OnnxModel(torch.nn.Module):
     def __init__(self, file: Path, like: Any) -> None:
         super().__init__()
         self.session = session_of(str(file), torch.get_num_threads())
-        self.config, self.name_or_path = like.config, str(file)
-        self.kind = type(like)
+        self.config, self.name_or_path, self.base_model_prefix = like.config, str(file), ""
         self.like = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
         self.takes = [one.name for one in self.session.get_inputs()]
 
     @property
     def device(self) -> torch.device:
         return self.like.device
+
+    def get_input_embeddings(self) -> None:
+        """Say that nothing in it can be reached."""
+
+    get_output_embeddings = get_input_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, SEGMENTS: token_type_ids}

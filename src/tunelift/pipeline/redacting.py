@@ -31,6 +31,7 @@ KEPT = ("metrics", "log_likelihood", "tokens", "counts", "ranks", "relevant", "c
 """Of a row: numbers that a verdict is made of, and why there are none."""
 
 TEXTS, GROUPS = ("input", "reference", "prediction"), ("id", "cluster", "duplicate_of")
+QUOTED = re.compile("['\"]")
 ANSWERS_ARE_NUMBERS = ("regression", "sentence-embedding")
 """Tasks whose answers are numbers, of which correlations are made."""
 
@@ -113,7 +114,7 @@ def _scored(folder: Path) -> list[Path]:
 class Hidden:
     """What is done to texts: masked, or where rows are left out, named.
 
-    A name tells only which texts are the same, and names stand in the texts' own order, so that what is made of the
+    A name tells which texts are the same, and how long an answer is; names stand in the texts' own order, so that what is made of the
     rows comes out the same. Ids that are numbers stay.
     """
 
@@ -128,9 +129,7 @@ class Hidden:
             for key, value in _texts(row):
                 texts[key].add(value)
         self.numbers = numbers
-        self.names = {
-            kind: {text: f"{kind} {place:07}" for place, text in enumerate(sorted(own))} for kind, own in texts.items()
-        }
+        self.names = {kind: _named(kind, sorted(own)) for kind, own in texts.items()}
 
     def known(self, text: str) -> str:
         """Return a text that is not of a row: an item's id there gets the name that it has in the rows."""
@@ -147,6 +146,8 @@ class Hidden:
         if self.rows:
             return {key: row[key] if key in KEPT else walked(row[key], self.masked) for key in row} | own
         found = {key: row[key] for key in (*GROUPS, *TEXTS, *KEPT) if key in row} | own
+        if QUOTED.search(str(row.get("unscored") or "")):
+            found["unscored"] = "the reason quotes the row"
         for key in TEXTS:
             if isinstance(found.get(key), str) and not (self.numbers and _is_number(found[key])):
                 found[key] = self.names[_kind(key)][found[key]]
@@ -159,6 +160,15 @@ class Hidden:
                 for one, value in row[key].items()
             }
         return found
+
+
+def _named(kind: str, texts: Sequence[str]) -> dict[str, str]:
+    """Return a name for each text; an answer's has as many bytes, where it is no shorter, as bits are told by them."""
+    width = len(str(len(texts)))
+    names = {text: f"{kind[0]}{place:0{width}}" for place, text in enumerate(texts)}
+    if kind != "answer":
+        return names
+    return {text: name.ljust(len(text.encode(errors="replace")), ".") for text, name in names.items()}
 
 
 def _texts(row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
