@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +55,7 @@ def write(file: Path, model: Any) -> None:
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     heavy = sum(4 * one.numel() for one in model.parameters()) > HEAVY
     try:
-        with quiet(), progress.silenced():
+        with quiet(), progress.silenced(), _unheard():
             torch.onnx.export(
                 asked, given, file, dynamo=True, verbose=False, external_data=heavy,
                 input_names=asked.inputs, output_names=outputs, dynamic_shapes=(tuple(free for _ in given),),
@@ -63,6 +66,20 @@ def write(file: Path, model: Any) -> None:
             f"torch.onnx does not export this {type(model).__name__}: {lines[0][:300]}",
             fix="Nothing was kept. Stock transformers reads it: --to merged.",
         ) from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep what torch says of packages that no model here needs, and of its own functions, from a reader."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def rounded(file: Path, exact: Path) -> None:

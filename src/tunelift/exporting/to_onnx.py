@@ -30,16 +30,16 @@ BASE_MAY = 1e-3
 
 def check_onnx(made: Made, kind: str) -> None:
     """Raise InputError for what is not exported, or where the packages are not there."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise InputError(
+            f"An export to ONNX needs {', '.join(missing)}, which is not installed here.",
+            fix="pip install 'tunelift[onnx]'",
+        )
     if made.task.next_token:
         raise InputError(
             f"The task is {made.task.name}: what continues text needs a cache of keys and values, which a file of "
             "torch.onnx does not have.",
             fix="Heads are exported to ONNX; this model goes to llama.cpp by --to gguf.",
-        )
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise InputError(
-            f"An export to ONNX needs {', '.join(missing)}, which is not installed here.",
-            fix="pip install 'tunelift[onnx]'",
         )
     if kind not in TYPES:
         raise InputError(f"ONNX is written in {' or '.join(TYPES)}, not in {kind}.", fix="Name one of them by --type.")

@@ -114,8 +114,8 @@ def _scored(folder: Path) -> list[Path]:
 class Hidden:
     """What is done to texts: masked, or where rows are left out, named.
 
-    A name tells which texts are the same, and how long an answer is; names stand in the texts' own order, so that what is made of the
-    rows comes out the same. Ids that are numbers stay.
+    A name tells which texts are the same, and how long an answer is. Names stand in the texts' order, so that what is
+    made of the rows comes out the same. Ids that are numbers stay.
     """
 
     def __init__(self, masked: Callable[[str], str], *, rows: bool) -> None:
