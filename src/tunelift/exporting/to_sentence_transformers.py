@@ -45,6 +45,8 @@ def to_sentence_transformers(made: Made, rows: Rows, folder: Path, kind: str) ->
     evidence.save(folder, evidence.BASE, made.base_scores(rows.asked.items), rows.about)
     pooling = pooling_of(made.model).cut_to(rows.longest)
     if made.adapted:
+        base = made.facts["made_of"]["model"]["name"]
+        progress.note(f"sentence-transformers reads {made.folder} as it lies too, where its base is ({base})")
         right = merge(made, rows, folder, right, checks)
     with progress.silenced():
         save_model(made.model, made.tokenizer, folder / MODEL, made.lineage)

@@ -150,8 +150,11 @@ def _names(folder: Path) -> list[str]:
 
 def _hashes(file: Path) -> tuple[str, str]:
     """Return a file's SHA-256, by which the Hub names large ones, and git's SHA-1, by which it names small ones."""
-    content = file.read_bytes()
-    return hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    git = hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+    with file.open("rb") as opened:
+        for part in iter(lambda: opened.read(1 << 20), b""):
+            git.update(part)
+    return files.sha256(file), git.hexdigest()
 
 
 def _hash_there(found: list[Any], name: str) -> str:
