@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tunelift.core import progress
 from tunelift.core.errors import TuneliftError
-from tunelift.exporting.onnx_scores import session_of
+from tunelift.exporting.onnx_scores import numbers_of, session_of
 from tunelift.fast.undo import without_cache
 from tunelift.model_facts.anatomy import tells_segments
 from tunelift.models.loader import quiet
@@ -118,11 +118,11 @@ class OnnxModel(torch.nn.Module):
         )
 
 
-def in_a_batch(model: Any, rows: Sequence[Sequence[int]], segments: Sequence[Any], pad: int) -> list[list[float]]:
+def in_a_batch(
+    model: Any, rows: Sequence[Sequence[int]], segments: Sequence[Any], pad: int, beyond: int
+) -> list[list[float]]:
     """Return what a model gives for rows of ids in one batch, padded on the right, as `onnx_scores.numbers_of` does."""
-    from tunelift.exporting.onnx_scores import numbers_of
-
-    return numbers_of(_Here(model), rows, segments, pad)
+    return numbers_of(_Here(model), rows, segments, pad, beyond)
 
 
 class _Here:

@@ -15,7 +15,9 @@ def main(asked: str, answered: str) -> None:
     items = [(name, ids, segments) for name, ids, segments in request["items"]]
     scores = {name: numbers_of(session, [ids], [segments], 0)[0] for name, ids, segments in items}
     together = [item for item in items if item[0] in request["together"]]
-    rows = numbers_of(session, [ids for _, ids, _ in together], [one for *_, one in together], request["pad"])
+    rows = numbers_of(
+        session, [ids for _, ids, _ in together], [one for *_, one in together], request["pad"], request["beyond"]
+    )
     scores |= {request["together"][name]: row for (name, _, _), row in zip(together, rows, strict=True)}
     tokenizer = transformers.AutoTokenizer.from_pretrained(request["folder"], local_files_only=True)
     found = {"scores": scores, "texts": [tokenizer(text).input_ids for text in request["texts"]]}
@@ -31,13 +33,16 @@ def session_of(file: str, threads: int) -> Any:
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
-def numbers_of(session: Any, rows: Any, segments: Any, pad: int) -> list[list[float]]:
-    """Return all numbers that a head gives for each row of ids, which stand in one batch, padded on the right."""
+def numbers_of(session: Any, rows: Any, segments: Any, pad: int, beyond: int = 0) -> list[list[float]]:
+    """Return all numbers that a head gives for each row of ids, which stand in one batch, padded on the right.
+
+    The batch is so many tokens wider than its longest row.
+    """
     import numpy as np
 
-    width = max(map(len, rows), default=0)
-    if not width:
+    if not rows:
         return []
+    width = max(map(len, rows)) + beyond
     given = {
         "input_ids": [[*ids, *[pad] * (width - len(ids))] for ids in rows],
         "attention_mask": [[1] * len(ids) + [0] * (width - len(ids)) for ids in rows],

@@ -13,19 +13,19 @@ import torch
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, manifest, merging, onnx_model, onnx_scores
 from tunelift.exporting.checking import ExportFailed, check, compared
-from tunelift.exporting.equality import Scores, equal, tolerance_of
+from tunelift.exporting.equality import FACTOR, FLOOR, Scores, equal, tolerance_of
 from tunelift.exporting.made import Made, Rows, values
 from tunelift.exporting.processes import answer_of
 from tunelift.exporting.to_gguf import SCRATCH
 from tunelift.exporting.to_transformers import merge
-from tunelift.model_facts.anatomy import base_of, pad_id
+from tunelift.model_facts.anatomy import base_of, context_length, pad_id
 
 MODEL, FILE = "model", "model.onnx"
 TYPES = ("f32", "int8")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-IN_A_BATCH = ", padded in a batch"
-BASE_MAY = 1e-3
-"""Of a head's numbers: more than the order of sums in 32 bits shows, and less than any fault seen."""
+IN_A_BATCH, PADDED_BY = ", padded in a batch", 5
+BASE_MAY = FACTOR * FLOOR
+"""Of a head's numbers: more than the order of sums in 32 bits was seen to show (docs/exports.md)."""
 
 
 def check_onnx(made: Made, kind: str) -> None:
@@ -101,7 +101,7 @@ def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[li
     evidence.save(folder, evidence.BASE, found["here"], _about(rows))
     evidence.save(folder, evidence.BASE_THERE, found["there"], _about(rows))
     apart = equal(found["here"], found["there"], BASE_MAY)
-    detail = f"{apart.largest:.2g} apart at most: the runtime's rounding, without what was tuned"
+    detail = f"{apart.largest:.2g} apart at most (item {apart.item}): the runtime's rounding, without what was tuned"
     return [check("the base runs there", apart.holds, detail)], tolerance_of(apart)
 
 
@@ -112,10 +112,16 @@ def _numbers(made: Made, rows: Rows) -> Scores:
 def _together(made: Made, model: Any, rows: Rows) -> Scores:
     """Return the numbers of all items in one padded batch, by names of their own."""
     items = rows.asked.items
-    found = onnx_model.in_a_batch(
-        model, [one.ids for one in items], [one.segments for one in items], pad_id(model, made.tokenizer)
-    )
+    ids, segments = [one.ids for one in items], [one.segments for one in items]
+    pad = pad_id(model, made.tokenizer)
+    found = onnx_model.in_a_batch(model, ids, segments, pad, _beyond(made, rows))
     return {f"{one.name}{IN_A_BATCH}": values for one, values in zip(items, found, strict=True)}
+
+
+def _beyond(made: Made, rows: Rows) -> int:
+    """Return how many tokens wider than its longest row a batch is: rows of one length would show nothing else."""
+    longest = max(len(one.ids) for one in rows.asked.items)
+    return max(0, min(PADDED_BY, context_length(base_of(made.model), made.tokenizer) - longest))
 
 
 def _about(rows: Rows) -> dict[str, tuple[str, str]]:
@@ -130,6 +136,7 @@ def ask(file: Path, folder: Path, made: Made, rows: Rows) -> dict[str, Any]:
         "folder": str(folder.resolve()),
         "threads": torch.get_num_threads(),
         "pad": pad_id(base_of(made.model), made.tokenizer),
+        "beyond": _beyond(made, rows),
         "items": [[one.name, list(one.ids), None if one.segments is None else list(one.segments)] for one in items],
         "together": {one.name: f"{one.name}{IN_A_BATCH}" for one in items},
         "texts": [text for text, _ in rows.asked.texts],
