@@ -17,14 +17,14 @@ from tunelift.pipeline.runtimes import RUNTIMES, taken
 def test_an_adapter_that_is_no_lora_goes_to_llama_cpp_merged_and_virtual_tokens_do_not_go(tmp_path: Path) -> None:
     words = ["lora", "ia3", "prompt-tuning", "full", "--for", "llama.cpp", "--markdown", str(tmp_path / "table.md")]
     done = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
-    found = {one["method"]: one for one in json.loads(done.output)["methods"]}
+    found = {one["method"]: one for one in json.loads(done.stdout)["methods"]}
     assert found["lora"]["takes"] == {"lora-gguf": "yes", "gguf": "yes"}
     assert found["ia3"]["takes"]["gguf"] == "yes" and found["ia3"]["instead"] == "--to gguf"
     assert "llama.cpp loads LoRA" in found["ia3"]["takes"]["lora-gguf"]
     assert found["prompt-tuning"]["instead"] == "" and "no merged model" in found["prompt-tuning"]["takes"]["gguf"]
     assert "All weights are trained" in found["full"]["takes"]["gguf"]
     assert "| ia3 | no | yes | --to gguf |" in (tmp_path / "table.md").read_text()
-    assert json.loads(done.output)["about"].count("peft ") == 1
+    assert json.loads(done.stdout)["about"].count("peft ") == 1
 
 
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "llama.cpp"])

@@ -13,6 +13,7 @@ from tunelift.config import yaml_text
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Scores
+from tunelift.metrics import METRICS
 from tunelift.pipeline.verifying import differing, untold
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.run_files.layout import METRICS, SCORES, RunPaths
@@ -32,8 +33,6 @@ KEPT = ("metrics", "log_likelihood", "tokens", "counts", "ranks", "relevant", "c
 
 TEXTS, GROUPS = ("input", "reference", "prediction"), ("id", "cluster", "duplicate_of")
 QUOTED = re.compile("['\"]")
-ANSWERS_ARE_NUMBERS = ("regression", "sentence-embedding")
-"""Tasks whose answers are numbers, of which correlations are made."""
 
 
 def redact(run: str | Path, output: str | Path, *, rows: bool = True, patterns: Sequence[str] = ()) -> list[str]:
@@ -73,7 +72,7 @@ def _masking(patterns: Sequence[str]) -> Callable[[str], str]:
 def _write(source: RunPaths, folder: Path, hidden: Hidden) -> None:
     paths, known = RunPaths(folder), files.read_manifest(source.manifest)
     found = {place: Scores.read(source.folder / place) for place in _scored(source.folder)}
-    hidden.learn(found.values(), numbers=known.get("task") in ANSWERS_ARE_NUMBERS)
+    hidden.learn(found.values(), numbers=_answers_are_numbers(found.values()))
     count = 0
     for place, scores in found.items():
         own = [hidden.row(row) for row in scores.rows]
@@ -177,6 +176,12 @@ def _texts(row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield from ((_kind(key), row[key]) for key in TEXTS if isinstance(row.get(key), str))
     yield from (("answer", label) for label in row.get("label_scores") or {})
     yield from (("text", str(value)) for value in (row.get("slices") or {}).values())
+
+
+def _answers_are_numbers(scores: Iterable[Scores]) -> bool:
+    """Tell whether answers are numbers, of which correlations are made."""
+    named = {name for one in scores for name in one.info.get("metrics") or {}}
+    return any(METRICS.get(name).needs == "numbers" for name in named if name in METRICS)
 
 
 def _kind(key: str) -> str:

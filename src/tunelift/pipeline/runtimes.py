@@ -21,7 +21,7 @@ from tunelift.model_facts.anatomy import base_of
 from tunelift.models import sources, twin
 from tunelift.models.loader import read_config
 from tunelift.pipeline.trying import OnTwin, loads_with_peft, merges
-from tunelift.tasks import TASKS
+from tunelift.tasks import DEFAULT, TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,24 @@ class Way:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program with the package that it is in, the task and the model type that methods are tried with."""
+    """A program with the package that it is in, what its tasks are, and the model type that methods are tried with."""
 
     package: str
-    task: str
+    does: Callable[[Task], bool]
     model_type: str
     ways: tuple[Way, ...]
+
+
+def _continues(task: Task) -> bool:
+    return task.name == DEFAULT.name
+
+
+def _classifies(task: Task) -> bool:
+    return task.has_classes and task.by_class and task.auto_class == "AutoModelForSequenceClassification"
+
+
+def _embeds(task: Task) -> bool:
+    return task.reads_states
 
 
 def _nothing(model: Any) -> None:
@@ -61,15 +73,15 @@ def _layout(model: Any) -> None:
 
 RUNTIMES = {
     "transformers": Runtime(
-        "transformers", "causal-lm", "llama", (Way("adapter", _nothing, alone=True), Way("merged", check_merges))
+        "transformers", _continues, "llama", (Way("adapter", _nothing, alone=True), Way("merged", check_merges))
     ),
     "llama.cpp": Runtime(
-        "xllamacpp", "causal-lm", "llama", (Way("lora-gguf", check_lora, alone=True), Way("gguf", _layout))
+        "xllamacpp", _continues, "llama", (Way("lora-gguf", check_lora, alone=True), Way("gguf", _layout))
     ),
-    "onnx": Runtime("onnxruntime", "sequence-classification", "bert", (Way("onnx", check_merges),)),
+    "onnx": Runtime("onnxruntime", _classifies, "bert", (Way("onnx", check_merges),)),
     "sentence-transformers": Runtime(
         "sentence-transformers",
-        "sentence-embedding",
+        _embeds,
         "bert",
         (Way("adapter", _no_virtual_tokens, alone=True), Way("sentence-transformers", check_merges)),
     ),
@@ -86,7 +98,7 @@ def taken(runtime: str, names: Sequence[str] = (), model: str | None = None) -> 
     if runtime not in RUNTIMES:
         raise InputError(f'"{runtime}" is no program that is exported to.', fix=f"Known: {listed(RUNTIMES)}.")
     known = RUNTIMES[runtime]
-    task = TASKS.get(known.task)
+    task = next(one for one in map(TASKS.get, TASKS) if known.does(one))
     config = read_config(*sources.resolve(ModelSection(name=model).name)) if model else _usual(known.model_type)
     if not task.fits(config):
         raise InputError(f"{model} does no {task.name}, for which {runtime} is tried.", fix="Name another model.")
