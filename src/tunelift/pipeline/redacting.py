@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from tunelift import metrics
 from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.comparison.run_folder import compare_run
 from tunelift.config import yaml_text
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Scores
-from tunelift.metrics import METRICS
 from tunelift.pipeline.verifying import differing, untold
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.run_files.layout import METRICS, SCORES, RunPaths
@@ -181,7 +181,7 @@ def _texts(row: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 def _answers_are_numbers(scores: Iterable[Scores]) -> bool:
     """Tell whether answers are numbers, of which correlations are made."""
     named = {name for one in scores for name in one.info.get("metrics") or {}}
-    return any(METRICS.get(name).needs == "numbers" for name in named if name in METRICS)
+    return any(metrics.METRICS.get(name).needs == "numbers" for name in named if name in metrics.METRICS)
 
 
 def _kind(key: str) -> str:
