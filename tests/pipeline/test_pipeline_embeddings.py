@@ -237,10 +237,12 @@ def test_a_model_is_read_as_its_files_say_or_refused(tmp_path: Path) -> None:
     found = read(folder)
     assert (found.modes, found.normalized, found.max_length, found.prompt) == (("cls",), True, 24, "Query: ")
     assert read(tmp_path) == Pooling()
-    found.save(tmp_path / "copy")
+    found.save(tmp_path / "copy", None)
     assert read(tmp_path / "copy") == found
-    Pooling().save(tmp_path / "plain")
+    Pooling().save(tmp_path / "plain", AutoConfig.for_model("bert", hidden_size=32))
     assert read(tmp_path / "plain").modes == ("mean",)
+    width = json.loads((tmp_path / "plain" / "1_Pooling" / "config.json").read_text())["word_embedding_dimension"]
+    assert width == 32  # without which sentence-transformers does not open the folder
     (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "euclidean"}')
     with pytest.raises(InputError, match="compared by 'euclidean'"):
         read(folder)

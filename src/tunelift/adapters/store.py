@@ -12,6 +12,7 @@ from typing import Any
 from tunelift.adapters.targets import STATES_READ
 from tunelift.core import files
 from tunelift.core.errors import InputError, listed
+from tunelift.model_facts.anatomy import base_of
 from tunelift.model_facts.pooling import pooling_of
 from tunelift.run_files.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, LINEAGE, LINEAGE_FORMAT, RunPaths
 from tunelift.tasks import TASKS
@@ -53,7 +54,7 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str,
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         if config.task_type == STATES_READ:  # what makes one vector of a text lies beside it
-            pooling_of(model).save(staging)
+            pooling_of(model).save(staging, base_of(model).config)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
 
     files.write_folder(folder, fill)

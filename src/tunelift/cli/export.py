@@ -10,8 +10,8 @@ import click
 
 from tunelift.cli.command import KeyCommand
 
-TO = ("merged", "gguf", "lora-gguf", "mlx")
-TYPES = ("f32", "f16", "bf16", "q8_0")
+TO = ("merged", "gguf", "lora-gguf", "mlx", "onnx", "sentence-transformers", "hub")
+TYPES = ("f32", "f16", "bf16", "q8_0", "int8")
 K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 
@@ -24,14 +24,27 @@ K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", 
     type=click.Choice((*TYPES, *K_QUANTS)),
     default="f32",
     show_default=True,
-    help="Of a GGUF file's weights.",
+    help="Of a GGUF or ONNX file's weights.",
 )
 @click.option("--output", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to; in the run otherwise.")
 @click.option(
     "--items", type=click.IntRange(min=4), default=64, show_default=True, metavar="NUMBER",
     help="Test items that a file with rounded weights is judged by.",
 )  # fmt: skip
-def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> None:
+@click.option("--repository", metavar="OWNER/NAME", help="With --to hub: where to; new, or empty.")
+@click.option("--public", is_flag=True, help="With --to hub: let anybody see it.")
+@click.option("--dry-run", is_flag=True, help="With --to hub: list what would be uploaded, and ask nobody.")
+def command(
+    run: Path,
+    to: str,
+    kind: str,
+    output: Path | None,
+    items: int,
+    *,
+    repository: str | None,
+    public: bool,
+    dry_run: bool,
+) -> None:
     """Write what a run tuned as another program has it, and prove there that it is what was measured.
 
     What can be run here is run on items of the run's test set and compared token by token: with the base, which shows
@@ -43,6 +56,9 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
       mlx        the adapter alone for mlx-lm (proved where the extra mlx is installed)
+      onnx       a head for ONNX Runtime (extra onnx), in f32 or int8
+      sentence-transformers  a sentence model, merged, with how its vectors are made (proved where that is installed)
+      hub        what was tuned and its card, into a private repository of the Hub; no row of the data
 
     K-quants (q4_k_m and the like) are made by llama.cpp's own quantiser (extra k-quants).
 
@@ -53,7 +69,12 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
       tunelift export runs/demo --to gguf --type q4_k_m --items 500
       tunelift export runs/demo --to lora-gguf --output adapter-for-llama
       tunelift export runs/demo --to mlx
+      tunelift export runs/demo --to hub --repository me/topics --dry-run
     """
+    if to == "hub":
+        return _publish(run, repository, public=public, dry=dry_run)
+    if repository or public or dry_run:
+        raise click.UsageError("--repository, --public and --dry-run go with --to hub.")
     from tunelift.pipeline.exporting import export_stage, status_of
 
     folder = export_stage(run, to, output, kind, items)
@@ -67,6 +88,19 @@ def command(run: Path, to: str, kind: str, output: Path | None, items: int) -> N
         click.echo(_verdict(kind, name, entry))
     reason = f": {said['reason']}" if said.get("reason") else f" in {said['runtime']}"
     click.echo(f"Export: {folder} ({said['status']}{reason})")
+
+
+def _publish(run: Path, repository: str | None, *, public: bool, dry: bool) -> None:
+    if not repository:
+        raise click.UsageError("--to hub needs a name: --repository OWNER/NAME.")
+    from tunelift.pipeline.publishing import publish
+
+    made = publish(run, repository, public=public, dry=dry)
+    for name, size in made.sizes.items():
+        click.echo(f"{size:>13,} bytes  {name}")
+    kind = "private" if made.private else "public"
+    where = f"would go to {repository} ({kind}): nothing was written" if dry else f"are in {made.address} ({kind})"
+    click.echo(f"{len(made.sizes)} files {where}")
 
 
 def _metrics(verdict: Any) -> dict[str, Any]:

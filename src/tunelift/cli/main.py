@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "Write what was tuned for transformers, llama.cpp and Ollama, and prove it there.",
     "import": "Make an adapter of mlx-lm or llama.cpp one for stock peft, and prove that it acts as there.",
     "verify": "Make verdict, hashes and proofs of a run or an export again from its files.",
+    "redact": "Write a copy of a run that can be shared, without the texts of its rows.",
     "leaderboard": "Rank several tuned models against one base, and call ties ties.",
     "generate": "Show the answers of the base and the tuned model side by side.",
     "chat": "Talk to the base and the tuned model side by side.",

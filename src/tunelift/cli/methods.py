@@ -23,6 +23,7 @@ DECIDING = ("torch", "transformers", "peft")
 @click.option("--model", metavar="NAME", help="Try them on a tiny twin of this model's architecture.")
 @click.option("--task", metavar="NAME", help="The task to try them for; what suits the model otherwise.")
 @click.option("--revision", metavar="TEXT", help="The model's revision on the Hub.")
+@click.option("--for", "runtime", metavar="PROGRAM", help="What transformers, llama.cpp, onnx and others take of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--markdown", "file", type=click.Path(path_type=Path), metavar="FILE", help="Write it as Markdown too.")
 @click.pass_context
@@ -49,7 +50,16 @@ def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: 
       tunelift methods --model Qwen/Qwen3-0.6B
       tunelift methods lora vera ia3 --model all-minilm-l6-v2 --task sequence-classification
       tunelift methods --model gpt2 --json
+      tunelift methods --for llama.cpp
+      tunelift methods lora dora vera --for llama.cpp --model Qwen/Qwen3-0.6B
     """
+    runtime = asked.pop("runtime")
+    if runtime and (asked["task"] or asked["revision"]):
+        raise click.UsageError(
+            "--task and --revision do not go with --for: each program is tried for a task of its own.", ctx
+        )
+    if runtime:
+        return _for(runtime, names, asked["model"], as_json=as_json, file=file)
     if (asked["task"] or asked["revision"]) and not asked["model"]:
         raise click.UsageError("--task and --revision go with --model.", ctx)
     found, about, task = _tried(names, **asked) if asked["model"] else (*_recorded(names), None)
@@ -61,6 +71,19 @@ def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: 
     versions = provenance.versions()
     shown = {"model": asked["model"], "task": task, "versions": versions, "methods": abilities}
     click.echo(json.dumps(shown, indent=2) if as_json else describe(abilities, about))
+
+
+def _for(runtime: str, names: tuple[str, ...], model: str | None, *, as_json: bool, file: Path | None) -> None:
+    from tunelift.pipeline.runtimes import as_rows, taken
+    from tunelift.wording.abilities_text import table
+    from tunelift.wording.numbers import aligned
+
+    found, about = taken(runtime, names, model)
+    rows = as_rows(found)
+    if file:
+        files.write_text(file, f"{about}\n\n{table(rows[0], rows[1:])}\n")
+    shown = {"for": runtime, "model": model, "about": about, "methods": found}
+    click.echo(json.dumps(shown, indent=2) if as_json else f"{about}\n\n{aligned(rows)}")
 
 
 def _recorded(names: tuple[str, ...]) -> tuple[list[Ability], str]:

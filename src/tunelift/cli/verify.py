@@ -23,11 +23,13 @@ def command(ctx: click.Context, folder: Path) -> None:
       tunelift verify runs/demo
       tunelift verify runs/demo/exports/gguf-q8_0
     """
-    from tunelift.pipeline.verifying import verify
+    from tunelift.pipeline.verifying import untold, verify
 
     right, wrong = verify(folder)
     for line in right:
         click.echo(f"agrees          {line}")
+    for line in untold(folder):
+        click.echo(f"cannot be told  {line}")
     for line in wrong:
         click.echo(f"DOES NOT AGREE  {line}")
     if wrong:

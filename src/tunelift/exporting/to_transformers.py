@@ -55,9 +55,8 @@ def to_merged(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         made.model.generation_config.eos_token_id = made.ends
     if not all(one["passed"] for one in checks):
         raise ExportFailed(checks)
-    lineage = {"base": made.facts["made_of"]["model"], "task": made.task.name, "labels": made.facts["labels"]}
     with progress.silenced():
-        save_model(made.model, made.tokenizer, folder / MODEL, lineage)
+        save_model(made.model, made.tokenizer, folder / MODEL, made.lineage)
     answer = ask(folder / MODEL, made, rows)
     evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
     checks += compared(rows.asked, answer, right, FACTOR * FLOOR)

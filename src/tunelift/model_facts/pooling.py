@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -60,18 +60,31 @@ class Pooling:
         found = torch.cat([_pooled(mode, wide, mask) for mode in self.modes], dim=1)
         return torch.nn.functional.normalize(found, dim=1) if self.normalized else found
 
-    def save(self, folder: Path) -> None:
-        """Write the files into the folder of an adapter or a model, so that sentence-transformers reads it whole."""
-        for name, content in (self.files or _DEFAULT_FILES).items():
+    def cut_to(self, length: int) -> Pooling:
+        """Return the same for texts of at most so many tokens, by which longer ones are cut."""
+        told = {**(self.files or _DEFAULT_FILES)}
+        told[ENCODER] = {**told.get(ENCODER, {"do_lower_case": False}), "max_seq_length": length}
+        return replace(self, max_length=length, files=told)
+
+    def save(self, folder: Path, config: Any) -> None:
+        """Write the files into the folder of an adapter or a model, so that sentence-transformers reads it whole.
+
+        Where they do not say how wide states are, `config`, the model's, does: it reads none without.
+        """
+        own = self.files or _DEFAULT_FILES
+        if own.get(POOLED) == _DEFAULT_FILES[POOLED]:
+            own = {**own, POOLED: {"word_embedding_dimension": config.get_text_config().hidden_size, **own[POOLED]}}
+        for name, content in own.items():
             files.write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+POOLED = "1_Pooling/config.json"
 _DEFAULT_FILES: dict[str, Any] = {
     MODULES: [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     ],
-    "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+    POOLED: {"pooling_mode_mean_tokens": True},
 }
 
 _known: WeakKeyDictionary[Any, Pooling] = WeakKeyDictionary()

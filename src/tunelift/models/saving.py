@@ -9,7 +9,7 @@ from typing import Any
 
 from tunelift.core import files
 from tunelift.core.errors import InputError
-from tunelift.model_facts.anatomy import is_body
+from tunelift.model_facts.anatomy import base_of, is_body
 from tunelift.model_facts.pooling import pooling_of
 from tunelift.models.loader import quiet
 from tunelift.run_files.layout import LINEAGE, LINEAGE_FORMAT
@@ -44,7 +44,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, lineage: Mapping[str, A
         if tokenizer is not None:
             tokenizer.save_pretrained(staging)
         if is_body(model):
-            pooling_of(model).save(staging)
+            pooling_of(model).save(staging, base_of(model).config)
         files.write_json(staging / LINEAGE, {"format": LINEAGE_FORMAT, **lineage})
 
     files.write_folder(folder, fill)

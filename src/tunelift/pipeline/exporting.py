@@ -14,19 +14,24 @@ from tunelift.core import files, progress
 from tunelift.core.errors import InputError, listed
 from tunelift.core.records import Example
 from tunelift.evaluation.measures import measure_for
+from tunelift.evaluation.plan import Plan
 from tunelift.exporting import manifest
 from tunelift.exporting.checking import Asked
 from tunelift.exporting.equality import Item, Scores
-from tunelift.exporting.made import Made, Rows
+from tunelift.exporting.gguf_weights import TYPES
+from tunelift.exporting.made import Made, Rows, values
 from tunelift.exporting.space import alone, check_space
-from tunelift.exporting.stock import values_of
 from tunelift.exporting.to_gguf import GGUF_TYPES, check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
 from tunelift.exporting.to_mlx import check_mlx, to_mlx_adapter
+from tunelift.exporting.to_onnx import TYPES as ONNX_TYPES
+from tunelift.exporting.to_onnx import check_onnx, to_onnx
+from tunelift.exporting.to_sentence_transformers import check_sentence, to_sentence_transformers
 from tunelift.exporting.to_transformers import check_merged, to_merged
 from tunelift.fast.targets import IGNORED
 from tunelift.fast.undo import in_evaluation
 from tunelift.model_facts.anatomy import base_of
 from tunelift.pipeline import choices
+from tunelift.pipeline.exported_texts import text_rows
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import from_run_folder
 from tunelift.pipeline.whole import tuned_hash
@@ -59,13 +64,16 @@ class Kind:
     check: Callable[[Made, str], Any]
     write: Callable[[Made, Rows, Path, str], None]
     room: float
+    types: Sequence[str] = tuple(TYPES)
 
 
 KINDS = {
     "merged": Kind(check_merged, to_merged, 1),
-    "gguf": Kind(check_gguf, to_gguf, 3),
+    "gguf": Kind(check_gguf, to_gguf, 3, GGUF_TYPES),
     "lora-gguf": Kind(check_lora_gguf, to_lora_gguf, 1),
     "mlx": Kind(check_mlx, to_mlx_adapter, 1),
+    "onnx": Kind(check_onnx, to_onnx, 3, ONNX_TYPES),
+    "sentence-transformers": Kind(check_sentence, to_sentence_transformers, 1),
 }
 
 
@@ -77,17 +85,16 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     """
     config, tuned = from_run_folder(run)
     config, facts = choices.with_adapter_facts(config, str(tuned))
-    if to not in KINDS or kind not in GGUF_TYPES:
-        raise InputError(
-            f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(GGUF_TYPES)}."
-        )
+    if to not in KINDS or kind not in KINDS[to].types:
+        types = KINDS[to].types if to in KINDS else TYPES
+        raise InputError(f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(types)}.")
     if config.model.quantization != "none":
         raise InputError(
             f"The run's base was held in {config.model.quantization}, and the adapter fits those rounded weights.",
             fix="Exports are of whole weights, on which it was not measured: tune it on the base as its file has it.",
         )
-    _check_proved(choices.task_for(config), tuned)
-    row, name = KINDS[to], f"{to}-{kind}" if to == "gguf" else to
+    _check_proved(choices.task_for(config), tuned, to)
+    row, name = KINDS[to], f"{to}-{kind}" if to in ("gguf", "onnx") else to
     folder = Path(output) if output else Path(run) / "exports" / name
     with alone(folder):
         made, rows = _made(config, tuned, facts, items)
@@ -100,7 +107,14 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     return folder
 
 
-def _check_proved(task: Task, tuned: Path) -> None:
+def _check_proved(task: Task, tuned: Path, to: str) -> None:
+    if to == "sentence-transformers":  # which says itself what it takes
+        return
+    if task.reads_states:
+        raise InputError(
+            f"The task is {task.name}: its vectors are made of a model's states by files that {to} does not have.",
+            fix="Export it with --to sentence-transformers.",
+        )
     if task.auto_class not in PROVED:
         reads = "peft" if is_adapter(tuned) else "transformers"
         raise InputError(
@@ -124,7 +138,10 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
     metrics = choices.metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
     plan = choices.evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)
     ranked = list(labels) if task.next_token and measure_for(plan).ranks and len(labels) <= MOST_LABELS else []
-    rows = _rows(session, splits.test, ranked, config.train.max_length, count)
+    if task.reads_states:
+        rows = text_rows(session, splits.test, config.train.max_length, count)
+    else:
+        rows = _rows(session, splits.test, ranked, config.train.max_length, count)
     made = Made(
         session.model,
         session.tokenizer,
@@ -139,6 +156,8 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
             "labels": list(session.labels) if task.has_head else ranked,
         },
         lambda items: _base_scores(session, items),
+        lambda use: _with_base(session, use),
+        lambda model: _measured(session, model, splits.test[:: max(1, len(splits.test) // count)][:count], plan),
     )
     return made, rows
 
@@ -146,10 +165,18 @@ def _made(config: Config, tuned: Path, facts: dict[str, Any], count: int) -> tup
 def _base_scores(session: Session, items: Sequence[Item]) -> Scores:
     """Ask the base for the items that it can be asked: it has no tokens that an adapter brought."""
     with session.base():
-        model = base_of(session.model)
-        own = model.config.vocab_size if grown_to(session.model) else math.inf
-        known = [one for one in items if max(one.ids) < own]
-        return {one.name: values_of(model, one.ids, one.targets, one.segments) for one in known}
+        own = base_of(session.model).config.vocab_size if grown_to(session.model) else math.inf
+        return values(session.task, session.model, [one for one in items if max(one.ids) < own])
+
+
+def _with_base(session: Session, use: Callable[[Any], None]) -> None:
+    with session.base():
+        use(base_of(session.model))
+
+
+def _measured(session: Session, model: Any, test: Sequence[Example], plan: Plan) -> Any:
+    with session.instead(model):
+        return session.score(test, replace(plan, cache=False), "export")
 
 
 def _ends(session: Session, rows: Rows) -> list[int]:

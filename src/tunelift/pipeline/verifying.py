@@ -33,6 +33,12 @@ def verify(folder: str | Path) -> tuple[list[str], list[str]]:
     return right, wrong
 
 
+def untold(folder: str | Path) -> list[str]:
+    """Return what a redacted run says that nobody can make again from it; empty for one that is not."""
+    said = files.read_object(RunPaths(folder).manifest).get("redacted") or {}
+    return [str(one) for one in [said.get("said"), *(said.get("lost") or [])] if one]
+
+
 def _export(folder: Path) -> tuple[list[str], list[str]]:
     said = files.read_object(folder / manifest.NAME)
     wrong = manifest.again(folder)
@@ -89,7 +95,7 @@ def _same_verdict(paths: RunPaths, right: list[str], wrong: list[str]) -> None:
     except TuneliftError as error:
         wrong.append(f"the scores cannot be compared any more: {error}")
         return
-    apart = list(_apart(told, found, ""))
+    apart = list(differing(told, found, ""))
     if apart:
         wrong += [f"comparison.json does not follow from the scores: {one}" for one in apart[:8]]
     else:
@@ -97,14 +103,14 @@ def _same_verdict(paths: RunPaths, right: list[str], wrong: list[str]) -> None:
         right.append(f"comparison.json follows from the scores, every number of it ({rows} items)")
 
 
-def _apart(told: Any, found: Any, where: str) -> list[str]:
+def differing(told: Any, found: Any, where: str) -> list[str]:
     """Return where two JSON values differ by more than rounding."""
     if isinstance(told, dict) and isinstance(found, dict):
         keys = [*told, *(key for key in found if key not in told)]
-        return [one for key in keys for one in _apart(told.get(key), found.get(key), f"{where}.{key}".strip("."))]
+        return [one for key in keys for one in differing(told.get(key), found.get(key), f"{where}.{key}".strip("."))]
     if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
         both = enumerate(zip(told, found, strict=True))
-        return [one for index, (a, b) in both for one in _apart(a, b, f"{where}[{index}]")]
+        return [one for index, (a, b) in both for one in differing(a, b, f"{where}[{index}]")]
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (told, found))
     same = abs(told - found) <= ROUNDING * max(1.0, abs(told)) if numbers else told == found
     return [] if same else [f"{where} is {str(told)[:60]}, and is {str(found)[:60]} made again"]

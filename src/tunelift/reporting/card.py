@@ -37,12 +37,22 @@ def write_card(folder: Path) -> Path:
     return path
 
 
-def card_text(run: RunContents) -> str:
-    """Return the card: YAML front matter for the Hub, then the verdict, the figures, how to load it, what made it."""
+def card_text(run: RunContents, repository: str = "") -> str:
+    """Return the card: YAML front matter for the Hub, then the verdict, the figures, how to load it, what made it.
+
+    In a `repository` of the Hub it is loaded by that name.
+    """
     import yaml
 
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{front}---", f"# {name(run)}", _lineage(run), *_evidence(run), *_loading(run), *_training(run)]
+    parts = [
+        f"---\n{front}---",
+        f"# {name(run)}",
+        _lineage(run),
+        *_evidence(run),
+        *_loading(run, repository),
+        *_training(run),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,13 +103,15 @@ def _limits(run: RunContents) -> list[str]:
     said += [cut] if (cut := cut_answers(run)) else []
     failed = [str(proof["name"]) for proof in run.manifest.get("proofs") or [] if not proof.get("passed")]
     said += [f"Proofs that failed: {', '.join(failed)}."] if failed else []
+    said += [str(run.noted("redacted")["said"])] if run.noted("redacted") else []
     return ["## What to know before using it", " ".join(said)] if said else []
 
 
-def _loading(run: RunContents) -> list[str]:
+def _loading(run: RunContents, repository: str = "") -> list[str]:
     head, auto, reader = run.task().has_classes, run.task().auto_class, run.task().reader
     with_peft = auto.replace("Auto", "AutoPeft", 1)
     folder, named = _made(run)
+    named = repository or named
     labels = read_lineage(folder).get("labels") or []
     count = f"num_labels={len(labels) or 'NUMBER_OF_LABELS'}" if head else ""
     count += f', problem_type="{run.task().problem_type}"' * (not run.task().by_class)

@@ -36,9 +36,9 @@ def markdown(abilities: Abilities, about: str) -> str:
     trained, others = _split(abilities)
     parts = [about]
     if trained:
-        parts.append(_table(_head(trained), [_row(one, trained) for one in trained]))
+        parts.append(table(_head(trained), [_row(one, trained) for one in trained]))
     if others:
-        parts.append(_table(["not trained", "why"], [[one["method"], _why(one)] for one in others]))
+        parts.append(table(["not trained", "why"], [[one["method"], _why(one)] for one in others]))
     return "\n\n".join(parts)
 
 
@@ -82,6 +82,6 @@ def _count(one: Mapping[str, Any]) -> str:
     return f"{one['trainable']:,} ({100 * one['trainable'] / one['total']:.3g}%)"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
