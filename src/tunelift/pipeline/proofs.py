@@ -118,7 +118,7 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
         "missing": [key for key in expected if key not in saved],
         "of another shape": [k for k, t in expected.items() if k in saved and saved[k].shape != t.shape],
         "not finite": [key for key, tensor in saved.items() if not torch.isfinite(tensor).all()],
-        "all zero": [k for k, t in saved.items() if {*k.split(".")} & {*method.begins_at_random} and not t.any()],
+        "all zero": [k for k, t in saved.items() if _at_random(k, method) and t.numel() and not t.any()],
     }
     found = [f"{problem}: {listed(keys, 3)}" for problem, keys in problems.items() if keys]
     if len(saved) < trained and not method.virtual_tokens:  # of which one tensor is made from all that were trained
@@ -126,6 +126,10 @@ def _saved(session: Session, folder: Path) -> dict[str, Any]:
     if not any(tensor.any() for tensor in saved.values()):
         found.append("every tensor is zero")
     return _proof(name, not found, "; ".join([f"{len(saved)} tensors for {trained} trained ones", *found]))
+
+
+def _at_random(name: str, method: Method) -> bool:
+    return bool({*name.split(".")} & {*method.begins_at_random})
 
 
 def _model_saved(session: Session, folder: Path) -> dict[str, Any]:
