@@ -30,7 +30,8 @@ TITLE = """# Methods side by side
 plus the number of others that are shown to be better.
 
 """
-BASELINES = {"banking77": ["few-shot", "majority", "tf-idf"], "sst2": ["majority", "tf-idf", "linear-probe"]}
+FEW_SHOT = "few-shot"
+BASELINES = {"banking77": [FEW_SHOT, "majority", "tf-idf"], "sst2": ["majority", "tf-idf", "linear-probe"]}
 STUDIES: dict[str, dict[str, Any]] = {
     # Customer questions to a bank, 77 intents (PolyAI, task-specific-datasets).
     "banking77": {
@@ -169,7 +170,8 @@ def table(study: str, folder: Path) -> Iterator[str]:
         return
     first = RunPaths(folder / done[0])
     sides = {method: RunPaths(folder / method).tuned / SCORES for method in done}
-    sides |= {path.name: path / SCORES for path in first.baselines() if path.name in BASELINES[study]}
+    ranked = {*BASELINES[study]} - {FEW_SHOT}  # which is asked another prompt
+    sides |= {path.name: path / SCORES for path in first.baselines() if path.name in ranked}
     board = leaderboard(first.base / SCORES, sides, metric="accuracy").to_dict()
     against = {frozenset((duel["one"], duel["other"])): duel for duel in board["pairs"]}
     manifests = {name: read(folder / name / "manifest.json") for name in done}
@@ -192,6 +194,8 @@ def table(study: str, folder: Path) -> Iterator[str]:
         shown = f"`{name}`" if name in manifests else name
         yield f"| {place} | {shown} | {trained} | {' | '.join([*told, *own])} |"
     yield ""
+    if beaten := {name: few for name in done if (few := few_shot(folder / name))}:
+        yield from beside_few_shot(beaten)
     for path in sorted(folder.glob("*.refused")):
         yield f"`{path.stem}` is refused: {path.read_text(encoding='utf-8')}\n"
     if missing := [name for name in METHODS if name not in done and not (folder / f"{name}.refused").exists()]:
@@ -201,6 +205,22 @@ def table(study: str, folder: Path) -> Iterator[str]:
         f"{machine['processor']} ({', '.join(machine['flags'])}), {machine['cores']} cores; "
         f"torch {version('torch')}, peft {version('peft')}, transformers {version('transformers')}.\n"
     )
+
+
+def few_shot(folder: Path) -> dict[str, Any] | None:
+    """Return how a run stands beside the base with examples in its prompt, None where that was not measured."""
+    found: dict[str, Any] | None = read(folder / "comparison.json")["baselines"].get(FEW_SHOT)
+    return found
+
+
+def beside_few_shot(beaten: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a sentence on the base with examples in its prompt, which is no candidate: its prompt is another."""
+    one = next(iter(beaten.values()))
+    words = {word: [f"`{name}`" for name, few in beaten.items() if few["verdict"] == word]
+             for word in ("better", "worse", "inconclusive")}  # fmt: skip
+    told = "; ".join(f"{word} than it: {', '.join(names)}" for word, names in words.items() if names)
+    told = told.replace("inconclusive than it", "inconclusive beside it")
+    yield f"The base with {one['description']} ({FEW_SHOT}): {one['base']:.3f}. By each run's own test, {told}.\n"
 
 
 def difference(entry: Mapping[str, Any], word: str, sign: int = 1) -> str:

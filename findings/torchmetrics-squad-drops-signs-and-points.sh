@@ -4,8 +4,7 @@
 # loses every sign and decimal point has an exact match of 100. So does every other copy of SQuAD's script.
 # Seen with torch 2.13.0 on 2026-11-30. Fails if that changes.
 #
-# What tunelift does: squad_exact_match is SQuAD's, to be comparable; numeric_match compares numbers, and the docs say
-# which is for what.
+# What tunelift does: in its squad_exact_match and squad_f1 the point and the sign of a number count (docs/tasks.md).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -67,8 +67,9 @@ def keep_ranks(model: Any) -> None:
 
 
 def end(model: Any) -> None:
-    """Say which ranks are left, and let the numbers be those that peft will load.
+    """Say which ranks are left, keep those alone, and let the numbers be those that peft will load.
 
+    With the others in it, all zero, products are summed otherwise, and in half precision models answer otherwise.
     Onto a base in half precision peft 0.21 loads them rounded to it: what is measured and saved is then rounded, too.
     """
     import torch
@@ -77,7 +78,13 @@ def end(model: Any) -> None:
     with torch.no_grad():
         for _, parameter in _own(model, ".lora_"):
             parameter.copy_(parameter.to(dtype))
-    keep_ranks(model)
+    if not _is_allocated(model):
+        keep_ranks(model)
+        config = model.active_peft_config
+        model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, model.active_adapter)
+        for name, parameter in _own(model, ".lora_", ".ranknum."):  # made anew, in the base's precision
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(".lora_" in name)
 
 
 def _is_allocated(model: Any) -> bool:
