@@ -209,7 +209,7 @@ def table(study: str, folder: Path) -> Iterator[str]:
 
 def few_shot(folder: Path) -> dict[str, Any] | None:
     """Return how a run stands beside the base with examples in its prompt, None where that was not measured."""
-    found: dict[str, Any] | None = read(folder / "comparison.json")["baselines"].get(FEW_SHOT)
+    found: dict[str, Any] | None = (read(folder / "comparison.json").get("baselines") or {}).get(FEW_SHOT)
     return found
 
 

@@ -49,7 +49,7 @@ def test_settings_take_turns_and_those_out_of_the_running_are_measured_once(
         "broken": {"failed": "no compiler"},
     }
 
-    def measure(setting: side_by_side.Setting, scratch: Path) -> side_by_side.Result:
+    def measure(setting: side_by_side.Setting, scratch: Path, *, number: int) -> side_by_side.Result:
         order.append(setting.name)
         return dict(figures[setting.name])
 
@@ -71,7 +71,7 @@ def test_what_was_measured_is_not_measured_again_and_no_run_begins_after_the_tim
 
     order: list[str] = []
 
-    def measure(setting: side_by_side.Setting, scratch: Path) -> side_by_side.Result:
+    def measure(setting: side_by_side.Setting, scratch: Path, *, number: int) -> side_by_side.Result:
         order.append(setting.name)
         return {"failed": "no memory"} if setting.name == "broken" else {"seconds": len(order)}
 

@@ -14,6 +14,7 @@ import torch
 
 from tunelift.core.errors import InputError
 from tunelift.fast.undo import in_evaluation
+from tunelift.model_facts.parameters import compute_dtype
 
 ROW = 8
 """Tokens of the row that is asked about."""
@@ -32,7 +33,7 @@ def check_reads_forward(model: Any) -> None:
     if model in _seen or any(parameter.is_meta for parameter in model.parameters()):
         return
     apart, size = _apart(model)
-    if apart > APART.get(next(model.parameters()).dtype, HALF) * size:
+    if apart > APART.get(compute_dtype(model), HALF) * size:
         raise InputError(
             f"{type(model).__name__} sees the tokens behind the one that it is asked about: a likelihood or a training "
             "on the next token would be told the answer.",

@@ -32,14 +32,15 @@ from tunelift.serving.embedding import Embedder, EmbeddingService, Sentences
 from tunelift.serving.service import Allowed
 from tunelift.tasks import TASKS
 
-TASK = "sentence-embedding"
+TASK = next(task for task in map(TASKS.get, TASKS) if task.contrasts)
+"""What makes vectors of texts."""
 NEAR, NEAR_IN_HALF = 1e-3, 0.1
 """How far an item's log-likelihood (nats, of cosines times 20) may be from that of the run, by the precision."""
 
 
 def are_sentences(sources: Sequence[Source]) -> bool:
     """Tell whether sources are of sentence models; raise InputError where only some are."""
-    tasks = {adapter_facts(source.folder)["task"] == TASK for source in sources}
+    tasks = {adapter_facts(source.folder)["task"] == TASK.name for source in sources}
     if len(tasks) > 1:
         raise InputError("Some adapters make vectors of texts, and others continue them.", fix="Serve them apart.")
     return tasks == {True}
@@ -52,7 +53,7 @@ def embedding_service(
 
     Raises InputError where an adapter does not fit, TuneliftError where vectors are not those that were measured.
     """
-    session = Session.open(section_for(section, sources), TASKS.get(TASK))
+    session = Session.open(section_for(section, sources), TASK)
     base = name or Path(session.identity.name).name
     if base in (source.name for source in sources):
         raise InputError(f"An adapter has the base's name, {base}.", fix="Name it otherwise: NAME=FOLDER.")
@@ -84,9 +85,9 @@ def _prove(embedder: Embedder, run: Path, side: str, named: Sentences) -> None:
         )
     scores = Scores.read(folder)
     rows = {str(row["id"]): row for row in scores.rows if row.get("log_likelihood") is not None}
-    examples = splits_to_measure(config.data, TASKS.get(TASK)).test
+    examples = splits_to_measure(config.data, TASK).test
     pairs = any(isinstance(example.wanted, Numbers) for example in examples)
-    plan = Plan(resolve(TASKS.get(TASK).metrics(examples)), task=TASKS.get(TASK), max_length=config.train.max_length)
+    plan = Plan(resolve(TASK.metrics(examples)), task=TASK, max_length=config.train.max_length)
     kind: type[Measure] = Similarity if pairs else Retrieval
     measure = kind(embedder.model, named.tokenizer, examples, plan, side)
     vars(measure)["vectors"] = lambda texts, *_: _served(embedder, named, texts)
