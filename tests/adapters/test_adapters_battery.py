@@ -140,11 +140,16 @@ def test_the_whole_battery_is_one_command_that_goes_on(tmp_path: Path) -> None:
 def test_the_docs_have_each_rows_rate() -> None:
     text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
     said: dict[str, float] = {}
+    under_heads: dict[str, float] = {}
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         names = re.findall(r"`([a-z0-9-]+)`", cells[0])
         if len(cells) == 4 and names:
-            rates = [float(rate) for rate in cells[2].split(", ")]
+            usually, _, under_head = cells[2].partition("; under a head ")
+            rates = [float(rate) for rate in usually.split(", ")]
+            under_heads |= {name: float(under_head) for name in names if under_head}
             said |= dict(zip(names, rates * (len(names) if len(rates) == 1 else 1), strict=True))
     usual = TrainSection.model_fields["learning_rate"].default
     assert said == {name: METHODS.get(name).learning_rate or usual for name in METHODS}
+    of_heads = {name: METHODS.get(name).learning_rate_for_head for name in METHODS}
+    assert under_heads == {name: rate for name, rate in of_heads.items() if rate}
