@@ -32,6 +32,8 @@ FIRST, LONGER, LONG = 0.3, 0.5, 0.6
 longer one; and how often the tuned answer is the longer."""
 WINS = {"even": (0.5, 0.0), "even, ties": (0.45, 0.1), "better": (0.75, 0.0), "far better": (0.9, 0.05)}
 JUDGES = {"worst": 0.0, "poor": 0.5, "good": 0.9, "nearly right": 0.97}
+CLUSTERED = ((20, 60), (50, 10), (50, 60), (100, 20), (100, 150))
+"""Labels, and clusters of 300 items."""
 STEP = 0.25
 """Between two marks of five."""
 
@@ -56,22 +58,35 @@ def cells(simulations: int, only: str) -> Iterator[Cell]:
             name = f"{what}, {labelled} labels, {others} others, {true}, {judge} judge"
             if only in name:
                 yield cell(name, simulations, (labelled, others), won, agrees, graded=what == "marks")
+    for (labelled, clusters), (judge, agrees) in product(CLUSTERED, JUDGES.items()):
+        name = f"wins, {labelled} labels of 300 items in {clusters} clusters, {judge} judge"
+        if only in name:
+            yield cell(name, simulations, (labelled, 300 - labelled), WINS["even"], agrees, clusters=clusters)
 
 
 def cell(
-    name: str, simulations: int, sizes: tuple[int, int], won: tuple[float, float], agrees: float, *, graded: bool
+    name: str,
+    simulations: int,
+    sizes: tuple[int, int],
+    won: tuple[float, float],
+    agrees: float,
+    *,
+    graded: bool = False,
+    clusters: int = 0,
 ) -> Cell:
-    """Judge simulated comparisons by the product's interval."""
+    """Judge simulated comparisons by the product's interval. With clusters half of the items say as theirs does."""
     draws, (labelled, others) = np.random.default_rng(zlib.crc32(name.encode())), sizes
     found = []
     for start in range(0, simulations, 1000):
         shape = min(1000, simulations - start), labelled + others
-        labels, judged, truth = (marks if graded else wins)(draws, shape, won, agrees)
+        member = draws.integers(0, clusters, labelled + others) if clusters else None
+        labels, judged, truth = marks(draws, shape, won, agrees) if graded else wins(draws, shape, won, agrees, member)
         scale, step = ((-1.0, 1.0), STEP) if graded else ((0.0, 1.0), None)
         parts = labels[:, :labelled], judged[:, :labelled], judged[:, labelled:]
         none = np.empty((shape[0], 0))
         for used in (parts, (parts[0], parts[1], none), (judged, judged, none)):
-            interval = corrected(*used, scale, LEVEL, step)
+            of_these = None if member is None else member[: used[0].shape[1] + used[2].shape[1]]
+            interval = corrected(*used, scale, LEVEL, step, clusters=of_these)
             held = (interval.low <= truth) & (truth <= interval.high)
             found.append((held.mean(), (interval.high - interval.low).mean(), judged.mean() - truth))
     whole, alone, own = (np.mean(found[number::3], axis=0) for number in range(3))
@@ -80,10 +95,17 @@ def cell(
 
 
 def wins(
-    draws: np.random.Generator, shape: tuple[int, int], won: tuple[float, float], agrees: float
+    draws: np.random.Generator,
+    shape: tuple[int, int],
+    won: tuple[float, float],
+    agrees: float,
+    member: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Floats, float]:
     """Return labels of pairs (1 tuned wins, 0.5 tie, 0), the judge's mean over both orders, and the true mean."""
     drawn = draws.random(shape)
+    if member is not None:
+        of_clusters = draws.random((shape[0], member.max() + 1))[:, member]
+        drawn = np.where(draws.random(shape) < 0.5, of_clusters, drawn)
     labels = np.where(drawn < won[0], 1.0, np.where(drawn < sum(won), 0.5, 0.0))
     longer, votes = draws.random(shape) < LONG, []
     for tuned_first in (1.0, 0.0):

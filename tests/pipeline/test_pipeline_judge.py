@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from loopback import Body, served
 from tunelift.cli.main import cli
-from tunelift.comparison.judged import lines
+from tunelift.comparison.judged import PERSON, lines
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.evaluation import endpoint
 from tunelift.evaluation.judging import CRITERION, Judged, votes
@@ -114,6 +115,40 @@ def test_a_biased_judge_is_corrected_and_its_faults_are_told(sides: list[str], t
     said = " ".join(lines(told))
     for wanted in ("corrected by a person's labels", "5 more items", "uncorrected", "Place: ", "Length: "):
         assert wanted in said
+
+
+def test_items_of_one_cluster_count_as_what_they_are(sides: list[str], tmp_path: Path) -> None:
+    def clustered(of: Callable[[int], int]) -> list[str]:
+        made = []
+        for side in map(Path, sides):
+            rows = [
+                json.loads(line) | {"cluster": f"talk {of(i)}"} for i, line in enumerate(side.read_text().splitlines())
+            ]
+            made.append(str(tmp_path / f"clustered-{side.name}"))
+            Path(made[-1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return made
+
+    question, sheet = Question(by=PERSON, sheet=60), tmp_path / "labels.csv"
+    judge(sides, question, asking("http://127.0.0.1:9"), sheet)
+    fill(sheet, 60, by_person)
+    apart = judge(sides, question, asking("http://127.0.0.1:9"), sheet)
+    side_by_side = [good(b) > good(a) for a, b in answers(sides)]
+    # Clusters of a dozen items that are won or lost together, as talks of one conversation may be.
+    order = sorted(range(ITEMS), key=lambda i: (i >= 5) and side_by_side[i - 5])
+    place = {item: number // 10 for number, item in enumerate(order)}
+    together = judge(clustered(place.__getitem__), question, asking("http://127.0.0.1:9"), sheet)
+    assert apart is not None
+    assert together is not None
+    assert "clusters" not in apart
+    assert together["clusters"] == 12
+    assert together["value"] == apart["value"]
+    low, high = (np.diff(one["interval"])[0] for one in (apart, together))
+    assert high > 1.5 * low
+    assert "The items come in 12 clusters" in " ".join(lines(together))
+    with pytest.raises(InputError, match="of 9 clusters; at least 10"):
+        judge(clustered(lambda i: i % 9), question, asking("http://127.0.0.1:9"), sheet)
+    own = judge(clustered(lambda i: i), question, asking("http://127.0.0.1:9"), sheet)
+    assert own == apart
 
 
 def answers(sides: Sequence[str]) -> list[tuple[str, str]]:

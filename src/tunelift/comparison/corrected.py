@@ -14,12 +14,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from tunelift.comparison.draws import Floats
 
 FEWEST_LABELS = 20
 """Below this an interval that holds 95 times of 100 says next to nothing."""
+FEWEST_CLUSTERS = 10
+"""That labelled items must come from, where items come in clusters."""
 
 
 class Corrected(NamedTuple):
@@ -32,7 +35,14 @@ class Corrected(NamedTuple):
 
 
 def corrected(
-    labels: Floats, judged: Floats, others: Floats, scale: tuple[float, float], level: float, step: float | None = None
+    labels: Floats,
+    judged: Floats,
+    others: Floats,
+    scale: tuple[float, float],
+    level: float,
+    step: float | None = None,
+    *,
+    clusters: NDArray[np.intp] | None = None,
 ) -> Corrected:
     """Return the mean of the person's labels over all items, with its interval.
 
@@ -44,6 +54,9 @@ def corrected(
     (as Agresti and Coull 1998 add successes and failures). Few labels look more alike than what they were drawn from,
     and labels that are all alike would have no spread at all. With `step`, the least difference of two graded scores,
     these two are off only as far as any label is, and by one step at least: of graded scores few reach the ends.
+
+    `clusters` are the clusters of the labelled and then of the other items, (labelled + others,): what items of one
+    cluster have in common is then drawn once, labelled or not. The interval is never shorter for it.
     """
     few, many = labels.shape[1], others.shape[1]
     weight = _weight(labels, judged, others)
@@ -57,7 +70,15 @@ def corrected(
     count = few + 2
     own = np.var(both, axis=1) * count / (count - (2 if many else 1)) / count  # the weight was chosen: one freedom less
     rest = weight**2 * np.var(others, axis=1, ddof=1) / many if many > 1 else np.zeros_like(own)
-    freedom = (own + rest) ** 2 / (own**2 / (few - 1) + rest**2 / max(many - 1, 1))
+    units = (few, many)
+    if clusters is not None:
+        units = len(np.unique(clusters[:few])), len(np.unique(clusters[few:]))
+        off = (both - both.mean(axis=1, keepdims=True)) / count
+        of_others = weight[:, None] * (others - others.mean(axis=1, keepdims=True)) / many if many else others
+        together = _between(np.concatenate([off[:, :few], of_others], axis=1), clusters) + np.sum(off[:, few:] ** 2, 1)
+        wider = np.maximum(together * units[0] / (units[0] - (2 if many else 1)) / (own + rest), 1.0)
+        own, rest = own * wider, rest * wider
+    freedom = (own + rest) ** 2 / (own**2 / (units[0] - 1) + rest**2 / max(units[1] - 1, 1))
     moved = weight * others.mean(axis=1) if many else np.zeros_like(own)
     # Means of labels are a lattice: an interval that ends between two of its points holds less than it says.
     lattice = (step or (scale[1] - scale[0]) / 2) / 2 / few
@@ -65,6 +86,14 @@ def corrected(
     middle = both.mean(axis=1) + moved
     value = np.clip(residual.mean(axis=1) + moved, *scale)
     return Corrected(value, np.maximum(middle - half, scale[0]), np.minimum(middle + half, scale[1]), weight)
+
+
+def _between(parts: Floats, clusters: NDArray[np.intp]) -> Floats:
+    """Return the sum over clusters of the square of what their items' parts, (comparisons, items), come to."""
+    _, place = np.unique(clusters, return_inverse=True)
+    member = np.zeros((parts.shape[1], place.max() + 1))
+    member[np.arange(parts.shape[1]), place] = 1
+    return np.asarray(np.sum((parts @ member) ** 2, axis=1))
 
 
 def _weight(labels: Floats, judged: Floats, others: Floats) -> Floats:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunelift.comparison.calibration_error import wilson_interval
 from tunelift.comparison.corrected import corrected
@@ -51,7 +52,8 @@ class Evidence:
 
     `labels` are the person's, (labelled,); `judge` the judge's, (items,), or none, (0,), where there is none. `places`
     are its votes when tuned stands first and second, (items, 2), where pairs were asked about. `longer` is 1 where
-    tuned's answer is the longer one, -1 where base's is, 0 else, (items,).
+    tuned's answer is the longer one, -1 where base's is, 0 else, (items,). `clusters` are the items' clusters by
+    number, (items,), where items come in clusters.
     """
 
     items: int
@@ -61,6 +63,7 @@ class Evidence:
     places: Floats | None = None
     equal: int = 0
     silent: int = 0
+    clusters: NDArray[np.intp] | None = None
 
 
 def conclusion(asked: Asked, found: Evidence, by: str, level: float = 0.95) -> dict[str, Any]:
@@ -68,11 +71,12 @@ def conclusion(asked: Asked, found: Evidence, by: str, level: float = 0.95) -> d
     labelled = len(found.labels)
     told: dict[str, Any] = {"format": FORMAT, "by": by, "what": asked.called, "level": level, "nothing": asked.nothing}
     told |= {"items": found.items, "equal": found.equal, "labels": labelled, "replies_without_a_word": found.silent}
-    alone = _interval(asked, found.labels, found.labels * 0, found.labels[:0], level)
+    told |= {} if found.clusters is None else {"clusters": len(np.unique(found.clusters))}
+    alone = _interval(asked, (found.labels, found.labels * 0, found.labels[:0]), found.clusters, level)
     if not len(found.judge):
         return told | alone | {"verdict": _word(asked, alone["interval"])}
     own, others = found.judge[:labelled], found.judge[labelled:]
-    told |= _interval(asked, found.labels, own, others, level)
+    told |= _interval(asked, (found.labels, own, others), found.clusters, level)
     told |= {
         "labels_alone": alone,
         "judge_alone": float(found.judge.mean()),
@@ -83,8 +87,12 @@ def conclusion(asked: Asked, found: Evidence, by: str, level: float = 0.95) -> d
     return told | {"verdict": _word(asked, told["interval"])}
 
 
-def _interval(asked: Asked, labels: Floats, judged: Floats, others: Floats, level: float) -> dict[str, Any]:
-    one = corrected(labels[None], judged[None], others[None], asked.scale, level, asked.step)
+def _interval(
+    asked: Asked, scores: tuple[Floats, Floats, Floats], clusters: NDArray[np.intp] | None, level: float
+) -> dict[str, Any]:
+    labels, judged, others = (one[None] for one in scores)
+    of_these = None if clusters is None else clusters[: labels.shape[1] + others.shape[1]]
+    one = corrected(labels, judged, others, asked.scale, level, asked.step, clusters=of_these)
     return {
         "value": float(one.value[0]),
         "interval": [float(one.low[0]), float(one.high[0])],
@@ -141,6 +149,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     }[told["verdict"]]
     rests = f"{told['items']} items" if told["by"] != PERSON else f"{told['labels']} labelled items"
     said = [f"{better}, by {told['by']}: {told['what']} {told['value']:.3f} ({extent}; {rests})."]
+    if "clusters" in told:
+        said.append(f"The items come in {told['clusters']} clusters, which the interval counts.")
     if told["equal"]:
         said.append(f"{told['equal']} more items were answered alike, and are not judged.")
     if "agreement" not in told:

@@ -37,13 +37,14 @@ LEAST, MOST = 1, 5
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An item of which two answers are judged."""
+    """An item of which two answers are judged. Items of one cluster stay together."""
 
     id: str
     input: str
     reference: str
     base: str
     tuned: str
+    cluster: str = ""
 
 
 def votes(

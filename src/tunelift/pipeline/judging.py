@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tunelift.comparison.corrected import FEWEST_LABELS
+from tunelift.comparison.corrected import FEWEST_CLUSTERS, FEWEST_LABELS
+from tunelift.comparison.effect import members
 from tunelift.comparison.judged import PERSON, Asked, Evidence, Marks, Wins, conclusion
-from tunelift.comparison.pairing import Side, pair, read_side
+from tunelift.comparison.pairing import Side, clusters_of, pair, read_side
 from tunelift.config.schema import EndpointSection
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, listed
@@ -108,12 +110,15 @@ def _items(base: Side, tuned: Side) -> tuple[list[Judged], int]:
         )
     if not any(row.get("prediction") for one in pairs for row in (one.base, one.tuned)):
         raise InputError("The rows hold no answers (prediction).", fix="Measure answers in words, such as rouge_l.")
+    labels = clusters_of(pairs)
+    cluster = dict(zip(dict.fromkeys(one.item for one in pairs), labels or (), strict=False))
     for one in pairs:
         texts = [as_text(row.get("prediction") or "") for row in (one.base, one.tuned)]
         if texts[0].strip() == texts[1].strip():
             equal += one.item == one.id
         elif one.item == one.id:  # of rows of one content the first
-            found[one.id] = Judged(one.id, as_text(one.base["input"]), as_text(one.base["reference"]), *texts)
+            told = as_text(one.base["input"]), as_text(one.base["reference"])
+            found[one.id] = Judged(one.id, *told, texts[0], texts[1], cluster.get(one.id, one.id))
     if len(found) < FEWEST_LABELS:
         raise InputError(
             f"Base and tuned answer {len(found)} items differently; at least {FEWEST_LABELS} are needed.",
@@ -136,7 +141,8 @@ def _by_function(
         row = {name: value for name, value in sides[0].rows[item.id].items() if name in ("id", "input", "reference")}
         base, tuned = (metric.score(Answer(text, item.reference, row=row)) for text in (item.base, item.tuned))
         values.append(0.5 + 0.5 * np.sign(tuned - base) * (1 if metric.higher_is_better else -1))
-    found = Evidence(len(items), np.array(values), np.empty(0), np.zeros(len(items)), equal=equal)
+    clusters = _clusters(items, len(items))
+    found = Evidence(len(items), np.array(values), np.empty(0), np.zeros(len(items)), equal=equal, clusters=clusters)
     return conclusion(question.asked, found, by)
 
 
@@ -148,9 +154,10 @@ def _by_judge(
             f"The sheet holds {len(labels)} labels; at least {FEWEST_LABELS} are needed.", fix="Fill in more of it."
         )
     longer = np.array([np.sign(len(item.tuned) - len(item.base)) for item in items], dtype=float)
-    own, empty = np.array(labels), np.empty(0)
+    own, empty, clusters = np.array(labels), np.empty(0), _clusters(items, len(labels))
     if question.by == PERSON:
-        return conclusion(question.asked, Evidence(len(items), own, empty, longer, equal=equal), PERSON)
+        alone = Evidence(len(items), own, empty, longer, equal=equal, clusters=clusters)
+        return conclusion(question.asked, alone, PERSON)
     ask = marks if question.marks else votes
     found, silent = list[tuple[float, float]](), 0
     # The labelled ones first: a judge that does not know what the person does is seen before the rest is paid for.
@@ -164,9 +171,25 @@ def _by_judge(
             progress.note(f"judge: on the person's side for {same['same']:.0%} of {same['labels']} labels "
                           f"({same['by_chance']:.0%} by chance)")  # fmt: skip
     places = None if question.marks else np.array(found)
-    evidence = Evidence(len(items), own, _scores(found, question), longer, places, equal, silent)
+    evidence = Evidence(len(items), own, _scores(found, question), longer, places, equal, silent, clusters)
     told = conclusion(question.asked, evidence, f"{settings.served_model}, corrected by a person's labels")
     return told | {"criterion": question.criterion, "address": settings.address, "model": settings.served_model}
+
+
+def _clusters(items: Sequence[Judged], labelled: int) -> NDArray[np.intp] | None:
+    """Return the clusters of the items by number; raise InputError where the labelled ones are of too few.
+
+    None where no two items share one.
+    """
+    numbers, count = members([item.cluster for item in items])
+    if count == len(items):
+        return None
+    if (few := len(np.unique(numbers[:labelled]))) < FEWEST_CLUSTERS:
+        raise InputError(
+            f"The labelled items are of {few} clusters; at least {FEWEST_CLUSTERS} are needed.",
+            fix="Label more items, or measure rows of more clusters.",
+        )
+    return numbers
 
 
 def _scores(found: Sequence[tuple[float, float]], question: Question) -> Any:
