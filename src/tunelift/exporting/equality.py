@@ -66,3 +66,17 @@ def equal(a: Scores, b: Scores, tolerance: float) -> Equality:
 def tolerance_of(base: Equality) -> float:
     """Return how far apart an export may be where the base, the same way, is so far: rounding, and nothing else."""
     return max(FLOOR, FACTOR * base.largest)
+
+
+def share_left(base: Scores, tuned: Scores, rounded_base: Scores, rounded: Scores) -> float | None:
+    """Return how much of what tuning changed is there when both are rounded: 1 is all of it, 0 none.
+
+    It is the change after rounding along the change before (least squares over all numbers of all items). None where
+    nothing was changed. All have the same items.
+    """
+    before, after = (
+        [y - x for name in one for x, y in zip(one[name], other[name], strict=True)]
+        for one, other in ((base, tuned), (rounded_base, rounded))
+    )
+    size = math.fsum(x * x for x in before)
+    return math.fsum(x * y for x, y in zip(before, after, strict=True)) / size if size else None

@@ -15,6 +15,9 @@ FOLDER = "proof"
 MODEL, MERGED, EXPORTED, BASE, BASE_THERE = "model", "merged", "exported", "base", "base-there"
 """Sides: the adapter on its base, as stock peft has it, merged in memory, and exported; the base here and there."""
 
+TUNED_ROUNDED, BASE_ROUNDED = "rounded", "base-rounded"
+"""The same of the file whose weights are rounded, and of the base rounded alike."""
+
 WHOLE, ROUNDED = "test", "test-exported"
 """The sides of the verdict on the test set: the model as it was tuned, and the file whose weights are rounded."""
 

@@ -60,7 +60,7 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     values, scratch = check_gguf(made, kind), folder / manifest.SCRATCH
     scratch.mkdir()
     runs = llama_cpp.is_there()
-    checks, allowed = _base_there(made, rows, folder, scratch) if runs else ([], FLOOR)
+    checks, allowed = _base_there(made, rows, folder, scratch, kind) if runs else ([], FLOOR)
     right = made.scores(rows.asked.items)
     evidence.save(folder, evidence.MODEL, right, rows.about)
     if made.adapted:
@@ -78,6 +78,9 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         checks += compared(rows.asked, answer, right, allowed)
         if kind != "f32":
             exact.unlink()
+            rounded = llama_cpp.ask(folder / MODEL, rows.asked.items)["scores"]
+            evidence.save(folder, evidence.TUNED_ROUNDED, rounded, rows.about)
+            checks += manifest.left(folder)
             verdict = _judged(made, rows, folder)
     facts = {**made.facts, "to": "gguf", "type": kind, **facts, "verdict": verdict}
     manifest.close(folder, facts, checks, llama_cpp.named() if runs else None, NO_RUNTIME)
@@ -116,8 +119,13 @@ def to_lora_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     manifest.close(folder, facts, checks, llama_cpp.named() if runs else None, NO_RUNTIME)
 
 
-def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[list[dict[str, Any]], float]:
-    """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's."""
+def _base_there(
+    made: Made, rows: Rows, folder: Path, scratch: Path, kind: str = "f32"
+) -> tuple[list[dict[str, Any]], float]:
+    """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's.
+
+    Where weights are to be rounded the base's are too, so that it can be seen what rounding leaves of what was tuned.
+    """
     file, items = scratch / "base.gguf", rows.asked.items
     here = made.base_scores(items)
     values = check_gguf(made, "f32")
@@ -126,6 +134,14 @@ def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[li
     there = llama_cpp.ask(file, items)["scores"]
     evidence.save(folder, evidence.BASE, here, rows.about)
     evidence.save(folder, evidence.BASE_THERE, there, rows.about)
+    if kind != "f32":
+        rounded = scratch / "base-rounded.gguf"
+        if kind in k_quants.K_QUANTS:
+            k_quants.quantise(file, rounded, kind)
+        else:
+            gguf_file.write(rounded, check_gguf(made, kind), lambda: layout.tensors(own), kind)
+        evidence.save(folder, evidence.BASE_ROUNDED, llama_cpp.ask(rounded, items)["scores"], rows.about)
+        rounded.unlink()
     found = equal(here, there, BASE_MAY)
     return [base_runs(found)], tolerance_of(found)
 
