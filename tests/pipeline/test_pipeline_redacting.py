@@ -13,12 +13,13 @@ from click.testing import CliRunner
 
 from tunelift.cli.redact import command as redact_command
 from tunelift.cli.verify import command as verify_command
+from tunelift.comparison.differing import differing
 from tunelift.comparison.run_folder import compare_run
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.pipeline.redacting import Hidden, redact
-from tunelift.pipeline.verifying import differing, verify
+from tunelift.pipeline.verifying import verify
 
 FORMATS = Path(__file__).parents[1] / "formats"
 

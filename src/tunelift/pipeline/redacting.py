@@ -10,13 +10,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tunelift import metrics
+from tunelift.comparison.differing import differing
 from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.comparison.run_folder import compare_run
 from tunelift.config import yaml_text
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.core.records import Scores
-from tunelift.pipeline.verifying import differing, untold
+from tunelift.pipeline.verifying import untold
 from tunelift.reporting import write_card, write_markdown, write_report
 from tunelift.run_files.layout import METRICS, SCORES, RunPaths
 
