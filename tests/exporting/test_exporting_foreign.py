@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tunelift.core.errors import InputError
 from tunelift.exporting import foreign, gguf_file, gguf_lora, importing, llama_cpp, mlx_runtime, to_mlx
 from tunelift.exporting.equality import equal
 from tunelift.model_facts.anatomy import base_of
+from tunelift.pipeline.verifying import verify
 
 
 def written(kind: str, of: str, folder: Path) -> tuple[Any, Any, Path]:
@@ -244,6 +247,14 @@ def test_an_import_from_llama_cpp_is_proved_there_and_one_that_lost_its_scale_is
     words = ["import", str(file), "--model", str(tmp_path / "base"), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert done.exit_code == 0 and "proved in llama.cpp" in done.output, done.output
+    assert not verify(tmp_path / "out")[1] and "llama.cpp" in verify(tmp_path / "out")[0][-1]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".gguf" or path.name == ".scratch"]
+    for name, why in (("adapter_config.json", "is not the file"), ("proof/exported/scores.jsonl", "is not the file")):
+        file = tmp_path / "out" / name
+        before = file.read_bytes()
+        file.write_bytes(before + b" ")
+        assert any(why in one and name in one for one in verify(tmp_path / "out")[1])
+        file.write_bytes(before)
     read = foreign._of_gguf
 
     def without_scale(path: Path, base: Any) -> foreign.Foreign:
@@ -267,6 +278,12 @@ def test_without_its_program_an_import_says_that_it_is_not_proved(
     words = ["import", str(file), "--model", str(tmp_path / "base"), "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert "not proved" in done.output and "tunelift[llama-cpp]" in done.output
+    assert not verify(tmp_path / "out")[1] and "not proved then" in verify(tmp_path / "out")[0][-1]
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+        done = CliRunner().invoke(cli, [*words[:-1], str(tmp_path / "full")])
+        assert done.exit_code == 2 and "Make room" in done.output + done.stderr and not (tmp_path / "full").exists()
     assert torch.equal(
         PeftModel.from_pretrained(model, str(tmp_path / "out")).get_base_model().model.layers[0].self_attn.o_proj
         .lora_A["default"].weight,

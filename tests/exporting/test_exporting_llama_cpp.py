@@ -22,6 +22,7 @@ from tunelift.exporting import checking, gguf_file, gguf_lora, llama_cpp, mergin
 from tunelift.exporting.checking import ENDS, FILE, SCORES, TEMPLATE, TOKENS, Asked
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
 from tunelift.exporting.to_gguf import BASE_MAY, says
+from tunelift.models.architectures import Turn
 
 pytest.importorskip("xllamacpp", reason="exports run in llama.cpp where the extra llama-cpp is installed")
 
@@ -161,7 +162,7 @@ def write(file: Path, adapted: Any, plain: bool) -> None:
     if not plain:
         gguf_lora.write_lora(file, adapted, "tiny", "f32")
         return
-    layout = replace(gguf_lora.Layout.of(adapted.config), turn=gguf_lora.Turn())
+    layout = replace(gguf_lora.Layout.of(adapted.config), turn=Turn())
     tensors = list(gguf_lora._tensors(adapted, layout))
     said = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
     gguf_file.write(file, said | {"adapter.lora.alpha": 0.0}, lambda: iter(tensors), "f32")

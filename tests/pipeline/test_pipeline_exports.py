@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+import exported
 import task_battery
 import tiny_models
 import tunelift
@@ -23,7 +27,10 @@ from tunelift.cli.verify import command as verify_command
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.exporting import llama_cpp, stock, to_transformers
+from tunelift.exporting import manifest as manifest_of
 from tunelift.exporting.checking import ExportFailed
+from tunelift.exporting.manifest import hashes
+from tunelift.exporting.space import alone
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.verifying import verify
 
@@ -214,3 +221,141 @@ def test_a_task_whose_models_are_asked_otherwise_is_refused_with_the_reason(run:
         (run / "config.yaml").write_text(re.sub(r"(?m)^task: .*$", f"task: {task}", config), encoding="utf-8")
         with pytest.raises(InputError, match=f"task is {task}"):
             export_stage(run, "merged", None)
+
+
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_loaded(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    for output, why in (
+        (".", "there already"),
+        ("/", "there already"),
+        ("out/..", "there already"),
+        (run, "there already"),
+        ("file/below", "file is no folder"),
+        (run / "adapter" / "merged", "run's own files"),
+        ("out/tuned", "run's own files"),
+    ):
+        with pytest.raises(InputError, match=why):
+            export_stage(run, "merged", output)
+    assert not (run / "exports").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_what_another_process_is_writing_under_a_longer_name_is_left_alone(tmp_path: Path) -> None:
+    half = ".0123456789abcdef.part"
+    (tmp_path / f".gguf{half}").mkdir()
+    for name in (f".gguf.v2{half}", f".other{half}"):
+        (tmp_path / name).mkdir()
+    with alone(tmp_path / "gguf"), alone(tmp_path / "[a-z]*"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".gguf.v2{half}", f".other{half}"]
+
+
+def test_one_that_is_killed_leaves_nothing_that_looks_like_an_export_and_the_next_is_whole(
+    run: Path, in_process: None
+) -> None:
+    program = (
+        "import os, signal, sys; from tunelift.exporting import to_transformers as to;"
+        "from tunelift.pipeline.exporting import export_stage;"
+        "to.ask = lambda *_: os.kill(os.getpid(), signal.SIGKILL); export_stage(sys.argv[1], 'merged', None)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(run)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = [path.name for path in (run / "exports").iterdir()]
+    assert any(name.endswith(".part") for name in left) and "merged" not in left
+    assert not [one for one in verify(run)[0] if "merged" in one]
+    export_stage(run, "merged", None)
+    assert [path.name for path in (run / "exports").iterdir()] == ["merged"]
+
+
+def told(folder: Path, **values: Any) -> None:
+    (folder / "export.json").write_text(json.dumps(said(folder) | values), encoding="utf-8")
+
+
+def numbers(folder: Path, side: str, change: Callable[[float], Any]) -> None:
+    """Write the rows of another side, changed, as one that is hashed as all are."""
+    found = Scores.read(folder / "proof" / ("base" if side == "base-there" else side))
+    rows = [row | {"values": [change(value) for value in row["values"]]} for row in found.rows]
+    Scores(rows, found.info).save(folder / "proof" / side)
+    told(folder, files=hashes(folder))
+
+
+def same(folder: Path) -> None:
+    for side in ("merged", "exported", "base"):
+        shutil.rmtree(folder / "proof" / side)
+        shutil.copytree(folder / "proof" / "model", folder / "proof" / side)
+    told(folder, files=hashes(folder))
+
+
+CLAIMS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no proof is told": (lambda folder: told(folder, proofs=[]), "no proof of the scores"),
+    "a status of its own": (lambda folder: told(folder, status="surely"), "which is none"),
+    "of another adapter": (lambda folder: told(folder, made_of={"tuned": {"sha256": "0"}}), "of another adapter/"),
+    "a base that is far off": (lambda folder: numbers(folder, "base-there", lambda one: one - 9), "no rounding is"),
+    "the base's own scores": (same, "tells them apart"),
+    "numbers that are none": (lambda folder: numbers(folder, "exported", lambda one: [one]), "cannot be read"),
+}
+
+
+def test_a_claim_that_does_not_follow_is_named_though_every_hash_was_made_again(run: Path, in_process: None) -> None:
+    folder = export_stage(run, "merged", None)
+    for name, (change, why) in CLAIMS.items():
+        shutil.copytree(folder, run / "kept")
+        change(folder)
+        found = verify(run)[1]
+        assert found and any(why in one for one in found), (name, found)
+        shutil.rmtree(folder)
+        (run / "kept").rename(folder)
+    assert not verify(run)[1]
+    told(folder, files=[])
+    with pytest.raises(InputError, match=r"export\.json has no files"):
+        verify(run)
+
+
+def test_an_export_alone_is_verified_by_the_command(run: Path, in_process: None) -> None:
+    done = CliRunner().invoke(verify_command, [str(export_stage(run, "merged", None))], catch_exceptions=False)
+    assert done.exit_code == 0 and "are the model's" in done.output
+    assert "cannot be told" not in done.output
+
+
+WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a Llama of widths that blocks of 256 fit, in a folder with a blank in its name."""
+    place = tmp_path_factory.mktemp("wide") / "of two words"
+    tiny_models.causal("llama", **WIDE, num_key_value_heads=2).save_pretrained(place / "model")
+    exported.tokenizer().save_pretrained(place / "model")
+    data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
+    how, out = {"steps": 3, "learning_rate": 0.01}, str(place / "out")
+    tunelift.run(model=str(place / "model"), data=data, train=how, dtype="float32", output=out, **NO_EXTRAS)
+    return place / "out"
+
+
+@pytest.mark.parametrize(
+    ("to", "kind", "package"),
+    [
+        ("gguf", "q4_k_m", "cyllama"),
+        ("gguf", "q8_0", "xllamacpp"),
+        ("lora-gguf", "f32", "xllamacpp"),
+        ("mlx", "f32", "mlx_lm"),
+    ],
+)
+def test_a_run_is_proved_in_each_program_and_verified(to: str, kind: str, package: str, wide: Path) -> None:
+    for needed in {package, "mlx" if to == "mlx" else "xllamacpp"}:
+        pytest.importorskip(needed, reason="an extra that CI lacks")
+    folder = export_stage(wide, to, None, kind)
+    found = said(folder)
+    assert found["status"] == "proved" and all(one["passed"] for one in found["proofs"]), found
+    assert manifest_of.tolerance(folder) < 5e-5  # a width of 256 rounds a little more than one of 32
+    right, wrong = verify(wide)
+    assert not wrong and f"{folder.name}: the scores in {found['runtime']} are" in " ".join(right)
+    if kind == "f32":
+        return
+    assert not found.get("fell_back") and any("verdict follows" in one for one in verify(folder)[0])
+    loss = found["verdict"]["metrics"]["loss"]
+    told(folder, verdict={"metrics": {"loss": loss | {"difference": 0.0}}})
+    assert any("export.json does not follow" in one for one in verify(folder)[1])
+    told(folder, verdict=found["verdict"])

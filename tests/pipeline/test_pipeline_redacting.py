@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from click.testing import CliRunner
 
 from tunelift.cli.redact import command as redact_command
 from tunelift.cli.verify import command as verify_command
+from tunelift.comparison.differing import differing
+from tunelift.comparison.run_folder import compare_run
 from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
-from tunelift.pipeline.redacting import redact
-from tunelift.pipeline.verifying import differing, verify
+from tunelift.pipeline.redacting import Hidden, redact
+from tunelift.pipeline.verifying import verify
 
 FORMATS = Path(__file__).parents[1] / "formats"
 
@@ -47,6 +50,9 @@ def test_without_rows_no_text_is_left_and_the_verdict_is_made_again(run: Path, t
         if file.endswith(("jsonl", "comparison.json")):
             assert "sports" not in text, file
     before, after = (files.read_object(place / "comparison.json") for place in (run, out))
+    for told in (before, after):
+        description = told["baselines"]["majority"].pop("description")  # which quotes a label
+        assert ("tech" in description) == (told is before)
     for key in ("metrics", "headline", "baselines", "forgetting", "recipe", "calibration", "without_duplicates"):
         assert differing(before.get(key), after.get(key), key) == []
     assert before["flips"] == after["flips"]
@@ -65,14 +71,18 @@ def test_without_rows_no_text_is_left_and_the_verdict_is_made_again(run: Path, t
     assert "cannot be told  Texts of rows were left out" in found.output
 
 
-def test_what_a_pattern_matches_is_masked_everywhere_and_ids_stay_apart(run: Path, tmp_path: Path) -> None:
+def test_what_a_pattern_matches_is_masked_everywhere_and_ids_stay_apart(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for place in [run / "base", run / "tuned", run / "seeds" / "1" / "tuned", *(run / "baselines").iterdir()]:
         found = Scores.read(place)
         for number, row in enumerate(found.rows):
             row["id"] = f"jane{number}@example.org"
         found.save(place)
     out = tmp_path / "shared"
-    lost = redact(run, out, patterns=["ball", r"\S+@\S+"])
+    lost = redact(run, out, patterns=["ball", r"\S+@\S+", "nobody"])
+    said = capsys.readouterr().err
+    assert "'nobody' matches nothing" in said and "'ball'" not in said
     assert lost[0].startswith("Parts of texts were masked")
     for file, text in texts(out).items():
         assert "ball" not in text and "@example" not in text, file
@@ -94,6 +104,7 @@ def test_what_cannot_be_redacted_is_refused(run: Path, tmp_path: Path) -> None:
     for given, how, said in (
         ({}, "nothing", "Nothing is to be left out"),
         ({"patterns": ["["]}, "pattern", "no regular expression"),
+        ({"patterns": ["[0-9]*"]}, "wide", "between any two letters"),
     ):
         with pytest.raises(InputError, match=said):
             redact(run, tmp_path / how, **given)  # type: ignore[arg-type]
@@ -102,3 +113,59 @@ def test_what_cannot_be_redacted_is_refused(run: Path, tmp_path: Path) -> None:
         redact(run, run, rows=False)
     with pytest.raises(InputError, match="no run that came to a verdict"):
         redact(tmp_path, tmp_path / "other", rows=False)
+
+
+TOWNS = ("Zqxham", "Zqxby")
+
+
+@pytest.fixture
+def private(run: Path) -> Path:
+    """A run whose ids, clusters, slices and notes tell of somebody, as its comparison does."""
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("  id: null", "  id: customer"))
+    for place in {path.parent for path in run.rglob("scores.jsonl")}:
+        found = Scores.read(place)
+        for row in found.rows:
+            number = int(row["id"]) if row["id"].isdigit() else 0
+            row |= {"id": f"77000{row['id']}", "cluster": f"88000{number // 2}"}
+            row |= {"slices": {"town": TOWNS[number % 2]}, "samples": ["Zqx said so"]}
+        baseline = found.info["made_with"].get("baseline", {})
+        if baseline.get("name") == "majority":
+            baseline["description"] = 'the most frequent training label ("Zqx "or" so")'
+        found.save(place)
+    with (run / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "note", "said": 'the row "Zqx" is long'}) + "\n")
+    told = compare_run(run).to_dict()
+    assert told["slices"]["town"].keys() >= {*TOWNS}
+    files.write_json(run / "comparison.json", told | {"items": told["items"] + 1})
+    return run
+
+
+@pytest.mark.parametrize("how", [{"rows": False}, {"patterns": ["Zqx\\w*", "[78]7?000[0-9]*"]}])
+def test_ids_clusters_slices_and_what_quotes_a_label_are_hidden_in_every_file(
+    how: dict[str, Any], private: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "shared"
+    lost = redact(private, out, **how)
+    for file, text in texts(out).items():
+        assert not re.findall(r"Zqx|\b77000\d|\b88000\d", text), file
+    assert [one for one in lost if "items is" in one] and len(lost) == 2, lost
+    assert not verify(out)[1]
+    before, after = (compare_run(place).to_dict() for place in (private, out))
+    assert len(after["slices"]["town"]) == len(before["slices"]["town"])
+    assert differing(before["calibration"], after["calibration"], "calibration") == []
+
+
+def test_labels_that_a_pattern_matches_stay_two(run: Path, tmp_path: Path) -> None:
+    redact(run, tmp_path / "shared", patterns=["sports|tech"])
+    rows = Scores.read(tmp_path / "shared" / "tuned").rows
+    assert all(len(row["label_scores"]) == 2 and row["reference"] in row["label_scores"] for row in rows)
+
+
+def test_answers_that_are_lists_are_named_one_by_one() -> None:
+    row = {"id": "1", "input": "Zqx", "reference": ["Zqx", "so"], "prediction": ["Zqx"], "unscored": "it says 'Zqx'"}
+    hidden = Hidden(str, rows=False, own_ids=False)
+    hidden.learn([Scores([row])], numbers=False)
+    found = hidden.row(row)
+    assert "Zqx" not in json.dumps(found) and found["id"] == "1"
+    assert found["prediction"] == found["reference"][:1] and len(found["reference"]) == 2

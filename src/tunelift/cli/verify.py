@@ -10,10 +10,10 @@ from tunelift.cli.command import KeyCommand
 
 
 @click.command("verify", cls=KeyCommand)
-@click.argument("folder", metavar="RUN_OR_EXPORT", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.pass_context
 def command(ctx: click.Context, folder: Path) -> None:
-    """Make verdict, hashes and proofs of a run or an export again from its files, and name what does not agree.
+    """Make verdict, hashes and proofs of a run, an export or an import again from its files; name what does not agree.
 
     No model is loaded and nothing is downloaded: it is for a folder that somebody else made. The exit code is 3 where
     anything does not agree.

@@ -3,16 +3,16 @@ program itself makes of its own file on the same base."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from tunelift.core.errors import InputError
-from tunelift.exporting import gguf_file, llama_cpp, mlx_runtime, to_gguf, to_mlx
+from tunelift.exporting import evidence, gguf_file, llama_cpp, manifest, mlx_runtime, to_gguf, to_mlx
 from tunelift.exporting.checking import Asked as Questions
 from tunelift.exporting.checking import ExportFailed, base_runs, check, compared
 from tunelift.exporting.equality import Item, Scores, equal, tolerance_of
@@ -96,14 +96,22 @@ def scores(model: Any, items: Sequence[Item]) -> Scores:
 def prove(file: Path, foreign: Foreign, model: Any, tokenizer: Any, items: Sequence[Item], saved: Path) -> list[Any]:
     """Return the checks of an import, the base without the adapter first; raise ExportFailed where one fails.
 
-    `saved` is the folder in stock peft's layout, which is loaded from the disk.
+    `saved` is the folder in stock peft's layout, which is loaded from the disk. All numbers stay beside it.
     """
     from peft import PeftModel
 
-    base = scores(model, items)
-    with TemporaryDirectory() as folder:
-        answer = _there(Path(folder), file, foreign, model, tokenizer, items)
+    base, scratch = scores(model, items), saved / manifest.SCRATCH
+    scratch.mkdir()
+    answer = _there(scratch, file, foreign, model, tokenizer, items)
+    shutil.rmtree(scratch)
     ours = scores(PeftModel.from_pretrained(model, str(saved)).eval(), items)
+    for side, numbers in (
+        (evidence.MODEL, ours),
+        (evidence.EXPORTED, answer["scores"]),
+        (evidence.BASE, base),
+        (evidence.BASE_THERE, answer["base"]),
+    ):
+        evidence.save(saved, side, numbers, {})
     alone = equal(base, answer["base"], to_gguf.BASE_MAY if foreign.of == GGUF else to_mlx.BASE_MAY)
     allowed = tolerance_of(alone)
     acts = equal(base, ours, allowed)

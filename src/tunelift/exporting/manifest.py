@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunelift.comparison.differing import differing
 from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.core import files, provenance
+from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
 from tunelift.exporting import evidence
-from tunelift.exporting.checking import ExportFailed
+from tunelift.exporting.checking import SCORES, ExportFailed
 from tunelift.exporting.equality import FACTOR, FLOOR, equal, tolerance_of
 
-NAME, EXPORT_FORMAT = "export.json", 1
+NAME, IMPORT, EXPORT_FORMAT = "export.json", "import.json", 1
 SCRATCH = ".scratch"
 """Files that only the proof needs; they are gone before the export is there."""
 
 PROVED, UNPROVED = "proved", "not proved"
+BASE_MAY = 5e-3
+"""Nats: the most that any runtime's rounding may set the base apart; each has its own limit when it is proved."""
+
 MERGING = 1e-3
 """Nats: adding an adapter to the weights sums the same in another order; in 32 bits that shows in the last digits."""
 
@@ -54,34 +59,56 @@ def close(
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of an export but export.json, by its path."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    """Return the SHA-256 of every file of an export, or an import, but the one that tells of it, by its path."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (NAME, IMPORT))
     return {path.relative_to(folder).as_posix(): files.sha256(path) for path in found}
 
 
-def again(folder: Path) -> list[str]:
-    """Make an export's proof again from its files; return what does not agree, each as a sentence."""
-    value = files.read_object(folder / NAME)
-    files.check_format(value, folder / NAME, EXPORT_FORMAT)
-    told, there = dict(value.get("files") or {}), hashes(folder)
-    wrong = [f"{name} is missing" for name in told if name not in there]
-    wrong += [f"{name} is not the file that was exported" for name in told if there.get(name, told[name]) != told[name]]
-    wrong += [f"{name} was not there when it was exported" for name in there if name not in told]
+def again(folder: Path, name: str = NAME) -> list[str]:
+    """Make the proof of an export, or an import, again from its files; return what does not agree, each as a sentence.
+
+    Raises InputError for a file that is none of ours.
+    """
+    value = files.read_object(folder / name)
+    files.check_format(value, folder / name, EXPORT_FORMAT)
+    told, there = value.get("files"), hashes(folder)
+    proofs = value.get("proofs")
+    if not isinstance(told, dict) or not isinstance(proofs, list) or not all(isinstance(one, dict) for one in proofs):
+        raise InputError(f"{folder / name} has no files or no proofs as tunelift writes them.")
+    done = "exported" if name == NAME else "imported"
+    wrong = [f"{one} is missing" for one in told if one not in there]
+    wrong += [f"{one} is not the file that was {done}" for one in told if there.get(one, told[one]) != told[one]]
+    wrong += [f"{one} was not there when it was {done}" for one in there if one not in told]
+    if value.get("status") not in (PROVED, UNPROVED):
+        wrong.append(f"the status is {value.get('status')!r}, which is none")
     if value.get("status") != PROVED:
         return wrong
-    failed = [one["name"] for one in value.get("proofs") or [] if not one.get("passed")]
-    wrong += [f"the proof {name!r} did not pass" for name in failed]
+    wrong += [f"the proof {one.get('name')!r} did not pass" for one in proofs if one.get("passed") is not True]
+    if SCORES not in [one.get("name") for one in proofs]:
+        wrong.append(f"it says {PROVED}, and no proof of the scores is told")
+    try:
+        return wrong + _scores_again(folder) + _verdict_again(folder, value.get("verdict"))
+    except (TypeError, ValueError, AttributeError, LookupError) as error:  # rows of another tool, or of nobody
+        return [*wrong, f"the scores that the proof rests on cannot be read: {error}"]
+
+
+def _scores_again(folder: Path) -> list[str]:
     sides = {side: evidence.read(folder, side) for side in (evidence.MODEL, evidence.MERGED, evidence.EXPORTED)}
     model, merged, exported = sides.values()
     if model is None or exported is None:
-        return [*wrong, "the scores that the proof rests on are missing"]
+        return ["the scores that the proof rests on are missing"]
+    wrong = []
     if merged is not None and not equal(model, merged, MERGING).holds:
         wrong.append("merged, the model has other scores than with its adapter on")
     allowed = tolerance(folder)
+    if allowed > FACTOR * BASE_MAY:
+        wrong.append(f"the base's own scores are {allowed / FACTOR:.2g} apart, which no rounding is")
     found = equal(model if merged is None else merged, exported, allowed)
     if not found.holds:
         wrong.append(f"the scores are {found.largest:.2g} apart (item {found.item}), and {allowed:.2g} is allowed")
-    return wrong + _verdict_again(folder, value.get("verdict"))
+    if too_alike(folder):
+        wrong.append(f"it says {PROVED}, but {too_alike(folder)}")
+    return wrong
 
 
 def too_alike(folder: Path) -> str:
@@ -117,9 +144,5 @@ def _verdict_again(folder: Path, told: Any) -> list[str]:
         return []
     if found is None or told is None:
         return ["the verdict and the scores that it rests on are not both there"]
-    wrong = []
-    for name, entry in found["metrics"].items():
-        other = (told.get("metrics") or {}).get(name) or {}
-        if entry["verdict"] != other.get("verdict"):
-            wrong.append(f"the verdict on {name} is {entry['verdict']}, and export.json says {other.get('verdict')}")
-    return wrong
+    apart = differing(told, found, "verdict")
+    return [f"export.json does not follow from the scores: {one}" for one in apart[:8]]

@@ -41,20 +41,31 @@ def merged(adapted: Any) -> Any:
     return model.eval()
 
 
+def untied_bytes(adapted: Any) -> int:
+    """Return how many bytes in 32 bits a head takes that merging gives a weight of its own."""
+    head = _adapted_tied_head(adapted)
+    return 4 * head.weight.numel() if head is not None else 0
+
+
 def _untie_adapted(adapted: Any) -> None:
     """Give the head a weight of its own where it shares one with embeddings and something is on either."""
     import torch
+
+    if (head := _adapted_tied_head(adapted)) is not None:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        _say_untied(base_of(adapted))
+
+
+def _adapted_tied_head(adapted: Any) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     model = base_of(adapted)
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if None in layers or not any(isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper) for layer in layers):
-        return
+        return None
     inner, outer = (_bare(layer) for layer in layers)
-    if inner.weight is outer.weight:
-        outer.weight = torch.nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
-        _say_untied(model)
+    return outer if inner.weight is outer.weight else None
 
 
 def _bare(layer: Any) -> Any:

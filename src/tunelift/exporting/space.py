@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +35,13 @@ def check_space(folder: Path, needed: int) -> None:
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder's name for one process, and clear away what a killed one left half written.
 
-    Raises InputError where the folder is there already, or another process is writing it.
+    Raises InputError where the folder is there already or cannot be, or another process is writing it.
     """
+    if folder.name in ("", ".."):  # the working folder, or one above it
+        raise _taken(folder)
+    there = next(path for path in folder.absolute().parents if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{folder} cannot be made: {there} is no folder.", fix="Name another one with --output.")
     files.make_folder(folder.parent)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
@@ -44,13 +50,16 @@ def alone(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} is being written by another process.", fix="Wait for it.") from error
     try:
         files.recover_folder(folder)
-        for left in folder.parent.glob(f".{folder.name}.*{files.PART}"):
+        half = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]+{re.escape(files.PART)}")  # of no longer name
+        for left in [path for path in folder.parent.iterdir() if half.fullmatch(path.name)]:
             shutil.rmtree(left, ignore_errors=True)
         if folder.exists():
-            raise InputError(
-                f"{folder} is there already.", fix="Name another folder with --output, or remove that one."
-            )
+            raise _taken(folder)
         yield
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _taken(folder: Path) -> InputError:
+    return InputError(f"{folder} is there already.", fix="Name another folder with --output, or remove that one.")

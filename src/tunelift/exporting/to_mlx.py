@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunelift.core import files
+from tunelift.core import files, progress
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, manifest, merging, mlx_runtime
 from tunelift.exporting.checking import Asked, base_runs, compared
@@ -130,7 +130,8 @@ def write_base(folder: Path, model: Any, parameters: Mapping[str, Any]) -> None:
     from safetensors.torch import load_file, save_file
 
     kind, file = model.config.model_type, folder / "model.safetensors"
-    model.save_pretrained(folder, state_dict=dict(parameters), max_shard_size="1000GB")
+    with progress.silenced():
+        model.save_pretrained(folder, state_dict=dict(parameters), max_shard_size="1000GB")
     names = names_of(kind)
     if names.ours != names.theirs:
         save_file({name.removeprefix(names.ours): one for name, one in load_file(file).items()}, file)

@@ -20,6 +20,7 @@ from tunelift.exporting.checking import Asked
 from tunelift.exporting.equality import Item, Scores
 from tunelift.exporting.gguf_weights import TYPES
 from tunelift.exporting.made import Made, Rows, values
+from tunelift.exporting.merging import untied_bytes
 from tunelift.exporting.space import alone, check_space
 from tunelift.exporting.to_gguf import GGUF_TYPES, check_gguf, check_lora_gguf, to_gguf, to_lora_gguf
 from tunelift.exporting.to_mlx import check_mlx, to_mlx_adapter
@@ -71,7 +72,7 @@ KINDS = {
     "merged": Kind(check_merged, to_merged, 1),
     "gguf": Kind(check_gguf, to_gguf, 3, GGUF_TYPES),
     "lora-gguf": Kind(check_lora_gguf, to_lora_gguf, 1),
-    "mlx": Kind(check_mlx, to_mlx_adapter, 1),
+    "mlx": Kind(check_mlx, to_mlx_adapter, 2),
     "onnx": Kind(check_onnx, to_onnx, 3, ONNX_TYPES),
     "sentence-transformers": Kind(check_sentence, to_sentence_transformers, 1),
 }
@@ -96,15 +97,22 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     _check_proved(choices.task_for(config), tuned, to)
     row, name = KINDS[to], f"{to}-{kind}" if to in ("gguf", "onnx") else to
     folder = Path(output) if output else Path(run) / "exports" / name
+    _check_outside(folder.resolve(), Path(run).resolve())
     with alone(folder):
         made, rows = _made(config, tuned, facts, items)
         with in_evaluation(made.model):
             row.check(made, kind)
-            size = sum(4 * parameter.numel() for parameter in made.model.parameters())
+            size = sum(4 * parameter.numel() for parameter in made.model.parameters()) + untied_bytes(made.model)
             check_space(folder, int(row.room * size))
             progress.note(f"export: to {to}, proved on {len(rows.asked.items)} test items")
             files.write_folder(folder, lambda staging: row.write(made, rows, staging, kind))
     return folder
+
+
+def _check_outside(folder: Path, run: Path) -> None:
+    """Raise InputError for a folder among a run's own files, whose hashes would no longer be theirs."""
+    if folder.is_relative_to(run) and run / "exports" not in folder.parents and folder != run:
+        raise InputError(f"{folder} lies among the run's own files.", fix=f"Leave --output out, for {run / 'exports'}.")
 
 
 def _check_proved(task: Task, tuned: Path, to: str) -> None:

@@ -12,12 +12,11 @@ from tunelift.data.sources import read_rows
 from tunelift.exporting import importing
 from tunelift.exporting.equality import Item
 from tunelift.exporting.foreign import kind_of, read_foreign
-from tunelift.exporting.manifest import PROVED, UNPROVED
-from tunelift.exporting.space import alone
+from tunelift.exporting.manifest import EXPORT_FORMAT, IMPORT, PROVED, UNPROVED, hashes
+from tunelift.exporting.space import alone, check_space
 from tunelift.models import load
 from tunelift.tasks import DEFAULT
 
-ABOUT, ABOUT_FORMAT = "import.json", 1
 TEXTS, TOKENS = 4, 48
 """Texts that an import is proved on, and tokens of each."""
 
@@ -35,11 +34,14 @@ def import_stage(adapter: str | Path, model: str, output: str | Path, revision: 
         foreign = read_foreign(source, loaded.model)
         adapted = importing.put_on(loaded.model, foreign)
         runtime, missing = importing.runtime_of(foreign)
+        base = sum(4 * parameter.numel() for parameter in loaded.model.parameters())
+        check_space(folder, 2 * base if runtime else base // 10)  # the base, as the other program has it, is there too
         said: dict[str, Any] = {
-            "format": ABOUT_FORMAT,
+            "format": EXPORT_FORMAT,
             "of": kind,
             "layers": len(foreign.factors),
-            "files": {file.name: files.sha256(file) for file in _files(source)},
+            "made_of": {"model": loaded.identity.to_dict()},
+            "source": {file.name: files.sha256(file) for file in _files(source)},
             "status": PROVED if runtime else UNPROVED,
             **({"runtime": runtime} if runtime else {"reason": missing}),
             "proofs": [],
@@ -57,7 +59,8 @@ def import_stage(adapter: str | Path, model: str, output: str | Path, revision: 
             for file in made.iterdir():
                 file.rename(staging / file.name)
             made.rmdir()
-            files.write_json(staging / ABOUT, said)
+            said["files"] = hashes(staging)
+            files.write_json(staging / IMPORT, said)
 
         files.write_folder(folder, fill)
     return said

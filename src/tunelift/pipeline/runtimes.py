@@ -16,7 +16,9 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError, listed
 from tunelift.exporting.gguf_lora import check_lora
 from tunelift.exporting.gguf_weights import Layout
+from tunelift.exporting.lora_factors import check_plain
 from tunelift.exporting.merging import check_merges
+from tunelift.exporting.to_mlx import MERGED, tensors
 from tunelift.model_facts.anatomy import base_of
 from tunelift.models import sources, twin
 from tunelift.models.loader import read_config
@@ -71,6 +73,11 @@ def _layout(model: Any) -> None:
     check_merges(model)
 
 
+def _mlx(model: Any) -> None:
+    check_plain(model, "mlx-lm", MERGED, dora=True)
+    tensors(model)
+
+
 RUNTIMES = {
     "transformers": Runtime(
         "transformers", _continues, "llama", (Way("adapter", _nothing, alone=True), Way("merged", check_merges))
@@ -78,6 +85,7 @@ RUNTIMES = {
     "llama.cpp": Runtime(
         "xllamacpp", _continues, "llama", (Way("lora-gguf", check_lora, alone=True), Way("gguf", _layout))
     ),
+    "mlx": Runtime("mlx-lm", _continues, "llama", (Way("mlx", _mlx, alone=True), Way("merged", check_merges))),
     "onnx": Runtime("onnxruntime", _classifies, "bert", (Way("onnx", check_merges),)),
     "sentence-transformers": Runtime(
         "sentence-transformers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tunelift.comparison.differing import differing
 from tunelift.comparison.looks_at_test_sets import uncounted
 from tunelift.comparison.run_folder import compare_run
 from tunelift.core import files
@@ -13,42 +14,54 @@ from tunelift.exporting import manifest
 from tunelift.pipeline.whole import tuned_hash
 from tunelift.run_files.layout import FORMAT, METRICS, SCORES, RunPaths
 
-ROUNDING = 1e-9
-"""Relative: sums of the same numbers by another processor."""
+GIVE = "Give the folder that tunelift wrote."
 
 
 def verify(folder: str | Path) -> tuple[list[str], list[str]]:
     """Return what agrees, and what does not, each as a sentence; raise InputError for a folder that is neither."""
     folder = Path(folder)
-    if (folder / manifest.NAME).is_file():
-        return _export(folder)
+    for name in (manifest.NAME, manifest.IMPORT):
+        if (folder / name).is_file():
+            return _export(folder, name)
     paths = RunPaths(folder)
     if not paths.manifest.is_file():
-        raise InputError(f"{folder} is neither a run nor an export.", fix="Give the folder that tunelift wrote.")
+        raise InputError(f"{folder} is neither a run nor an export, nor an adapter that was imported.", fix=GIVE)
     right, wrong = _run(paths)
     for export in sorted((folder / "exports").glob(f"*/{manifest.NAME}")):
         good, bad = _export(export.parent)
+        bad += _of_another(export, paths)
         right += [f"{export.parent.name}: {one}" for one in good]
         wrong += [f"{export.parent.name}: {one}" for one in bad]
     return right, wrong
 
 
 def untold(folder: str | Path) -> list[str]:
-    """Return what a redacted run says that nobody can make again from it; empty for one that is not."""
+    """Return what a redacted run says that nobody can make again from it; empty for what is none."""
+    if not RunPaths(folder).manifest.is_file():
+        return []
     said = files.read_object(RunPaths(folder).manifest).get("redacted") or {}
     return [str(one) for one in [said.get("said"), *(said.get("lost") or [])] if one]
 
 
-def _export(folder: Path) -> tuple[list[str], list[str]]:
-    said = files.read_object(folder / manifest.NAME)
-    wrong = manifest.again(folder)
+def _of_another(export: Path, paths: RunPaths) -> list[str]:
+    """Say so where an export is of another model than the one that lies in the run now."""
+    told = (files.read_object(export).get("made_of") or {}).get("tuned") or {}
+    if not paths.made.is_dir() or told.get("sha256") == tuned_hash(paths.made):
+        return []
+    return [f"it is of another {paths.made.name}/ than the one that is there: export it again"]
+
+
+def _export(folder: Path, name: str = manifest.NAME) -> tuple[list[str], list[str]]:
+    said = files.read_object(folder / name)
+    wrong = manifest.again(folder, name)
     if wrong:
         return [], wrong
-    right = [f"{len(said['files'])} files are those that were exported"]
+    done = "exported" if name == manifest.NAME else "written by the import"
+    right = [f"{len(said['files'])} files are those that were {done}"]
     if said["status"] == manifest.PROVED:
         right.append(f"the scores in {said['runtime']} are the model's, within {manifest.tolerance(folder):.2g}")
     else:
-        right.append(f"not proved when it was exported: {said.get('reason')}")
+        right.append(f"not proved then: {said.get('reason')}")
     right += ["the verdict follows from the scores"] if said.get("verdict") else []
     return right, []
 
@@ -101,16 +114,3 @@ def _same_verdict(paths: RunPaths, right: list[str], wrong: list[str]) -> None:
     else:
         rows = sum(1 for _ in files.read_jsonl(paths.tuned / SCORES))
         right.append(f"comparison.json follows from the scores, every number of it ({rows} items)")
-
-
-def differing(told: Any, found: Any, where: str) -> list[str]:
-    """Return where two JSON values differ by more than rounding."""
-    if isinstance(told, dict) and isinstance(found, dict):
-        keys = [*told, *(key for key in found if key not in told)]
-        return [one for key in keys for one in differing(told.get(key), found.get(key), f"{where}.{key}".strip("."))]
-    if isinstance(told, list) and isinstance(found, list) and len(told) == len(found):
-        both = enumerate(zip(told, found, strict=True))
-        return [one for index, (a, b) in both for one in differing(a, b, f"{where}[{index}]")]
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (told, found))
-    same = abs(told - found) <= ROUNDING * max(1.0, abs(told)) if numbers else told == found
-    return [] if same else [f"{where} is {str(told)[:60]}, and is {str(found)[:60]} made again"]
