@@ -12,12 +12,13 @@ from typing import Any
 from tunelift.core.errors import TuneliftError
 from tunelift.exporting.equality import Equality, Item, Scores, equal
 
-SCORES, TOKENS, ENDS, TEMPLATE, FILE = (
+SCORES, TOKENS, ENDS, TEMPLATE, FILE, LEFT = (
     "same scores",
     "texts are cut alike",
     "answers end alike",
     "conversations are written alike",
     "the file says what the tokenizer says",
+    "what was tuned is left",
 )
 
 

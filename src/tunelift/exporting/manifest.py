@@ -13,8 +13,8 @@ from tunelift.core import files, provenance
 from tunelift.core.errors import InputError
 from tunelift.core.version import __version__
 from tunelift.exporting import evidence
-from tunelift.exporting.checking import SCORES, ExportFailed
-from tunelift.exporting.equality import FACTOR, FLOOR, equal, tolerance_of
+from tunelift.exporting.checking import LEFT, SCORES, ExportFailed, check
+from tunelift.exporting.equality import FACTOR, FLOOR, equal, share_left, tolerance_of
 
 NAME, IMPORT, EXPORT_FORMAT = "export.json", "import.json", 1
 SCRATCH = ".scratch"
@@ -23,6 +23,9 @@ SCRATCH = ".scratch"
 PROVED, UNPROVED = "proved", "not proved"
 BASE_MAY = 5e-3
 """Nats: the most that any runtime's rounding may set the base apart; each has its own limit when it is proved."""
+
+LEAST_LEFT = 0.5
+"""Of what was tuned, that rounding must leave."""
 
 MERGING = 1e-3
 """Nats: adding an adapter to the weights sums the same in another order; in 32 bits that shows in the last digits."""
@@ -106,9 +109,28 @@ def _scores_again(folder: Path) -> list[str]:
     found = equal(model if merged is None else merged, exported, allowed)
     if not found.holds:
         wrong.append(f"the scores are {found.largest:.2g} apart (item {found.item}), and {allowed:.2g} is allowed")
+    wrong += [f"{one['name']}: {one['detail']}" for one in left(folder) if not one["passed"]]
     if too_alike(folder):
         wrong.append(f"it says {PROVED}, but {too_alike(folder)}")
     return wrong
+
+
+def left(folder: Path) -> list[dict[str, Any]]:
+    """Return the check that rounding left what was tuned, where both were rounded; none where they are too alike.
+
+    Weights that were read from a file in few bits lie on its steps, and a small change of them is rounded away.
+    """
+    names = evidence.BASE, evidence.MODEL, evidence.BASE_ROUNDED, evidence.TUNED_ROUNDED
+    base, tuned, rounded_base, rounded = (evidence.read(folder, side) for side in names)
+    if base is None or tuned is None or rounded_base is None or rounded is None or too_alike(folder):
+        return []
+    share = share_left(base, tuned, rounded_base, rounded)
+    if share is None:
+        return []
+    detail = f"{share:.0%} of what tuning changes in the scores is there when base and tuned are rounded"
+    if share >= LEAST_LEFT:
+        return [check(LEFT, True, detail)]
+    return [check(LEFT, False, f"{detail}; a wider type, or the adapter alone (--to lora-gguf), keeps more")]
 
 
 def too_alike(folder: Path) -> str:
