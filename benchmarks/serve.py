@@ -1,6 +1,7 @@
 """Answers side by side: transformers' generate, in one batch and in a row, and tunelift's engine on the same requests.
 
     python benchmarks/serve.py [--quick] [--model gemma3-270m] [--dtype float32] [--out FILE.json]
+                               [--work FOLDER --minutes 15]
 
 Sixteen requests of equal lengths, sixteen of ragged ones (prompts of 20 to 600 tokens, 16 to 256 new ones), one alone,
 and the first token of a prompt of 1,000 tokens of which 950 are known. Each way is measured in turns in a process of
@@ -11,8 +12,6 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import side_by_side
@@ -39,8 +38,9 @@ def main() -> None:
         Setting(MIXED, "answering.py", sys.executable, job | {"kinds": equal, "way": "tunelift", "adapters": 16}),
     ]
     rounds = options.rounds or (1 if options.quick else 3)
-    with tempfile.TemporaryDirectory() as scratch:
-        figures["runs"] = side_by_side.in_turns(settings, rounds, Path(scratch), lambda *_: True)
+    latest = side_by_side.deadline(options)
+    with side_by_side.work_folder(options) as folder:
+        figures["runs"] = side_by_side.in_turns(settings, rounds, folder, lambda *_: True, latest)
     figures["kinds"] = kinds
     figures["ratios"] = ratios(figures["runs"])
     for line in failures(figures["runs"]):
@@ -76,7 +76,7 @@ def ratios(runs: dict[str, list[Result]]) -> dict[str, float]:
 
 
 def seconds(runs: dict[str, list[Result]], setting: str, kind: str) -> float | None:
-    own: list[Any] = [run["kinds"][kind] for run in runs[setting] if "kinds" in run]
+    own: list[Any] = [run["kinds"][kind] for run in runs.get(setting, []) if "kinds" in run]
     return side_by_side.median(own, "seconds") if own else None
 
 

@@ -166,7 +166,7 @@ class Call:
 
     def _extents_of_attention(self) -> list[int]:
         p, threads, back = self.plan, self.numbers[-1], self.name == "attention_backward"
-        segments = _table(p.segments, p.segment_count * 3)
+        segments = _table(p.segments, self._segments() * 3)
         keys = max(segments[1::3])
         strided = [
             (heads - 1) * getattr(p, f"{name}_head") + (rows - 1) * getattr(p, f"{name}_token") + p.size
@@ -179,6 +179,13 @@ class Call:
         elements = [ctypes.sizeof(p), *strided, *rows, space]
         return [count * kind.itemsize for count, kind in zip(elements, self.kinds, strict=True)]
 
+    def _segments(self) -> int:
+        """Return how many segments a plan has, those without columns among them."""
+        p = self.plan
+        blocks = _table(p.blocks, 6 * (max(_table(p.tasks, 4 * p.task_count)[::4]) + 1))
+        sees = max(first + count for first, count in zip(blocks[2::6], blocks[3::6], strict=True))
+        return max(int(p.segment_count), 1 + max(_table(p.sees, sees)))
+
     def _tables(self) -> list[tuple[int, int]]:
         """Return address and bytes of each table of an attention's plan, in the order of its pointers."""
         if not self.plan:
@@ -189,7 +196,7 @@ class Call:
         rows = [blocks[i : i + 6] for i in range(0, len(blocks), 6)]
         sees = max(first + count for _, _, first, count, _, _ in rows)
         seen = max(begins + (stop - start) * width for start, stop, _, _, begins, width in rows)
-        bytes_of = (p.segment_count * 24, len(blocks) * 8, sees * 8, len(tasks) * 8, seen)
+        bytes_of = (self._segments() * 24, len(blocks) * 8, sees * 8, len(tasks) * 8, seen)
         return list(zip((p.segments, p.blocks, p.sees, p.tasks, p.seen), bytes_of, strict=True))
 
 

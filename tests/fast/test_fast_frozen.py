@@ -139,3 +139,29 @@ def test_without_onednn_all_is_as_torch_has_it(monkeypatch: pytest.MonkeyPatch) 
     x, weight = torch.randn(3, 8), torch.randn(4, 8)
     assert torch.equal(frozen.linear(x, weight), x @ weight.t())
     assert torch.equal(frozen.product(x @ weight.t(), weight), x @ weight.t() @ weight)
+
+
+@here
+def test_a_head_is_packed_for_many_rows_and_one_row_goes_plain() -> None:
+    model, undo = tiny_models.causal().requires_grad_(False).eval(), Undo()
+    frozen_products(model, undo, "forward")
+    head = model.get_output_embeddings()
+    weight = frozen.weight_of(head)
+    assert weight.packed is None
+    assert frozen.pack_head(model) == ", the head packed"
+    assert weight.packed is not None
+    x = torch.randn(3, head.in_features, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(head(x), F.linear(x, head.weight, head.bias), atol=1e-5)
+        assert torch.equal(head(x[:1]), F.linear(x[:1], head.weight, head.bias))
+    undo.all()
+    assert "frozen" not in vars(head)
+
+
+@here
+def test_a_head_that_does_not_fit_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, undo = tiny_models.causal().requires_grad_(False).eval(), Undo()
+    frozen_products(model, undo, "none")
+    monkeypatch.setattr(machine, "usable_bytes", lambda: 100)
+    assert frozen.pack_head(model) == ""
+    undo.all()

@@ -409,7 +409,8 @@ def test_they_can_be_forbidden(compiler: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @compiled
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "SHORT", 0)
     norm = LlamaRMSNorm(24).requires_grad_(False)
     x, threads = numbers(64, 24), torch.get_num_threads()
     found = []
@@ -418,3 +419,11 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         found.append(fusing._norm(norm, norm.forward, 1e-6, 0.0, x))
     torch.set_num_threads(threads)
     assert torch.equal(*found)
+
+
+def test_short_passes_wake_no_thread() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found = [kernels.threads_for(count) for count in (1, kernels.SHORT, kernels.SHORT + 1)]
+    torch.set_num_threads(threads)
+    assert found == [1, 1, 2]

@@ -215,7 +215,8 @@ def test_adapters_come_and_go_while_others_are_answered(
             assert {own: greedy(service, own) for own in service.models} == {own: wanted[own] for own in service.models}
         refused: list[tuple[str, str, str]] = [
             ("one", "two", "already"), ("three", str(tmp_path), "no folder"), ("three", "..", "no folder"),
-            ("three", ".", "no folder"), (" ", "two", "lora_name"),
+            ("three", ".", "no folder"), ("three", "a" * 5000, "no folder"), ("three", "\0", "no folder"),
+            (" ", "two", "lora_name"),
         ]  # fmt: skip
         for name, path, why in refused:
             with pytest.raises(InputError, match=why):

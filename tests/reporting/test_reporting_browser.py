@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium_pipe import CHROMIUM, Browser
 from reporting_run_folder import classification_run, full_run, generation_run
 
+from chromium_pipe import CHROMIUM, Browser
 from tunelift.core import files
 from tunelift.reporting import write_report
 

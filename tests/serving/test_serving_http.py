@@ -129,6 +129,15 @@ def test_answers_have_openais_form(app: App) -> None:
     assert call(app, "GET", "/v1/models/tuned").json["id"] == "tuned"
 
 
+def test_what_chats_keep_beside_a_message_changes_nothing(app: App) -> None:
+    """As gradio sends it back: parts of texts, with what it shows beside them."""
+    texts = [("user", "hi"), ("assistant", "a"), ("user", "so?")]
+    plain = chat(app, messages=[{"role": role, "content": text} for role, text in texts])
+    beside = {"metadata": {"title": None}, "options": None, "id": "7", "timestamp": 3}
+    kept = [{"role": role, "content": [{"type": "text", "text": text}], **beside} for role, text in texts]
+    assert (plain.status, plain.json["choices"]) == (200, chat(app, messages=kept).json["choices"])
+
+
 def test_a_stream_says_what_a_whole_answer_does(app: App) -> None:
     for ask_app, text in ((chat, lambda c: c["delta"].get("content", "")), (complete, lambda c: c["text"])):
         whole = ask_app(app, n=2, seed=3, temperature=1.5, max_tokens=12).json

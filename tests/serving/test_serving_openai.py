@@ -51,6 +51,8 @@ class Folders:
         self.service = service
 
     def load(self, name: str, path: str) -> None:
+        if path == "broken":
+            raise OSError(5, "Input/output error")
         if path != "here":
             raise InputError("There is no such folder.")
         self.service.models = {**self.service.models, name: self.service.named("tuned")}
@@ -142,6 +144,8 @@ def test_adapters_are_loaded_by_vllms_form(client: Any) -> None:
     ):
         with pytest.raises(openai.BadRequestError):
             client.post("/load_lora_adapter", body=body, cast_to=str)
+    with pytest.raises(openai.InternalServerError, match="Input/output error"):  # who asks has not gone
+        client.post("/load_lora_adapter", body={"lora_name": "newer", "lora_path": "broken"}, cast_to=str)
     client.post("/unload_lora_adapter", body={"lora_name": "new"}, cast_to=str)
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="new", prompt="ab", max_tokens=2)

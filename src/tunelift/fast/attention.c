@@ -68,6 +68,7 @@ typedef struct {
     const int64_t *segments, *blocks, *sees, *tasks;
     const uint8_t *seen;
     int64_t segment_count, task_count, columns, widest, buffered; /* columns in all, of a block at most, of all tasks */
+    /* Segments from segment_count on have no columns: those of blocks of one query, which reads keys where they lie. */
     int64_t heads, groups, size, tokens, seed;
     int64_t query_head, query_token, key_head, key_token, value_head, value_token; /* strides */
     double scale, drop;
@@ -320,6 +321,74 @@ static void softmax_backward(const strip *s, const element *above, const element
     }
 }
 
+static inline int lies(const plan *p, const int64_t *task) {
+    return p->sees[p->blocks[BLOCK * task[0] + 2]] >= p->segment_count;
+}
+
+/* Scores of one query's heads with one key, from column `at` on. */
+static inline void score(const strip *s, const element *query, const element *key, int64_t at) {
+    const plan *p = s->p;
+    for (int64_t head = 0; head < s->share; head++) {
+        const element *own = query + head * p->query_head;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t k = 0; k < p->size; k++) sum += load(own[k]) * load(key[k]);
+        s->scores[head * p->widest + at] = sum * (float)p->scale;
+    }
+}
+
+/* The shares of one query's heads of `count` scores, not yet divided by their sums, which are returned in slopes. */
+static void shared(const strip *s, int64_t count, int64_t token, float *mass) {
+    for (int64_t head = 0; head < s->share; head++) {
+        float *own = s->scores + head * s->p->widest, top = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t j = 0; j < count; j++) top = own[j] > top ? own[j] : top;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < count; j++) {
+            own[j] = exponential(own[j] - top);
+            sum += own[j];
+        }
+        mass[(s->group * s->share + head) * s->p->tokens + token] = top + logf(sum);
+        s->slopes[head] = sum;
+    }
+}
+
+/* A task of one query, whose keys and values are read once and where they lie: to turn them takes longer than to attend. */
+static void at_once(strip *s, const int64_t *task, int64_t group, const element *query, const element *key,
+                    const element *value, element *found, float *mass) {
+    const plan *p = s->p;
+    int64_t size = p->size, token = task[1], count = 0;
+    s->block = p->blocks + BLOCK * task[0], s->group = group;
+    query += group * s->share * p->query_head + token * p->query_token;
+    key += group * p->key_head, value += group * p->value_head;
+    const uint8_t *seen = p->seen + s->block[4];
+    for (int64_t i = 0; i < s->block[3]; i++) {
+        const int64_t *segment = segment_of(s, i);
+        for (int64_t j = segment[0]; j < segment[1]; j++)
+            if (*seen++) score(s, query, key + j * p->key_token, count++);
+    }
+    shared(s, count, token, mass);
+    memset(s->sums, 0, s->share * size * sizeof(float));
+    seen = p->seen + s->block[4], count = 0;
+    for (int64_t i = 0; i < s->block[3]; i++) {
+        const int64_t *segment = segment_of(s, i);
+        for (int64_t j = segment[0]; j < segment[1]; j++) {
+            if (!*seen++) continue;
+            const element *from = value + j * p->value_token;
+            for (int64_t head = 0; head < s->share; head++) {
+                float share = s->scores[head * p->widest + count], *sums = s->sums + head * size;
+#pragma omp simd
+                for (int64_t k = 0; k < size; k++) sums[k] += share * load(from[k]);
+            }
+            count++;
+        }
+    }
+    for (int64_t head = 0; head < s->share; head++) {
+        element *to = found + (token * p->heads + group * s->share + head) * size;
+        for (int64_t k = 0; k < size; k++) to[k] = store(s->sums[head * size + k] / s->slopes[head]);
+    }
+}
+
 /* Floats of work space that a call takes. */
 int64_t attention_space(const plan *p, int back, int threads) {
     int64_t packed_floats = p->groups * p->columns * p->size, buffers = p->groups * p->buffered * p->size;
@@ -348,6 +417,10 @@ void attention(const plan *p, const element *query, const element *key, const el
 #pragma omp for schedule(dynamic, 1)
         for (int64_t one = 0; one < p->task_count * p->groups; one++) {
             const int64_t *task = p->tasks + TASK * (one / p->groups);
+            if (lies(p, task)) {
+                at_once(&s, task, one % p->groups, query, key, value, found, mass);
+                continue;
+            }
             begin(&s, task, one % p->groups);
             for (int64_t row = 0; next(&s, task, &row);) {
                 taken(&s, query, p->query_head, p->query_token, s.queries);

@@ -27,6 +27,9 @@ COLUMNS = 16
 
 SEES_AT_MOST = 64
 
+STRIP = 48
+"""Heads of queries to one of keys that a task of one query takes at most (attention.c)."""
+
 ROWS_OF_A_TASK = 256
 """Queries times heads of a task, so that the blocks of a small batch are work for several threads."""
 
@@ -35,7 +38,10 @@ TASKS_OF_A_BLOCK = 16
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
-    """Who attends to whom, as attention.c reads it: its tables, and how many columns there are in all."""
+    """Who attends to whom, as attention.c reads it: its tables, and how many columns there are in all.
+
+    The last `lying` segments are those of blocks of one query, which the way back cannot do: they have no columns.
+    """
 
     tables: dict[str, Tensor]
     columns: int
@@ -43,6 +49,7 @@ class AttentionPlan:
     buffered: int
     queries: int
     keys: int
+    lying: int = 0
 
 
 class _PlanStruct(ctypes.Structure):
@@ -178,7 +185,7 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *how:
     strides = {f"{name}_{by}": x.stride(i) for name, x in names.items() for i, by in enumerate(("head", "token"))}
     return _PlanStruct(
         **{name: table.data_ptr() for name, table in plan.tables.items()},
-        **{"segment_count": len(plan.tables["segments"]), "task_count": len(plan.tables["tasks"])},
+        **{"segment_count": len(plan.tables["segments"]) - plan.lying, "task_count": len(plan.tables["tasks"])},
         **{"columns": plan.columns, "widest": plan.widest, "buffered": plan.buffered},
         **{"heads": heads, "groups": len(key), "size": size, "tokens": tokens, "seed": seed},
         **strides,
@@ -189,6 +196,7 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *how:
 def _call(name: str, about: _PlanStruct, asked: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
     """Call with query, key and value, by their strides, and with what lies row by row; of the rest see `_about`."""
     functions, threads = kernels.library(asked[0].dtype), torch.get_num_threads()
+    threads = 1 if about.task_count * about.groups == 1 and not about.segment_count else threads
     space = functions.attention_space(ctypes.byref(about), int(name == "attention_backward"), threads)
     work = torch.empty(space, dtype=torch.float32, device="cpu")
     strided = [tuple(zip(x.shape, x.stride(), strict=True)) for x in asked]

@@ -73,7 +73,10 @@ class Weight:
         if self.narrow is not None:
             return _of_narrow(x, self.narrow, self.bias)
         weight = self.plain if self.packed is None else self.packed
-        if weight is self.plain and not _by_onednn(x):
+        # One row reads a weight in float32 once, in whatever order: oneDNN's own way of doing so takes longer.
+        one_row = len(x) == 1 and x.dtype == torch.float32
+        if one_row or (weight is self.plain and not _by_onednn(x)):
+            weight = self.plain
             return F.linear(x, weight, self.bias)
         return _product(x, weight, self.bias)
 
@@ -155,6 +158,21 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     return f"on: {len(layers)} layers{pack(model, ways)}"
 
 
+def pack_head(model: Any) -> str:
+    """Pack the head's weight, for one who asks for the logits of a few tokens again and again; return what was done.
+
+    That takes the weight's size of memory once more, and is done where it fits beside the other packed copies.
+    """
+    found = vars(model.get_output_embeddings() or nn.Identity()).get("frozen")
+    if not isinstance(found, Weight) or found.narrow is not None:
+        return ""
+    others = sum(weight.plain.nbytes for weight in frozen_weights(model).values() if weight.packed is not None)
+    if found.plain.nbytes + others > SHARE_OF_MEMORY * (machine.usable_bytes() or 0):
+        return ""
+    found.pack("forward")
+    return ", the head packed"
+
+
 def pack(model: Any, ways: Ways) -> str:
     """Pack the frozen weights where that fits in memory; return what was done, to be put behind the manifest's "on"."""
     weights = [weight for weight in frozen_weights(model).values() if weight.narrow is None]
@@ -195,6 +213,8 @@ def _forward(layer: nn.Linear, plain: Callable[..., Tensor], x: Tensor, *args: A
     more = bool(args or options) or torch.is_autocast_enabled("cpu")
     if more or not suits or (torch.is_grad_enabled() and _learns(layer)):
         return plain(x, *args, **options)
+    if not torch.is_grad_enabled():
+        return as_batch(found.of(x.reshape(-1, x.shape[-1])), x)
     y: Tensor = _Linear.apply(x, found)  # type: ignore[no-untyped-call]
     return y
 

@@ -135,6 +135,10 @@ def _norm(
     more = (args or options) and any(value is not None for value in (*args, *options.values()))
     if more or functions is None or (weight.requires_grad and torch.is_grad_enabled()):
         return plain(x, *args, **options)
+    if not torch.is_grad_enabled():  # a step of an answer is a hundred calls of autograd's, if one lets it
+        turned = _is_turned(x)
+        y = _normed(functions, epsilon, offset, x.transpose(1, 2) if turned else x, weight)
+        return y.transpose(1, 2) if turned else y
     found: Tensor = _RMSNorm.apply(x, weight, epsilon, offset, functions)  # type: ignore[no-untyped-call]
     note_recomputing(found, partial(_normed, functions, epsilon, offset), x, weight)
     return found
@@ -147,6 +151,8 @@ def _gate(module: Any, plain: Callable[..., Tensor], kind: int, x: Tensor, *args
     functions = kernels.of(gate, up) if gate.shape == up.shape else None
     if functions is None:
         found: Tensor = module.down_proj(module.act_fn(gate) * up)
+    elif not torch.is_grad_enabled():
+        found = module.down_proj(_gated(functions, kind, gate, up))
     else:
         product = _Gate.apply(gate, up, kind, functions)  # type: ignore[no-untyped-call]
         note_recomputing(product, partial(_gated, functions, kind), gate, up)
@@ -169,6 +175,8 @@ def _rotary(
     if functions is None or args or options:
         return plain(query, key, cosine, sine, *args, **options)
     cosine, sine = cosine.contiguous(), sine.contiguous()
+    if not torch.is_grad_enabled():
+        return tuple(_turned(functions, x, cosine, sine, back=False) for x in (query, key))
     return tuple(_Rotary.apply(x, cosine, sine, functions) for x in (query, key))  # type: ignore[no-untyped-call]
 
 
@@ -185,7 +193,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, offset: float, functions: Any) -> Tensor:
-        ctx.turned = not x.is_contiguous() and x.dim() == 4 and x.transpose(1, 2).is_contiguous()
+        ctx.turned = _is_turned(x)
         rows = x.transpose(1, 2) if ctx.turned else x.contiguous()
         inverse = _one_each(rows)
         y = _normed(functions, epsilon, offset, rows, weight, inverse)
@@ -203,6 +211,11 @@ class _RMSNorm(torch.autograd.Function):
         tensors = dy, rows, weight.contiguous(), inverse, dx
         kernels.call(ctx.functions, "rms_norm_backward", *tensors, *sizes, ctx.offset)
         return dx.transpose(1, 2) if ctx.turned else dx, None, None, None, None
+
+
+def _is_turned(x: Tensor) -> bool:
+    """Tell whether heads (B, H, N, d) lie in memory as (B, N, H, d) do."""
+    return not x.is_contiguous() and x.dim() == 4 and x.transpose(1, 2).is_contiguous()
 
 
 def _normed(

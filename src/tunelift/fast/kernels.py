@@ -86,6 +86,9 @@ TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, 
 
 RETURNS = {"attention_space": N, "low_rank_runs": I, "int8_lanes": I}
 
+SHORT = 2**14
+"""Elements of a pass that one thread makes in some microseconds. Results do not depend on the number of threads."""
+
 LANES_AT_MOST, NARROW = 16, 64  # products.h, low_rank.c
 
 Extent = int | tuple[tuple[int, int], ...]
@@ -194,7 +197,8 @@ def call(functions: Any, name: str, *arguments: Any) -> None:
     Whatever C relies on is looked at before: dtypes, places, and how far each tensor's memory goes. There are a
     thousand calls in a step, so that a look is no more than it must be.
     """
-    kinds, threads = functions.kinds[name], torch.get_num_threads()
+    kinds = functions.kinds[name]
+    threads = threads_for(max([0 if x is None else x.numel() for x in arguments[: len(kinds)]]))
     numbers = arguments[len(kinds) :]
     addresses = [
         None if optional and x is None else address(x, dtype, extent)
@@ -203,6 +207,11 @@ def call(functions: Any, name: str, *arguments: Any) -> None:
         )
     ]
     getattr(functions, name)(*addresses, *numbers, threads)
+
+
+def threads_for(elements: int) -> int:
+    """Return on how many threads a pass over so many elements runs: to wake others takes longer than a short one."""
+    return 1 if elements <= SHORT else torch.get_num_threads()
 
 
 def address(x: Tensor, dtype: torch.dtype, extent: Extent) -> int:

@@ -89,8 +89,12 @@ class Loader:
         if len(self.service.models) > MOST_ADAPTERS:
             raise InputError(f"{MOST_ADAPTERS} adapters are served, as many as may.", fix="Unload one first.")
         for root in self.roots:
-            folder = (root / path).resolve() if "\0" not in path else root
-            if folder != root and folder.is_relative_to(root) and folder.is_dir():
+            try:
+                folder = (root / path).resolve()
+                found = folder != root and folder.is_relative_to(root) and folder.is_dir()
+            except (OSError, RuntimeError, ValueError):  # no path of this system: too long, with a zero byte, a loop
+                continue
+            if found:
                 return sources_of([(name, str(folder))])[0]
         raise UnknownModelError(
             f"There is no folder {path!r:.200} in those that adapters are loaded from.", "lora_path",

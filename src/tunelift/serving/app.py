@@ -204,6 +204,8 @@ class App:
             raise _stopping(error) from None
         except TuneliftError as error:
             raise Refused(500, str(error), "server_error") from None
+        except OSError as error:  # as of a file that cannot be read; the client is still there
+            raise Refused(500, f"The server failed: {error.strerror or error!s:.200}.", "server_error") from None
 
     def _questions(self, raw: bytes) -> tuple[Named, dict[str, Asked]]:
         found: tuple[Named, dict[str, Asked]] = self.service.decisions(read_decisions(read_json(raw)))

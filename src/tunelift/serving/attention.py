@@ -192,7 +192,8 @@ def _attend(
     query: Tensor, arena: tuple[Tensor, Tensor], rule: PagedRule, number: int, options: dict[str, Any]
 ) -> Tensor:
     """Attend with query (1, H, n, d) of one part to what it sees -> (1, H, n, e)."""
-    places = rule.step.seen_places(number, query.device)
+    runs = rule.step.runs[number]  # pages in one run are read where they lie
+    places = slice(*runs[0]) if len(runs) == 1 else rule.step.seen_places(number, query.device)
     key, value = (x[places].transpose(0, 1)[None] for x in arena)
     heads, n = query.shape[1], query.shape[2]
     groups = heads // key.shape[1]
@@ -211,25 +212,32 @@ def _attend(
 
 
 def _planned(step: Step, mask: Callable[[int], Tensor], share: int) -> AttentionPlan:
-    """Return the plan of a step: a block for each part, a segment for each run of its pages."""
-    segments, blocks, tasks = list[tuple[int, ...]](), list[tuple[int, ...]](), list[tuple[int, ...]]()
-    sees = list[int]()
+    """Return the plan of a step: a block for each part, a segment for each run of its pages.
+
+    A part of one token reads its keys where they lie, and has its segments behind those of the others.
+    """
+    blocks, tasks = list[tuple[int, ...]](), list[tuple[int, ...]]()
+    turned, lying, sees = list[tuple[int, ...]](), list[tuple[int, ...]](), list[int]()
     columns = begins = buffered = widest = 0
+    alone = [part.stop - part.start == 1 and share <= block_attention.STRIP for part in step.parts]
+    before = sum(len(runs) for runs, one in zip(step.runs, alone, strict=True) if not one)
     masks = [mask(number) for number in range(len(step.parts))]
     for number, (part, runs) in enumerate(zip(step.parts, step.runs, strict=True)):
         first, width = len(sees), 0
         for start, stop in runs:
-            sees.append(len(segments))
-            segments.append((start, stop, columns + width))
+            sees.append(before + len(lying) if alone[number] else len(turned))
+            (lying if alone[number] else turned).append((start, stop, columns + width))
             width += -(-(stop - start) // block_attention.COLUMNS) * block_attention.COLUMNS
         blocks.append((part.start, part.stop, first, len(runs), begins, part.seen))
-        begins, columns, widest = begins + masks[number].numel(), columns + width, max(widest, width)
+        begins, widest = begins + masks[number].numel(), max(widest, width)
+        columns += 0 if alone[number] else width
         chunk = max(1, block_attention.ROWS_OF_A_TASK // share)
         for at in range(part.start, part.stop, chunk):
             tasks.append((number, at, min(at + chunk, part.stop), buffered))
             buffered += width
+    segments = [*turned, *lying]
     tables = {"segments": segments, "blocks": blocks, "sees": sees, "tasks": tasks}
     made = {name: torch.tensor(table, dtype=torch.long, device="cpu") for name, table in tables.items()}
     seen = torch.cat([own.flatten() for own in masks]).to(torch.uint8).contiguous()
     keys = max(stop for _, stop, _ in segments)
-    return AttentionPlan(made | {"seen": seen}, columns, widest, buffered, step.parts[-1].stop, keys)
+    return AttentionPlan(made | {"seen": seen}, columns, widest, buffered, step.parts[-1].stop, keys, len(lying))

@@ -24,6 +24,9 @@ MOST_STOPS, MOST_STOP_LENGTH, MOST_BIASES, MOST_MESSAGES = 16, 256, 1024, 4096
 IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 """What clients send that changes no answer."""
 
+SHOWN = frozenset({"metadata", "options", "id", "timestamp"})
+"""What chats keep beside a message, to show it, and send back with it (gradio, Open WebUI)."""
+
 SAMPLED = frozenset(
     {
         *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
@@ -255,6 +258,7 @@ def _tool(found: Any, where: str) -> dict[str, Any]:
 
 
 def _message(found: Any, where: str) -> dict[str, Any]:
+    found = {key: value for key, value in found.items() if key not in SHOWN} if isinstance(found, dict) else found
     if isinstance(found, dict) and (found.get("tool_calls") or found.get("role") == "tool"):
         return _of_tools(found, where)
     unsaid = ("tool_calls", "refusal", "annotations", "audio", "function_call")  # which clients send back

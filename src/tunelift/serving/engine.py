@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tunelift.core.errors import InputError
+from tunelift.fast.frozen import pack_head
 from tunelift.fast.undo import Undo, in_evaluation, without_cache
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import base_of, context_length, vocabulary
@@ -26,7 +27,7 @@ from tunelift.serving.grammars import FormError
 from tunelift.serving.lora import ByToken, InTurns, unmixed
 from tunelift.serving.pages import PAGE, Held, Pages
 from tunelift.serving.requests import Delta, Finish, Request, Token
-from tunelift.serving.sampling import Sampler, told
+from tunelift.serving.sampling import Sampler, likeliest, told
 from tunelift.serving.text import Speech
 
 
@@ -93,6 +94,7 @@ class Engine:
         """Take the model: its layers run fused until the engine is left."""
         self._stack.enter_context(in_evaluation(self.model))
         self.fast_paths = self._stack.enter_context(sped_up(self.model, "forward"))
+        self.fast_paths["frozen_products"] += pack_head(self.model)
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
         return self
 
@@ -222,7 +224,8 @@ class Engine:
         if self.alone:
             yield from ([pair] for pair in chosen)
             return
-        if not self.unmixed:
+        if not self.unmixed:  # tokens of one adapter lie side by side, so that it takes them at once
+            chosen.sort(key=lambda pair: pair[0].request.adapter or "")
             yield from [chosen] if chosen else []
             return
         for adapter in dict.fromkeys(one.request.adapter for one, _ in chosen):
@@ -245,9 +248,8 @@ class Engine:
         else:
             logits = self._logits(parts, ids, positions, wanted, adapters)
         deltas, at = list[Delta](), 0
-        likeliest = logits.argmax(dim=-1).tolist() if len(logits) else []
         for (one, todo), count in zip(group, counts, strict=True):
-            deltas += self._taken(one, todo, logits[at : at + count], likeliest[at : at + count])
+            deltas += self._taken(one, todo, logits[at : at + count])
             at += count
         return deltas
 
@@ -291,7 +293,7 @@ class Engine:
         logits: Tensor = own[[one.computed + place for place in wanted]].cpu()
         return logits
 
-    def _taken(self, one: Running, todo: int, logits: Tensor, likeliest: Sequence[int]) -> list[Delta]:
+    def _taken(self, one: Running, todo: int, logits: Tensor) -> list[Delta]:
         """Take what was computed of one request; return what there is to tell."""
         request, sampling = one.request, one.request.sampling
         first, was_reading = one.computed, one.reading
@@ -310,7 +312,7 @@ class Engine:
             self._leave(one)
             return [Delta(request.number, prompt=prompt, finish="length", known=known)]
         try:
-            chosen = likeliest[-1] if one.sampler.plain else one.sampler.choose(logits[-1].clone())
+            chosen = likeliest(logits[-1]) if one.sampler.plain else one.sampler.choose(logits[-1].clone())
         except FormError as error:
             self._leave(one)
             return [Delta(request.number, prompt=prompt, finish="error", reason=str(error), known=known)]

@@ -1,20 +1,24 @@
 """Adapters by token: of one row of tokens each has its own LoRA, or none.
 
-The adapters that are at work in a batch lie one below the other: one product with all of their A, in which what is
-another's adapter is set to zero, and one with all of their B. A token without an adapter gets zeros, and so the base.
+The adapters that are at work in a batch lie in one tensor, each as high as the highest rank, with zeros. Where their
+tokens are about as many of each, two batched products have them all; otherwise each adapter takes its own tokens. A
+token without an adapter gets nothing added, and so the base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tunelift.adapters.build import is_adapted
+from tunelift.fast.attention import UnpackableError
 from tunelift.fast.undo import Undo
 
 
@@ -25,9 +29,9 @@ class ByToken:
         self.adapters: list[str] = []
         self._undo, self._taken = undo, set[Any]()
         self._at_work: list[str] = []
-        self._mine: dict[tuple[int, ...], Tensor] = {}
-        self._rows: Tensor | None = None
-        self._stacked: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}
+        self._whose: Sequence[int] = ()
+        self._even: Even | None = None
+        self._stacked: dict[int, tuple[Tensor, Tensor] | None] = {}
         self.changed(model)
 
     def changed(self, model: Any) -> None:
@@ -48,8 +52,8 @@ class ByToken:
         if not set(wanted) <= set(self._at_work) or len(self._at_work) > 2 * max(1, len(wanted)):
             self._at_work, self._stacked = wanted, {}
         numbers = {name: number for number, name in enumerate(self._at_work)}
-        self._rows = torch.tensor([-1 if name is None else numbers[name] for name in adapters], dtype=torch.long)
-        self._mine, self.adapters = {}, wanted
+        self._whose = [-1 if name is None else numbers[name] for name in adapters]
+        self._even, self.adapters = Even.of(self._whose, len(self._at_work)), wanted
         yield
 
     def _forward(self, module: Any, base: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -58,29 +62,74 @@ class ByToken:
             return found
         if id(module) not in self._stacked:
             self._stacked[id(module)] = self._laid_out(module)
-        a, b, ranks = self._stacked[id(module)]
-        if not len(a):
+        stacked = self._stacked[id(module)]
+        if stacked is None:
             return found
-        inner = nn.functional.linear(x.to(a.dtype), a).masked_fill(self._others(ranks, x.device), 0)
-        return (found + nn.functional.linear(inner, b)).to(found.dtype)
+        a, b = stacked
+        rows, into = x.reshape(-1, x.shape[-1]).to(a.dtype), found.reshape(-1, found.shape[-1])
+        if len(rows) != len(self._whose):
+            raise UnpackableError("a layer with an adapter is asked about some of the tokens alone")
+        added = self._alone(rows, a, b) if self._even is None else self._even.added(rows, a, b)
+        return (into + added).to(found.dtype).view(found.shape)
 
-    def _laid_out(self, module: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """Return A (R, in), B (out, R) with its scale, and the ranks of the adapters at work, 0 for one without."""
+    def _alone(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return what is added to each token, (N, out), run by run of tokens with one adapter."""
+        added, at = x.new_zeros(len(x), b.shape[2]), 0
+        for number, run in groupby(self._whose):
+            start, at = at, at + len(list(run))
+            if number >= 0:
+                torch.mm(x[start:at] @ a[number].t(), b[number], out=added[start:at])
+        return added
+
+    def _laid_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
+        """Return A (K, R, in) and B turned, with its scale, (K, R, out) of the K adapters at work; None of none."""
         names = [name for name in self._at_work if name in module.lora_A]
-        ranks = tuple(module.lora_A[name].weight.shape[0] if name in names else 0 for name in self._at_work)
         if not names:
-            return torch.empty(0), torch.empty(0), ranks
-        a = torch.cat([module.lora_A[name].weight for name in names])
-        b = torch.cat([module.lora_B[name].weight * module.scaling[name] for name in names], dim=1)
-        return a.detach(), b.detach(), ranks
+            return None
+        rank = max(module.lora_A[name].weight.shape[0] for name in names)
+        like = module.lora_A[names[0]].weight
+        a = like.new_zeros(len(self._at_work), rank, like.shape[1])
+        b = like.new_zeros(len(self._at_work), rank, module.lora_B[names[0]].weight.shape[0])
+        for number, name in enumerate(self._at_work):
+            if name in names:
+                own = module.lora_A[name].weight
+                a[number, : len(own)] = own
+                b[number, : len(own)] = module.lora_B[name].weight.t() * module.scaling[name]
+        return a, b
 
-    def _others(self, ranks: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return which of the ranks of all adapters are not of the token's own, (N, R) bool."""
-        if ranks not in self._mine:
-            assert self._rows is not None
-            owner = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))
-            self._mine[ranks] = (owner[None] != self._rows[:, None]).to(device)
-        return self._mine[ranks]
+
+@dataclass(frozen=True, slots=True)
+class Even:
+    """Tokens laid out by adapter, as many places for each: `grid` (K, L) says which token is where.
+
+    Places that are left over hold any token; `back` (N,) says where each token is, the first place behind all for one
+    without an adapter.
+    """
+
+    grid: Tensor
+    back: Tensor
+
+    @staticmethod
+    def of(whose: Sequence[int], adapters: int) -> Even | None:
+        """Lay out the tokens of a row, by the number of each one's adapter or -1; None where they are too uneven."""
+        tokens: list[list[int]] = [[] for _ in range(adapters)]
+        for token, number in enumerate(whose):
+            if number >= 0:
+                tokens[number].append(token)
+        wide = max(map(len, tokens), default=0)
+        if wide * adapters > 2 * len(whose):
+            return None
+        back = [adapters * wide] * len(whose)
+        for number, own in enumerate(tokens):
+            for place, token in enumerate(own):
+                back[token] = number * wide + place
+        grid = [own + [0] * (wide - len(own)) for own in tokens]
+        return Even(*(torch.tensor(table, dtype=torch.long) for table in (grid, back)))
+
+    def added(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return what is added to tokens x (N, in) by A (K, R, in) and B (K, R, out), (N, out)."""
+        found = (x[self.grid] @ a.transpose(1, 2) @ b).flatten(0, 1)
+        return torch.cat([found, found.new_zeros(1, found.shape[1])])[self.back]
 
 
 class InTurns:
