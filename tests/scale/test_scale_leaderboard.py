@@ -46,7 +46,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(f"{Path(log).parent.name}/{Path(log).stem}")
         try:
             if arguments[0] == "tune":
-                tune_stage(config)
+                tune_stage(config, beside_test="--beside-test" in arguments)
             else:
                 run(config, chosen=Chosen.read(Path(arguments[3])))
         except InputError as error:

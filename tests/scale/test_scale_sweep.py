@@ -18,6 +18,7 @@ from tunelift.config.schema import Config
 from tunelift.core.errors import InputError, TuneliftError
 from tunelift.pipeline.folder import locked
 from tunelift.pipeline.many_plans import ManyPlans
+from tunelift.pipeline.preparing import prepare
 from tunelift.pipeline.run import run
 from tunelift.run_files.layout import RunPaths, SweepPaths
 from tunelift.scale import jobs
@@ -48,7 +49,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         config = load_config(arguments[1])
         ran.append(Path(log).stem)
         try:
-            tune_stage(config)
+            tune_stage(config, beside_test="--beside-test" in arguments)
         except InputError as error:
             Path(log).write_text(str(error))
             return error.exit_code
@@ -125,6 +126,21 @@ def test_trainings_of_another_config_or_of_other_rows_are_not_chosen_among(
     assert len(in_process) == 2
     assert not paths.chosen.exists()
     assert not paths.summary.exists()
+
+
+def test_rows_that_the_test_holds_are_not_trained_on(
+    tiny: dict[str, Any], in_process: list[str], tmp_path: Path
+) -> None:
+    """As `tunelift run` leaves them out: else the verdict of the chosen would be about rows that it was taught."""
+    head, *rows = (tmp_path / "train.csv").read_text().splitlines()
+    test = (tmp_path / "test.csv").read_text().splitlines()[1:]
+    (tmp_path / "train.csv").write_text("\n".join([head, *test, *rows]) + "\n")
+    one = candidates(swept(tiny, {"adapter.r": [2, 4]}))[0]
+    assert jobs.work(one.job(ManyPlans(one.config)).arguments, str(one.log), 1, "") == 0
+    left = prepare(one.config).splits
+    data = manifest(one.paths)["data"]
+    assert data["rendering"]["rows"] == len(left.train) <= len(rows)
+    assert len(left.leaks) >= len(test) - 2
 
 
 def test_what_was_removed_by_hand_is_trained_again(tiny: dict[str, Any], in_process: list[str]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
 
 from tunelift.config.schema import Config
 from tunelift.core import machine
 from tunelift.core.errors import InputError, listed
-from tunelift.data.splits import load_splits
 from tunelift.pipeline import choices, shapes
 from tunelift.pipeline.folder import refuse_another_run
 from tunelift.pipeline.planning import does_not_fit, on_cpu, planned
@@ -71,14 +69,8 @@ class ManyPlans:
         """Raise InputError where a folder holds the training of another config, or of other rows, than is asked for."""
         for paths, config in trainings:
             if paths.manifest.is_file():
-                inputs = {"command": "tune", "sources": self._sources}
+                inputs = {"command": "tune", "sources": self.ready.splits.report.sources}
                 refuse_another_run(paths, choices.settled(config, self.ready.task), inputs)
-
-    @cached_property
-    def _sources(self) -> Mapping[str, str]:
-        """The hashes of the files that a training reads, which reads no test."""
-        data, reading = self.ready.config.data, self.ready.task.reading
-        return load_splits(data, reading=reading, roles=("train", "validation")).report.sources
 
     def _facts_of(self, config: Config) -> Facts | None:
         """Return what a plan is made from; None on a GPU, and for settings that will not do, as their own run says."""

@@ -90,7 +90,8 @@ class Candidate:
         files.make_folder(self.asked.parent)
         files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
         takes = plans.bytes_of(self.config, whole=command == "run")
-        return Job(self.name, [command, str(self.asked), *more], self.log, takes)
+        rows = ["--beside-test"] if command == "tune" else []  # what is chosen was not trained on rows of the test
+        return Job(self.name, [command, str(self.asked), *rows, *more], self.log, takes)
 
 
 def plans_of(some: Sequence[Candidate], what: str, *, anyway: bool) -> ManyPlans:
