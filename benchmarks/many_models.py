@@ -51,7 +51,7 @@ def tables(models: int, items: int, shift: float, right_wrong: bool) -> Callable
         common = SHARED * source.standard_normal((items, 1))
         table = common + np.sqrt(1 - SHARED**2) * source.standard_normal((items, models))
         table[:, 0] += shift
-        return (table > 0).astype(float) if right_wrong else table
+        return np.asarray(table > 0, dtype=float) if right_wrong else table
 
     return draw
 
