@@ -109,7 +109,10 @@ TAKES_ALL_SETTINGS = {
         *("pipeline/stages.py:tune_stage", "pipeline/stages.py:evaluate_stage", "pipeline/stages.py:compare_adapter"),
         *("pipeline/stages.py:_to_measure", "pipeline/exporting.py:_made", "pipeline/advising.py:advise"),
         *("pipeline/preparing.py:prepare", "pipeline/planning.py:plan", "pipeline/planning.py:shortened"),
-        *(f"pipeline/many_plans.py:{name}" for name in ("__init__", "bytes_of", "largest", "_facts_of", "_made")),
+        *(
+            f"pipeline/many_plans.py:{name}"
+            for name in ("__init__", "bytes_of", "largest", "refuse_others", "_facts_of", "_made")
+        ),
     },
     "fills in one section by what another says": {
         *("pipeline/choices.py:task_for", "pipeline/choices.py:settled", "pipeline/choices.py:with_adapter_facts"),
@@ -118,6 +121,9 @@ TAKES_ALL_SETTINGS = {
         *(
             "scale/sweep.py:candidates",
             "scale/sweep.py:sweep",
+            "scale/sweep.py:_swept",
+            "scale/leaderboard.py:_ranked",
+            "scale/leaderboard.py:_text_of",
             "scale/sweep.py:_made",
             "scale/sweep.py:_search_of",
             "scale/sweep.py:_wrong_seeds",
@@ -129,7 +135,7 @@ TAKES_ALL_SETTINGS = {
     "a run's folder, which is named after the whole, holds it, and is refused to another": {
         *("config/load.py:default_output", "config/load.py:dump", "pipeline/tracking.py:settings_of"),
         *("pipeline/sharing.py:tells_its_stages", "pipeline/sharing.py:told"),
-        *("pipeline/folder.py:__init__", "pipeline/folder.py:open", "pipeline/folder.py:_refuse_another_run"),
+        *("pipeline/folder.py:__init__", "pipeline/folder.py:open", "pipeline/folder.py:refuse_another_run"),
     },
 }
 """The functions that take a whole Config, by the reason why. Every other one takes the sections that it needs."""

@@ -62,6 +62,13 @@ def test_only_run_folders_are_removed(tmp_path: Path) -> None:
     assert other.exists()
 
 
+def test_a_sweep_that_was_killed_before_it_chose_is_removed_whole(tmp_path: Path) -> None:
+    run_folder(tmp_path / "many" / "candidates" / "r-2")
+    (tmp_path / "many" / "candidates" / "r-2.yaml").write_text("model: m\n")
+    listed("--remove", "--yes", str(tmp_path / "many"))
+    assert not (tmp_path / "many").exists()
+
+
 @pytest.mark.parametrize("says", ["sweep.json", "trials.json", "leaderboard.yaml"])
 def test_a_whole_sweep_is_removed_unless_something_works_in_it(tmp_path: Path, says: str) -> None:
     whole = tmp_path / "many"
@@ -69,8 +76,9 @@ def test_a_whole_sweep_is_removed_unless_something_works_in_it(tmp_path: Path, s
     with pytest.raises(InputError, match="Nothing was removed"):
         listed("--remove", "--yes", str(whole))
     (whole / says).write_text("{}")
-    with locked(inner), pytest.raises(InputError):
-        listed("--remove", "--yes", str(whole))
+    for at_work in (inner, whole):  # a training, and the sweep that begins the next one
+        with locked(at_work), pytest.raises(InputError):
+            listed("--remove", "--yes", str(whole))
     assert inner.exists()
     listed("--remove", "--yes", str(whole))
     assert not whole.exists()

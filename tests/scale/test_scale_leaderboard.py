@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from small_rows import write_rows
 from tunelift.cli.main import cli
 from tunelift.config.keywords import from_keywords
 from tunelift.config.load import load_config
 from tunelift.config.schema import Config, LeaderboardSection
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.folder import locked
 from tunelift.pipeline.run import run
 from tunelift.pipeline.stages import tune_stage
 from tunelift.pipeline.tuning import Chosen
 from tunelift.run_files.layout import LeaderboardPaths
 from tunelift.scale import jobs
+from tunelift.scale import leaderboard as ranking
 from tunelift.scale.halving import rounds
 from tunelift.scale.leaderboard import entries, rank
 from tunelift.wording.leaderboard_text import further
@@ -43,7 +46,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(f"{Path(log).parent.name}/{Path(log).stem}")
         try:
             if arguments[0] == "tune":
-                tune_stage(config)
+                tune_stage(config, beside_test="--beside-test" in arguments)
             else:
                 run(config, chosen=Chosen.read(Path(arguments[3])))
         except InputError as error:
@@ -53,6 +56,31 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(jobs, "work", work)
     return ran
+
+
+@pytest.mark.parametrize("name", ["..", "", "/", {"name": ".", "adapter.r": 2}])
+def test_an_entry_has_a_name_that_can_be_a_folders(tiny: dict[str, Any], name: Any) -> None:
+    entry = name if isinstance(name, dict) else {"name": name, "adapter.r": 4}
+    with pytest.raises(InputError, match="needs a name, with a letter"):
+        entries(board(tiny, ["lora", entry]))
+
+
+def test_a_folder_has_one_leaderboard_at_a_time(tiny: dict[str, Any]) -> None:
+    with locked(Path(tiny["output"])), pytest.raises(InputError, match="still at work"):
+        rank(board(tiny))
+    assert not LeaderboardPaths(tiny["output"]).config.exists()
+
+
+def test_trainings_of_other_rows_are_not_ranked_with_those_of_these(
+    tiny: dict[str, Any], in_process: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = board(tiny)
+    monkeypatch.setattr(ranking, "_finals", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        rank(config)
+    write_rows(tmp_path / "train.csv", 60, start=7)
+    with pytest.raises(InputError, match=r"another run; what differs: sources.*train\.csv"):
+        rank(config)
 
 
 def test_methods_are_chosen_on_validation_and_the_finalists_alone_see_the_test(

@@ -132,7 +132,7 @@ def test_a_worker_that_is_killed_costs_at_most_a_checkpoint(tiny: dict[str, Any]
     torch.set_num_threads(1)  # as each of two at once has on two cores
     try:
         for one in in_turn:
-            tune_stage(one.config)
+            tune_stage(one.config, beside_test=True)
     finally:
         torch.set_num_threads(threads)
     assert len(found) == RUNS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from small_rows import write_rows
 from tunelift.comparison.run_folder import compare_run
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import Config
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.pipeline.folder import locked
+from tunelift.pipeline.many_plans import ManyPlans
+from tunelift.pipeline.preparing import prepare
 from tunelift.pipeline.run import run
 from tunelift.run_files.layout import RunPaths, SweepPaths
 from tunelift.scale import jobs
+from tunelift.scale.candidates import LONGEST, no_longer, short
 from tunelift.scale.jobs import Job, run_jobs
 from tunelift.scale.sweep import candidates, sweep
 
@@ -43,7 +49,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         config = load_config(arguments[1])
         ran.append(Path(log).stem)
         try:
-            tune_stage(config)
+            tune_stage(config, beside_test="--beside-test" in arguments)
         except InputError as error:
             Path(log).write_text(str(error))
             return error.exit_code
@@ -103,6 +109,85 @@ def test_a_setting_that_fails_is_named_and_left_out(tiny: dict[str, Any], in_pro
     assert "no_such_layer" in ranked[1].log.read_text()
     with pytest.raises(TuneliftError, match="No setting was trained"):
         sweep(swept({**tiny, "output": tiny["output"] + "2"}, {"adapter.target_modules": [["nothing"], ["none"]]}))
+
+
+def test_trainings_of_another_config_or_of_other_rows_are_not_chosen_among(
+    tiny: dict[str, Any], in_process: list[str], tmp_path: Path
+) -> None:
+    """A sweep that was killed before its verdict, and goes on after an edit: one choice among what is no more alike."""
+    values, paths = {"adapter.r": [2, 4]}, SweepPaths(tiny["output"])
+    for one in candidates(swept(tiny, values)):
+        jobs.work(one.job(ManyPlans(one.config)).arguments, str(one.log), 1, "")
+    with pytest.raises(InputError, match=r"another run; what differs: train\.steps"):
+        sweep(swept(tiny, values, steps=5))
+    write_rows(tmp_path / "train.csv", 60, start=7)
+    with pytest.raises(InputError, match=r"another run; what differs: sources.*train\.csv"):
+        sweep(swept(tiny, values))
+    assert len(in_process) == 2
+    assert not paths.chosen.exists()
+    assert not paths.summary.exists()
+
+
+def test_rows_that_the_test_holds_are_not_trained_on(
+    tiny: dict[str, Any], in_process: list[str], tmp_path: Path
+) -> None:
+    """As `tunelift run` leaves them out: else the verdict of the chosen would be about rows that it was taught."""
+    head, *rows = (tmp_path / "train.csv").read_text().splitlines()
+    test = (tmp_path / "test.csv").read_text().splitlines()[1:]
+    (tmp_path / "train.csv").write_text("\n".join([head, *test, *rows]) + "\n")
+    one = candidates(swept(tiny, {"adapter.r": [2, 4]}))[0]
+    assert jobs.work(one.job(ManyPlans(one.config)).arguments, str(one.log), 1, "") == 0
+    left = prepare(one.config).splits
+    data = manifest(one.paths)["data"]
+    assert data["rendering"]["rows"] == len(left.train) <= len(rows)
+    assert len(left.leaks) >= len(test) - 2
+
+
+def test_what_was_removed_by_hand_is_trained_again(tiny: dict[str, Any], in_process: list[str]) -> None:
+    config, paths = swept(tiny, {"adapter.r": [2, 4]}), SweepPaths(tiny["output"])
+    sweep(config)
+    shutil.rmtree(paths.chosen)
+    shutil.rmtree(paths.candidate("r-2").made)
+    shutil.rmtree(paths.candidate("r-4").folder)
+    sweep(config)
+    assert in_process == ["r-2", "r-4"] * 2
+
+
+@pytest.mark.parametrize("train", [None, {}, {"best_loss": None}, {"best_loss": "low"}])
+def test_a_training_that_says_no_loss_is_not_chosen(tiny: dict[str, Any], train: Any) -> None:
+    one = candidates(swept(tiny, {"adapter.r": [2, 4]}))[0]
+    one.paths.adapter.mkdir(parents=True)
+    one.paths.manifest.write_text(json.dumps({"format": 1, "status": "complete", "train": train}))
+    if train and train["best_loss"] == "low":
+        with pytest.raises(InputError, match="best_loss is no number"):
+            _ = one.loss
+    else:
+        assert one.loss == float("inf")
+
+
+def test_a_folder_has_one_sweep_at_a_time_and_nothing_else(tiny: dict[str, Any]) -> None:
+    config, folder = swept(tiny, {"adapter.r": [2, 4]}), Path(tiny["output"])
+    with locked(folder), pytest.raises(InputError, match="still at work"):
+        sweep(config)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"no sweep of ours: notes\.txt"):
+        sweep(config)
+
+
+def test_names_of_long_or_odd_values_stay_apart_and_fit_on_a_disk(tiny: dict[str, Any]) -> None:
+    long = [f"layers.{number}.self_attn.q_proj" for number in range(9)]
+    found = candidates(swept(tiny, {"adapter.target_modules": [[*long, "v"], [*long, "w"], "/..", "x", "x.yaml"]}))
+    assert len({one.name for one in found}) == 5
+    values = {f"train.{key}": ["x" * 60] for key in ("optimizer", "schedule")}
+    values |= {f"adapter.key{number}": ["\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 60] for number in range(6)}
+    whole = ",".join(f"{key.rpartition('.')[2]}-{short(one[0])}" for key, one in values.items())
+    name = no_longer(whole, LONGEST)
+    assert len(name.encode()) <= LONGEST < len(whole.encode())
+    assert name != no_longer(whole + "2", LONGEST)
+    for one in found:
+        assert one.paths.folder.parent == one.asked.parent == one.log.parent
+        assert not {path.folder.name for path in (other.paths for other in found)} & {one.asked.name, one.log.name}
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def command(ctx: click.Context, /, names: tuple[str, ...], as_json: bool, file: 
       tunelift methods lora vera ia3 --model all-minilm-l6-v2 --task sequence-classification
       tunelift methods --model gpt2 --json
       tunelift methods --for llama.cpp
-      tunelift methods lora dora vera --for llama.cpp --model Qwen/Qwen3-0.6B
+      tunelift methods lora ia3 vera --for llama.cpp --model Qwen/Qwen3-0.6B
     """
     runtime = asked.pop("runtime")
     if runtime and (asked["task"] or asked["revision"]):

@@ -111,9 +111,9 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_of_many(folder: Path) -> bool:
-    """Tell whether a folder is that of a sweep or a leaderboard, by the files that they keep there."""
+    """Tell whether a folder is that of a sweep or a leaderboard, by what they keep there."""
     sweep, board = SweepPaths(folder), LeaderboardPaths(folder)
-    return any(file.is_file() for file in (sweep.summary, sweep.trials, board.config))
+    return bool(sweep.trained) or any(file.is_file() for file in (sweep.summary, sweep.trials, board.config))
 
 
 def _remove(folders: tuple[Path, ...], yes: bool) -> None:
@@ -128,7 +128,7 @@ def _remove(folders: tuple[Path, ...], yes: bool) -> None:
         click.confirm(f"Remove {len(folders)} folders: {', '.join(map(str, folders))}?", abort=True)
     for folder in folders:
         with ExitStack() as at_work:
-            for run in _run_folders(folder):
+            for run in {folder, *_run_folders(folder)}:
                 at_work.enter_context(locked(run))
             try:
                 shutil.rmtree(folder)

@@ -41,7 +41,7 @@ def command(ctx: click.Context, arguments: tuple[str, ...], on: str, at_once: in
         trials: 20
         train.learning_rate: {low: 1e-5, high: 1e-3, log: true}
         adapter.r: {low: 4, high: 64, step: 4}
-        adapter.method: [lora, dora]
+        adapter.method: [lora, vera]
 
     \b
     Examples:

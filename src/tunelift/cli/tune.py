@@ -12,8 +12,9 @@ KEYS = ("task", "output", "model", "data", "adapter", "train", "preferences", "t
 @click.command("tune", cls=KeyCommand, keys=KEYS)
 @config_arguments
 @click.option("--anyway", is_flag=True, help="Begin although memory does not suffice.")
+@click.option("--beside-test", is_flag=True, hidden=True, help="By sweep and leaderboard: without rows of the test.")
 @click.pass_context
-def command(ctx: click.Context, arguments: tuple[str, ...], anyway: bool) -> None:
+def command(ctx: click.Context, arguments: tuple[str, ...], anyway: bool, beside_test: bool) -> None:
     """Train an adapter on a model, or with --method full all of its weights, and save it. No test row is read.
 
     An adapter is saved as stock peft reads it, a whole model as stock transformers does.
@@ -29,4 +30,5 @@ def command(ctx: click.Context, arguments: tuple[str, ...], anyway: bool) -> Non
     from tunelift.adapters.methods import trains_whole
     from tunelift.pipeline.stages import tune_stage
 
-    click.echo(f"{'Model' if trains_whole(config.adapter.method) else 'Adapter'}: {tune_stage(config, anyway=anyway)}")
+    made = tune_stage(config, anyway=anyway, beside_test=beside_test)
+    click.echo(f"{'Model' if trains_whole(config.adapter.method) else 'Adapter'}: {made}")

@@ -65,9 +65,7 @@ class RunFolder:
         if not paths.manifest.is_file():
             _refuse_other_files(paths)
             return cls(path, config, manifest)
-        if any(path.exists() for path in (paths.base, paths.tuned, paths.made, paths.checkpoints)):
-            manifest = files.read_manifest(paths.manifest)
-            _refuse_another_run(paths, manifest, config, inputs)
+        manifest = refuse_another_run(paths, config, inputs) or manifest
         folder = cls(path, config, manifest)
         if not folder.complete:
             with locked(path):
@@ -213,7 +211,14 @@ def refuse_to_write_over(folder: Path) -> None:
         raise InputError(f"{folder} exists and is not empty.", fix="Name another folder with output.")
 
 
-def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Config, inputs: dict[str, Any]) -> None:
+def refuse_another_run(paths: RunPaths, config: Config, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of the run that a folder holds; None where nothing was measured there yet.
+
+    Raises InputError, naming what differs, where it is the run of another config or of other inputs than these.
+    """
+    if not any(path.exists() for path in (paths.base, paths.tuned, paths.made, paths.checkpoints)):
+        return None
+    manifest = files.read_manifest(paths.manifest)
     before = load_config(paths.config, of_run=True).model_dump(exclude={"output"})
     # Through the same text, so that objects given in Python compare as they were written down.
     now = build(flatten(yaml.safe_load(dump(config)))).model_dump(exclude={"output"})
@@ -228,6 +233,7 @@ def _refuse_another_run(paths: RunPaths, manifest: dict[str, Any], config: Confi
             f"{paths.folder} holds another run; what differs: {', '.join(differing)}.",
             fix="Name another folder with output, or remove that one; nothing was written.",
         )
+    return manifest
 
 
 def _has_asked(paths: RunPaths) -> bool:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tunelift.config.schema import Config
 from tunelift.core import machine
 from tunelift.core.errors import InputError, listed
 from tunelift.pipeline import choices, shapes
+from tunelift.pipeline.folder import refuse_another_run
 from tunelift.pipeline.planning import does_not_fit, on_cpu, planned
 from tunelift.pipeline.preparing import prepare
 from tunelift.planning.memory import Facts, of_training, parts, peak
 from tunelift.planning.plan import OVER, RunPlan
+from tunelift.run_files.layout import RunPaths
 
 SAME = ("learning_rate", "weight_decay", "warmup", "schedule", "patience", "seed", "seeds")
 """Keys of the training by which no run takes more memory than another."""
@@ -62,6 +64,13 @@ class ManyPlans:
             )
         name = max(facts, key=lambda one: peak(parts(facts[one], facts[one].planned)))
         return name, planned(self.ready, facts[name], self.dtype, limits, look=False)
+
+    def refuse_others(self, trainings: Iterable[tuple[RunPaths, Config]]) -> None:
+        """Raise InputError where a folder holds the training of another config, or of other rows, than is asked for."""
+        for paths, config in trainings:
+            if paths.manifest.is_file():
+                inputs = {"command": "tune", "sources": self.ready.splits.report.sources}
+                refuse_another_run(paths, choices.settled(config, self.ready.task), inputs)
 
     def _facts_of(self, config: Config) -> Facts | None:
         """Return what a plan is made from; None on a GPU, and for settings that will not do, as their own run says."""

@@ -13,7 +13,7 @@ from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Scores
 from tunelift.data.examples import looks_like_labels
-from tunelift.data.splits import Splits, load_splits
+from tunelift.data.splits import ROLES, Splits, load_splits
 from tunelift.evaluation.plan import Plan
 from tunelift.pipeline import choices
 from tunelift.pipeline.calibrating import measure_validation
@@ -34,11 +34,13 @@ from tunelift.training import ranks
 
 @ranks.joined()
 @tells_its_stages
-def tune_stage(config: Config, *, anyway: bool = False) -> Path:
+def tune_stage(config: Config, *, anyway: bool = False, beside_test: bool = False) -> Path:
     """Train an adapter on data.train, selecting on data.validation, and return its folder; test is never read.
 
     Processes that torchrun started share the work of the training, and the first of them writes the folder. `anyway`
-    begins what memory does not suffice for; without it InputError is raised before the model is loaded.
+    begins what memory does not suffice for; without it InputError is raised before the model is loaded. With
+    `beside_test` the rows are those that `run` trains on, where a run takes this training over: the test is read, to
+    leave out what stands in it too.
     """
     if config.train.seeds:
         raise InputError(
@@ -46,7 +48,8 @@ def tune_stage(config: Config, *, anyway: bool = False) -> Path:
         )
     task = choices.task_for(config)
     config = choices.settled(config, task)
-    splits = load_splits(config.data, reading=task.reading, roles=("train", "validation"))
+    roles = ROLES if beside_test else ("train", "validation")
+    splits = load_splits(config.data, reading=task.reading, roles=roles)
     choices.say_data(splits)
     folder = RunFolder.open(config, "tune", sources=splits.report.sources)
     if folder.complete:

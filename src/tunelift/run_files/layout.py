@@ -106,6 +106,17 @@ class SweepPaths:
         self.chosen = self.folder / "chosen"
         self._candidates = self.folder / "candidates"
 
+    def is_ours(self, path: Path) -> bool:
+        """Tell whether a path directly in the folder is a sweep's, by its name."""
+        ours = (self.summary, self.trials, self.chosen, self._candidates, RunPaths(self.folder).lock)
+        return path in ours or (path.name.startswith(".") and path.name.endswith(".part"))
+
+    @property
+    def trained(self) -> list[RunPaths]:
+        """Return the folders of trainings that were begun by a config beside them."""
+        asked = sorted(self._candidates.glob("*.yaml"))
+        return [run for path in asked if (run := RunPaths(path.with_suffix(""))).folder.is_dir()]
+
     def candidate(self, name: str) -> RunPaths:
         """Return the folder of one candidate's training."""
         return RunPaths(self._candidates / name)

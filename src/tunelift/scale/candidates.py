@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,10 @@ from tunelift.scale.jobs import Job
 
 SETTABLE = ("adapter", "train")
 """Sections whose keys may differ: what the base is measured with, and on, is the same for all."""
+BESIDE = (".yaml", ".log", ".json")
+"""How files end that lie beside the folders of candidates: no folder's name does."""
+LONGEST = 180
+"""Bytes of a candidate's name: a file that is written beside its folder has a longer one, and a system takes 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +47,20 @@ class Candidate:
 
     @property
     def trained(self) -> bool:
-        """Tell whether its training is complete and proved."""
-        return is_complete(self.paths)
+        """Tell whether its training is complete and proved, and what it made is there."""
+        return is_complete(self.paths) and self.paths.made.is_dir()
 
     @property
     def loss(self) -> float:
         """Return its best mean loss on the validation rows, in nats; infinite where it has none, or was ended early."""
         if not self.trained or self.pruned is not None:
             return math.inf
-        best = files.read_manifest(self.paths.manifest)["train"].get("best_loss")
-        return math.inf if best is None else float(best)
+        best = (files.read_manifest(self.paths.manifest).get("train") or {}).get("best_loss")
+        if not isinstance(best, int | float | None):
+            raise InputError(
+                f"{self.paths.manifest}: best_loss is no number.", fix=f"Remove {self.paths.folder}; it is made again."
+            )
+        return math.inf if best is None or math.isnan(best) else float(best)
 
     @property
     def looks(self) -> list[float]:
@@ -81,7 +90,8 @@ class Candidate:
         files.make_folder(self.asked.parent)
         files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
         takes = plans.bytes_of(self.config, whole=command == "run")
-        return Job(self.name, [command, str(self.asked), *more], self.log, takes)
+        rows = ["--beside-test"] if command == "tune" else []  # what is chosen was not trained on rows of the test
+        return Job(self.name, [command, str(self.asked), *rows, *more], self.log, takes)
 
 
 def plans_of(some: Sequence[Candidate], what: str, *, anyway: bool) -> ManyPlans:
@@ -140,4 +150,15 @@ def wrong_key(name: str, where: str) -> str | None:
 def short(value: Any) -> str:
     """Return a value as a part of a folder's name."""
     text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)[:60]
+    text = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
+    for ending in BESIDE:
+        text = text.removesuffix(ending) + ending.replace(".", "-") if text.endswith(ending) else text
+    return no_longer(text, 60)
+
+
+def no_longer(name: str, most: int) -> str:
+    """Return a name of at most so many bytes: what is cut off of a longer one stands there as a hash."""
+    whole = name.encode()
+    if len(whole) <= most:
+        return name
+    return f"{whole[: most - 9].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"

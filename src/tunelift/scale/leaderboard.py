@@ -15,6 +15,7 @@ from tunelift.config.load import default_output
 from tunelift.config.schema import Config
 from tunelift.core import files, progress
 from tunelift.core.errors import InputError, TuneliftError, listed
+from tunelift.pipeline.folder import locked
 from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.tuning import Chosen
 from tunelift.reporting.leaderboard_page import write_leaderboard
@@ -30,13 +31,16 @@ from tunelift.scale.candidates import (
     wrong_key,
 )
 from tunelift.scale.costs import Costs, not_beaten
-from tunelift.scale.halving import Halved, halved
+from tunelift.scale.halving import Halved, Train, halved
 from tunelift.scale.jobs import Job, run_jobs
 from tunelift.scale.lengths import lengths, pilot_of, pilots
 
 MOST = 60
 """Entries of one leaderboard."""
 FINALISTS = "finalists"
+
+RunAll = Callable[..., None]
+"""Runs a command of each of some candidates: `_run` with the plans and the place."""
 
 
 def entries(config: Config) -> list[Candidate]:
@@ -70,14 +74,21 @@ def rank(
 
     Returns the ranks and all of leaderboard.json. What an earlier call has completed is not done again. Raises
     InputError before anything runs where the config cannot be right, or where the memory does not suffice for one of
-    them, unless `anyway`; TuneliftError where no finalist came through.
+    them, unless `anyway`, or where another is at work in the folder; TuneliftError where no finalist came through.
     """
     found = entries(config)
     paths = LeaderboardPaths(config.output or default_output(config))
     plans = plans_of(found, "entries", anyway=anyway)
     _refuse_another(config, paths)
-    run_all = partial(_run, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
-    train = partial(_train, run_all=run_all)
+    with locked(paths.folder):
+        run_all = partial(_run, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
+        return _ranked(config, found, paths, run_all, partial(_train, plans=plans, run_all=run_all))
+
+
+def _ranked(
+    config: Config, found: Sequence[Candidate], paths: LeaderboardPaths, run_all: RunAll, train: Train
+) -> tuple[Leaderboard, dict[str, Any]]:
+    files.write_text(paths.config, _text_of(config))
     needed = [pilot_of(entry, paths) for entry in pilots(found, config.leaderboard)]
     long = lengths(found, needed, config.leaderboard, paths, train)
     chosen = halved(found, config.leaderboard, long, paths, train)
@@ -127,29 +138,33 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"leaderboard.methods: {one!r} is neither a method's name nor a mapping of keys and values."
         elif isinstance(one, dict):
             yield from filter(None, (wrong_key(str(key), "leaderboard.methods") for key in one.keys() - {"name"}))
-            if "name" not in one and "adapter.method" not in one:
-                yield f"leaderboard.methods: {one!r} needs a name."
+            if not any(map(str.isalnum, str(one.get("name", one.get("adapter.method", ""))))):
+                yield f"leaderboard.methods: {one!r} needs a name, with a letter or a digit in it."
 
 
 def _refuse_another(config: Config, paths: LeaderboardPaths) -> None:
-    """Raise InputError where the folder holds the leaderboard of another config; write this one down."""
-    text = yaml_text.dump(config.model_dump(exclude_unset=True, exclude={"output"}))
-    if paths.config.is_file() and paths.config.read_text(encoding="utf-8") != text:
+    """Raise InputError where the folder holds the leaderboard of another config, or what is no leaderboard."""
+    if paths.config.is_file() and paths.config.read_text(encoding="utf-8") != _text_of(config):
         raise InputError(
             f"{paths.folder} holds the leaderboard of another config: {paths.config} is not this one.",
             fix="Name another folder with output, or remove that one; nothing was written.",
         )
-    if paths.folder.exists() and not paths.config.is_file() and any(paths.folder.iterdir()):
+    if paths.folder.exists() and not paths.config.is_file() and not _is_empty(paths.folder):
         raise InputError(f"{paths.folder} exists and is no leaderboard of ours.", fix="Name another with output.")
-    files.write_text(paths.config, text)
 
 
-RunAll = Callable[..., None]
-"""Runs a command of each of some candidates: `_run` with the plans and the place."""
+def _text_of(config: Config) -> str:
+    return yaml_text.dump(config.model_dump(exclude_unset=True, exclude={"output"}))
 
 
-def _train(some: Sequence[Candidate], run_all: RunAll) -> None:
-    """Train what is not trained yet."""
+def _is_empty(folder: Path) -> bool:
+    """Tell whether there is nothing in a folder but its lock, which one that was killed at once leaves there."""
+    return folder.is_dir() and all(path == RunPaths(folder).lock for path in folder.iterdir())
+
+
+def _train(some: Sequence[Candidate], plans: ManyPlans, run_all: RunAll) -> None:
+    """Train what is not trained yet; raise InputError where something was trained by other rows than there are now."""
+    plans.refuse_others((one.paths, one.config) for one in some)
     run_all([one for one in some if not one.trained], lambda _one: ["tune"])
 
 

@@ -110,6 +110,10 @@ class Search:
         self.study = optuna.create_study(direction="minimize", pruner=optuna.pruners.MedianPruner())
         self.trials: list[_Trial] = []
         before: Any = files.read_object(file) if file.is_file() else {"spaces": self.spaces, "trials": []}
+        if not _is_known(before):
+            raise InputError(
+                f"{file} is not what tunelift writes there.", fix="Remove it; what was trained is drawn again and kept."
+            )
         if before["spaces"] != self.spaces:
             raise InputError(
                 f"{file} is of another sweep.", fix="Name another folder with output; nothing was written."
@@ -154,6 +158,11 @@ class Search:
         return early
 
     @property
+    def known(self) -> list[Candidate]:
+        """Return what was drawn before, as trials.json has it."""
+        return [self.make(self._values(known["params"])) for known in self.before]
+
+    @property
     def drawn(self) -> list[Candidate]:
         """Return what was drawn, each once."""
         first = [trial for trial in self.trials if self._of(trial.candidate) is trial]
@@ -166,9 +175,11 @@ class Search:
         if params is not None:
             self.study.enqueue_trial(dict(params))
         own = self.study.ask({name: self._distribution(value) for name, value in self.spaces.items()})
-        values = {name: _value(self.spaces[name], own.params[name]) for name in self.spaces}
-        self.trials.append(_Trial(self.make(values), own))
+        self.trials.append(_Trial(self.make(self._values(own.params)), own))
         return self.trials[-1]
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _value(space, params[name]) for name, space in self.spaces.items()}
 
     def _distribution(self, space: Any) -> Any:
         kinds = self.optuna.distributions
@@ -208,6 +219,20 @@ class Search:
         told += self.before[len(told) :]
         files.make_folder(self.file.parent)
         files.write_json(self.file, {"spaces": self.spaces, "trials": told})
+
+
+def _is_known(before: Mapping[str, Any]) -> bool:
+    """Tell whether trials.json has the parts that are looked into."""
+    spaces, trials = before.get("spaces"), before.get("trials")
+    if not isinstance(spaces, dict) or not isinstance(trials, list):
+        return False
+    return all(
+        isinstance(one, dict)
+        and isinstance(one.get("params"), dict)
+        and one["params"].keys() == spaces.keys()
+        and type(one.get("pruned", "")) in (int, type(None))
+        for one in trials
+    )
 
 
 def _value(space: Any, drawn: Any) -> Any:

@@ -13,14 +13,17 @@ from tunelift.comparison import Comparison
 from tunelift.config.load import default_output
 from tunelift.config.schema import Config
 from tunelift.core import files, progress
-from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.errors import InputError, TuneliftError, listed
+from tunelift.pipeline.folder import locked
 from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.run import run
 from tunelift.pipeline.tuning import Chosen
 from tunelift.run_files.layout import RunPaths, SweepPaths
 from tunelift.scale.candidates import (
+    LONGEST,
     Candidate,
     is_complete,
+    no_longer,
     plans_of,
     refuse_twice,
     refuse_wrong_adapters,
@@ -72,12 +75,24 @@ def sweep(
 
     Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again. A
     candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed, and
-    InputError before anything is computed where the memory does not suffice for one of them, unless `anyway`.
+    InputError before anything is computed: where the memory does not suffice for one of them, unless `anyway`; where
+    the folder holds other files, or trainings of another config or of other rows; where another sweep is at work there.
     """
     found = candidates(config)
     paths = SweepPaths(config.output or default_output(config))
-    search = _search_of(config, paths) if is_search(config.sweep) else None
+    _refuse_other_files(paths)
+    if is_search(config.sweep):
+        _search_of(config, paths)  # what is wrong is said now, before anything is planned
     plans = plans_of(found, "settings", anyway=anyway)
+    with locked(paths.folder):
+        return _swept(config, found, paths, plans, on=on, at_once=at_once, anyway=anyway)
+
+
+def _swept(
+    config: Config, found: list[Candidate], paths: SweepPaths, plans: ManyPlans, *, on: str, at_once: int, anyway: bool
+) -> tuple[Comparison, list[Candidate]]:
+    search = _search_of(config, paths) if is_search(config.sweep) else None
+    plans.refuse_others((one.paths, one.config) for one in (search.known if search else found))
     train = partial(_trained, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
     if search:
         progress.note(f"sweep: {search.count} settings are drawn, {len(search.before)} of them before.")
@@ -133,6 +148,21 @@ def _trained(
     run_jobs(jobs, on, at_once, ended, (lambda job: search.to_end(by_name[job.name])) if search else None)
 
 
+def _refuse_other_files(paths: SweepPaths) -> None:
+    """Raise InputError where the folder holds what no sweep of ours has there."""
+    try:
+        others = [path.name for path in paths.folder.iterdir() if not paths.is_ours(path)]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        others = [paths.folder.name]
+    if others:
+        raise InputError(
+            f"{paths.folder} exists and is no sweep of ours: {listed(sorted(others), 3)}.",
+            fix="Name another folder with output; nothing was written.",
+        )
+
+
 def _search_of(config: Config, paths: SweepPaths) -> Search:
     """Return the search for settings; raise InputError for more of them once the test items were looked at."""
     search = Search(config.sweep, config.train.seed, paths.trials, lambda values: next(_made(config, values)))
@@ -176,7 +206,8 @@ def _made(config: Config, setting: Mapping[str, Any]) -> Iterator[Candidate]:
     sweep, swept = SweepPaths(config.output or default_output(config)), config.sweep.get(SEEDS)
     for seed in swept or config.train.seeds[:1] or [None]:
         values = dict(setting) | ({"train.seed": seed} if swept else {})
-        name = ",".join(f"{key.rpartition('.')[2]}-{short(value)}" for key, value in values.items())
+        parts = [f"{key.rpartition('.')[2]}-{short(value)}" for key, value in values.items()]
+        name = no_longer(",".join(parts), LONGEST)
         paths = sweep.candidate(name)
         own: dict[str, Any] = {} if seed is None else {"train.seed": seed, "train.seeds": []}
         changed = with_values(config, dict(setting) | own).model_copy(update={"output": str(paths.folder)})
