@@ -73,7 +73,8 @@ def main() -> None:
                 *options.settings,
             )
         found = [exported(run, to, kind, options.items) for to, kind in OTHERS.get(options.kind, EXPORTS)]
-    print(f"\n{options.model}, {found[0]['proof']['items']} items for the proofs, {options.items} for the verdicts\n")
+    proved = next(one["proof"]["items"] for one in found if "proof" in one)
+    print(f"\n{options.model}, {proved} items for the proofs, {options.items} for the verdicts\n")
     print(table(found))
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -83,7 +84,14 @@ def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
     """Export once; return what export.json says, and the numbers of the proof."""
     folder = run / "exports" / (f"{to}-{kind}" if to in ("gguf", "onnx") else to)
     if not folder.exists():
-        tunelift("export", str(run), "--to", to, "--type", kind, "--items", str(items))
+        command = ["export", str(run), "--to", to, "--type", kind, "--items", str(items)]
+        done = subprocess.run(
+            [sys.executable, "-m", "tunelift", *command], stderr=subprocess.PIPE, text=True, check=False
+        )
+        print(done.stderr, file=sys.stderr, end="", flush=True)
+        if done.returncode:  # its proof failed, or it cannot be
+            why = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+            return {"to": to, "type": kind, "refused": why.removeprefix("error: ")}
     said: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors", ".onnx"))
     return {**said, "bytes": sizes, "proof": numbers(folder)}
@@ -92,16 +100,19 @@ def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
 def numbers(folder: Path) -> dict[str, Any]:
     """Return how far apart the sides of a proof are, in nats of a token."""
     from tunelift.exporting import evidence
-    from tunelift.exporting.equality import equal
+    from tunelift.exporting.equality import equal, share_left
 
-    sides = {name: evidence.read(folder, name) for name in ("model", "merged", "exported", "base", "base-there")}
+    names = "model", "merged", "exported", "base", "base-there", "base-rounded", "rounded"
+    sides = {name: evidence.read(folder, name) for name in names}
 
     def apart(one: str, other: str) -> float | None:
         a, b = sides[one], sides[other]
         return None if a is None or b is None else equal(a, b, 0).largest
 
     model = sides["model"] or {}
+    whole = [sides[name] for name in ("base", "model", "base-rounded", "rounded")]
     return {
+        "left": None if None in whole else share_left(*whole),
         "items": len(model),
         "tokens": sum(map(len, model.values())),
         "base": apart("base", "base-there"),
@@ -120,15 +131,20 @@ def table(found: list[dict[str, Any]]) -> str:
         "merging",
         "export",
         "adapter acts by",
+        "left of it",
         "verdict against the model",
     ]
     lines = [head, ["---"] * len(head)]
     for one in found:
+        name = f"{one['to']} {one['type']}" if one["to"] in ("gguf", "onnx") else one["to"]
+        if "refused" in one:
+            lines.append([name, *[""] * (len(head) - 2), one["refused"]])
+            continue
         proof = one["proof"]
         told = [f"{proof[key]:.1e}" if proof[key] is not None else "" for key in ("base", "merging", "export")]
         acts = "" if proof["adapter acts by"] is None else f"{proof['adapter acts by']:.2g}"
-        name = f"{one['to']} {one['type']}" if one["to"] in ("gguf", "onnx") else one["to"]
-        lines.append([name, one["runtime"], f"{one['bytes'] / 1e6:.0f}", *told, acts, verdict(one)])
+        left = "" if proof["left"] is None else f"{proof['left']:.0%}"
+        lines.append([name, one["runtime"], f"{one['bytes'] / 1e6:.0f}", *told, acts, left, verdict(one)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -66,26 +66,23 @@ def every_pair(table: Floats) -> tuple[Floats, list[float]]:
 
 
 @cache
-def draws(rank: int, freedom: int) -> tuple[Floats, Floats]:
-    """Return what `step_down` draws for a correlation of this rank: normal numbers, and what they are divided by."""
-    source = np.random.Generator(np.random.SFC64(simultaneous._SEED))
-    normal = source.standard_normal((simultaneous.DRAWS, rank))
-    return normal, np.sqrt(source.chisquare(freedom, simultaneous.DRAWS) / freedom)
+def draws(rank: int) -> Floats:
+    """Return what `step_down` draws for a correlation of this rank."""
+    return np.random.Generator(np.random.SFC64(simultaneous._SEED)).standard_normal((simultaneous.DRAWS, rank))
 
 
 def calls_any(p: list[float], differences: Floats) -> bool:
     """Tell whether `step_down` calls any pair different, from the smallest p alone."""
     if min(holm(p)) < LEVEL:
         return True
-    freedom = len(differences) - 1
-    sizes = special.stdtrit(freedom, 1 - np.clip(p, 1e-300, 1) / 2)
+    sizes = -special.ndtri(np.clip(p, 1e-300, 1) / 2)
     order = np.argsort(-sizes, kind="stable")  # as `step_down` has them, so that the draws are the same
     factor, observed = simultaneous._factor(differences[:, order]), sizes[order[0]]
-    normal, root = draws(factor.shape[1], freedom)
+    normal = draws(factor.shape[1])
     beyond, enough = 0, LEVEL * (simultaneous.DRAWS + 1) - 1
     for start in range(0, simultaneous.DRAWS, BLOCK):
         some = slice(start, start + BLOCK)
-        beyond += int((np.abs(normal[some] @ factor.T).max(axis=1) / root[some] >= observed).sum())
+        beyond += int((np.abs(normal[some] @ factor.T).max(axis=1) >= observed).sum())
         if beyond >= enough:
             return False
     return True

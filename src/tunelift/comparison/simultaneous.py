@@ -3,9 +3,10 @@
 Holm's correction holds whatever the questions have to do with each other, and pays for that: of 990 pairs of 45
 models it leaves next to nothing. Differences on the same items are correlated, and their correlation can be
 estimated. Westfall and Young's step-down (Resampling-Based Multiple Testing, 1993, chapter 2) compares each p with
-the smallest of those not yet rejected, drawn from a multivariate t with that correlation (Hothorn, Bretz and
+the smallest of those not yet rejected, drawn from a multivariate normal law with that correlation (Hothorn, Bretz and
 Westfall, Biometrical Journal 50, 2008). Each question's own p comes from its own test; the normal law says how they
-go together, and nothing else. `benchmarks/many_models.py` counts how often a table of equal models names one as
+go together, and nothing else. A multivariate t, whose questions share one estimate of spread, is not that of pairs
+that have one each: it names too many. `benchmarks/many_models.py` counts how often a table of equal models names one as
 better.
 """
 
@@ -23,7 +24,7 @@ DRAWS = 10_000
 _SEED = 20_260_401
 _AT_ONCE = 2**22
 """Numbers held at once."""
-FEWEST = 30
+FEWEST = 50
 """Units below which the correlation is too uncertain, and Holm's correction is used."""
 
 
@@ -37,9 +38,9 @@ def step_down(p: Sequence[float], differences: Floats) -> list[float]:
     units, questions = differences.shape
     if units < FEWEST or questions < 2:
         return corrected
-    observed = special.stdtrit(units - 1, 1 - np.clip(np.asarray(p), 1e-300, 1) / 2)
+    observed = -special.ndtri(np.clip(np.asarray(p), 1e-300, 1) / 2)
     order = np.argsort(-observed, kind="stable")
-    beyond = _beyond(_factor(differences[:, order]), observed[order], units - 1)
+    beyond = _beyond(_factor(differences[:, order]), observed[order])
     adjusted = np.maximum.accumulate((beyond + 1) / (DRAWS + 1))
     found = np.empty(questions)
     found[order] = adjusted
@@ -58,15 +59,14 @@ def _factor(differences: Floats) -> Floats:
     return np.concatenate([vectors[:, kept] * np.sqrt(values[kept]), alone], axis=1)
 
 
-def _beyond(factor: Floats, observed: Floats, freedom: int) -> Floats:
-    """Return in how many draws the largest |t| of a question and those behind it reaches what was observed of it."""
+def _beyond(factor: Floats, observed: Floats) -> Floats:
+    """Return in how many draws the largest |z| of a question and those behind it reaches what was observed of it."""
     questions, rank = factor.shape
     source = np.random.Generator(np.random.SFC64(_SEED))
     count, some = np.zeros(questions), max(1, _AT_ONCE // max(questions, rank))
     for start in range(0, DRAWS, some):
         size = min(some, DRAWS - start)
         drawn = np.abs(source.standard_normal((size, rank)) @ factor.T)
-        drawn /= np.sqrt(source.chisquare(freedom, (size, 1)) / freedom)
         largest = np.maximum.accumulate(drawn[:, ::-1], axis=1)[:, ::-1]
         count += (largest >= observed).sum(axis=0)
     return count
