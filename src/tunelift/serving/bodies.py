@@ -25,7 +25,7 @@ IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identi
 """What clients send that changes no answer."""
 
 SHOWN = frozenset({"metadata", "options", "id", "timestamp"})
-"""What chats keep beside a message, to show it, and send back with it (gradio, Open WebUI)."""
+"""What chats keep beside a message, to show it, and send back with it (gradio)."""
 
 SAMPLED = frozenset(
     {
