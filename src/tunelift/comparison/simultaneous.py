@@ -24,7 +24,7 @@ DRAWS = 10_000
 _SEED = 20_260_401
 _AT_ONCE = 2**22
 """Numbers held at once."""
-FEWEST = 50
+FEWEST = 100
 """Units below which the correlation is too uncertain, and Holm's correction is used."""
 
 

@@ -17,6 +17,7 @@ from tunelift.exporting.equality import FACTOR, FLOOR, Scores, equal, tolerance_
 from tunelift.exporting.made import Made, Rows, values
 from tunelift.exporting.manifest import SCRATCH
 from tunelift.exporting.processes import answer_of
+from tunelift.exporting.to_genai import check_genai, to_genai
 from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of, context_length, pad_id
 
@@ -30,16 +31,13 @@ BASE_MAY = FACTOR * FLOOR
 
 def check_onnx(made: Made, kind: str) -> None:
     """Raise InputError for what is not exported, or where the packages are not there."""
+    if made.task.next_token:
+        check_genai(made, kind)
+        return
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(
             f"An export to ONNX needs {', '.join(missing)}, which is not installed here.",
             fix="pip install 'tunelift[onnx]'",
-        )
-    if made.task.next_token:
-        raise InputError(
-            f"The task is {made.task.name}: what continues text needs a cache of keys and values, which a file of "
-            "torch.onnx does not have.",
-            fix="Heads are exported to ONNX; this model goes to llama.cpp by --to gguf.",
         )
     if kind not in TYPES:
         raise InputError(f"ONNX is written in {' or '.join(TYPES)}, not in {kind}.", fix="Name one of them by --type.")
@@ -53,6 +51,9 @@ def to_onnx(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     The graph is proved in 32 bits; where the weights are rounded, the rounded file is judged on the test items.
     """
     check_onnx(made, kind)
+    if made.task.next_token:  # whose cache of keys and values a file of torch.onnx does not have
+        to_genai(made, rows, folder)
+        return
     scratch, place = folder / SCRATCH, folder / MODEL
     scratch.mkdir()
     place.mkdir()
