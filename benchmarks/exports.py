@@ -46,6 +46,7 @@ EXPORTS = (
     ("gguf", "q2_k"),
     ("mlx", "f32"),
     ("lora-gguf", "f32"),
+    ("onnx", "f32"),
 )
 
 
@@ -90,8 +91,8 @@ def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
         )
         print(done.stderr, file=sys.stderr, end="", flush=True)
         if done.returncode:  # its proof failed, or it cannot be
-            why = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
-            return {"to": to, "type": kind, "refused": why.removeprefix("error: ")}
+            why = next(line for line in done.stderr.splitlines() if line.startswith("Error: "))
+            return {"to": to, "type": kind, "refused": why.removeprefix("Error: ")}
     said: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors", ".onnx"))
     return {**said, "bytes": sizes, "proof": numbers(folder)}

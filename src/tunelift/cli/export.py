@@ -56,7 +56,7 @@ def command(
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
       mlx        the adapter alone for mlx-lm (proved where the extra mlx is installed)
-      onnx       a head for ONNX Runtime (extra onnx), in f32 or int8
+      onnx       a head for ONNX Runtime, in f32 or int8, or what continues text for ONNX Runtime GenAI (extra onnx)
       sentence-transformers  a sentence model, merged, with how its vectors are made (proved where that is installed)
       hub        what was tuned and its card, into a private repository of the Hub; no row of the data
 
