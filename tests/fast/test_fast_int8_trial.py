@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from test_fast_kernels import compiled
 
 import tiny_models
@@ -16,6 +17,7 @@ from tunelift.config.schema import TrainSection
 from tunelift.core.errors import InputError
 from tunelift.core.records import Example
 from tunelift.fast import int8_trial
+from tunelift.fast.classifying import ClassLogits
 from tunelift.fast.frozen import Weight, frozen_weights
 from tunelift.fast.int8 import Int8Tiles, Int8Weight
 from tunelift.fast.unpad import sped_up
@@ -176,3 +178,20 @@ def test_a_loop_of_ones_own_learns_in_eight_bits_and_measures_as_before(model: A
     assert torch.equal(model.eval()(**batch.inputs).logits, stock)
     with pytest.raises(InputError, match="products is 'int4'"):
         fast.apply(model, products="int4")  # type: ignore[arg-type]
+
+
+@compiled
+def test_whether_a_model_reads_padding_is_not_asked_in_eight_bits() -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])
+    model = get_peft_model(tiny_models.classifier(["a", "b"]), config)
+    with sped_up(model):
+        logits = ClassLogits(model, [[5, 6, 7], [5, 6]])
+        rows = torch.tensor([[5, 6, 7], [7, 6, 5]])
+        mask = torch.ones_like(rows)
+        state = int8_trial.take(model, lambda: logits({"input_ids": rows, "attention_mask": mask}).logsumexp(1).sum())
+        assert state.startswith("on"), state
+        longer = torch.arange(4, 24).repeat(2, 1)
+        logits({"input_ids": longer, "attention_mask": torch.ones_like(longer)})  # rows of a length not tried before
+        assert not logits.alone
+        assert any(weight.eight is not None for weight in int8_trial.weights_of(model))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunelift.core.errors import InputError
 from tunelift.core.randomness import seeded
+from tunelift.fast.int8_trial import wide
 from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
 from tunelift.fast.trials import structure_of
 from tunelift.fast.undo import in_evaluation, in_training, stock, without_cache
@@ -148,8 +149,14 @@ def reads_padding(model: Any, ask: Ask, rows: Sequence[Sequence[int]]) -> bool:
     """Tell whether padding behind the shortest row, or the longest beside it, changes what a model says of a row.
 
     `ask` takes ids and mask (B, T) and returns (B, ...). In half precision a few logits tell little: the model is then
-    tried in float32, and less strictly as it is. Raises InputError where the model itself fails on one of the two rows.
+    tried in float32, and less strictly as it is, and never with products in eight bits, whose rounding is no padding.
+    Raises InputError where the model itself fails on one of the two rows.
     """
+    with wide(model):
+        return _reads_padding(model, ask, rows)
+
+
+def _reads_padding(model: Any, ask: Ask, rows: Sequence[Sequence[int]]) -> bool:
     longest, shortest = max(rows, key=len), min(rows, key=len)
     with _its_own_failures(model, [longest, shortest], "when it is asked"):
         plain = asked_plainly(model, lambda ids: ask(ids, torch.ones_like(ids)), [longest, shortest])
