@@ -71,9 +71,9 @@ def to_genai(made: Made, rows: Rows, folder: Path) -> None:
 def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[list[dict[str, Any]], float]:
     """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's."""
     here = made.base_scores(rows.asked.items)
-    build(made, scratch, scratch / "base")
-    there = ask(scratch / "base", rows)["scores"]
-    shutil.rmtree(scratch / "base")
+    build(made, scratch, scratch / "untuned")
+    there = ask(scratch / "untuned", rows)["scores"]
+    shutil.rmtree(scratch / "untuned")
     evidence.save(folder, evidence.BASE, here, rows.about)
     evidence.save(folder, evidence.BASE_THERE, there, rows.about)
     found = equal(here, there, BASE_MAY)

@@ -109,7 +109,7 @@ class SweepPaths:
     def is_ours(self, path: Path) -> bool:
         """Tell whether a path directly in the folder is a sweep's, by its name."""
         ours = (self.summary, self.trials, self.chosen, self._candidates, RunPaths(self.folder).lock)
-        return path in ours or (path.name.startswith(".") and path.name.endswith(".part"))
+        return path in ours
 
     @property
     def trained(self) -> list[RunPaths]:

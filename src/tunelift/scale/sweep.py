@@ -151,7 +151,7 @@ def _trained(
 def _refuse_other_files(paths: SweepPaths) -> None:
     """Raise InputError where the folder holds what no sweep of ours has there."""
     try:
-        others = [path.name for path in paths.folder.iterdir() if not paths.is_ours(path)]
+        others = [path.name for path in paths.folder.iterdir() if not paths.is_ours(path) and path.suffix != files.PART]
     except FileNotFoundError:
         return
     except NotADirectoryError:
