@@ -75,7 +75,8 @@ def test_a_headline_is_told_from_that_of_another_article_of_its_topic(tmp_path: 
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     limits = {"max_train": 600, "max_validation": 60, "max_test": 200}
     data = {"train": str(tmp_path / "pairs.jsonl"), "test": 0.25}
-    found = made(tmp_path, data, limits, epochs=4, evaluate={"baselines": ["majority", "tf-idf"]})
+    how: Any = {"epochs": 4, "learning_rate": 5e-4, "evaluate": {"baselines": ["majority", "tf-idf"]}}
+    found = made(tmp_path, data, limits, **how)
     assert all(proofs(tmp_path))
     assert found["metrics"]["accuracy"]["verdict"] == "better"
     assert found["baselines"]["majority"]["verdict"] == "better"
