@@ -50,6 +50,9 @@ EXPORTS = (
 )
 
 
+WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -94,7 +97,7 @@ def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
             why = next(line for line in done.stderr.splitlines() if line.startswith("Error: "))
             return {"to": to, "type": kind, "refused": why.removeprefix("Error: ")}
     said: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in (".gguf", ".safetensors", ".onnx"))
+    sizes = sum(path.stat().st_size for path in folder.rglob("*") if path.suffix in WEIGHTS)
     return {**said, "bytes": sizes, "proof": numbers(folder)}
 
 
