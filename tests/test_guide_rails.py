@@ -429,7 +429,7 @@ def paths_spelled(code: str) -> list[str]:
     too ("base", "adapter"), only where a path is made of them.
     """
     tree, names = ast.parse(code), {text for _, text in texts(ast.parse(LAYOUT.read_text(encoding="utf-8")))}
-    names, joined = names - {"*", "-", "", "*.yaml"}, operands(tree)  # no names
+    names, joined = names - {"*", "-"}, operands(tree)
     return [
         text
         for node, text in texts(tree)

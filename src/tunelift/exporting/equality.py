@@ -72,10 +72,10 @@ def share_left(base: Scores, tuned: Scores, rounded_base: Scores, rounded: Score
     """Return how much of what tuning changed is there when both are rounded: 1 is all of it, 0 none.
 
     It is the change after rounding along the change before (least squares over all numbers of all items). None where
-    nothing was changed. All have the same items.
+    nothing was changed. Looked at are the base's items, which the others have too.
     """
     before, after = (
-        [y - x for name in one for x, y in zip(one[name], other[name], strict=True)]
+        [y - x for name in base for x, y in zip(one[name], other[name], strict=True)]
         for one, other in ((base, tuned), (rounded_base, rounded))
     )
     size = math.fsum(x * x for x in before)

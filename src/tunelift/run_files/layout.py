@@ -114,8 +114,9 @@ class SweepPaths:
     @property
     def trained(self) -> list[RunPaths]:
         """Return the folders of trainings that were begun by a config beside them."""
-        asked = sorted(self._candidates.glob("*.yaml"))
-        return [run for path in asked if (run := RunPaths(path.with_suffix(""))).folder.is_dir()]
+        ending = RunPaths(self.folder).config.suffix
+        asked = [path for path in sorted(self._candidates.glob("*")) if path.suffix == ending]
+        return [run for path in asked if (run := RunPaths(path.parent / path.stem)).folder.is_dir()]
 
     def candidate(self, name: str) -> RunPaths:
         """Return the folder of one candidate's training."""
