@@ -1,12 +1,13 @@
 """Sentence models side by side: MiniLM with LoRA on banking77 and STS, sentence-transformers' trainer and tunelift.
 
-    python benchmarks/embeddings.py [--quick] [--steps 100] [--rows banking77,sts] [--out FILE.json]
-                                    [--work FOLDER --minutes 15]
+    python benchmarks/embeddings.py [--quick] [--steps 100] [--rows banking77,sts] [--rounds 3] [--out FILE.json]
+                                    [--no-dropout] [--work FOLDER --minutes 15]
 
-The same pairs from the same initial adapter, in an order of each trainer's own; batches of 32, AdamW 2e-4, dropout. On
-banking77 two questions of one intent are a pair (multiple negatives ranking loss), on STS pairs have scores (CoSENT).
-"tunelift, labels" knows which pairs are of one intent. What each adapter learned is measured by one script: vectors of
-sentence-transformers, and of banking77's test questions how well those of the same intent are found.
+The same pairs from the same initial adapter; batches of 32, AdamW 2e-4, dropout. Each round has an order and a seed of
+its own, alike for all; with --no-dropout nothing but rounding tells the trainers apart. On banking77 two questions of
+one intent are a pair (multiple negatives ranking loss), on STS pairs have scores (CoSENT). "tunelift, labels" knows
+which pairs are of one intent. What each adapter learned is measured by one script: vectors of sentence-transformers,
+and of banking77's test questions how well those of the same intent are found.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tunelift.core.records import Example, Near
 from tunelift.tasks.sentence_embedding import paired
 
 MODEL = "all-minilm-l6-v2"
+FLOAT, LABELS = f"{train.OURS}, float32", f"{train.OURS}, labels"
 TRAINED_ON, TESTED_ON = ("sts2014_images.tsv", "sts2015_headlines.tsv"), "sts2015_images.tsv"
 
 
@@ -48,6 +50,7 @@ def main() -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", default="banking77,sts", help="kinds of rows, separated by commas")
     parser.add_argument("--steps", type=int, help="steps of each run")
+    parser.add_argument("--no-dropout", action="store_true", help="drop nothing, so that all take the same steps")
 
 
 def trained(kind: str, options: argparse.Namespace, peers: str, scratch: Path, latest: float) -> Result:
@@ -60,22 +63,25 @@ def trained(kind: str, options: argparse.Namespace, peers: str, scratch: Path, l
     first_adapter(rows["model"], scratch / "first")
     (scratch / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     job = {"rows": f"{scratch}/rows.json", "batch_size": 32, "learning_rate": 2e-4, "limit_seconds": 600.0}
+    job["no_dropout"] = options.no_dropout
     ways: dict[str, train.Way] = {
         train.OURS: ("our_embeddings.py", sys.executable, {}),
+        FLOAT: ("our_embeddings.py", sys.executable, {"products": "float32"}),
         "sentence-transformers fp32": ("sentence_trainer.py", peers, {}),
         "sentence-transformers bf16": ("sentence_trainer.py", peers, {"bf16": True}),
     }
     if kind == "banking77":
-        ways[f"{train.OURS}, labels"] = ("our_embeddings.py", sys.executable, {"labels": True})
+        ways[LABELS] = ("our_embeddings.py", sys.executable, {"labels": True})
     settings = [
         Setting(name, script, python, job | dict(extra) | {"out": f"{scratch}/{number}"})
         for number, (name, (script, python, extra)) in enumerate(ways.items())
     ]
     results = side_by_side.in_turns(settings, rounds, scratch, lambda *_: True, latest)
-    adapters = {"base": None} | {s.name: s.job["out"] for s in settings if train.digest(results.get(s.name, []))}
+    done = [s for s in settings if train.digest(results.get(s.name, []))]
+    adapters = {"base": [None]} | {s.name: [f"{s.job['out']}-{i}" for i in range(len(results[s.name]))] for s in done}
     measuring = Setting("what was learned", "vectors.py", peers, job | {"adapters": adapters})
     learned = side_by_side.once(measuring, scratch).get("values", {})
-    summary = train.summary({name: runs for name, runs in results.items() if name != f"{train.OURS}, labels"})
+    summary = train.summary({name: runs for name, runs in results.items() if name not in (FLOAT, LABELS)})
     summary["settings"] = {name: train.digest(runs) for name, runs in results.items()}
     figures = {"settings": results, "learned": learned, "summary": summary, "pairs": len(rows["train"])}
     show(kind, figures)
@@ -141,19 +147,23 @@ def show(kind: str, figures: Result) -> None:
         row |= {"learned": f"{100 * learned[name].mean():.2f}"} if name in learned else {}
         table.append(row)
     side_by_side.print_table(f"{kind}: {figures['pairs']} pairs a run", table)
-    print(f"\nlearned, in points: {'ndcg@10' if kind == 'banking77' else 'Spearman, of bootstrapped test pairs'}")
+    print(f"\nlearned, in points: {'ndcg@10' if kind == 'banking77' else 'Spearman'}, intervals over test and seeds")
     for name in learned if train.OURS in learned else ():
-        apart = 100 * (learned[train.OURS] - learned[name])
-        low, high = np.quantile([resampled.mean() for resampled in resamples(apart)], (0.025, 0.975))
-        if kind == "sts":  # each value is of a resample already
-            low, high = np.quantile(apart, (0.025, 0.975))
         if name != train.OURS:
+            runs = min(len(learned[train.OURS]), len(learned[name])) if name != "base" else None
+            apart = 100 * (learned[train.OURS][:runs] - learned[name][:runs])
+            low, high = np.quantile(resampled(apart, items=kind == "banking77"), (0.025, 0.975))
             print(f"{train.OURS} - {name}: {apart.mean():+.2f} ({low:+.2f} to {high:+.2f})")
 
 
-def resamples(values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-    draw = np.random.default_rng(0)
-    return [values[draw.integers(0, len(values), len(values))] for _ in range(1000)]
+def resampled(values: np.ndarray[Any, Any], *, items: bool) -> list[float]:
+    """Return means of resamples of runs and items (runs, N); columns may be resamples of items already."""
+    draw, (runs, count) = np.random.default_rng(0), values.shape
+    means = list[float]()
+    for _ in range(1000):
+        some = values[draw.integers(0, runs, runs)]
+        means.append(float(some[:, draw.integers(0, count, count if items else 1)].mean()))
+    return means
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ def count_tokens(clock: StepClock, lengths: list[int]) -> None:
         start += step["rows"]
 
 
-def in_our_order(examples: list[Example], batch_size: int) -> list[Example]:
+def in_our_order(examples: list[Example], batch_size: int, seed: int = 0) -> list[Example]:
     """Arrange the rows so that our loop, which shuffles them, takes them in the order of the file."""
-    plan = plan_steps(Sizes([1] * len(examples)), batch_size, 1, None, 0, 2**31)
+    plan = plan_steps(Sizes([1] * len(examples)), batch_size, 1, None, seed, 2**31)
     visited = [row for step in plan for group in step for row in group]
     arranged = list(examples)
     for place, example in zip(visited, examples, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from steps import StepClock, read_job, read_rows, write_result
+from steps import StepClock, drop_nothing, in_an_order, read_job, read_rows, write_result
 
 
 def main() -> None:
@@ -21,10 +21,12 @@ def main() -> None:
 
     job = read_job()
     rows = read_rows(job)
-    torch.manual_seed(0)
+    torch.manual_seed(job["number"])
     model = SentenceTransformer(rows["model"], device="cuda" if torch.cuda.is_available() else "cpu")
     model.load_adapter(rows["adapter"], is_trainable=True)
-    first, second, told = zip(*rows["train"], strict=True)
+    if job["no_dropout"]:
+        drop_nothing(model)
+    first, second, told = zip(*in_an_order(rows["train"], job["number"]), strict=True)
     scored = isinstance(told[0], float)
     columns: dict[str, Any] = {"sentence1": list(first), "sentence2": list(second)}
     columns |= {"score": list(told)} if scored else {}
@@ -42,7 +44,8 @@ def main() -> None:
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=job["batch_size"], num_train_epochs=1,
         learning_rate=job["learning_rate"], lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
         train_sampling_strategy="sequential", save_strategy="no", logging_strategy="steps", logging_steps=1,
-        report_to=[], disable_tqdm=True, seed=0, bf16=job.get("bf16", False), use_cpu=not torch.cuda.is_available(),
+        report_to=[], disable_tqdm=True, seed=job["number"], bf16=job.get("bf16", False),
+        use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     loss = CoSENTLoss(model) if scored else MultipleNegativesRankingLoss(model)
     trainer = SentenceTransformerTrainer(
@@ -50,7 +53,7 @@ def main() -> None:
     )
     trainer.train()
     write_result(**clock.figures())
-    model.save_pretrained(job["out"])
+    model.save_pretrained(f"{job['out']}-{job['number']}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -21,6 +22,11 @@ def write_result(**figures: Any) -> None:
 
 def read_rows(job: dict[str, Any]) -> dict[str, Any]:
     return json.loads(Path(job["rows"]).read_text(encoding="utf-8"))
+
+
+def in_an_order(rows: list[Any], number: int) -> list[Any]:
+    """Return the rows in the order of the run of this number, the same for every trainer."""
+    return random.Random(number).sample(rows, len(rows))
 
 
 def peak_bytes() -> int | None:

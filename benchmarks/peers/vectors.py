@@ -1,7 +1,7 @@
 """What each adapter learned, by the vectors that sentence-transformers makes with it.
 
 Of questions with labels: the ndcg@10 of each among all others. Of scored pairs: Spearman's correlation of cosines and
-scores on resamples of them, the same for every adapter.
+scores on resamples of them, the same for every adapter. A list for each adapter of a setting.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ def main() -> None:
 
     job = read_job()
     rows = read_rows(job)
-    values = {}
-    for name, adapter in job["adapters"].items():
+    values: dict[str, list[list[float]]] = {name: [] for name in job["adapters"]}
+    for name, adapter in [(name, own) for name, some in job["adapters"].items() for own in some]:
         torch.manual_seed(0)
         model = SentenceTransformer(rows["model"], device="cpu")
         if adapter is not None:
             model.load_adapter(adapter)
         scored = len(rows["test"][0]) == 3
-        values[name] = correlations(model, rows["test"]) if scored else found(model, rows["test"])
+        values[name].append(correlations(model, rows["test"]) if scored else found(model, rows["test"]))
     write_result(values=values)
 
 
