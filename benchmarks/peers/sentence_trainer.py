@@ -8,6 +8,13 @@ from typing import Any
 from steps import StepClock, drop_nothing, in_an_order, read_job, read_rows, write_result
 
 
+def in_the_order_given(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
+    """Return batches in the order of the rows: `train_sampling_strategy` changes nothing in this trainer."""
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    return BatchSampler(SequentialSampler(dataset), batch_size, drop_last)
+
+
 def main() -> None:
     import torch
     from datasets import Dataset
@@ -43,7 +50,7 @@ def main() -> None:
     args = SentenceTransformerTrainingArguments(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=job["batch_size"], num_train_epochs=1,
         learning_rate=job["learning_rate"], lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
-        train_sampling_strategy="sequential", save_strategy="no", logging_strategy="steps", logging_steps=1,
+        batch_sampler=in_the_order_given, save_strategy="no", logging_strategy="steps", logging_steps=1,
         report_to=[], disable_tqdm=True, seed=job["number"], bf16=job.get("bf16", False),
         use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip

@@ -13,7 +13,8 @@ from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from tiny_models import causal, tokenizer
 from tunelift.core.errors import InputError
 from tunelift.evaluation.generation import Decoding, continue_greedily
-from tunelift.fast import kernels
+from tunelift.fast import int8, kernels
+from tunelift.fast.screened_head import ScreenedHead
 from tunelift.serving.engine import Engine, FullError, Limits, answered
 from tunelift.serving.pages import PAGE, Pages
 from tunelift.serving.requests import GREEDY, Request, Sampling, Stop
@@ -71,6 +72,33 @@ def test_answers_are_those_of_evaluation(kind: str, compiled: bool) -> None:
     assert found[0].known == len(prompts[3]) - 1
     assert [token.id for delta in found for token in delta.tokens] == wanted[3]
     assert engine.pages.free + engine.pages.known == engine.pages.count
+
+
+@pytest.mark.skipif(not int8.has_products(torch.zeros(16, 16)), reason="this processor has no products in int8")
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "cohere", "granite", "phi"])
+def test_the_likeliest_token_is_screened_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where nothing else is asked of the logits, and no adapter changes them behind the head."""
+    asked = list[int]()
+    plain = ScreenedHead.logits
+    monkeypatch.setattr(ScreenedHead, "logits", lambda self, x, *rest: asked.append(len(x)) or plain(self, x, *rest))
+    model, prompts = causal(kind), rows(3, 40, 17)
+    decoding = Decoding({1}, 12, 128)
+    wanted = [answer.ids for answer in continue_greedily(model, TOKENIZER, prompts, decoding, 8, lambda *_, **__: None)]
+    with Engine(model, TOKENIZER, Limits(3, 9, 640, 32)) as engine:
+        assert "screened" in engine.fast_paths["frozen_products"]
+        assert ids_of(engine, [Request(p, stop=Stop(frozenset({1}), (), 12)) for p in prompts]) == wanted
+        assert asked
+        asked.clear()
+        ids_of(engine, [Request(prompts[0], some, None, Stop((), (), 3)) for some in ASKING_MORE])
+        answered(engine, [Request(prompts[0], scored_from=1, stop=Stop(max_new_tokens=1))])
+    assert not asked
+    model = adapted(lora(target_modules=["lm_head", "q_proj"]), model=causal(kind))
+    with Engine(model, TOKENIZER, alone=why_alone(model, TOKENIZER, NATS)) as engine:
+        ids_of(engine, [Request(prompts[0], adapter="a0", stop=Stop(max_new_tokens=3))])
+    assert not asked
+
+
+ASKING_MORE = (Sampling(logprobs=0), Sampling(temperature=1.0), Sampling(presence=1.0), Sampling(bias={3: 1.0}))
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,32 @@ void int8_product(const uint8_t *q, const float *own, const int8_t *packed, cons
         }
     }
 }
+
+/* found (rows, most) = the outputs that may be a row's largest, if y (rows, out) may be off by of_row[0] * size +
+   of_row[1] * apart of the output, of_row (rows, 2); counts (rows,) = how many these are, of which `most` are told. */
+void likeliest(const float *y, const float *size, const float *apart, const float *of_row, int32_t *found,
+               int32_t *counts, int64_t rows, int64_t out, int64_t most, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *own = y + row * out, a = of_row[2 * row], b = of_row[2 * row + 1];
+        float best = -INFINITY; /* the largest of what they are at least */
+#pragma omp simd reduction(max : best)
+        for (int64_t o = 0; o < out; o++) {
+            float least = own[o] - (a * size[o] + b * apart[o]);
+            best = least > best ? least : best;
+        }
+        int64_t count = 0;
+        for (int64_t first = 0; first < out; first += 64) {
+            const int64_t stop = first + 64 < out ? first + 64 : out;
+            int any = 0;
+#pragma omp simd reduction(| : any)
+            for (int64_t o = first; o < stop; o++) any |= own[o] + (a * size[o] + b * apart[o]) >= best;
+            for (int64_t o = first; any && o < stop; o++)
+                if (own[o] + (a * size[o] + b * apart[o]) >= best) {
+                    if (count < most) found[row * most + count] = (int32_t)o;
+                    count++;
+                }
+        }
+        counts[row] = (int32_t)count;
+    }
+}

@@ -91,6 +91,12 @@ def fits(weight: Tensor) -> bool:
     return weight.dim() == 2 and weight.numel() > 0 and max(weight.shape) <= DEEPEST and kernels.of(weight) is not None
 
 
+def has_products(weight: Tensor) -> bool:
+    """Tell whether this processor has products in eight bits, forward, with a weight (O, I)."""
+    suits = weight.dim() == 2 and weight.numel() > 0 and weight.shape[1] <= DEEPEST
+    return suits and kernels.of(weight) is not None and kernels.library(weight.dtype).int8_lanes() > 0
+
+
 @torch.no_grad()
 def shifted(weight: Tensor, largest: Tensor) -> Tensor:
     """Return by what each column (I,) of activations is multiplied, the weight's (O, I) being divided by it."""
@@ -130,16 +136,28 @@ def product(
 
     It is added to `onto` (N, O), which is lost.
     """
-    functions, x = kernels.library(x.dtype), x.contiguous()
-    rows, deep = x.shape[0], _padded(weight.size, 4)
-    if x.shape[1] != weight.size or (onto is not None and onto.shape != (rows, weight.out)):
+    if x.shape[1] != weight.size or (onto is not None and onto.shape != (len(x), weight.out)):
         raise kernels.UnsafeCallError(f"{tuple(x.shape)} does not fit to a weight of {weight.out} by {weight.size}")
+    q, own = in_eight_bits(x, weight, by)
+    return times(q, own, weight, x.new_empty(len(x), weight.out) if onto is None else onto, bias, onto is not None)
+
+
+def in_eight_bits(x: Tensor, weight: Packed, by: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return (x · by), (N, D), as a weight wants it: 128 + whole numbers (N, D padded), their scales (N, groups)."""
+    rows, deep = len(x), _padded(weight.size, 4)
     q = torch.empty(rows, deep, dtype=torch.uint8, device="cpu")
     own = torch.empty(rows, len(weight.begins), dtype=torch.float32, device="cpu")
-    kernels.call(functions, "int8_rows", x, by, q, own, rows, weight.size, deep, weight.group)
-    y = x.new_empty(rows, weight.out) if onto is None else onto.contiguous()
+    functions, sizes = kernels.library(x.dtype), (rows, weight.size, deep, weight.group)
+    kernels.call(functions, "int8_rows", x.contiguous(), by, q, own, *sizes)
+    return q, own
+
+
+def times(q: Tensor, own: Tensor, weight: Packed, y: Tensor, bias: Tensor | None, add: bool = False) -> Tensor:
+    """Write what `in_eight_bits` gave times a packed weight transposed, + bias (O,), to y (N, O), or add it."""
+    y = y.contiguous()
     tensors = q, own, weight.numbers, weight.begins, weight.scales, bias, y
-    kernels.call(functions, "int8_product", *tensors, rows, weight.out, deep, weight.group, int(onto is not None))
+    numbers = len(q), weight.out, q.shape[1], weight.group, int(add)
+    kernels.call(kernels.library(y.dtype), "int8_product", *tensors, *numbers)
     return y
 
 

@@ -78,6 +78,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "int8_rows": (E, O, U8, S, N, N, N, N, I),
     "int8_pack": (E, O, O, I8, I32, O, N, N, N, N, N, N, I),
     "int8_product": (U8, S, I8, I32, O, O, E, N, N, N, N, I, I),
+    "likeliest": (S, S, S, S, I32, I32, N, N, N, I),
     "four_bits_wide": (U8, S, S, E, N, N, N, I),
     "blocks_wide": (U8, E, N, N, N, I),
 }
@@ -138,6 +139,7 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         *(((out, w_out), (size, w_deep)), size, size),
         *_int8(0, out, -(-out // 16) * 16, deep, -(-deep // group))[2:5],
     ),
+    "likeliest": lambda rows, out, most, *_: (rows * out, out, out, rows * 2, rows * most, rows),
     "four_bits_wide": lambda first, count, block, *_: (
         -(-(first + count) // 2),
         -(-(first + count) // block),

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from tunelift.core.errors import InputError
-from tunelift.fast.frozen import pack_head
+from tunelift.fast.frozen import head_of, pack_head
+from tunelift.fast.screened_head import ScreenedHead, only_the_likeliest
 from tunelift.fast.undo import Undo, in_evaluation, without_cache
 from tunelift.fast.unpad import sped_up
 from tunelift.model_facts.anatomy import base_of, context_length, vocabulary
@@ -65,6 +66,11 @@ class Running:
     def reading(self) -> bool:
         """Whether some of its prompt is left to be read."""
         return len(self.ids) == self.prompt
+
+    @property
+    def chooses(self) -> bool:
+        """Whether nothing is asked of its logits but which token is the likeliest."""
+        return self.sampler.plain and self.request.sampling.logprobs is None and self.request.scored_from is None
 
 
 class Engine:
@@ -246,12 +252,17 @@ class Engine:
         if self.alone:
             logits = self._whole(group[0][0], wanted)
         else:
-            logits = self._logits(parts, ids, positions, wanted, adapters)
+            with only_the_likeliest(self._screened() if all(one.chooses for one, _ in group) else None):
+                logits = self._logits(parts, ids, positions, wanted, adapters)
         deltas, at = list[Delta](), 0
         for (one, todo), count in zip(group, counts, strict=True):
             deltas += self._taken(one, todo, logits[at : at + count])
             at += count
         return deltas
+
+    def _screened(self) -> ScreenedHead | None:
+        head = head_of(self.model)
+        return None if head is None else head.screened
 
     def _wanted(self, one: Running, todo: int) -> list[int]:
         """Return of which of the tokens that are computed now the logits are wanted."""
