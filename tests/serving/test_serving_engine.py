@@ -93,7 +93,7 @@ def test_the_likeliest_token_is_screened_for(kind: str, monkeypatch: pytest.Monk
         answered(engine, [Request(prompts[0], scored_from=1, stop=Stop(max_new_tokens=1))])
     assert not asked
     model = adapted(lora(target_modules=["lm_head", "q_proj"]), model=causal(kind))
-    with Engine(model, TOKENIZER, alone=why_alone(model, TOKENIZER, NATS)) as engine:
+    with Engine(model, TOKENIZER) as engine:
         ids_of(engine, [Request(prompts[0], adapter="a0", stop=Stop(max_new_tokens=3))])
     assert not asked
 
@@ -105,6 +105,7 @@ ASKING_MORE = (Sampling(logprobs=0), Sampling(temperature=1.0), Sampling(presenc
     ("configs", "mixed"),
     [
         ((lora(), lora(2), lora(8, target_modules=["q_proj"])), True),
+        ((lora(target_modules=["lm_head", "q_proj"]), lora(2), lora(target_modules=["lm_head"])), True),
         ((lora(), lora(use_dora=True)), False),
         ((IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]),), False),
         ((PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),), False),
@@ -117,7 +118,7 @@ def test_each_request_has_its_own_adapter_within_a_batch(configs: tuple[Any, ...
     prompts = rows(3, 70, 33)
 
     def requests() -> list[Request]:
-        return [Request(p, Sampling(logprobs=0), name, Stop(max_new_tokens=6)) for p in prompts for name in names]
+        return [Request(p, GREEDY, name, Stop(max_new_tokens=6)) for p in prompts for name in names]
 
     with Engine(model, TOKENIZER, Limits(16, 64, 2048, 24), alone) as engine:
         assert (engine.unmixed is None) == mixed

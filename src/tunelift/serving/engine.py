@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tunelift.core.errors import InputError
+from tunelift.fast.attention import UnpackableError
 from tunelift.fast.frozen import head_of, pack_head
 from tunelift.fast.screened_head import ScreenedHead, only_the_likeliest
 from tunelift.fast.undo import Undo, in_evaluation, without_cache
@@ -179,7 +180,7 @@ class Engine:
         for group in self._calls():
             try:
                 deltas += self._called(group)
-            except (RuntimeError, ValueError, MemoryError) as error:
+            except (RuntimeError, ValueError, MemoryError, UnpackableError) as error:
                 for one in group:
                     self._leave(one[0], keep=False)
                     reason = str(error) or type(error).__name__
@@ -282,18 +283,19 @@ class Engine:
     ) -> Tensor:
         """Return the logits (W, V) behind the wanted tokens of a row (N,)."""
         device = device_of(self.model)
-        row, places, keep = (torch.tensor(x, dtype=torch.long, device=device) for x in (ids, positions, wanted))
+        kept = wanted or [0]  # no model is asked for the logits of none
+        row, places, keep = (torch.tensor(x, dtype=torch.long, device=device) for x in (ids, positions, kept))
         step = Step(self.arena, parts, device)
-        with paged(self.config, step), self._adapters.of(adapters):
+        with paged(self.config, step), self._adapters.of(adapters, kept):
             found = self.model(
                 input_ids=row[None],
                 position_ids=places[None],
                 attention_mask=torch.ones_like(row)[None],
                 use_cache=False,
-                logits_to_keep=keep if len(wanted) else torch.zeros(1, dtype=torch.long, device=device),
+                logits_to_keep=keep,
             )
         logits: Tensor = found.logits[0]
-        return logits[: len(wanted)].cpu() if len(wanted) else logits[:0].cpu()
+        return logits[: len(wanted)].cpu()
 
     def _whole(self, one: Running, wanted: Sequence[int]) -> Tensor:
         """Return the logits (W, V) behind wanted tokens, counted from the first not computed, by a whole pass."""

@@ -29,14 +29,14 @@ class ByToken:
         self.adapters: list[str] = []
         self._undo, self._taken = undo, set[Any]()
         self._at_work: list[str] = []
-        self._whose: Sequence[int] = ()
-        self._even: Even | None = None
+        self._all = self._kept = Whose((), None)
         self._stacked: dict[int, tuple[Tensor, Tensor] | None] = {}
         self.changed(model)
 
     def changed(self, model: Any) -> None:
         """Know of adapters that have come or gone: layers are taken or let go, and what was laid out is forgotten."""
         self._at_work, self._stacked = [], {}
+        self._head = model.get_output_embeddings()
         here = set(model.modules())
         self._taken &= here
         self._undo.replaced = [one for one in self._undo.replaced if one[0] in here]
@@ -46,14 +46,18 @@ class ByToken:
                 self._undo.put(module, partial(self._forward, module, module.base_layer))
 
     @contextmanager
-    def of(self, adapters: Sequence[str | None]) -> Iterator[None]:
-        """Let the tokens of the call inside, (N,), have these adapters."""
+    def of(self, adapters: Sequence[str | None], kept: Sequence[int] | None = None) -> Iterator[None]:
+        """Let the tokens of the call inside, (N,), have these adapters; the head sees those that are kept alone."""
         wanted = list(dict.fromkeys(name for name in adapters if name is not None))
         if not set(wanted) <= set(self._at_work) or len(self._at_work) > 2 * max(1, len(wanted)):
             self._at_work, self._stacked = wanted, {}
         numbers = {name: number for number, name in enumerate(self._at_work)}
-        self._whose = [-1 if name is None else numbers[name] for name in adapters]
-        self._even, self.adapters = Even.of(self._whose, len(self._at_work)), wanted
+        whose = [-1 if name is None else numbers[name] for name in adapters]
+        self._all, self.adapters = Whose(whose, Even.of(whose, len(self._at_work))), wanted
+        self._kept = self._all
+        if kept is not None and _is_lora(self._head):
+            some = [whose[at] for at in kept]
+            self._kept = Whose(some, Even.of(some, len(self._at_work)))
         yield
 
     def _forward(self, module: Any, base: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,19 +71,11 @@ class ByToken:
             return found
         a, b = stacked
         rows, into = x.reshape(-1, x.shape[-1]).to(a.dtype), found.reshape(-1, found.shape[-1])
-        if len(rows) != len(self._whose):
+        own = self._kept if module is self._head else self._all
+        if len(rows) != len(own.numbers):
             raise UnpackableError("a layer with an adapter is asked about some of the tokens alone")
-        added = self._alone(rows, a, b) if self._even is None else self._even.added(rows, a, b)
+        added = own.added(rows, a, b)
         return (into + added).to(found.dtype).view(found.shape)
-
-    def _alone(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return what is added to each token, (N, out), run by run of tokens with one adapter."""
-        added, at = x.new_zeros(len(x), b.shape[2]), 0
-        for number, run in groupby(self._whose):
-            start, at = at, at + len(list(run))
-            if number >= 0:
-                torch.mm(x[start:at] @ a[number].t(), b[number], out=added[start:at])
-        return added
 
     def _laid_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
         """Return A (K, R, in) and B turned, with its scale, (K, R, out) of the K adapters at work; None of none."""
@@ -96,6 +92,25 @@ class ByToken:
                 a[number, : len(own)] = own
                 b[number, : len(own)] = module.lora_B[name].weight.t() * module.scaling[name]
         return a, b
+
+
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """The number of each token's adapter, -1 of none (N,), and how they are laid out, if they are even."""
+
+    numbers: Sequence[int]
+    even: Even | None
+
+    def added(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return what is added to tokens x (N, in) by A (K, R, in) and B (K, R, out), (N, out)."""
+        if self.even is not None:
+            return self.even.added(x, a, b)
+        added, at = x.new_zeros(len(x), b.shape[2]), 0
+        for number, run in groupby(self.numbers):
+            start, at = at, at + len(list(run))
+            if number >= 0:
+                torch.mm(x[start:at] @ a[number].t(), b[number], out=added[start:at])
+        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +154,7 @@ class InTurns:
         self.model = model
 
     @contextmanager
-    def of(self, adapters: Sequence[str | None]) -> Iterator[None]:
+    def of(self, adapters: Sequence[str | None], kept: Sequence[int] | None = None) -> Iterator[None]:
         """Let the call inside have this adapter, which is the same for all tokens."""
         name, *others = dict.fromkeys(adapters)
         assert not others
