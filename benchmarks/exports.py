@@ -2,6 +2,7 @@
 
     python benchmarks/exports.py --model MODEL [--data bbc-news] [--rows 96] [--steps 30] [--items 64] [--keep FOLDER]
         [--out FILE.json] [--kind answers] [KEY=VALUE ...]
+    python benchmarks/exports.py --run runs/demo [--items 64] [--out FILE.json]
 
 MODEL is a Hub id, a folder, a .gguf file or a bundled name. A LoRA is trained for a few steps on BBC News topics, and
 exported to everything; each export is proved as `tunelift export` proves it. Printed is one row for each export: what
@@ -55,7 +56,9 @@ WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model")
+    which.add_argument("--run", type=Path, help="A run that is there is exported, and nothing trained.")
     parser.add_argument("--data", default="bbc-news")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--steps", type=int, default=30)
@@ -68,8 +71,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(options.keep or scratch)
         place.mkdir(parents=True, exist_ok=True)
-        run = place / "run"
-        if not (run / "tuned" / "metrics.json").is_file():
+        run = options.run or place / "run"
+        if not options.run and not (run / "tuned" / "metrics.json").is_file():
             tunelift(
                 *("run", "--model", options.model, "--data", options.data, *TASKS[options.kind], f"output={run}"),
                 *(f"train.steps={options.steps}", f"data.max_train={options.rows}", f"data.max_test={options.items}"),
@@ -78,7 +81,7 @@ def main() -> None:
             )
         found = [exported(run, to, kind, options.items) for to, kind in OTHERS.get(options.kind, EXPORTS)]
     proved = next(one["proof"]["items"] for one in found if "proof" in one)
-    print(f"\n{options.model}, {proved} items for the proofs, {options.items} for the verdicts\n")
+    print(f"\n{options.run or options.model}, {proved} items for the proofs, {options.items} for the verdicts\n")
     print(table(found))
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
