@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from tunelift.fast import kernels
 from tunelift.fast.compiling import UncompiledError
 from tunelift.serving import attention
 from tunelift.serving.attention import Arena, PagedRule, Part, Step
-from tunelift.serving.lora import Even
+from tunelift.serving.lora import Even, Whose
 from tunelift.serving.pages import PAGE
 
 CPU = torch.device("cpu")
@@ -82,13 +82,18 @@ def test_tokens_that_come_alone_and_chunks_are_the_plain_formula(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=20))
+@example([0, 1, 2, 3])
+@example([0, 0, 1, 1, 2, 2, 3, 3])
+@example([1, 0, 2, 3])
 def test_each_token_gets_its_own_adapter(whose: list[int]) -> None:
     own = torch.Generator().manual_seed(len(whose))
     a, b = torch.randn(4, 3, 5, generator=own), torch.randn(4, 3, 7, generator=own)
-    x = torch.randn(len(whose), 5, generator=own)
-    wanted = [x[n] @ a[k].t() @ b[k] if k >= 0 else torch.zeros(7) for n, k in enumerate(whose)]
+    x, y = (torch.randn(len(whose), size, generator=own) for size in (5, 7))
+    wanted = [y[n] + x[n] @ a[k].t() @ b[k] if k >= 0 else y[n] for n, k in enumerate(whose)]
     even = Even.of(whose, 4)
     most = max(whose.count(k) for k in range(4))
     assert (even is None) == (4 * most > 2 * len(whose))
+    for layout in (even, None):
+        assert torch.allclose(Whose(whose, layout).added(y, x, a, b), torch.stack(wanted), atol=1e-5)
     if even is not None:
-        assert torch.allclose(even.added(x, a, b), torch.stack(wanted), atol=1e-5)
+        assert even.as_they_are == (len(set(whose)) == 4 and whose == sorted(whose) and most * 4 == len(whose))

@@ -74,8 +74,7 @@ class ByToken:
         own = self._kept if module is self._head else self._all
         if len(rows) != len(own.numbers):
             raise UnpackableError("a layer with an adapter is asked about some of the tokens alone")
-        added = own.added(rows, a, b)
-        return (into + added).to(found.dtype).view(found.shape)
+        return own.added(into, rows, a, b).to(found.dtype).view(found.shape)
 
     def _laid_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
         """Return A (K, R, in) and B turned, with its scale, (K, R, out) of the K adapters at work; None of none."""
@@ -101,16 +100,16 @@ class Whose:
     numbers: Sequence[int]
     even: Even | None
 
-    def added(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return what is added to tokens x (N, in) by A (K, R, in) and B (K, R, out), (N, out)."""
+    def added(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return y (N, out) and what tokens x (N, in) get by A (K, R, in) and B (K, R, out)."""
         if self.even is not None:
-            return self.even.added(x, a, b)
+            return self.even.added(y, x, a, b)
         added, at = x.new_zeros(len(x), b.shape[2]), 0
         for number, run in groupby(self.numbers):
             start, at = at, at + len(list(run))
             if number >= 0:
                 torch.mm(x[start:at] @ a[number].t(), b[number], out=added[start:at])
-        return added
+        return y + added
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +117,12 @@ class Even:
     """Tokens laid out by adapter, as many places for each: `grid` (K, L) says which token is where.
 
     Places that are left over hold any token; `back` (N,) says where each token is, the first place behind all for one
-    without an adapter.
+    without an adapter. With `as_they_are` the tokens lie so already, and none is without.
     """
 
     grid: Tensor
     back: Tensor
+    as_they_are: bool
 
     @staticmethod
     def of(whose: Sequence[int], adapters: int) -> Even | None:
@@ -139,12 +139,16 @@ class Even:
             for place, token in enumerate(own):
                 back[token] = number * wide + place
         grid = [own + [0] * (wide - len(own)) for own in tokens]
-        return Even(*(torch.tensor(table, dtype=torch.long) for table in (grid, back)))
+        as_they_are = back == list(range(adapters * wide))
+        return Even(torch.tensor(grid), torch.tensor(back), as_they_are)
 
-    def added(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Return what is added to tokens x (N, in) by A (K, R, in) and B (K, R, out), (N, out)."""
+    def added(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return y (N, out) and what tokens x (N, in) get by A (K, R, in) and B (K, R, out)."""
+        if self.as_they_are and y.dtype == x.dtype:
+            own = x.reshape(len(a), -1, x.shape[1]) @ a.transpose(1, 2)
+            return torch.baddbmm(y.reshape(len(a), -1, y.shape[1]), own, b).flatten(0, 1)
         found = (x[self.grid] @ a.transpose(1, 2) @ b).flatten(0, 1)
-        return torch.cat([found, found.new_zeros(1, found.shape[1])])[self.back]
+        return y + torch.cat([found, found.new_zeros(1, found.shape[1])])[self.back]
 
 
 class InTurns:
