@@ -19,9 +19,17 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
+def screened(weight: Tensor, x: Tensor) -> ScreenedHead:
+    return ScreenedHead(weight, x[:1].nan_to_num() + 0.1)
+
+
+def logits(head: ScreenedHead, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return head.logits(x, weight, bias, lambda some: F.linear(some, weight, bias))
+
+
 def holds(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """See that each row's choice is the likeliest by its own logits, which are right there; return the logits."""
-    found = ScreenedHead(weight).logits(x, weight, bias)
+    found = logits(screened(weight, x), x, weight, bias)
     right = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     chosen = found.argmax(dim=1)
     own = right.gather(1, chosen[:, None])[:, 0]
@@ -46,38 +54,61 @@ def test_tokens_that_eight_bits_cannot_tell_apart() -> None:
     x = drawn(64, 96)
     weight = drawn(1, 96).repeat(500, 1) + 1e-3 * drawn(500, 96, seed=1)
     found = holds(weight, x)
-    eight = int8.product(x, ScreenedHead(weight).weight, None)
+    head = screened(weight, x)
+    eight = int8.product(x, head.weight, head.by)
     assert bool((found.argmax(dim=1) != eight.argmax(dim=1)).any())
 
 
 def test_more_candidates_than_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screened_head, "MOST", 8)
     weight, x = drawn(1, 64).repeat(300, 1) + 1e-4 * drawn(300, 64, seed=1), drawn(3, 64)
-    assert torch.equal(ScreenedHead(weight).logits(x, weight, None), torch.stack([F.linear(r, weight) for r in x]))
+    assert torch.equal(logits(screened(weight, x), x, weight), F.linear(x, weight))
+
+
+def test_what_rounding_left_of_the_hidden_state_is_looked_at_before_all_is_computed() -> None:
+    """A column that was not large before dwarfs the others, and leaves eight bits nothing of them."""
+    weight, x = drawn(5000, 128), drawn(2, 128)
+    weight[:, 0] = 0.0
+    head = ScreenedHead(weight, x)
+    x[1, 0] = 1e4
+    whole = list[Tensor]()
+
+    def plain(some: Tensor) -> Tensor:
+        whole.append(some)
+        return F.linear(some, weight)
+
+    found = head.logits(x, weight, None, plain)
+    assert torch.equal(found.argmax(dim=1), F.linear(x, weight).argmax(dim=1))
+    assert not whole
 
 
 def test_no_numbers_give_none() -> None:
     weight, x = drawn(50, 40), drawn(3, 40)
     x[1, 3], x[2, 5] = float("nan"), float("inf")
-    found = ScreenedHead(weight).logits(x, weight, None)
+    found = logits(screened(weight, x), x, weight)
     assert bool(found[0].isfinite().all())
     assert torch.equal(found[1:].isfinite(), F.linear(x[1:], weight).isfinite())
 
 
 def test_few_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many tokens a few are candidates: what is gained."""
-    counts: list[int] = []
-    plain = F.linear
-    monkeypatch.setattr(F, "linear", lambda x, weight, bias=None: counts.append(len(weight)) or plain(x, weight, bias))
+    counts, plain = list[int](), F.linear
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        counts.append(len(weight))
+        return plain(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", counted)
     weight, x = drawn(20_000, 640), drawn(4, 640)
-    ScreenedHead(weight).logits(x, weight, None)
+    logits(screened(weight, x), x, weight)
     assert len(counts) == 4
     assert max(counts) < 2_000
 
 
 def test_a_layer_is_plain_unless_asked() -> None:
     layer = nn.Linear(48, 200, bias=False).requires_grad_(False)
-    head, x = ScreenedHead(layer.weight), drawn(2, 48)
+    x = drawn(2, 48)
+    head = screened(layer.weight, x)
     with screened_head.only_the_likeliest(head):
         assert head.on
     assert not head.on

@@ -21,7 +21,7 @@ from tunelift.core import machine
 from tunelift.fast.blocks import Blocks, blocks_of, pieces
 from tunelift.fast.four_bits import FourBits, numbers_of
 from tunelift.fast.int8 import Int8Tiles, Int8Weight, has_products
-from tunelift.fast.screened_head import ScreenedHead
+from tunelift.fast.screened_head import ScreenedHead, states_of_a_text
 from tunelift.fast.undo import Undo
 
 Narrow = FourBits | Blocks
@@ -75,7 +75,10 @@ class Weight:
         if self.narrow is not None:
             return _of_narrow(x, self.narrow, self.bias)
         if self.screened is not None and self.screened.on:
-            return self.screened.logits(x.contiguous(), self.plain, self.bias)
+            return self.screened.logits(x.contiguous(), self.plain, self.bias, self._as_it_is)
+        return self._as_it_is(x)
+
+    def _as_it_is(self, x: Tensor) -> Tensor:
         weight = self.plain if self.packed is None else self.packed
         # One row reads a weight in float32 once, in whatever order: oneDNN's own way of doing so takes longer.
         one_row = len(x) == 1 and x.dtype == torch.float32
@@ -162,7 +165,7 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     return f"on: {len(layers)} layers{pack(model, ways)}"
 
 
-def pack_head(model: Any) -> str:
+def pack_head(model: Any, tokenizer: Any) -> str:
     """Pack the head's weight, for one who asks for the logits of a few tokens again and again; return what was done.
 
     That takes the weight's size of memory once more, and is done where it fits beside the other packed copies. In
@@ -174,7 +177,7 @@ def pack_head(model: Any) -> str:
     others = sum(weight.plain.nbytes for weight in frozen_weights(model).values() if weight.packed is not None)
     room, done = SHARE_OF_MEMORY * (machine.usable_bytes() or 0) - others, ""
     if found.plain.dtype == torch.float32 and has_products(found.plain) and found.plain.nbytes // 4 <= room:
-        found.screened = ScreenedHead(found.plain)
+        found.screened = ScreenedHead(found.plain, states_of_a_text(model, tokenizer))
         room, done = room - found.plain.nbytes // 4, ", the head screened"
     if found.plain.nbytes <= room:
         found.pack("forward")

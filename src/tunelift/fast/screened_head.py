@@ -8,14 +8,16 @@ computed as they are. So the choice is the plain one, but for the order in which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tunelift.fast import int8, kernels
+from tunelift.fast.undo import without_cache
 
 MOST = 2048
 """Candidates of a row at most; the logits of one with more are all computed as they are."""
@@ -25,13 +27,18 @@ TILE = 8192
 
 
 class ScreenedHead:
-    """A head's weight (V, D) in eight bits, with the size of each token's row and of what rounding left out of it."""
+    """A head's weight (V, D) in eight bits, with the size of each token's row and of what rounding left out of it.
+
+    `seen` are hidden states (N, D): columns in which they are large are made smaller, and the weight's larger.
+    """
 
     @torch.no_grad()
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, seen: Tensor) -> None:
         self.on = False
-        self.weight = int8.packed(weight, int8.GROUP)
-        wide = [(tile, tile - self._rounded(first, len(tile))) for first, tile in _tiles(weight.detach())]
+        weight = weight.detach()
+        self.by = int8.shifted(weight, seen.abs().amax(dim=0))
+        self.weight = int8.packed(weight, int8.GROUP, 1.0 / self.by)
+        wide = [(tile / self.by, tile / self.by - self._rounded(first, len(tile))) for first, tile in _tiles(weight)]
         self.size, self.apart = (torch.cat([pair[i].norm(dim=1) for pair in wide]) for i in (0, 1))
 
     def _rounded(self, first: int, count: int) -> Tensor:
@@ -44,27 +51,66 @@ class ScreenedHead:
         scales = packed.scales[:, first : first + count].t().repeat_interleave(packed.group, dim=1)
         return own * scales[:, : packed.size]
 
-    def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return logits (N, V) of hidden states (N, D): each row's largest as it is, others maybe in eight bits."""
-        q, own = int8.in_eight_bits(x, self.weight)
-        y = int8.times(q, own, self.weight, x.new_empty(len(x), self.weight.out), bias)
-        rounded = (q.float() - 128.0)[:, : self.weight.size]
-        rounded *= own.repeat_interleave(self.weight.group, dim=1)[:, : self.weight.size]
+    def logits(self, x: Tensor, weight: Tensor, bias: Tensor | None, plain: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return logits (N, V) of hidden states (N, D): each row's largest as it is, others maybe in eight bits.
+
+        `plain` gives the logits as they are of rows whose likeliest token eight bits cannot narrow down.
+        """
+        scaled, rounded = x * self.by, torch.zeros_like(x)
+        y = self._product(scaled, rounded, x.new_empty(len(x), self.weight.out), bias, add=False)
+        left = list(range(len(x)))
+        for last in (False, True):
+            candidates = self._candidates(y[left], scaled[left], rounded[left])
+            for row, tokens in zip(left, candidates, strict=True):
+                if tokens is not None:
+                    y[row, tokens] = F.linear(x[row], weight[tokens], None if bias is None else bias[tokens])
+            left = [row for row, tokens in zip(left, candidates, strict=True) if tokens is None]
+            if left and not last:  # what rounding left out of the hidden states is multiplied too
+                some = rounded[left]
+                y[left] = self._product(scaled[left], some, y[left], None, add=True)
+                rounded[left] = some
+        if left:
+            y[left] = plain(x[left])
+        return y
+
+    def _product(self, x: Tensor, rounded: Tensor, y: Tensor, bias: Tensor | None, *, add: bool) -> Tensor:
+        """Multiply in eight bits what hidden states (N, D) have beyond `rounded`, to which it is added; return y."""
+        q, own = int8.in_eight_bits(x - rounded, self.weight)
+        steps = own.repeat_interleave(self.weight.group, dim=1)[:, : self.weight.size]
+        rounded += (q.float() - 128.0)[:, : self.weight.size] * steps
+        return int8.times(q, own, self.weight, y, bias, add)
+
+    def _candidates(self, y: Tensor, x: Tensor, rounded: Tensor) -> list[Tensor | None]:
+        """Return the tokens that may be the largest by logits y (N, V), row by row; None where they are too many."""
         # What sums of floats may be off by, here and there, is put to both.
         summing = 2.0**-23 * (self.weight.size + 8) * x.norm(dim=1)
         of_row = torch.stack([(x - rounded).norm(dim=1) + summing, rounded.norm(dim=1)], dim=1)
-        found = torch.empty(len(x), MOST, dtype=torch.int32, device="cpu")
-        counts = torch.empty(len(x), dtype=torch.int32, device="cpu")
-        sizes = len(x), self.weight.out, MOST
+        found = torch.empty(len(y), MOST, dtype=torch.int32, device="cpu")
+        counts = torch.empty(len(y), dtype=torch.int32, device="cpu")
+        sizes = len(y), self.weight.out, MOST
         kernels.call(kernels.library(y.dtype), "likeliest", y, self.size, self.apart, of_row, found, counts, *sizes)
         usual = of_row.isfinite().all(dim=1).tolist()
-        for row, count in enumerate(counts.tolist()):
-            if not usual[row] or not 0 < count <= MOST:
-                y[row] = F.linear(x[row], weight, bias)
-                continue
-            tokens = found[row, :count].long()
-            y[row, tokens] = F.linear(x[row], weight[tokens], None if bias is None else bias[tokens])
-        return y
+        return [
+            found[row, :count].long() if usual[row] and 0 < count <= MOST else None
+            for row, count in enumerate(counts.tolist())
+        ]
+
+
+TEXT = "The meeting on 12 May 1997 was moved to Berlin, since three of five members had fallen ill (or so they said)."
+
+
+@torch.no_grad()
+def states_of_a_text(model: Any, tokenizer: Any) -> Tensor:
+    """Return the hidden states (N, D) that a model's head is asked about for TEXT."""
+    seen = list[Tensor]()
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    try:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), **without_cache(model))
+    finally:
+        hook.remove()
+    return seen[-1].reshape(-1, seen[-1].shape[-1]).float()
 
 
 def _tiles(weight: Tensor) -> Iterator[tuple[int, Tensor]]:

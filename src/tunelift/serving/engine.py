@@ -101,7 +101,7 @@ class Engine:
         """Take the model: its layers run fused until the engine is left."""
         self._stack.enter_context(in_evaluation(self.model))
         self.fast_paths = self._stack.enter_context(sped_up(self.model, "forward"))
-        self.fast_paths["frozen_products"] += pack_head(self.model)
+        self.fast_paths["frozen_products"] += pack_head(self.model, self.tokenizer)
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
         return self
 
