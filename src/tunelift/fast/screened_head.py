@@ -38,8 +38,11 @@ class ScreenedHead:
         weight = weight.detach()
         self.by = int8.shifted(weight, seen.abs().amax(dim=0))
         self.weight = int8.packed(weight, int8.GROUP, 1.0 / self.by)
-        wide = [(tile / self.by, tile / self.by - self._rounded(first, len(tile))) for first, tile in _tiles(weight)]
-        self.size, self.apart = (torch.cat([pair[i].norm(dim=1) for pair in wide]) for i in (0, 1))
+        self.size, self.apart = torch.empty(len(weight)), torch.empty(len(weight))
+        for first in range(0, len(weight), TILE):
+            tile = weight[first : first + TILE] / self.by
+            self.size[first : first + TILE] = tile.norm(dim=1)
+            self.apart[first : first + TILE] = (tile - self._rounded(first, len(tile))).norm(dim=1)
 
     def _rounded(self, first: int, count: int) -> Tensor:
         """Return rows of the weight as eight bits have them, (count, D)."""
@@ -60,15 +63,16 @@ class ScreenedHead:
         y = self._product(scaled, rounded, x.new_empty(len(x), self.weight.out), bias, add=False)
         left = list(range(len(x)))
         for last in (False, True):
-            candidates = self._candidates(y[left], scaled[left], rounded[left])
+            some = slice(None) if len(left) == len(x) else left  # all are not copied
+            candidates = self._candidates(y[some], scaled[some], rounded[some])
             for row, tokens in zip(left, candidates, strict=True):
                 if tokens is not None:
                     y[row, tokens] = F.linear(x[row], weight[tokens], None if bias is None else bias[tokens])
             left = [row for row, tokens in zip(left, candidates, strict=True) if tokens is None]
             if left and not last:  # what rounding left out of the hidden states is multiplied too
-                some = rounded[left]
-                y[left] = self._product(scaled[left], some, y[left], None, add=True)
-                rounded[left] = some
+                near = rounded[left]
+                y[left] = self._product(scaled[left], near, y[left], None, add=True)
+                rounded[left] = near
         if left:
             y[left] = plain(x[left])
         return y
@@ -111,11 +115,6 @@ def states_of_a_text(model: Any, tokenizer: Any) -> Tensor:
     finally:
         hook.remove()
     return seen[-1].reshape(-1, seen[-1].shape[-1]).float()
-
-
-def _tiles(weight: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for first in range(0, len(weight), TILE):
-        yield first, weight[first : first + TILE]
 
 
 @contextmanager
