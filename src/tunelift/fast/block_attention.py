@@ -64,6 +64,10 @@ class _PlanStruct(ctypes.Structure):
     )
 
 
+FEW_PRODUCTS = 2**18
+"""Products of queries with keys that one thread makes in the time in which another wakes."""
+
+
 def suits(query: Tensor, key: Tensor, value: Tensor, most: tuple[int, int], options: dict[str, Any]) -> bool:
     """Tell whether blocks that come to so much at `most` are to be computed here."""
     if options.get("softcap") is not None or not 0 <= (options.get("dropout") or 0.0) < 1:
@@ -96,7 +100,10 @@ def _alike(query: Tensor, key: Tensor, value: Tensor) -> bool:
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, options: dict[str, Any]) -> Tensor:
     """Attend with query (1, H, N, d), key and value (1, G, C, d) with G dividing H -> (1, N, H, d)."""
     scale, dropout = options.get("scaling") or query.shape[3] ** -0.5, options.get("dropout") or 0.0
-    found: Tensor = _Attention.apply(query[0], key[0], value[0], plan, (scale, dropout))  # type: ignore[no-untyped-call]
+    row = query[0], key[0], value[0]
+    if not torch.is_grad_enabled():
+        return _attended(*row, plan, scale, dropout, kernels.seed() if dropout else 0)[0][None]
+    found: Tensor = _Attention.apply(*row, plan, (scale, dropout))  # type: ignore[no-untyped-call]
     return found[None]
 
 
@@ -147,6 +154,15 @@ def _padded(count: int) -> int:
     return -(-count // COLUMNS) * COLUMNS
 
 
+def _attended(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *how: float) -> tuple[Tensor, Tensor]:
+    """Return what heads of queries (H, N, d) get of keys and values (G, C, d), (N, H, d), and their masses (H, N)."""
+    query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+    heads, tokens, size = query.shape
+    found, mass = query.new_empty(tokens, heads, size), query.new_empty(heads, tokens, dtype=torch.float32)
+    _call("attention", _about(query, key, value, plan, *how), (query, key, value), (found, mass))
+    return found, mass
+
+
 class _Attention(torch.autograd.Function):
     """query (H, N, d), key and value (G, C, d) -> (N, H, d)."""
 
@@ -154,12 +170,9 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, how: tuple[float, float]
     ) -> Tensor:
-        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
         ctx.how = plan, *how, kernels.seed() if how[1] else 0
-        about = _about(query, key, value, *ctx.how)
-        heads, tokens, size = query.shape
-        found, mass = query.new_empty(tokens, heads, size), query.new_empty(heads, tokens, dtype=torch.float32)
-        _call("attention", about, (query, key, value), (found, mass))
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        found, mass = _attended(query, key, value, *ctx.how)
         ctx.save_for_backward(query, key, value, found, mass)
         return found
 
@@ -196,7 +209,8 @@ def _about(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *how:
 def _call(name: str, about: _PlanStruct, asked: Sequence[Tensor], rows: Sequence[Tensor]) -> None:
     """Call with query, key and value, by their strides, and with what lies row by row; of the rest see `_about`."""
     functions, threads = kernels.library(asked[0].dtype), torch.get_num_threads()
-    threads = 1 if about.task_count * about.groups == 1 and not about.segment_count else threads
+    if not about.segment_count:  # next tokens alone: to wake another thread takes longer than a few of them
+        threads = 1 if about.buffered * about.heads * about.size <= FEW_PRODUCTS else threads
     space = functions.attention_space(ctypes.byref(about), int(name == "attention_backward"), threads)
     work = torch.empty(space, dtype=torch.float32, device="cpu")
     strided = [tuple(zip(x.shape, x.stride(), strict=True)) for x in asked]
