@@ -30,7 +30,10 @@ from tunelift.fast import compiling, kernels
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 TESTS = (
-    *(HERE / f"test_fast_{name}.py" for name in ("kernels", "block_attention", "low_rank", "int8", "four_bits")),
+    *(
+        HERE / f"test_fast_{name}.py"
+        for name in ("kernels", "block_attention", "low_rank", "int8", "screened_head", "four_bits")
+    ),
     ROOT / "tests" / "models" / "test_models_blocks.py",
 )
 SLOW = ("others_may_have_written", "told_to_take_for_less", "whole_run", "an_adapter_learns", "read_no_weights")
@@ -43,7 +46,13 @@ WRITTEN = {
     **{"rms_norm": (2, 3), "rms_norm_backward": (4,), "gated": (2,), "gated_backward": (3, 4), "rotated": (3,)},
     **{"dropout": (1,), "tile_softmax": (0, 2, 3, 4, 5), "low_rank_in": (2,), "low_rank_out": (2,)},
     **{"low_rank_weights": (2,), "int8_rows": (2, 3), "int8_pack": (3, 4, 5), "int8_product": (6,)},
-    **{"four_bits_wide": (3,), "blocks_wide": (1,), "attention": (4, 5), "attention_backward": (7, 8, 9)},
+    **{
+        "four_bits_wide": (3,),
+        "blocks_wide": (1,),
+        "likeliest": (4, 5),
+        "attention": (4, 5),
+        "attention_backward": (7, 8, 9),
+    },
 }
 """Which pointers a kernel writes through to the caller; its work space is its own affair."""
 

@@ -89,7 +89,7 @@ class ScreenedHead:
         # What sums of floats may be off by, here and there, is put to both.
         summing = 2.0**-23 * (self.weight.size + 8) * x.norm(dim=1)
         of_row = torch.stack([(x - rounded).norm(dim=1) + summing, rounded.norm(dim=1)], dim=1)
-        found = torch.empty(len(y), MOST, dtype=torch.int32, device="cpu")
+        found = torch.zeros(len(y), MOST, dtype=torch.int32, device="cpu")
         counts = torch.empty(len(y), dtype=torch.int32, device="cpu")
         sizes = len(y), self.weight.out, MOST
         kernels.call(kernels.library(y.dtype), "likeliest", y, self.size, self.apart, of_row, found, counts, *sizes)
