@@ -165,24 +165,36 @@ def frozen_products(model: Any, undo: Undo, ways: Ways) -> str:
     return f"on: {len(layers)} layers{pack(model, ways)}"
 
 
-def pack_head(model: Any, tokenizer: Any) -> str:
+def pack_head(model: Any) -> str:
     """Pack the head's weight, for one who asks for the logits of a few tokens again and again; return what was done.
 
-    That takes the weight's size of memory once more, and is done where it fits beside the other packed copies. In
-    eight bits, which screen for the likeliest token, it takes a quarter of that.
+    That takes the weight's size of memory once more, and is done where it fits beside the other packed copies.
     """
     found = head_of(model)
-    if found is None or found.narrow is not None:
+    if found is None or found.narrow is not None or found.plain.nbytes > _room(model):
         return ""
-    others = sum(weight.plain.nbytes for weight in frozen_weights(model).values() if weight.packed is not None)
-    room, done = SHARE_OF_MEMORY * (machine.usable_bytes() or 0) - others, ""
-    if found.plain.dtype == torch.float32 and has_products(found.plain) and found.plain.nbytes // 4 <= room:
-        found.screened = ScreenedHead(found.plain, states_of_a_text(model, tokenizer))
-        room, done = room - found.plain.nbytes // 4, ", the head screened"
-    if found.plain.nbytes <= room:
-        found.pack("forward")
-        done += ", the head packed"
-    return done
+    found.pack("forward")
+    return ", the head packed"
+
+
+def screen_head(model: Any, tokenizer: Any) -> str:
+    """Keep the head's weight in eight bits too, to screen for the likeliest token; return what was done.
+
+    That takes a quarter of the weight's memory, and is done in float32 where it fits beside the packed copies.
+    """
+    found = head_of(model)
+    if found is None or found.narrow is not None or found.plain.dtype != torch.float32:
+        return ""
+    if not has_products(found.plain) or found.plain.nbytes // 4 > _room(model):
+        return ""
+    found.screened = ScreenedHead(found.plain, states_of_a_text(model, tokenizer))
+    return ", the head screened"
+
+
+def _room(model: Any) -> float:
+    """Return the bytes that are left for copies of weights."""
+    copies = sum(weight.plain.nbytes for weight in frozen_weights(model).values() if weight.packed is not None)
+    return SHARE_OF_MEMORY * (machine.usable_bytes() or 0) - copies
 
 
 def head_of(model: Any) -> Weight | None:

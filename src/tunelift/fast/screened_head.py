@@ -38,7 +38,7 @@ class ScreenedHead:
         weight = weight.detach()
         self.by = int8.shifted(weight, seen.abs().amax(dim=0))
         self.weight = int8.packed(weight, int8.GROUP, 1.0 / self.by)
-        self.size, self.apart = torch.empty(len(weight)), torch.empty(len(weight))
+        self.size, self.apart = (torch.empty(len(weight), dtype=torch.float32, device="cpu") for _ in range(2))
         for first in range(0, len(weight), TILE):
             tile = weight[first : first + TILE] / self.by
             self.size[first : first + TILE] = tile.norm(dim=1)
@@ -109,7 +109,7 @@ def states_of_a_text(model: Any, tokenizer: Any) -> Tensor:
     seen = list[Tensor]()
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]], dtype=torch.long, device="cpu")
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), **without_cache(model))
     finally:

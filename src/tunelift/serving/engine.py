@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunelift.core.errors import InputError
 from tunelift.fast.attention import UnpackableError
-from tunelift.fast.frozen import head_of, pack_head
+from tunelift.fast.frozen import head_of, pack_head, screen_head
 from tunelift.fast.screened_head import ScreenedHead, only_the_likeliest
 from tunelift.fast.undo import Undo, in_evaluation, without_cache
 from tunelift.fast.unpad import sped_up
@@ -101,7 +101,7 @@ class Engine:
         """Take the model: its layers run fused until the engine is left."""
         self._stack.enter_context(in_evaluation(self.model))
         self.fast_paths = self._stack.enter_context(sped_up(self.model, "forward"))
-        self.fast_paths["frozen_products"] += pack_head(self.model, self.tokenizer)
+        self.fast_paths["frozen_products"] += screen_head(self.model, self.tokenizer) + pack_head(self.model)
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
         return self
 

@@ -140,7 +140,7 @@ class Even:
                 back[token] = number * wide + place
         grid = [own + [0] * (wide - len(own)) for own in tokens]
         as_they_are = back == list(range(adapters * wide))
-        return Even(torch.tensor(grid), torch.tensor(back), as_they_are)
+        return Even(torch.tensor(grid, dtype=torch.long), torch.tensor(back, dtype=torch.long), as_they_are)
 
     def added(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Return y (N, out) and what tokens x (N, in) get by A (K, R, in) and B (K, R, out)."""
