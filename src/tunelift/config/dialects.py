@@ -96,10 +96,12 @@ def warmup_steps(found: Conversion, value: Any) -> None:
 
 
 def optimizer(found: Conversion, value: Any) -> None:
-    """Say where an optimiser is another than AdamW, or holds its state in eight bits."""
+    """Say where an optimiser is another than those here; pages of its state are not moved to the CPU here."""
     name = str(value).lower()
     if name == "adafactor":
         found.put("train.optimizer", name)
+    elif name in ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"):
+        found.put("train.optimizer", "adamw-8bit")
     elif name not in ("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"):
         found.say(f"The optimiser {value} is AdamW here, its state in 32 bits: of an adapter that is little.")
 

@@ -169,8 +169,10 @@ class TrainSection(Section):
     epochs: float = setting(1, "Passes over the training rows; fractions are allowed.", gt=0)
     steps: int | None = setting(None, "Optimiser steps, instead of epochs.", gt=0)
     learning_rate: float = setting(2e-4, "Peak learning rate; some methods have a default of their own.", gt=0)
-    optimizer: Literal["adamw", "lora-plus", "adafactor"] = setting(
-        "adamw", "AdamW; lora-plus has a higher rate for LoRA's B; adafactor keeps less beside the parameters."
+    optimizer: Literal["adamw", "adamw-8bit", "lora-plus", "adafactor"] = setting(
+        "adamw",
+        "AdamW; lora-plus has a higher rate for LoRA's B; adamw-8bit (bitsandbytes) and adafactor keep less beside the "
+        "parameters.",
     )
     schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "Learning rate after the warm-up.")
     warmup: float = setting(0.05, "Fraction of the steps over which the learning rate rises.", ge=0, lt=1)

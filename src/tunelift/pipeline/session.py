@@ -96,6 +96,7 @@ class Session:
     training: tuple[int, int] = (0, 0)
     learned: Sequence[Example] = ()
     longest: int = 0
+    optimiser: str = "adamw"
     threshold: float | None = None
     base_threshold: float | None = None
     _rendered: dict[Any, tuple[Sequence[Example], tuple[Sequence[Row], RenderReport]]] = field(default_factory=dict)
@@ -189,7 +190,7 @@ class Session:
         self.task.check(self.model, rows, self.labels)
         count = len(rows) + round(len(rows) * settings.replay)
         self.training = count, steps_of(count, settings.batch_size, settings.epochs, settings.steps)
-        self.longest = settings.max_length
+        self.longest, self.optimiser = settings.max_length, settings.optimizer
 
     def attach(self, keys: Mapping[str, Any] | Any, seed: int) -> None:
         """Put a new adapter on, from the adapter section's keys or a ready peft config, or go on from a saved one.
@@ -229,17 +230,18 @@ class Session:
         if is_adapted(adapted):
             check_put_on(adapted, self.task, self._new())
         elif asks_for_whole(keys):
-            return check_trainable(self.model, keys)
+            return check_trainable(self.model, keys, self.optimiser)
         elif isinstance(keys, Mapping) and keys.get("start_from"):
             check_goes_on(keys["start_from"])
             self.examine(keys["start_from"])
             with safe_open(Path(keys["start_from"]) / ADAPTER_WEIGHTS, "pt") as weights:
-                return Footprint.of(weights.get_tensor(key) for key in weights.keys())  # noqa: SIM118  it is no mapping
+                tensors = (weights.get_tensor(key) for key in weights.keys())  # noqa: SIM118  it is no mapping
+                return Footprint.of(tensors, optimiser=self.optimiser)
         else:
             tokens = self._tokens(keys)
             config = self._peft_config(keys, tokens)
             adapted = on_a_copy(adapted, lambda c: attach(tokens.grow(c) if tokens else c, deepcopy(config), seed=0))
-        return Footprint.of(p for p in adapted.parameters() if p.requires_grad)
+        return Footprint.of((p for p in adapted.parameters() if p.requires_grad), optimiser=self.optimiser)
 
     def count(self, keys: Mapping[str, Any]) -> ParameterCount:
         """Return how many numbers a new adapter would train; the model may have shapes only.

@@ -102,16 +102,14 @@ def settings_of(ready: Prepared, itemsize: int) -> Settings:
 
 
 def adapter_of(footprint: Footprint, ready: Prepared) -> Adapter:
-    """Return what is trained, part by part, of a training's own footprint (`training/state.py` adds it up)."""
+    """Return what is trained, part by part, of a training's own footprint."""
     config = ready.config.adapter
     bounded = {"layers_to_transform", "layers_pattern", "target_modules", "exclude_modules", "start_from"}
-    exact = footprint.memory - footprint.checkpoint  # of parameters in half precision the copies in fp32
-    own = (footprint.checkpoint - 3 * exact) // 2 if exact else footprint.checkpoint // 4
-    moments = (footprint.checkpoint - exact) - 2 * own
+    own, exact = footprint.parameters, footprint.exact
     whole = trains_whole(config.method)
     given = {key for key, value in config.model_dump().items() if value is not None}
     everywhere = whole or (config.method == "lora" and not bounded & given)
-    return Adapter(own, own + exact, moments, own + exact, whole=whole, everywhere=everywhere)
+    return Adapter(own, own + exact, footprint.moments, own + exact, whole=whole, everywhere=everywhere)
 
 
 def dtype_size(section: ModelSection) -> tuple[int, str]:

@@ -27,7 +27,7 @@ def asks_for_whole(keys: Mapping[str, Any] | Any) -> bool:
     return isinstance(keys, Mapping) and trains_whole(str(keys.get("method")))
 
 
-def check_trainable(model: Any, keys: Mapping[str, Any]) -> Footprint:
+def check_trainable(model: Any, keys: Mapping[str, Any], optimiser: str = "adamw") -> Footprint:
     """Return what training a model's own weights takes.
 
     Raises InputError for keys of the adapter section that do nothing here, for weights that are no numbers with a
@@ -45,7 +45,8 @@ def check_trainable(model: Any, keys: Mapping[str, Any]) -> Footprint:
         count = f"{len(still)} of {len(parameters)}"
         progress.note(f"{count} parameters of the model are frozen, and stay so: {listed(still)}")
     check_saves(model)
-    return Footprint.of((p for p in parameters.values() if p.requires_grad), size_of(parameters.values()))
+    moved = (p for p in parameters.values() if p.requires_grad)
+    return Footprint.of(moved, size_of(parameters.values()), optimiser)
 
 
 def loaded_again(section: ModelSection, **how: Any) -> Any:

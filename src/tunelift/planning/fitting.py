@@ -8,6 +8,7 @@ from typing import Any
 
 from tunelift.core.machine import MemoryLimit
 from tunelift.planning.memory import Facts, Settings, at_once, by_stage, changed, lengths, parts, peak
+from tunelift.training.optimisers import has_bitsandbytes
 
 SMALLEST = 64
 """Tokens of a micro-batch, or of a row, below which nothing is proposed."""
@@ -103,7 +104,8 @@ def _proposed(facts: Facts, *, narrow: bool) -> Iterator[Proposed]:
         for kind in ("int8", "int4"):
             yield {"model.quantization": kind}, {"quantization": kind}, "what the run then measures"
     if own.optimizer == "adamw" and facts.adapter.whole:
-        yield {"train.optimizer": "adafactor"}, {"optimizer": "adafactor"}, "other steps"
+        for name in ("adamw-8bit", "adafactor") if has_bitsandbytes() else ("adafactor",):
+            yield {"train.optimizer": name}, {"optimizer": name}, "other steps"
     for share in (0.99, 0.95, 0.9, 0.75, 0.5):
         tokens = _cut_at(rows, share)
         if SMALLEST <= tokens < longest:

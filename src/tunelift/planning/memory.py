@@ -7,7 +7,7 @@ linear layer, which is what fused layers keep, times the tokens computed at once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tunelift.evaluation.batching import TOKENS_AT_ONCE, by_length
@@ -52,11 +52,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """What is trained (bytes): its parameters, the gradients, what AdamW keeps, and copies in fp32 and of the best."""
+    """What is trained (bytes): its parameters, the gradients, what each optimiser keeps, and copies in fp32 and of the
+    best."""
 
     parameters: int
     gradients: int
-    optimiser: int
+    optimiser: Mapping[str, int]
     copies: int
     whole: bool = False
     everywhere: bool = True
@@ -168,7 +169,7 @@ def _of_adapter(facts: Facts, settings: Settings) -> list[Part]:
     else:
         planned = facts.planned.rank
         times = settings.rank / planned if settings.rank and planned else 1.0
-    moments = int(own.optimiser * times) if settings.optimizer != "adafactor" else int(own.optimiser * times) // 100
+    moments = int(own.optimiser[settings.optimizer] * times)
     parameters, gradients = int(own.parameters * times), int(own.gradients * times)
     return [
         Part("adapter", 0 if own.whole else parameters, certain=0 if own.whole else parameters),

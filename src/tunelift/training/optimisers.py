@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,15 +82,82 @@ def adafactor(parameters: Mapping[str, Tensor], rate: float, weight_decay: float
     return Adafactor(list(parameters.values()), rate, weight_decay)
 
 
-OPTIMISERS: dict[str, Callable[[Mapping[str, Tensor], float, float], torch.optim.Optimizer]] = {
-    "adamw": adamw,
-    "lora-plus": lora_plus,
-    "adafactor": adafactor,
+SMALL, BLOCK = 4096, 256
+"""Tensors of fewer numbers keep their state in 32 bits, and so many numbers have a scale, as bitsandbytes has it."""
+
+
+def adamw_8bit(parameters: Mapping[str, Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW whose two numbers for each parameter have eight bits each (Dettmers et al. 2022, arXiv 2110.02861), by
+    bitsandbytes; raise InputError for a device that it has none for."""
+    if other := {p.device.type for p in parameters.values()} - {"cpu", "cuda"}:
+        raise InputError(f"train.optimizer is adamw-8bit, which there is for cpu and cuda, not for {other.pop()}.")
+    from bitsandbytes.optim import AdamW8bit
+
+    class OfTensors(AdamW8bit):  # type: ignore[misc]
+        """What it keeps, as tensors alone: steps are whole numbers there, and the codes' values the same for all."""
+
+        def state_dict(self) -> dict[str, Any]:
+            told = torch.optim.Optimizer.state_dict(self)
+            own = {index: dict(kept) for index, kept in told["state"].items()}
+            for kept in own.values():
+                kept["step"] = torch.tensor(kept["step"])
+                kept.pop("qmap1", None), kept.pop("qmap2", None)
+            return {**told, "state": own}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            every = [p for group in self.param_groups for p in group["params"]]
+            for index, told in state_dict["state"].items():
+                kept = {name: tensor.to(every[index].device) for name, tensor in told.items() if name != "step"}
+                if "absmax1" in kept:
+                    kept |= {"qmap1": self.name2qmap["dynamic"], "qmap2": self.name2qmap["udynamic"]}
+                    kept |= {name: kept[name].to(every[index].device) for name in ("qmap1", "qmap2")}
+                self.state[every[index]] = {"step": int(told["step"]), **kept}
+
+    return OfTensors([*parameters.values()], lr=rate, weight_decay=weight_decay, min_8bit_size=SMALL)
+
+
+def _two_singles(shape: Sequence[int]) -> int:
+    return 8 * math.prod(shape)
+
+
+def _two_bytes(shape: Sequence[int]) -> int:
+    count = math.prod(shape)
+    return _two_singles(shape) if count < SMALL else 2 * count + 8 * -(-count // BLOCK)
+
+
+def _two_rows(shape: Sequence[int]) -> int:
+    count = math.prod(shape)
+    return 4 * (count if len(shape) < 2 or not count else count // shape[-1] + count // shape[-2])
+
+
+class Optimiser(NamedTuple):
+    """`build` makes it of parameters by name, a rate and a weight decay; `keeps` are its bytes for one of a shape."""
+
+    build: Callable[[Mapping[str, Tensor], float, float], torch.optim.Optimizer]
+    keeps: Callable[[Sequence[int]], int]
+
+
+OPTIMISERS = {
+    "adamw": Optimiser(adamw, _two_singles),
+    "adamw-8bit": Optimiser(adamw_8bit, _two_bytes),
+    "lora-plus": Optimiser(lora_plus, _two_singles),
+    "adafactor": Optimiser(adafactor, _two_rows),
 }
 
 
+def has_bitsandbytes() -> bool:
+    """Tell whether AdamW in eight bits is to be had."""
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
 def refuse_optimiser(name: str, method: str | None) -> None:
-    """Raise InputError for rates of LoRA+ where another method than LoRA is trained; None: it is not known yet."""
+    """Raise InputError for rates of LoRA+ where another method than LoRA is trained (None: it is not known yet), and
+    for what needs a package that is not here."""
+    if name == "adamw-8bit" and not has_bitsandbytes():
+        raise InputError(
+            "train.optimizer is adamw-8bit, and bitsandbytes is not installed.",
+            fix="pip install 'tunelift[quantized]', or take adafactor, which keeps less and needs nothing.",
+        )
     if name == "lora-plus" and method not in (None, "lora"):
         raise InputError(
             f"train.optimizer is lora-plus, which is for LoRA's two matrices, and adapter.method is {method}.",

@@ -332,7 +332,8 @@ def _store(
         *([task.about] if task.about else []),
     ]
     made_for = hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
-    check_space(folder, Footprint.of(p for p in model.parameters() if p.requires_grad).checkpoint)
+    moved = (p for p in model.parameters() if p.requires_grad)
+    check_space(folder, Footprint.of(moved, optimiser=settings.optimizer).checkpoint)
     return Checkpoints(folder, settings.save_every, made_for, fast_paths)
 
 

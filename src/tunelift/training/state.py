@@ -81,24 +81,33 @@ class LossScale:
 
 
 class Footprint(NamedTuple):
-    """What a training takes (bytes): a checkpoint, memory beside the model, and what is saved of it in the end."""
+    """What a training takes (bytes): a checkpoint, memory beside the model, and what is saved of it in the end.
+
+    Of these `parameters` are what is trained, `exact` copies in fp32 of what is in half precision, and `moments` what
+    each optimiser would keep, by its name.
+    """
 
     checkpoint: int
     memory: int
     saved: int
+    parameters: int = 0
+    exact: int = 0
+    moments: Mapping[str, int] = {}  # noqa: RUF012  nobody changes it
 
     @classmethod
-    def of(cls, parameters: Iterable[Tensor], saved: int | None = None) -> Footprint:
+    def of(cls, parameters: Iterable[Tensor], saved: int | None = None, optimiser: str = "adamw") -> Footprint:
         """Return that of a `State` of these: gradients, moments, the best look's values, copies of halves in fp32.
 
         A checkpoint is written tensor by tensor. One that is gone on from is read whole, when there are no gradients
         and its own best values are taken. What is saved are these parameters, where nothing else is said.
         """
         some = list(parameters)
-        own, single = size_of(some), 4 * sum(p.numel() for p in some)
+        own = size_of(some)
         exact = 4 * sum(p.numel() for p in some if is_half(p))
-        checkpoint = 2 * own + exact + 2 * single
-        return cls(checkpoint, 2 * own + 2 * exact + 2 * single, own if saved is None else saved)
+        moments = {name: sum(row.keeps(p.shape) for p in some) for name, row in OPTIMISERS.items()}
+        checkpoint = 2 * own + exact + moments[optimiser]
+        memory = 2 * own + 2 * exact + moments[optimiser]
+        return cls(checkpoint, memory, own if saved is None else saved, own, exact, moments)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
@@ -134,7 +143,7 @@ class State:
         self.exact = {name: p.detach().float() for name, p in halves.items()}
         moved = {name: self.exact.get(name, p) for name, p in self.parameters.items()}
         self.moved = list(moved.values())
-        self.optimiser = OPTIMISERS[optimiser](moved, rate, weight_decay)
+        self.optimiser = OPTIMISERS[optimiser].build(moved, rate, weight_decay)
         self.scale = LossScale.of(model)
         self.fit = Fit()
         self.best: dict[str, Tensor] = {}
