@@ -28,7 +28,7 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
 
     told: Mapping[str, Any] = config if isinstance(config, Mapping) else vars(config)
     by_peft = getattr(model, "is_loaded_in_4bit", False)
-    if not in_blocks(model) and not by_peft:
+    if not in_blocks(model) and not by_peft and not getattr(model, "is_loaded_in_8bit", False):
         return
     name = str(getattr(told.get("peft_type"), "value", told.get("peft_type")))
     row = next((METHODS.get(one) for one in METHODS if METHODS.get(one).peft_type == name), method_of(None))
@@ -51,7 +51,7 @@ def check_narrow(model: Any, config: Any, where: str) -> None:
         able = listed([one for one in METHODS if not METHODS.get(one).reads_weights], 99)
         raise InputError(
             f"{where}: {reason}, and the base is held in few bits (model.quantization).",
-            fix=f"Leave model.quantization out, or take one of: {able}.",
+            fix=f"Take the base in full precision, or take one of: {able}.",
         )
 
 

@@ -14,7 +14,7 @@ from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.model_facts.anatomy import own_pad_id
-from tunelift.models import precision, quantized, sources, streamed_conversion, weights
+from tunelift.models import precision, prequantized, quantized, sources, streamed_conversion, weights
 from tunelift.models.sources import ModelIdentity
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -63,6 +63,7 @@ def load(
     identity, folder = sources.resolve(section.name, section.revision, narrow=section.quantization == "gguf")
     chosen = precision.choose(section.device, section.dtype)
     config = read_config(identity, folder)
+    lies = prequantized.check(identity.name, config, chosen.device)
     _check_fit(identity, config, task)
     told = getattr(config, "problem_type", None)
     if not task.by_class:
@@ -83,7 +84,12 @@ def load(
             quantized.check(section.quantization, chosen, task, config, folder)
             options |= quantized.options(section.quantization, chosen.dtype, chosen.device, folder)
             identity = dataclasses.replace(identity, quantization=section.quantization)
+        elif lies is not None:
+            options |= prequantized.options(lies, chosen.device)
+            identity = _lying(identity, lies)
         loaded, fresh, trained = _weights(identity, folder, options, task)
+    if lies is not None:
+        prequantized.bring_to(loaded, chosen.dtype)
     if trained and told and told != (task.problem_type or told):
         raise InputError(
             f"{identity.name} has a head for {told}, and the task {task.name} is {task.problem_type}.",
@@ -99,6 +105,14 @@ def load(
     hashed = dataclasses.replace(identity, weights_sha256=weights.sha256(folder))
     loaded = _placed(task.opened(folder, loaded, tokenizer), hashed, chosen.device)
     return LoadedModel(loaded, tokenizer, hashed, chosen.dtype, chosen.device, chosen.reason, fresh)
+
+
+def _lying(identity: ModelIdentity, kind: prequantized.Kind) -> ModelIdentity:
+    """Return the identity of a model whose files are quantised, with how it is held."""
+    if not kind.widened:
+        return dataclasses.replace(identity, quantization=kind.title)
+    said = f"weights widened from {kind.title}, without what it does to activations"
+    return dataclasses.replace(identity, note="; ".join(filter(None, (identity.note, said))))
 
 
 def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:
@@ -180,7 +194,7 @@ def _weights(
 
     auto = getattr(transformers, task.auto_class)
     more = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": task.has_head}
-    sources.weights_of(identity, folder)
+    prequantized.check_files(identity.name, options["config"], sources.weights_of(identity, folder))
     with quiet(), streamed_conversion.converted_in_pieces():
         try:
             model, info = auto.from_pretrained(folder, **sources.LOCAL, **options, **more)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tunelift.core import progress
 from tunelift.core.errors import InputError
 from tunelift.fast.block_kinds import GGML_TYPES
+from tunelift.model_facts.parameters import compute_dtype
 from tunelift.models.convert import BLOCKS
 from tunelift.tasks import Task
 from tunelift.untrusted.files import read_object
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 OURS = ("int8", "int4")
 """What is brought into blocks here (fast/blocks.py)."""
 
-KINDS = ("nf4", *OURS, "gguf")
+NF4 = "nf4"
+KINDS = (NF4, *OURS, "gguf")
 """What the config's model.quantization may be, besides "none"."""
 
 
@@ -92,9 +94,12 @@ def keep(model: Any, name: str, device: torch.device) -> Any:
 
     On a processor with AVX512-BF16 bitsandbytes 0.50 packs a layer anew at its first call in evaluation mode: then no
     gradient passes it, and saving spoils it. On CPUs it takes other blocks' scales where a row ends within a block.
+    All products are in the model's dtype, whatever files that are in four bits already name.
     """
     from tunelift.fast.blocks import in_blocks
 
+    if getattr(model, "is_loaded_in_8bit", False):
+        return _widened_in_both_modes(model, device)
     if not getattr(model, "is_loaded_in_4bit", False):
         _say_what_stayed(model, name, in_blocks(model))
         return model.to(device)
@@ -103,12 +108,30 @@ def keep(model: Any, name: str, device: torch.device) -> Any:
         if state is None:
             continue
         module.support_avx512bf16_for_cpu = False
+        state.dtype = module.compute_dtype = compute_dtype(model)
         if module.weight.device.type == "cpu" and state.shape[-1] % state.blocksize:
             raise InputError(
                 f"{name}: {layer} has rows of {state.shape[-1]} numbers, and on a CPU bitsandbytes widens only whole "
                 f"blocks of {state.blocksize} rightly.",
                 fix="Take int4, or leave model.quantization out for this model.",
             )
+    return model
+
+
+def _widened_in_both_modes(model: Any, device: torch.device) -> Any:
+    """Let a CPU widen bitsandbytes' eight bits for each product, in evaluation as in training.
+
+    In evaluation it would round what goes in too, by the largest number of each row, and leave out columns that hold
+    a large one in any row: base and tuned would be measured as nobody trained them, and a row by those beside it.
+    """
+    from bitsandbytes import MatmulLtState
+
+    class Widened(MatmulLtState):  # type: ignore[misc]
+        is_training = property(lambda _: True, lambda _, __: None)
+
+    for module in model.modules() if device.type == "cpu" else ():
+        if type(getattr(module, "state", None)) is MatmulLtState:
+            module.state.__class__ = Widened
     return model
 
 

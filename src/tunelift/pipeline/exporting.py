@@ -89,9 +89,10 @@ def export_stage(run: str | Path, to: str, output: str | Path | None, kind: str 
     if to not in KINDS or kind not in KINDS[to].types:
         types = KINDS[to].types if to in KINDS else TYPES
         raise InputError(f"There is no export to {to} in {kind}.", fix=f"To: {listed(KINDS)}; types: {listed(types)}.")
-    if config.model.quantization != "none":
+    held = facts.get("quantization") if config.model.quantization == "none" else config.model.quantization
+    if held:
         raise InputError(
-            f"The run's base was held in {config.model.quantization}, and the adapter fits those rounded weights.",
+            f"The run's base was held in {held}, and the adapter fits those rounded weights.",
             fix="Exports are of whole weights, on which it was not measured: tune it on the base as its file has it.",
         )
     _check_proved(choices.task_for(config), tuned, to)

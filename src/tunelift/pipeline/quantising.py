@@ -12,6 +12,7 @@ from tunelift.data.splits import Splits
 from tunelift.evaluation.plan import Plan
 from tunelift.fast.blocks import wide_bytes
 from tunelift.model_facts.parameters import compute_dtype, device_of, dtype_name
+from tunelift.models.quantized import NF4, OURS
 from tunelift.pipeline.folder import RunFolder
 from tunelift.pipeline.session import Session
 from tunelift.pipeline.sharing import shared_scores
@@ -25,10 +26,11 @@ SHARE = 0.8
 def measure_full_precision(folder: RunFolder, session: Session, splits: Splits, plan: Plan) -> None:
     """Measure a quantised base in full precision too, where that fits in memory, and say what the bits cost.
 
-    The blocks of a GGUF file are all there is of that model: nothing finer is there to compare with.
+    Files that are quantised already, as a GGUF file's blocks, are all there is of that model: nothing finer is there to
+    compare with.
     """
     held = session.identity.quantization
-    if not held or held == "gguf":
+    if held not in (NF4, *OURS):
         return
     if not is_scored(folder.paths.wide):
         needed, usable = wide_bytes(session.model), machine.usable_bytes()

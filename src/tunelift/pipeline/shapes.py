@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from tunelift.adapters.methods import trains_whole
 from tunelift.config.schema import ModelSection
@@ -17,11 +18,11 @@ from tunelift.evaluation.measures.base import Measure
 from tunelift.evaluation.predicted_options import apart
 from tunelift.evaluation.run import tokenised
 from tunelift.model_facts.anatomy import context_length, own_pad_id
-from tunelift.models import precision, sources, twin
+from tunelift.models import precision, prequantized, sources, twin
 from tunelift.models.loader import read_config, read_image_processor, read_tokenizer
 from tunelift.pipeline.preparing import Prepared
 from tunelift.pipeline.session import Session
-from tunelift.planning.memory import Adapter, Facts, Rows, Settings
+from tunelift.planning.memory import OF_FILES, Adapter, Facts, Rows, Settings
 from tunelift.planning.sizes import sizes_of
 from tunelift.tasks import Task
 from tunelift.training.state import Footprint
@@ -41,6 +42,7 @@ def session_of_shapes(section: ModelSection, task: Task, labels: Sequence[str]) 
     narrow = section.quantization == "gguf"
     identity, folder = sources.resolve(section.name, section.revision, narrow=narrow)
     config = read_config(identity, folder)
+    prequantized.check(identity.name, config, precision.choose(section.device, section.dtype).device)
     reads_words = task.reader == "AutoTokenizer"
     tokenizer = (read_tokenizer if reads_words else read_image_processor)(identity.name, identity.path, folder)
     names = [*labels] if task.has_head else []
@@ -73,7 +75,9 @@ def facts_of(
     settings = settings_of(ready, itemsize)
     fast = task.next_token and not trains_whole(config.adapter.method)
     adapter = adapter_of(footprint, ready)
-    own = weights_in_blocks(config.model) if config.model.quantization == "gguf" else None
+    own = weights_as_they_lie(config.model)
+    if own and settings.quantization == "none":
+        settings = replace(settings, quantization=OF_FILES)
     sizes = sizes_of(session.model, tiled=fast)
     return Facts(
         sizes, _rows(session, ready), adapter, settings, process=process, usable=usable, weights=own
@@ -118,10 +122,20 @@ def dtype_size(section: ModelSection) -> tuple[int, str]:
     return chosen.dtype.itemsize, str(chosen.dtype).removeprefix("torch.")
 
 
-def weights_in_blocks(section: ModelSection) -> int:
-    """Return the bytes of a model whose weights stay as they lie in its .gguf file."""
-    _, folder = sources.resolve(section.name, section.revision, narrow=True)
-    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
+def weights_as_they_lie(section: ModelSection) -> int | None:
+    """Return the bytes of files whose weights stay in few bits as they lie; None of others, or where they are not here.
+
+    Such are .gguf files where that is asked for, and files that are quantised already and not widened.
+    """
+    if section.quantization not in ("none", "gguf"):
+        return None
+    identity, folder = sources.resolve(section.name, section.revision, narrow=section.quantization == "gguf")
+    if section.quantization == "none":
+        device = precision.choose(section.device, section.dtype).device
+        kind = prequantized.check(identity.name, read_config(identity, folder), device)
+        if kind is None or kind.widened:
+            return None
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf")) or None
 
 
 def _rows(session: Session, ready: Prepared) -> Rows:

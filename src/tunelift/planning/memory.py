@@ -18,6 +18,9 @@ from tunelift.training.batches import Sizes as Costs
 from tunelift.training.batches import plan_steps
 
 ALWAYS, EVALUATION, BASELINES, TRAINING = "always", "evaluation", "baselines", "training"
+OF_FILES = "of files"
+"""How weights are held that lie quantised in a model's own files."""
+
 SINGLE = 4
 """Bytes of a number in fp32."""
 
@@ -190,7 +193,8 @@ def _of_copies(facts: Facts, settings: Settings) -> list[Part]:
         training = 2 * (sizes.linear + sizes.head)
     else:
         training = 2 * copy if at_once(facts, settings) <= FEW_TOKENS and 2 * copy <= share else 0
-    wide = bytes_of_weights(sizes, settings.itemsize, "none") if narrow and settings.quantization != "gguf" else 0
+    narrowed_here = narrow and settings.quantization not in ("gguf", OF_FILES)
+    wide = bytes_of_weights(sizes, settings.itemsize, "none") if narrowed_here else 0
     both, room = wide + weights_of(facts, settings), 0.8 * (facts.usable or 0)
     return [
         Part("weights in the order of fast products", forward, EVALUATION),

@@ -92,7 +92,7 @@ class Footprint(NamedTuple):
     saved: int
     parameters: int = 0
     exact: int = 0
-    moments: Mapping[str, int] = {}  # noqa: RUF012  nobody changes it
+    moments: Mapping[str, int] = {}
 
     @classmethod
     def of(cls, parameters: Iterable[Tensor], saved: int | None = None, optimiser: str = "adamw") -> Footprint:

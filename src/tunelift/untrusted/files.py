@@ -50,6 +50,15 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def tensors_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type and shape of each tensor in a sound safetensors file, without reading their data."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+
+
 def safetensors_header(path: Path) -> list[str]:
     """Return the names of the tensors in a safetensors file, without reading their data.
 
