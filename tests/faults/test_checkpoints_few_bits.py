@@ -17,7 +17,9 @@ from tunelift.tasks import TASKS
 
 def saved(folder: Path, kind: str) -> ModelSection:
     """Write a tiny model; return the section by which it is held in few bits, or lies so in its files."""
-    tiny_models.causal("llama", hidden_size=64, num_attention_heads=4).save_pretrained(folder / "plain")
+    tiny_models.causal("llama", hidden_size=64, intermediate_size=128, num_attention_heads=4).save_pretrained(
+        folder / "plain"
+    )
     tiny_models.tokenizer().save_pretrained(folder / "plain")
     if kind != "bitsandbytes-8bit":
         return ModelSection(name=str(folder / "plain"), dtype="float32", quantization=kind)  # type: ignore[arg-type]

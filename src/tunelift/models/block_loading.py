@@ -6,6 +6,7 @@ transformers' own place for that is a quantizer of a name of ours; it hands over
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,24 +25,36 @@ METHOD = "tunelift_blocks"
 
 
 class BlocksConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """In which kind of blocks linear layers are to lie; or the `kinds` of those weights whose blocks the file has."""
+    """In which kind of blocks linear layers are to lie; or the `kinds` of those weights whose blocks the file has.
+
+    `known` are weights that were brought into blocks before, by their parameters' names.
+    """
 
     def __init__(self, kind: str = "int8", kinds: dict[str, str] | None = None, **_: Any) -> None:
         self.quant_method = METHOD
         self.kind, self.kinds = kind, kinds or {}
+        self.known: Mapping[str, Tensor] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what of it is of JSON."""
+        return {"quant_method": self.quant_method, "kind": self.kind, "kinds": dict(self.kinds)}
 
 
 class _ToBlocks(ConversionOps):  # type: ignore[misc]
     """One weight into the blocks of its layer; what cannot be is told as a problem, since an error is not passed on."""
 
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
+    def __init__(self, problems: list[str], known: Mapping[str, Tensor]) -> None:
+        self.problems, self.known = problems, known
 
     def convert(self, input_dict: dict[str, Any], model: Any = None, **_: Any) -> dict[str, Tensor]:
         made = {}
         for name, found in input_dict.items():
             weight = found[0] if isinstance(found, list) else found
             layer = model.get_submodule(name.rpartition(".")[0])
+            known = self.known.get(name)
+            if known is not None and known.shape == layer.weight.shape:
+                made[name] = known
+                continue
             if layer.kind in GGML_TYPES.values():  # bytes, which another dtype has held exactly if they came in one
                 made[name] = weight.to(torch.uint8)
                 continue
@@ -75,9 +88,10 @@ class BlocksQuantizer(HfQuantizer):  # type: ignore[misc]
         return name == "weight" and isinstance(model.get_submodule(place), (BlockLinear, BlockEmbedding))
 
     def get_quantize_ops(self) -> Any:
-        return _ToBlocks(self.problems)
+        return _ToBlocks(self.problems, self.quantization_config.known)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        self.quantization_config.known = {}  # which the model has, for as long as it wants them
         if self.problems:
             raise InputError(*self.problems[:5], fix="Leave model.quantization out.")
         return model
@@ -136,7 +150,14 @@ def register() -> None:
     register_quantizer(METHOD)(BlocksQuantizer)
 
 
-def options(kind: str, kinds: dict[str, str] | None = None) -> dict[str, Any]:
-    """Return what `from_pretrained` is told; `kinds` are those of weights whose blocks the file has, by name."""
+def options(
+    kind: str, kinds: dict[str, str] | None = None, known: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Return what `from_pretrained` is told.
+
+    `kinds` are those of weights whose blocks the file has, and `known` weights in blocks, by name.
+    """
     register()
-    return {"quantization_config": BlocksConfig(kind, kinds)}
+    told = BlocksConfig(kind, kinds)
+    told.known = known or {}
+    return {"quantization_config": told}

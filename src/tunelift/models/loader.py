@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tunelift.core import garbage, progress, randomness
 from tunelift.core.errors import InputError, listed
 from tunelift.fast import allocator
 from tunelift.model_facts.anatomy import own_pad_id
-from tunelift.models import precision, prequantized, quantized, sources, streamed_conversion, weights
+from tunelift.models import block_cache, precision, prequantized, quantized, sources, streamed_conversion, weights
 from tunelift.models.sources import ModelIdentity
 from tunelift.tasks import DEFAULT, TASKS, Task
 
@@ -82,14 +83,9 @@ def load(
             options["attn_implementation"] = "eager"
         if section.quantization != "none":
             quantized.check(section.quantization, chosen, task, config, folder)
-            options |= quantized.options(section.quantization, chosen.dtype, chosen.device, folder)
-            identity = dataclasses.replace(identity, quantization=section.quantization)
-        elif lies is not None:
-            options |= prequantized.options(lies, chosen.device)
-            identity = _lying(identity, lies)
-        loaded, fresh, trained = _weights(identity, folder, options, task)
-    if lies is not None:
-        prequantized.bring_to(loaded, chosen.dtype)
+        identity, more, settle = _held(identity, folder, section.quantization, chosen, lies)
+        loaded, fresh, trained = _weights(identity, folder, options | more, task)
+        settle(loaded)
     if trained and told and told != (task.problem_type or told):
         raise InputError(
             f"{identity.name} has a head for {told}, and the task {task.name} is {task.problem_type}.",
@@ -107,12 +103,31 @@ def load(
     return LoadedModel(loaded, tokenizer, hashed, chosen.dtype, chosen.device, chosen.reason, fresh)
 
 
-def _lying(identity: ModelIdentity, kind: prequantized.Kind) -> ModelIdentity:
-    """Return the identity of a model whose files are quantised, with how it is held."""
-    if not kind.widened:
-        return dataclasses.replace(identity, quantization=kind.title)
-    said = f"weights widened from {kind.title}, without what it does to activations"
-    return dataclasses.replace(identity, note="; ".join(filter(None, (identity.note, said))))
+def _held(
+    identity: ModelIdentity, folder: Path, asked: str, chosen: precision.Precision, lies: prequantized.Kind | None
+) -> tuple[ModelIdentity, dict[str, Any], Callable[[Any], None]]:
+    """Return the identity with how its weights are held, what `from_pretrained` is told, and what to do once it did.
+
+    `asked` is the config's model.quantization, and `lies` how files are quantised already.
+    """
+    if asked in quantized.OURS:
+        sources.weights_of(identity, folder)
+        place = block_cache.place(identity.name, weights.sha256(folder), asked, chosen.dtype)
+        known = block_cache.found(place)
+        more = quantized.options(asked, chosen.dtype, chosen.device, folder, known)
+        return dataclasses.replace(identity, quantization=asked), more, partial(block_cache.keep, place, known=known)
+    if asked != "none":
+        more = quantized.options(asked, chosen.dtype, chosen.device, folder)
+        return dataclasses.replace(identity, quantization=asked), more, lambda _: None
+    if lies is None:
+        return identity, {}, lambda _: None
+    if lies.widened:
+        said = f"weights widened from {lies.title}, without what it does to activations"
+        identity = dataclasses.replace(identity, note="; ".join(filter(None, (identity.note, said))))
+    else:
+        identity = dataclasses.replace(identity, quantization=lies.title)
+    more = prequantized.options(lies, chosen.device)
+    return identity, more, partial(prequantized.bring_to, dtype=chosen.dtype)
 
 
 def _placed(model: Any, identity: ModelIdentity, device: torch.device) -> Any:

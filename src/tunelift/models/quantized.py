@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tunelift.untrusted.files import read_object
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from tunelift.models.precision import Precision
 
@@ -60,8 +62,12 @@ def check(kind: str, place: Precision, task: Task, config: Any, folder: Path) ->
         raise InputError(f"model.quantization is {kind}, which there is for cpu and cuda alone.")
 
 
-def options(kind: str, dtype: torch.dtype, device: torch.device, folder: Path) -> dict[str, Any]:
+def options(
+    kind: str, dtype: torch.dtype, device: torch.device, folder: Path, known: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
     """Return what `from_pretrained` is told for linear layers of this kind, the products of which are in `dtype`.
+
+    `known` are weights that were brought into blocks before, by their parameters' names.
 
     NF4 (Dettmers et al. 2023, arXiv 2305.14314) has scales in float32, 64 numbers to each. Embeddings, norms and the
     head stay as they are: next to the logits an error is not made good by any layer behind, and where the head is tied
@@ -70,7 +76,7 @@ def options(kind: str, dtype: torch.dtype, device: torch.device, folder: Path) -
     if kind in OURS:
         from tunelift.models import block_loading
 
-        return block_loading.options(kind)
+        return block_loading.options(kind, known=known)
     if kind == "gguf":
         from tunelift.models import block_loading
 

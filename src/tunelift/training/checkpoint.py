@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunelift.core import files
 from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.tensor_file import hashed, read_tensors, write_tensors
 from tunelift.run_files.layout import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_STATE,
@@ -24,7 +25,6 @@ from tunelift.run_files.layout import (
 )
 from tunelift.training import ranks
 from tunelift.training.state import size_of
-from tunelift.training.tensor_file import hashed, read_tensors, write_tensors
 
 KEPT = 2
 

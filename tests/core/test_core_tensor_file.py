@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunelift.training.tensor_file import NAMES, hashed, read_tensors, write_tensors
+from tunelift.core.tensor_file import NAMES, hashed, read_tensors, write_tensors
 
 
 def test_stock_safetensors_reads_what_is_written(tmp_path: Path) -> None:
