@@ -19,6 +19,7 @@ from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.data.splits import load_splits
+from tunelift.fast.blocks import narrowed, widened
 from tunelift.models import hub, loader, prequantized
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.planning import plan
@@ -320,3 +321,13 @@ def test_what_is_quantised_is_not_quantised_again(tmp_path: Path) -> None:
     rounded(written(tmp_path, hidden_size=256, intermediate_size=384), FP8, in_fp8)
     with pytest.raises(InputError, match="quantised already"):
         Session.open(ModelSection(name=str(tmp_path), dtype="float32", quantization="int8"), CAUSAL)
+
+
+def test_our_own_eight_bits_lose_less_where_a_row_holds_a_large_number() -> None:
+    functional = pytest.importorskip("bitsandbytes.functional", reason="the extra quantized is not installed")
+    weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
+    weight[:, 7] = 20.0
+    codes, scales, _ = functional.int8_vectorwise_quant(weight.half())
+    theirs = codes.float() * scales.float().unsqueeze(1) / 127
+    ours = widened(narrowed(weight, "int8"), "int8", 512, torch.float32)
+    assert float((ours - weight).norm()) < 0.5 * float((theirs - weight).norm())

@@ -54,6 +54,7 @@ class _ToBlocks(ConversionOps):  # type: ignore[misc]
             known = self.known.get(name)
             if known is not None and known.shape == layer.weight.shape:
                 made[name] = known
+                streamed_conversion.let_go(weight)
                 continue
             if layer.kind in GGML_TYPES.values():  # bytes, which another dtype has held exactly if they came in one
                 made[name] = weight.to(torch.uint8)
