@@ -20,7 +20,7 @@ from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.data.splits import load_splits
 from tunelift.fast.blocks import narrowed, widened
-from tunelift.models import hub, loader, prequantized
+from tunelift.models import hub, load, loader, prequantized
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.planning import plan
 from tunelift.pipeline.run import run
@@ -308,7 +308,7 @@ def test_the_text_part_of_a_model_may_say_so(tmp_path: Path) -> None:
             return type("Inner", (), {"quantization_config": {"quant_method": "gptq"}})()
 
     with pytest.raises(InputError, match="quantised by gptq"):
-        prequantized.check("it", Outer(), torch.device("cpu"))
+        prequantized.check("it", Outer(), torch.device("cpu"), CAUSAL)
 
 
 def test_numbers_that_nobody_says_the_scales_of_are_refused(tmp_path: Path) -> None:
@@ -331,3 +331,9 @@ def test_our_own_eight_bits_lose_less_where_a_row_holds_a_large_number() -> None
     theirs = codes.float() * scales.float().unsqueeze(1) / 127
     ours = widened(narrowed(weight, "int8"), "int8", 512, torch.float32)
     assert float((ours - weight).norm()) < 0.5 * float((theirs - weight).norm())
+
+
+def test_a_new_head_is_not_drawn_in_few_bits(tmp_path: Path) -> None:
+    says(written(tmp_path), {"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(InputError, match="causal language models alone, not for the task sequence-classification"):
+        load(ModelSection(name=str(tmp_path)), task=TASKS.get("sequence-classification"), labels=["a", "b"])

@@ -64,7 +64,7 @@ def load(
     identity, folder = sources.resolve(section.name, section.revision, narrow=section.quantization == "gguf")
     chosen = precision.choose(section.device, section.dtype)
     config = read_config(identity, folder)
-    lies = prequantized.check(identity.name, config, chosen.device)
+    lies = prequantized.check(identity.name, config, chosen.device, task)
     _check_fit(identity, config, task)
     told = getattr(config, "problem_type", None)
     if not task.by_class:
@@ -74,8 +74,7 @@ def load(
         config.num_labels = task.outputs
     # First the tokenizer: what building it takes is free again before the weights come.
     reads_words = task.reader == "AutoTokenizer"
-    read = read_tokenizer if reads_words else read_image_processor
-    tokenizer = read(identity.name, identity.path, folder)
+    tokenizer = (read_tokenizer if reads_words else read_image_processor)(identity.name, identity.path, folder)
     with randomness.seeded(seed):
         options = {"config": config, "dtype": chosen.dtype}
         if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:

@@ -17,6 +17,8 @@ from tunelift.untrusted.files import tensors_in
 if TYPE_CHECKING:
     import torch
 
+    from tunelift.tasks import Task
+
 TAKE_INSTEAD = (
     "Take the model that it was made from, in few bits with model.quantization: int4 or int8 where memory is short, or "
     "its .gguf file with model.quantization: gguf."
@@ -75,7 +77,7 @@ def told_of(config: Any) -> Mapping[str, Any] | None:
     return told
 
 
-def check(name: str, config: Any, device: torch.device) -> Kind | None:
+def check(name: str, config: Any, device: torch.device, task: Task) -> Kind | None:
     """Return how the files of the model `name` are loaded, None where they are not quantised.
 
     Raises InputError, with the reason, for all that is not known to be loaded rightly.
@@ -85,6 +87,8 @@ def check(name: str, config: Any, device: torch.device) -> Kind | None:
         return None
     method, kind = _method(told), KINDS.get(_method(told))
     reason = _wrong(method, told, device) if kind else REFUSED.get(method, UNTRIED)
+    if kind and not kind.widened and (task.has_head or not task.next_token):
+        reason = f"they lie in few bits, which is for causal language models alone, not for the task {task.name}"
     if kind is None or reason:
         raise InputError(
             f"The files of {name} are quantised by {method or 'a method that is not named'}, and are not loaded: "
@@ -163,7 +167,7 @@ def check_files(name: str, config: Any, files: Sequence[Path]) -> None:
     if _method(told) != "fp8" or len(block) != 2:
         return
     for key, (_, shape) in tensors.items():
-        _, scales = tensors.get(f"{key}_scale_inv", ("", ()))
+        scales: tuple[int, ...] = tensors[f"{key}_scale_inv"][1] if f"{key}_scale_inv" in tensors else ()
         if len(shape) != 2 or len(scales) != 2:
             continue
         for size, count, step in zip(shape, scales, block, strict=True):

@@ -42,7 +42,7 @@ def session_of_shapes(section: ModelSection, task: Task, labels: Sequence[str]) 
     narrow = section.quantization == "gguf"
     identity, folder = sources.resolve(section.name, section.revision, narrow=narrow)
     config = read_config(identity, folder)
-    prequantized.check(identity.name, config, precision.choose(section.device, section.dtype).device)
+    prequantized.check(identity.name, config, precision.choose(section.device, section.dtype).device, task)
     reads_words = task.reader == "AutoTokenizer"
     tokenizer = (read_tokenizer if reads_words else read_image_processor)(identity.name, identity.path, folder)
     names = [*labels] if task.has_head else []
@@ -75,7 +75,7 @@ def facts_of(
     settings = settings_of(ready, itemsize)
     fast = task.next_token and not trains_whole(config.adapter.method)
     adapter = adapter_of(footprint, ready)
-    own = weights_as_they_lie(config.model)
+    own = weights_as_they_lie(config.model, task)
     if own and settings.quantization == "none":
         settings = replace(settings, quantization=OF_FILES)
     sizes = sizes_of(session.model, tiled=fast)
@@ -122,7 +122,7 @@ def dtype_size(section: ModelSection) -> tuple[int, str]:
     return chosen.dtype.itemsize, str(chosen.dtype).removeprefix("torch.")
 
 
-def weights_as_they_lie(section: ModelSection) -> int | None:
+def weights_as_they_lie(section: ModelSection, task: Task) -> int | None:
     """Return the bytes of files whose weights stay in few bits as they lie; None of others, or where they are not here.
 
     Such are .gguf files where that is asked for, and files that are quantised already and not widened.
@@ -132,7 +132,7 @@ def weights_as_they_lie(section: ModelSection) -> int | None:
     identity, folder = sources.resolve(section.name, section.revision, narrow=section.quantization == "gguf")
     if section.quantization == "none":
         device = precision.choose(section.device, section.dtype).device
-        kind = prequantized.check(identity.name, read_config(identity, folder), device)
+        kind = prequantized.check(identity.name, read_config(identity, folder), device, task)
         if kind is None or kind.widened:
             return None
     return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf")) or None
