@@ -163,11 +163,11 @@ def check_files(name: str, config: Any, files: Sequence[Path]) -> None:
                 fix=TAKE_INSTEAD,
             )
         return
-    block = told.get("weight_block_size") or ()
+    block: Sequence[int] = told.get("weight_block_size") or ()
     if _method(told) != "fp8" or len(block) != 2:
         return
     for key, (_, shape) in tensors.items():
-        scales: tuple[int, ...] = tensors[f"{key}_scale_inv"][1] if f"{key}_scale_inv" in tensors else ()
+        scales = tensors[f"{key}_scale_inv"][1] if f"{key}_scale_inv" in tensors else ()
         if len(shape) != 2 or len(scales) != 2:
             continue
         for size, count, step in zip(shape, scales, block, strict=True):
