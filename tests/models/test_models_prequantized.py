@@ -269,6 +269,13 @@ def test_compressed_tensors_are_widened(tmp_path: Path, kind: str) -> None:
         ({"quant_method": "vptq"}, "nothing here holds"),
         ({"quant_method": "auto-round", "bits": 4}, "nothing here holds"),
         ({"bits": 4}, "a method that is not named"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"format": "pack-quantized", "weights": {"strategy": "group"}}},
+            },
+            "of it group, pack-quantized was not tried",
+        ),
         ({"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}, "bnb_4bit_quant_storage"),
         (
             {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_has_fp16_weight": True},

@@ -121,7 +121,17 @@ def _wrong(method: str, told: Mapping[str, Any], device: torch.device) -> str:
         return f"its bytes are stored as {told['bnb_4bit_quant_storage']} (bnb_4bit_quant_storage), not as uint8"
     if method == "bitsandbytes_8bit" and told.get("llm_int8_has_fp16_weight"):
         return "its weights are in half precision (llm_int8_has_fp16_weight), and rounded at each product"
-    return ""
+    return _of_compressed(told) if method == "compressed-tensors" else ""
+
+
+def _of_compressed(told: Mapping[str, Any]) -> str:
+    """Return which layout of compressed-tensors was not tried, "" where all were."""
+    groups = told.get("config_groups")
+    parts = [part for part in groups.values() if isinstance(part, Mapping)] if isinstance(groups, Mapping) else []
+    layouts = {str(part.get("format") or told.get("format")) for part in parts}
+    scaled = {str((part.get("weights") or {}).get("strategy")) for part in parts}
+    other = sorted((layouts - {"float-quantized", "int-quantized"}) | (scaled - {"channel"}))
+    return "" if parts and not other else f"of it {listed(other) or 'a layout without groups'} was not tried"
 
 
 def options(kind: Kind, device: torch.device) -> dict[str, Any]:
