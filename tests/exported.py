@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,42 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import tiny_models
+import tunelift
+from small_rows import write_rows
 from tiny_tokenizers import CHAT, byte_level
-from tunelift.exporting import gguf_file, gguf_weights
+from tunelift.exporting import evidence, gguf_file, gguf_weights
+from tunelift.exporting.checking import Asked
 from tunelift.exporting.equality import Item, Scores
+from tunelift.exporting.made import Made, Rows
 from tunelift.exporting.merging import base_parameters
 from tunelift.exporting.stock import values_of
 from tunelift.model_facts.anatomy import base_of
+from tunelift.tasks import DEFAULT
+
+WIDE: dict[str, Any] = {
+    **{"hidden_size": 256, "intermediate_size": 256, "head_dim": 64},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2},
+}
+"""Widths of real models' kind: the blocks of 256 numbers of K-quants fit, and sums round as those of so many do."""
 
 EXPERTS = {
-    **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256},
     "norm_topk_prob": True,
 }
-GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 16, "num_hidden_layers": 6}
-KINDS: dict[str, dict[str, Any]] = {
+GEMMA = {"query_pre_attn_scalar": 64, "sliding_window": 16}
+OWN: dict[str, dict[str, Any]] = {
     "llama": {"attention_bias": True},
     "mistral": {},
     "qwen2": {},
     "qwen3": {},
     "gemma2": GEMMA,
-    "gemma3_text": {**GEMMA, "attn_logit_softcapping": None, "num_hidden_layers": 7},
+    "gemma3_text": {**GEMMA, "attn_logit_softcapping": None, "num_hidden_layers": 6},  # the sixth sees the whole text
     "phi3": {},
-    "gpt2": {},
+    "gpt2": {"n_inner": 512},
     "mixtral": EXPERTS,
     "qwen3_moe": EXPERTS,
 }
+KINDS: dict[str, dict[str, Any]] = {kind: WIDE | own for kind, own in OWN.items()}
 ROUNDED = ("gemma2", "gemma3_text", "gpt2")
 """Where llama.cpp looks GELU up in a table of 16 bits (ggml_vec_gelu_f32 in ggml/src/ggml-cpu/vec.h)."""
 
@@ -82,16 +94,63 @@ LAYERS = {
     "mixtral": ["q_proj", "k_proj", "o_proj"],
     "qwen3_moe": ["q_proj", "k_proj", "o_proj"],
 }
-HEADS = {"llama", "mistral", "qwen2", "qwen3", "phi3", "mixtral", "qwen3_moe"}
+TIED = {"gemma2", "gemma3_text", "gpt2"}
+"""Where head and embeddings are one weight, on which no program takes a LoRA."""
 
 
-def lora(model: Any, kind: str) -> Any:
-    """A LoRA with a scale by rsLoRA, ranks and alphas of their own, on head and embeddings too where they are two."""
+def lora(model: Any, kind: str, *, ends: bool | None = None) -> Any:
+    """A LoRA with a scale by rsLoRA, ranks and alphas of their own; on head and embeddings too (`ends`) unless tied."""
     layers = LAYERS.get(kind, ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"])
-    heads = ["embed_tokens", "lm_head"] if kind in HEADS else []
+    heads = (
+        ["wte" if kind == "gpt2" else "embed_tokens", "lm_head"] if ends or (ends is None and kind not in TIED) else []
+    )
     patterns = {"rank_pattern": {layers[0]: 2}, "alpha_pattern": {layers[1]: 3}}
     torch.manual_seed(1)
     config = LoraConfig(
         target_modules=[*layers, *heads], r=4, lora_alpha=6, use_rslora=True, init_lora_weights=False, **patterns
     )  # type: ignore[arg-type]
     return get_peft_model(model, config).eval()
+
+
+def made(adapted: Any) -> tuple[Made, Rows]:
+    """An adapter and items as an export gets them of a run."""
+
+    def base_scores(asked: Sequence[Item]) -> Scores:
+        with adapted.disable_adapter():
+            return scores(adapted, list(asked))
+
+    def unasked(_: Any) -> None:
+        raise AssertionError("heads alone are asked so")
+
+    asked = items()
+    test = [Item(f"test {number}", one.ids, one.targets[:4]) for number, one in enumerate(items((4, 5, 6, 7, 8, 9)))]
+    about = {one.name: ("", "") for one in (*asked, *test)}
+    facts = {"made_of": {"model": {}, "tuned": {}}, "task": DEFAULT.name, "labels": []}
+    return (
+        Made(adapted, tokenizer(), DEFAULT, "tiny", Path(), [1], False, facts, base_scores, unasked, unasked),
+        Rows(Asked(asked), test, [one.name for one in test], [], about),
+    )
+
+
+def run_of(model: Any, place: Path, learning_rate: float = 0.01) -> Path:
+    """A run of three steps on a model, whose rows are labelled texts."""
+    model.save_pretrained(place / "model")
+    tokenizer().save_pretrained(place / "model")
+    data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
+    tunelift.run(
+        model=str(place / "model"),
+        data=data,
+        train={"steps": 3, "learning_rate": learning_rate},
+        dtype="float32",
+        output=str(place / "out"),
+        evaluate={"baselines": [], "forgetting": []},
+    )
+    return place / "out"
+
+
+def sides(folder: Path) -> tuple[Scores, Scores, Scores, Scores]:
+    """What an export's proof rests on: the base here and there, the model as peft has it, and as it was exported."""
+    names = evidence.BASE, evidence.BASE_THERE, evidence.MODEL, evidence.EXPORTED
+    base, there, model, exported = (evidence.read(folder, name) for name in names)
+    assert base and there and model and exported
+    return base, there, model, exported

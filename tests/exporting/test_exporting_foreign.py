@@ -83,14 +83,14 @@ def gguf_of(file: Path, said: dict[str, Any], **more: Any) -> Path:
     """Write a LoRA of rank 4 on one layer of a tiny Qwen2."""
     draw = np.random.default_rng(0)
     tensors = {f"blk.0.attn_output.weight.lora_{side}": draw.normal(size=shape).astype(np.float32) for side, shape in
-               {"a": (4, 32), "b": (32, 4)}.items()}  # fmt: skip
+               {"a": (4, 256), "b": (256, 4)}.items()}  # fmt: skip
     head = {"general.architecture": "qwen2", "general.type": "adapter", "adapter.type": "lora"}
     head |= {"adapter.lora.alpha": 8.0}
     gguf_file.write(file, head | said, lambda: iter((tensors | more).items()), "f32")
     return file
 
 
-MATRIX = np.ones((4, 32), np.float32)
+MATRIX = np.ones((4, 256), np.float32)
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a model": ({"general.type": "model"}, {}, "no LoRA of llama.cpp on a qwen2"),
     "of another architecture": ({"general.architecture": "llama"}, {}, "'llama'"),

@@ -152,7 +152,7 @@ def test_rounded_types_are_near_and_what_they_do_not_fit_is_counted(kind: str, m
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    model = exported.model("qwen3")  # of widths 32 and 48
+    model = exported.model("qwen3", intermediate_size=48)
     said = gguf_file.model_metadata(model.config, exported.tokenizer(), [1], "tiny", kind)
     types = gguf_file.write_model(tmp_path / "model.gguf", model, said, kind)
     file = read(tmp_path / "model.gguf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import task_battery
 import tunelift
 from tunelift.core.errors import InputError
 from tunelift.exporting import onnx_model, onnx_scores, to_onnx
-from tunelift.exporting.checking import ExportFailed
+from tunelift.exporting.checking import LEFT, ExportFailed
+from tunelift.exporting.manifest import hashes
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.verifying import verify
 
@@ -74,6 +76,16 @@ def test_rounded_weights_get_the_verdict_that_two_models_get(
     own = json.loads((runs["sequence-classification"] / "tuned" / "metrics.json").read_text())["metrics"]["loss"]
     here = json.loads((folder / "proof" / "test" / "metrics.json").read_text())["metrics"]["loss"]
     assert here["value"] == pytest.approx(own["value"], abs=1e-4)  # measured as the run did
+    assert said["numbers"]["int8"] > 10 * said["numbers"]["f32"] and said["tensors"].keys() == {"int8", "f32"}
+    assert LEFT in [one["name"] for one in said["proofs"]]
+    for side in ("rounded", "base-rounded"):  # a stranger asks what rounding left, too
+        shutil.rmtree(folder / "proof" / side)
+        if side == "rounded":
+            shutil.copytree(folder / "proof" / "base-rounded", folder / "proof" / side)
+        said["files"] = hashes(folder)
+        (folder / "export.json").write_text(json.dumps(said))
+        why = f"{LEFT}: 0% of what" if side == "rounded" else "what rounding left of what was tuned are missing"
+        assert any(why in one for one in verify(folder)[1]), verify(folder)
 
 
 def test_a_file_of_other_weights_and_one_that_reads_padding_are_not_kept(

@@ -319,19 +319,11 @@ def test_an_export_alone_is_verified_by_the_command(run: Path, in_process: None)
     assert "cannot be told" not in done.output
 
 
-WIDE = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "num_attention_heads": 4}
-
-
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a Llama of widths that blocks of 256 fit, in a folder with a blank in its name."""
     place = tmp_path_factory.mktemp("wide") / "of two words"
-    tiny_models.causal("llama", **WIDE, num_key_value_heads=2).save_pretrained(place / "model")
-    exported.tokenizer().save_pretrained(place / "model")
-    data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
-    how, out = {"steps": 3, "learning_rate": 0.01}, str(place / "out")
-    tunelift.run(model=str(place / "model"), data=data, train=how, dtype="float32", output=out, **NO_EXTRAS)
-    return place / "out"
+    return exported.run_of(exported.model("llama"), place)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import click
 from tunelift.cli.command import KeyCommand
 
 TO = ("merged", "gguf", "lora-gguf", "mlx", "onnx", "sentence-transformers", "hub")
-TYPES = ("f32", "f16", "bf16", "q8_0", "int8")
+TYPES = ("f32", "f16", "bf16", "q8_0", "int8", "int4")
 K_QUANTS = ("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
 
 
@@ -56,7 +56,8 @@ def command(
       gguf       the merged model for llama.cpp and Ollama (extra gguf; proved where xllamacpp is installed)
       lora-gguf  the adapter alone for llama.cpp
       mlx        the adapter alone for mlx-lm (proved where the extra mlx is installed)
-      onnx       a head for ONNX Runtime, in f32 or int8, or what continues text for ONNX Runtime GenAI (extra onnx)
+      onnx       a head for ONNX Runtime, in f32 or int8, or what continues text for ONNX Runtime GenAI, in f32, int8 or
+                 int4 (extra onnx)
       sentence-transformers  a sentence model, merged, with how its vectors are made (proved where that is installed)
       hub        what was tuned and its card, into a private repository of the Hub; no row of the data
 
@@ -69,6 +70,7 @@ def command(
       tunelift export runs/demo --to gguf --type q4_k_m --items 500
       tunelift export runs/demo --to lora-gguf --output adapter-for-llama
       tunelift export runs/demo --to mlx
+      tunelift export runs/demo --to onnx --type int4
       tunelift export runs/demo --to hub --repository me/topics --dry-run
     """
     if to == "hub":
@@ -84,6 +86,9 @@ def command(
     if fell_back := said.get("fell_back"):
         several = ", ".join(f"{count} are {name}" for name, count in fell_back.items())
         click.echo(f"Of {sum(said['tensors'].values())} tensors, by rows that are no multiple of 256: {several}")
+    if numbers := said.get("numbers"):
+        several = ", ".join(f"{count:,} numbers in {name}" for name, count in numbers.items())
+        click.echo(f"The model takes {said['bytes']:,} bytes, {several}")
     for name, entry in _metrics(said.get("verdict")).items():
         click.echo(_verdict(kind, name, entry))
     reason = f": {said['reason']}" if said.get("reason") else f" in {said['runtime']}"

@@ -115,10 +115,11 @@ def _scores_again(folder: Path) -> list[str]:
     return wrong
 
 
-def left(folder: Path) -> list[dict[str, Any]]:
+def left(folder: Path, keeps: str = "a wider type") -> list[dict[str, Any]]:
     """Return the check that rounding left what was tuned, where both were rounded; none where they are too alike.
 
-    Weights that were read from a file in few bits lie on its steps, and a small change of them is rounded away.
+    Weights that were read from a file in few bits lie on its steps, and a small change of them is rounded away; `keeps`
+    says what to write instead.
     """
     names = evidence.BASE, evidence.MODEL, evidence.BASE_ROUNDED, evidence.TUNED_ROUNDED
     base, tuned, rounded_base, rounded = (evidence.read(folder, side) for side in names)
@@ -130,7 +131,7 @@ def left(folder: Path) -> list[dict[str, Any]]:
     detail = f"{share:.0%} of what tuning changes in the scores is there when base and tuned are rounded"
     if share >= LEAST_LEFT:
         return [check(LEFT, True, detail)]
-    return [check(LEFT, False, f"{detail}; a wider type, or the adapter alone (--to lora-gguf), keeps more")]
+    return [check(LEFT, False, f"{detail}; {keeps} keeps more")]
 
 
 def too_alike(folder: Path) -> str:
@@ -167,4 +168,7 @@ def _verdict_again(folder: Path, told: Any) -> list[str]:
     if found is None or told is None:
         return ["the verdict and the scores that it rests on are not both there"]
     apart = differing(told, found, "verdict")
-    return [f"export.json does not follow from the scores: {one}" for one in apart[:8]]
+    wrong = [f"export.json does not follow from the scores: {one}" for one in apart[:8]]
+    if not left(folder):  # a verdict is of rounded weights alone
+        wrong.append("the scores that tell what rounding left of what was tuned are missing")
+    return wrong

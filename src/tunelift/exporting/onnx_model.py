@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,43 @@ def rounded(file: Path, exact: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(exact, file, weight_type=QuantType.QInt8)
+
+
+def held(folder: Path) -> dict[str, Any]:
+    """Return the bytes of a folder with model.onnx, and how many tensors, and numbers of them, have which type.
+
+    Scales and zeros of rounded weights are not counted.
+    """
+    import onnx
+
+    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
+    packed = {node.input[1]: node for node in graph.node if node.op_type == PACKED}
+    beside = {name for node in packed.values() for name in node.input[2:]}
+    stems = [one.name.removesuffix(IN_EIGHT) for one in graph.initializer if one.name.endswith(IN_EIGHT)]
+    beside |= {f"{stem}{end}" for stem in stems for end in ("_scale", "_zero_point")}
+    tensors, numbers = dict[str, int](), dict[str, int]()
+    for one in graph.initializer:
+        if one.name in beside:
+            continue
+        if one.name in packed:
+            said = {each.name: each.i for each in packed[one.name].attribute}
+            kind, size = f"int{said['bits']}", said["N"] * said["K"]
+        else:
+            kind, size = _type_named(one.data_type), math.prod(one.dims)
+        tensors[kind], numbers[kind] = tensors.get(kind, 0) + 1, numbers.get(kind, 0) + size
+    taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {"bytes": taken, "tensors": tensors, "numbers": numbers}
+
+
+PACKED, IN_EIGHT = "MatMulNBits", "_quantized"
+"""ONNX Runtime's product with weights in few bits, and how a name ends of those that `quantize_dynamic` rounds."""
+
+
+def _type_named(number: int) -> str:
+    from onnx import TensorProto
+
+    name = TensorProto.DataType.Name(number).lower()
+    return {"float": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
 
 
 class OnnxModel(torch.nn.Module):

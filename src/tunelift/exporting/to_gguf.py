@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from tunelift.core import files
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, gguf_file, gguf_lora, k_quants, llama_cpp, manifest, merging, ollama
 from tunelift.exporting.checking import FILE, base_runs, check, compared
-from tunelift.exporting.equality import FLOOR, equal, tolerance_of
+from tunelift.exporting.equality import FLOOR, Item, Scores, equal, tolerance_of
 from tunelift.exporting.gguf_weights import TYPES, Layout
 from tunelift.exporting.made import Made, Rows
+from tunelift.exporting.rounding import looked_at
 from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of
 from tunelift.untrusted.gguf import read
@@ -78,15 +79,19 @@ def to_gguf(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         checks += compared(rows.asked, answer, right, allowed)
         if kind != "f32":
             exact.unlink()
-            rounded = llama_cpp.ask(folder / MODEL, rows.asked.items)["scores"]
-            evidence.save(folder, evidence.TUNED_ROUNDED, rounded, rows.about)
-            checks += manifest.left(folder)
-            verdict = _judged(made, rows, folder)
+            found, verdict = looked_at(made, rows, folder, lambda some: _scores(folder / MODEL, some), KEEPS)
+            checks += found
     facts = {**made.facts, "to": "gguf", "type": kind, **facts, "verdict": verdict}
     manifest.close(folder, facts, checks, llama_cpp.named() if runs else None, NO_RUNTIME)
 
 
 EXACT = {"general.file_type": 0}
+KEEPS = "a wider type, or the adapter alone (--to lora-gguf),"
+
+
+def _scores(file: Path, items: Sequence[Item]) -> Scores:
+    found: Scores = llama_cpp.ask(file, items)["scores"]
+    return found
 
 
 def _write(made: Made, values: Mapping[str, Any], kind: str, file: Path, exact: Path) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def _base_there(
     values = check_gguf(made, "f32")
     layout, own = Layout.of(base_of(made.model).config), merging.base_parameters(made.model)
     gguf_file.write(file, values, lambda: layout.tensors(own), "f32")
-    there = llama_cpp.ask(file, items)["scores"]
+    there = _scores(file, items)
     evidence.save(folder, evidence.BASE, here, rows.about)
     evidence.save(folder, evidence.BASE_THERE, there, rows.about)
     if kind != "f32":
@@ -140,7 +145,7 @@ def _base_there(
             k_quants.quantise(file, rounded, kind)
         else:
             gguf_file.write(rounded, check_gguf(made, kind), lambda: layout.tensors(own), kind)
-        evidence.save(folder, evidence.BASE_ROUNDED, llama_cpp.ask(rounded, items)["scores"], rows.about)
+        evidence.save(folder, evidence.BASE_ROUNDED, _scores(rounded, items), rows.about)
         rounded.unlink()
     found = equal(here, there, BASE_MAY)
     return [base_runs(found)], tolerance_of(found)
@@ -163,13 +168,3 @@ def says(file: Path, made: Made) -> dict[str, Any]:
         if said.get(f"tokenizer.{key}") != value
     ]
     return check(FILE, not wrong, "; ".join(wrong) or "end, beginning and chat template")
-
-
-def _judged(made: Made, rows: Rows, folder: Path) -> dict[str, Any] | None:
-    """Judge the rounded file against the model, item by item, as any two models are."""
-    here = made.scores(rows.test)
-    there = llama_cpp.ask(folder / MODEL, rows.test)["scores"]
-    for side, scores in ((evidence.WHOLE, here), (evidence.ROUNDED, there)):
-        found = evidence.test_rows(rows.names, scores, rows.labels, rows.about)
-        evidence.save_test(folder, side, found)
-    return manifest.verdict(folder)

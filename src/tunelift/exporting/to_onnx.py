@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,20 @@ import torch
 
 from tunelift.core.errors import InputError
 from tunelift.exporting import evidence, manifest, merging, onnx_model, onnx_scores
-from tunelift.exporting.checking import ExportFailed, check, compared
+from tunelift.exporting.checking import check, compared
 from tunelift.exporting.equality import FACTOR, FLOOR, Scores, equal, tolerance_of
 from tunelift.exporting.made import Made, Rows, values
 from tunelift.exporting.manifest import SCRATCH
 from tunelift.exporting.processes import answer_of
+from tunelift.exporting.to_genai import TYPES as TEXT_TYPES
 from tunelift.exporting.to_genai import check_genai, to_genai
 from tunelift.exporting.to_transformers import merge
 from tunelift.model_facts.anatomy import base_of, context_length, pad_id
 
 MODEL, FILE = "model", "model.onnx"
-TYPES = ("f32", "int8")
+HEAD_TYPES = ("f32", "int8")
+TYPES = tuple(TEXT_TYPES)
+KEEPS = "f32 (leave --type out)"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 IN_A_BATCH, PADDED_BY = ", padded in a batch", 5
 BASE_MAY = FACTOR * FLOOR
@@ -39,8 +41,10 @@ def check_onnx(made: Made, kind: str) -> None:
             f"An export to ONNX needs {', '.join(missing)}, which is not installed here.",
             fix="pip install 'tunelift[onnx]'",
         )
-    if kind not in TYPES:
-        raise InputError(f"ONNX is written in {' or '.join(TYPES)}, not in {kind}.", fix="Name one of them by --type.")
+    if kind not in HEAD_TYPES:
+        raise InputError(
+            f"A head is written in {' or '.join(HEAD_TYPES)}, not in {kind}.", fix="Name one of them by --type."
+        )
     if made.adapted:
         merging.check_merges(made.model)
 
@@ -52,12 +56,12 @@ def to_onnx(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     """
     check_onnx(made, kind)
     if made.task.next_token:  # whose cache of keys and values a file of torch.onnx does not have
-        to_genai(made, rows, folder)
+        to_genai(made, rows, folder, kind)
         return
     scratch, place = folder / SCRATCH, folder / MODEL
     scratch.mkdir()
     place.mkdir()
-    checks, allowed = _base_there(made, rows, folder, scratch)
+    checks, allowed = _base_there(made, rows, folder, scratch, kind)
     right = _numbers(made, rows)
     evidence.save(folder, evidence.MODEL, right, _about(rows))
     if made.adapted:
@@ -71,37 +75,45 @@ def to_onnx(made: Made, rows: Rows, folder: Path, kind: str) -> None:
     answer = ask(exact, place, made, rows)
     evidence.save(folder, evidence.EXPORTED, answer["scores"], _about(rows))
     checks += compared(rows.asked, answer, right, allowed)
-    if not all(one["passed"] for one in checks):
-        raise ExportFailed(checks)
     verdict = None
     if kind == "int8":
         onnx_model.rounded(place / FILE, exact)
-        for side, model in (
-            (evidence.WHOLE, made.model),
-            (evidence.ROUNDED, onnx_model.OnnxModel(place / FILE, made.model)),
-        ):
-            made.measured(model).save(folder / evidence.FOLDER / side)
-        verdict = manifest.verdict(folder)
-    shutil.rmtree(scratch)
-    runtime = f"onnxruntime {version('onnxruntime')}"
-    facts = {**made.facts, "to": "onnx", "type": kind, "runtime": runtime, "verdict": verdict}
-    manifest.write(folder, facts, checks, manifest.too_alike(folder))
+        evidence.save(folder, evidence.TUNED_ROUNDED, ask(place / FILE, place, made, rows)["scores"], _about(rows))
+        checks += manifest.left(folder, KEEPS)
+        verdict = _judged(made, folder) if all(one["passed"] for one in checks) else None
+    facts = {**made.facts, "to": "onnx", "type": kind, **onnx_model.held(place), "verdict": verdict}
+    manifest.close(folder, facts, checks, f"onnxruntime {version('onnxruntime')}", "")
 
 
-def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path) -> tuple[list[dict[str, Any]], float]:
-    """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's."""
+def _judged(made: Made, folder: Path) -> dict[str, Any] | None:
+    """Measure the test items with the rounded file in the model's place, as the run did, and compare."""
+    exact, rounded = made.model, onnx_model.OnnxModel(folder / MODEL / FILE, made.model)
+    for side, model in ((evidence.WHOLE, exact), (evidence.ROUNDED, rounded)):
+        made.measured(model).save(folder / evidence.FOLDER / side)
+    return manifest.verdict(folder)
+
+
+def _base_there(made: Made, rows: Rows, folder: Path, scratch: Path, kind: str) -> tuple[list[dict[str, Any]], float]:
+    """Let the base run there too: what it loses by that is the runtime's rounding, and no adapter's.
+
+    Where weights are to be rounded the base's are too, so that it can be seen what rounding leaves of what was tuned.
+    """
     found: dict[str, Scores] = {}
 
     def both(base: Any) -> None:
-        onnx_model.write(scratch / "base.onnx", base)
+        exact, rounded = scratch / "base.onnx", scratch / "base-rounded.onnx"
+        onnx_model.write(exact, base)
         made.tokenizer.save_pretrained(scratch)
-        found["here"] = {**values(made.task, base, rows.asked.items), **_together(made, base, rows)}
-        found["there"] = ask(scratch / "base.onnx", scratch, made, rows)["scores"]
+        found[evidence.BASE] = {**values(made.task, base, rows.asked.items), **_together(made, base, rows)}
+        found[evidence.BASE_THERE] = ask(exact, scratch, made, rows)["scores"]
+        if kind == "int8":
+            onnx_model.rounded(rounded, exact)
+            found[evidence.BASE_ROUNDED] = ask(rounded, scratch, made, rows)["scores"]
 
     made.with_base(both)
-    evidence.save(folder, evidence.BASE, found["here"], _about(rows))
-    evidence.save(folder, evidence.BASE_THERE, found["there"], _about(rows))
-    apart = equal(found["here"], found["there"], BASE_MAY)
+    for side, scores in found.items():
+        evidence.save(folder, side, scores, _about(rows))
+    apart = equal(found[evidence.BASE], found[evidence.BASE_THERE], BASE_MAY)
     detail = f"{apart.largest:.2g} apart at most (item {apart.item}): the runtime's rounding, without what was tuned"
     return [check("the base runs there", apart.holds, detail)], tolerance_of(apart)
 
