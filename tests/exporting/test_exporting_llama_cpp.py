@@ -21,7 +21,7 @@ from tunelift.core.errors import InputError, TuneliftError
 from tunelift.exporting import checking, gguf_file, gguf_lora, llama_cpp, manifest
 from tunelift.exporting.checking import ENDS, FILE, LEFT, SCORES, TEMPLATE, TOKENS, Asked
 from tunelift.exporting.equality import FLOOR, equal, tolerance_of
-from tunelift.exporting.to_gguf import BASE_MAY, says, to_gguf, to_lora_gguf
+from tunelift.exporting.to_gguf import BASE_MAY, check_gguf, says, to_gguf, to_lora_gguf
 from tunelift.models.architectures import Turn
 
 pytest.importorskip("xllamacpp", reason="exports run in llama.cpp where the extra llama-cpp is installed")
@@ -50,9 +50,14 @@ def test_a_lora_on_each_architecture_acts_there_as_in_peft(kind: str, tmp_path: 
 def test_a_merged_model_of_each_architecture_is_the_same_there_and_judged_in_k_quants(
     kind: str, tmp_path: Path
 ) -> None:
-    """Head and embeddings are changed too: where they were tied they are two."""
+    """Head and embeddings are changed too: where they were tied they are two, for which Gemma 2 has no place there."""
     pytest.importorskip("cyllama", reason="K-quants are made where the extra k-quants is installed")
-    to_gguf(*exported.made(exported.lora(exported.model(kind), kind, ends=True)), tmp_path, "q4_k_m")
+    made, rows = exported.made(exported.lora(exported.model(kind), kind, ends=True))
+    if kind == "gemma2":
+        with pytest.raises(InputError, match=r"lm_head has no name in llama\.cpp's gemma2"):
+            check_gguf(made, "q4_k_m")
+        made, rows = exported.made(exported.lora(exported.model(kind), kind))
+    to_gguf(made, rows, tmp_path, "q4_k_m")
     near(kind, tmp_path)
     said = json.loads((tmp_path / "export.json").read_text())
     assert said["status"] == "proved" and LEFT in [one["name"] for one in said["proofs"]]

@@ -24,7 +24,17 @@ NO_RUNTIME = "llama.cpp is not installed here: pip install 'tunelift[llama-cpp]'
 
 
 def check_gguf(made: Made, kind: str) -> dict[str, Any]:
-    """Raise InputError for what llama.cpp would compute otherwise; return the metadata of the file."""
+    """Raise InputError for what llama.cpp would compute otherwise, or has no name for; return the file's metadata."""
+    found, model = _metadata(made, kind), base_of(made.model)
+    layout, head = Layout.of(model.config), model.get_output_embeddings()
+    for name, parameter in merging.base_parameters(made.model).items():
+        list(layout.placed(name, tuple(parameter.shape)))
+    if made.adapted and merging.untied_bytes(made.model):  # merged, the head has a weight of its own
+        layout.name(next(name for name, layer in model.named_modules() if layer is head))
+    return found
+
+
+def _metadata(made: Made, kind: str) -> dict[str, Any]:
     if kind in k_quants.K_QUANTS:
         k_quants.need_quantiser()
     gguf_file.need_package()
@@ -45,7 +55,7 @@ def check_lora_gguf(made: Made, kind: str) -> None:
             f"An adapter is written in f32, not in {kind}: it is small, and rounding it would change what it does.",
             fix="Leave --type out.",
         )
-    check_gguf(made, "f32")
+    _metadata(made, "f32")
     gguf_lora.check_lora(made.model)
 
 
@@ -133,7 +143,7 @@ def _base_there(
     """
     file, items = scratch / "base.gguf", rows.asked.items
     here = made.base_scores(items)
-    values = check_gguf(made, "f32")
+    values = _metadata(made, "f32")
     layout, own = Layout.of(base_of(made.model).config), merging.base_parameters(made.model)
     gguf_file.write(file, values, lambda: layout.tensors(own), "f32")
     there = _scores(file, items)
@@ -144,7 +154,7 @@ def _base_there(
         if kind in k_quants.K_QUANTS:
             k_quants.quantise(file, rounded, kind)
         else:
-            gguf_file.write(rounded, check_gguf(made, kind), lambda: layout.tensors(own), kind)
+            gguf_file.write(rounded, _metadata(made, kind), lambda: layout.tensors(own), kind)
         evidence.save(folder, evidence.BASE_ROUNDED, _scores(rounded, items), rows.about)
         rounded.unlink()
     found = equal(here, there, BASE_MAY)
