@@ -93,7 +93,7 @@ def rounded(file: Path, exact: Path) -> None:
 def held(folder: Path) -> dict[str, Any]:
     """Return the bytes of a folder with model.onnx, and how many tensors, and numbers of them, have which type.
 
-    Scales and zeros of rounded weights are not counted.
+    Scales and zeros of rounded weights are not counted, nor what is no weight.
     """
     import onnx
 
@@ -104,7 +104,7 @@ def held(folder: Path) -> dict[str, Any]:
     beside |= {f"{stem}{end}" for stem in stems for end in ("_scale", "_zero_point")}
     tensors, numbers = dict[str, int](), dict[str, int]()
     for one in graph.initializer:
-        if one.name in beside:
+        if one.name in beside or _type_named(one.data_type) in NO_WEIGHTS:
             continue
         if one.name in packed:
             said = {each.name: each.i for each in packed[one.name].attribute}
@@ -118,6 +118,9 @@ def held(folder: Path) -> dict[str, Any]:
 
 PACKED, IN_EIGHT = "MatMulNBits", "_quantized"
 """ONNX Runtime's product with weights in few bits, and how a name ends of those that `quantize_dynamic` rounds."""
+
+NO_WEIGHTS = ("int64", "int32", "bool")
+"""Types of shapes, places and masks."""
 
 
 def _type_named(number: int) -> str:
