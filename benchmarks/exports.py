@@ -48,6 +48,8 @@ EXPORTS = (
     ("mlx", "f32"),
     ("lora-gguf", "f32"),
     ("onnx", "f32"),
+    ("onnx", "int8"),
+    ("onnx", "int4"),
 )
 
 

@@ -35,7 +35,7 @@ BASE_MAY = 10 * FACTOR * FLOOR
 """Nats: more than fused attention and norms in 32 bits were seen to be apart (docs/exports.md)."""
 
 
-def check_genai(made: Made, kind: str) -> None:
+def check_genai(made: Made) -> None:
     """Raise InputError for what is not exported, or where the packages are not there."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(

@@ -34,7 +34,7 @@ BASE_MAY = FACTOR * FLOOR
 def check_onnx(made: Made, kind: str) -> None:
     """Raise InputError for what is not exported, or where the packages are not there."""
     if made.task.next_token:
-        check_genai(made, kind)
+        check_genai(made)
         return
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise InputError(
