@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,12 @@ def test_rounded_weights_are_counted_and_get_a_verdict(kind: str, bits: int, tmp
 
 
 def test_a_rounded_folder_that_says_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, build = run_of("llama", tmp_path), to_genai.build
+    run, build, built = run_of("llama", tmp_path), to_genai.build, tmp_path / "built"
 
     def another_end(made: Any, scratch: Path, folder: Path, kind: str = "f32") -> None:
-        build(made, scratch, folder, kind)
+        if not built.exists():  # one is enough to see it
+            build(made, scratch, built)
+        shutil.copytree(built, folder)
         if kind == "int4":
             file = folder / "genai_config.json"
             said = json.loads(file.read_text())
@@ -103,5 +106,5 @@ def test_an_architecture_and_types_that_the_builder_does_not_write_are_refused(t
         with pytest.raises(InputError, match=r"not write this GPT2LMHeadModel: NotImplementedError: The gpt2 model"):
             export_stage(run, "onnx", None, kind)
     for kind in ("f16", "q4_k_m"):
-        with pytest.raises(InputError, match=rf"no export to onnx in {kind}.*f32, int8 and int4"):
+        with pytest.raises(InputError, match=rf"(?s)no export to onnx in {kind}.*types: f32, int8, int4"):
             export_stage(run, "onnx", None, kind)
