@@ -16,6 +16,7 @@ from tunelift.cli.export import command as export_command
 from tunelift.core.errors import InputError
 from tunelift.exporting import to_genai
 from tunelift.exporting.checking import LEFT, ExportFailed
+from tunelift.exporting.equality import equal
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.verifying import verify
 
@@ -40,6 +41,8 @@ def test_it_gives_the_scores_with_its_cache_and_is_verified(kind: str, tmp_path:
         "the base runs there", "merged, it has the same scores", "same scores", "texts are cut alike",
     ]  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == ["export.json", "model", "proof"]
+    _, _, tuned, there = exported.sides(folder)
+    assert equal(tuned, there, 3e-5).holds, equal(tuned, there, 3e-5)
     assert not verify(run)[1]
 
 
