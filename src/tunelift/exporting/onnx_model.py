@@ -126,7 +126,7 @@ NO_WEIGHTS = ("int64", "int32", "bool")
 def _type_named(number: int) -> str:
     from onnx import TensorProto
 
-    name = TensorProto.DataType.Name(number).lower()
+    name: str = TensorProto.DataType.Name(number).lower()
     return {"float": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)
 
 

@@ -62,11 +62,12 @@ def to_genai(made: Made, rows: Rows, folder: Path, kind: str) -> None:
         right = merge(made, rows, folder, right, checks)
     if made.ends:
         made.model.generation_config.eos_token_id = made.ends
-    exact, verdict = (folder if kind == "f32" else scratch) / MODEL, None
+    exact = (folder if kind == "f32" else scratch) / MODEL
     build(made, scratch, exact)
     answer = ask(exact, rows.asked.items, **rows.asked.request)
     evidence.save(folder, evidence.EXPORTED, answer["scores"], rows.about)
     checks += compared(rows.asked, answer, right, allowed)
+    verdict = None
     if kind != "f32":
         build(made, scratch, folder / MODEL, kind)
         checks.append(_alike(exact, folder / MODEL))
