@@ -210,7 +210,7 @@ model, _ = load_model(Path(base))
 model.freeze()
 how = {"rank": 6, "scale": 7.5, "dropout": 0.0}
 linear_to_lora_layers(model, 1, how, use_dora=kind == "dora")
-held = {name: mx.random.normal(one.shape) * 0.1 + (one if name.endswith(".m") else 0)
+held = {name: mx.random.normal(one.shape) * 0.03 + (one if name.endswith(".m") else 0)
         for name, one in tree_flatten(model.trainable_parameters())}
 mx.save_safetensors(out + "/adapters.safetensors", held)
 json.dump({"fine_tune_type": kind, "num_layers": 1, "lora_parameters": how}, open(out + "/adapter_config.json", "w"))
@@ -219,6 +219,7 @@ json.dump({"fine_tune_type": kind, "num_layers": 1, "lora_parameters": how}, ope
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_what_mlx_lm_makes_itself_acts_in_peft_as_there(kind: str, tmp_path: Path) -> None:
+    """Factors of 0.1 act by 6 nats at this width: 32 bits then round either program 5e-5 away from 64 bits."""
     for package in mlx_runtime.PACKAGES:
         pytest.importorskip(package, reason="adapters are made by mlx-lm where the extra mlx is installed")
     base, made = tmp_path / "base", tmp_path / "made"
