@@ -40,8 +40,10 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # which names no file where a write failed, as on a full disk
+            error.filename = str(path)
         raise
     _sync(path.parent)
 

@@ -1,9 +1,9 @@
 """What stages of runs made, kept under the hash of all that they depend on: what runs have in common is made once.
 
 A stage is a folder, written beside its place and put there by one renaming, so that a killed run leaves nothing half.
-It holds the files of what was made, and `stage.json`: the hash of each file, by which a damaged one is told, what the
-stage depends on, and which run made it. While one process makes a stage, others that want the same one wait for it; the
-system lets go of the lock when that process dies.
+It holds the files of what was made, and `stage.json`: the hash of each file and of itself, by which a damaged one is
+told and made again, what the stage depends on, and which run made it. While one process makes a stage, others that want
+the same one wait for it; the system lets go of the lock when that process dies.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ ASK_AGAIN_SECONDS = 1.0
 HALF_MADE_SECONDS = 24 * 3600
 """After which what a killed process left is removed."""
 MADE_HERE = "made here"
+
+
+class NotKeptError(Exception):
+    """Raised by a stage's `save` for what would not come back as it was: it is used, and not kept."""
 
 
 @dataclass(slots=True)
@@ -105,21 +109,21 @@ def shared(
     Beside it stands the run that it was taken from, or `made here`.
 
     `name` is the stage's, up to its first slash its kind. `save` writes what was made to an empty folder, and `read`
-    gets it back. `depends_on` is of JSON; where it is None, nobody can tell, and the stage is made and not kept.
+    gets it back. `depends_on` is of JSON; where it is None, nobody can tell, and the stage is made and not kept. Where
+    it cannot be written, as on a full disk, that is said and costs time alone.
     """
     if depends_on is None:
         return make(), MADE_HERE
     kind = name.partition("/")[0]
     place = folder() / hash_of(kind, depends_on)
     with _alone(place, name):
-        found = _taken(place, read)
+        found = _taken(place, name, read)
         if found is not None:
             source = MADE_HERE if (told := _told.get()) and told.run == found[1] else found[1]
             _tell(name, place, source)
             return found[0], source
         made = make()
-        with contextlib.suppress(OSError):  # a store that cannot be written costs time, nothing else
-            _keep(place, made, save, {"kind": kind, "depends_on": depends_on})
+        _keep(place, made, save, {"kind": kind, "depends_on": depends_on})
         _tell(name, place, MADE_HERE)
         return made, MADE_HERE
 
@@ -134,38 +138,64 @@ def _tell(name: str, place: Path, source: str) -> None:
         told.stages[name] = {"hash": place.name, "from": source}
 
 
-def _taken(place: Path, read: Callable[[Path], T]) -> tuple[T, str] | None:
+def _taken(place: Path, name: str, read: Callable[[Path], T]) -> tuple[T, str] | None:
     """Return what lies there and who made it; None, and nothing there any more, where a file is missing or damaged."""
+    if not place.exists():
+        return None
     try:
-        facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-        if any(files.sha256(place / name) != sha256 for name, sha256 in facts["files"].items()):
-            raise ValueError("damaged")
+        facts = _facts_of(place)
         found, run = read(place), str(facts["run"])
         os.utime(place)
-    except FileNotFoundError:
-        if place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
-        return None
-    except Exception:  # whatever it holds was not written here
+    except Exception as error:  # whatever it holds was not written here
+        progress.note(f"{name}: what was kept of it in {place} is damaged ({error}); it is made again")
         shutil.rmtree(place, ignore_errors=True)
         return None
     return found, run
 
 
-def _keep(place: Path, made: T, save: Callable[[T, Path], Any], facts: Mapping[str, Any]) -> None:
-    part = place.with_name(f".{place.name}.{secrets.token_hex(8)}{files.PART}")
-    part.mkdir(parents=True)
+def _facts_of(place: Path) -> dict[str, Any]:
+    """Return what a stage says of itself; raise ValueError unless every file is there, and as it was written."""
     try:
+        facts: dict[str, Any] = json.loads((place / FACTS).read_bytes())
+        whole = facts.pop("sha256") == digest(facts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{FACTS} is not as it was written")
+    there, known = {file.relative_to(place).as_posix(): file for file in _files_in(place)}, facts["files"]
+    if there.keys() - {FACTS} != known.keys():
+        raise ValueError("files are missing, or too many")
+    if wrong := [name for name, sha256 in known.items() if files.sha256(there[name]) != sha256]:
+        raise ValueError(f"{wrong[0]} is not as it was written")
+    return facts
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _keep(place: Path, made: T, save: Callable[[T, Path], Any], facts: Mapping[str, Any]) -> None:
+    """Put what was made in its place, whole or not at all; where that cannot be done, say so and go on without."""
+    part = place.with_name(f".{place.name}.{secrets.token_hex(8)}{files.PART}")
+    try:
+        part.mkdir(parents=True)
         save(made, part)
         told, now = _told.get(), datetime.now(UTC).isoformat(timespec="seconds")
-        hashes = {path.relative_to(part).as_posix(): files.sha256(path) for path in part.rglob("*") if path.is_file()}
+        hashes = {path.relative_to(part).as_posix(): files.sha256(path) for path in _files_in(part)}
         run = told.run if told else provenance.command_line()
         about = {**facts, "run": run, "made": now, "code": code(), "versions": _versions(), "files": hashes}
-        files.write_json(part / FACTS, about)
+        about = json.loads(json.dumps(about))  # as it is read again: its keys are text
+        files.write_json(part / FACTS, about | {"sha256": digest(about)})
         part.rename(place)  # fails where another process was as quick, and has made the same
+        _keep_to_the_limit(place)
+    except NotKeptError:
+        pass
+    except OSError as error:
+        if not place.is_dir():
+            why = f"{error.strerror or error}, in {folder()}"
+            progress.note_once(f"what this run has in common with others is used, but not kept for them: {why}")
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    _keep_to_the_limit()
 
 
 @contextlib.contextmanager
@@ -191,8 +221,11 @@ def _acquire(lock: FileLock, name: str) -> None:
             lock.acquire(timeout=ASK_AGAIN_SECONDS)
 
 
-def _keep_to_the_limit() -> None:
-    """Remove stages over the limit, those not used for longest first, and what killed processes left."""
+def _keep_to_the_limit(own: Path) -> None:
+    """Remove stages over the limit, those not used for longest first, and what killed processes left.
+
+    `own` was made just now; another that somebody has locked is in use. Both stay.
+    """
     now, sizes = time.time(), list[tuple[float, int, Path]]()
     for path in folder().iterdir():
         with contextlib.suppress(OSError):
@@ -205,9 +238,23 @@ def _keep_to_the_limit() -> None:
     for _, size, path in sorted(sizes):
         if total <= LIMIT_BYTES:
             break
-        shutil.rmtree(path, ignore_errors=True)
-        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        total -= size
+        if path != own and _removed(path):
+            total -= size
+
+
+def _removed(place: Path) -> bool:
+    """Remove a stage, unless it is in use: nobody reads a half of it. Return whether it was removed."""
+    lock = FileLock(place.with_name(f"{place.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except OSError:  # a Timeout is one
+        return False
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+    return not place.exists()
 
 
 @functools.cache

@@ -218,13 +218,13 @@ def _is_own(thing: Any) -> bool:
 
 
 def _save_rows(made: Rendered, folder: Path) -> None:
-    """Write rows as JSON; raise OSError, so that nothing is kept, for what does not come back as it was."""
+    """Write rows as JSON; raise NotKeptError for those that do not come back as they were."""
     rows, report = made
     lines = [[list(row.ids), row.labels, row.segments, row.weight] for row in rows]
     text = json.dumps({"rows": lines, "report": asdict(report)})
     plain = all(type(row) is Row and row.beside is None for row in rows)
     if not plain or [_row(line) for line in json.loads(text)["rows"]] != list(rows):
-        raise OSError("rows of this task do not come back from JSON")
+        raise stages.NotKeptError
     files.write_text(folder / ROWS, text)
 
 
