@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pretended import LOOKS, losses_of, write_training
 
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import Config
@@ -25,32 +26,11 @@ from tunelift.scale.spaces import Search, corners
 from tunelift.scale.sweep import candidates, sweep
 
 RATES = {"low": 1e-5, "high": 1e-1, "log": True}
-LOOKS = 4
 
 
 def swept(tiny: dict[str, Any], values: Any, **train: Any) -> Config:
     keywords = {**tiny, "train": {"steps": 3, **train}}
     return from_keywords("train", **keywords).model_copy(update={"sweep": values})
-
-
-def write_training(paths: RunPaths, losses: list[float], *, whole: bool) -> None:
-    """Write what a training leaves: looks at validation between steps, and a manifest where it came to its end."""
-    paths.folder.mkdir(parents=True, exist_ok=True)
-    events: list[dict[str, Any]] = [{"event": "start"}]
-    for step, loss in enumerate(losses, 1):
-        events += [{"event": "train", "step": step}, {"event": "validation", "step": step, "loss": loss}]
-    if whole:
-        events.append({"event": "end"})
-        paths.adapter.mkdir(exist_ok=True)
-        about = {"format": 1, "status": "complete", "train": {"best_loss": min(losses)}}
-        paths.manifest.write_text(json.dumps(about))
-    paths.events.write_text("".join(json.dumps(event) + "\n" for event in events))
-
-
-def losses_of(config: dict[str, Any]) -> list[float]:
-    """Return the losses that a pretended training has: best at a rate of 1e-3."""
-    far = abs(math.log10(config["train"]["learning_rate"]) + 3) + config.get("adapter", {}).get("r", 8) / 100
-    return [far + 1 / look for look in range(1, LOOKS + 1)]
 
 
 @pytest.fixture

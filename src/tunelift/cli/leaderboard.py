@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tunelift.cli.command import KeyCommand, adapter_problems, config_of
-from tunelift.cli.shared import AT_ONCE, side_options
+from tunelift.cli.shared import AT_ONCE, STORAGE, side_options
 from tunelift.core.errors import listed
 from tunelift.run_files.layout import SCORES, TUNED, RunPaths
 
@@ -33,6 +33,7 @@ class LeaderboardCommand(KeyCommand):
     "--on", default="local", metavar="WHERE", show_default=True, help="Of a config: local, ray, or ray://HOST:PORT."
 )
 @click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help=AT_ONCE)
+@click.option("--storage", metavar="ADDRESS", help=f"Of a config: {STORAGE[0].lower()}{STORAGE[1:]}")
 @click.option("--anyway", is_flag=True, help="Of a config: begin although memory does not suffice for all.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -57,7 +58,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], as_json: bool, **opti
     if any(path.endswith((".yaml", ".yml")) for path in paths):
         _of_config(ctx, paths, as_json, options)
         return
-    for name in ("on", "at_once", "anyway"):
+    for name in ("on", "at_once", "storage", "anyway"):
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with a config: nothing is trained here.", ctx)
         del options[name]
@@ -80,7 +81,7 @@ def _of_config(ctx: click.Context, arguments: Sequence[str], as_json: bool, opti
     from tunelift.scale.leaderboard import rank
     from tunelift.wording.leaderboard_text import further
 
-    board, summary = rank(config, on=options["on"], at_once=options["at_once"], anyway=options["anyway"])
+    board, summary = rank(config, **{name: options[name] for name in ("on", "at_once", "storage", "anyway")})
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+STORAGE = "Keep what is made at an address too, such as s3://bucket/folder: workers share no folder then."
 AT_ONCE = "So many trainings at a time on a machine, fewer where they would not fit into memory together."
 
 

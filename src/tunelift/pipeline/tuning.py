@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -52,11 +53,12 @@ class Chosen:
     def read(cls, path: Path) -> Chosen:
         """Read the file that `write` made."""
         found = files.read_object(path)
-        return cls(RunPaths(found["folder"]), found["among"])
+        return cls(RunPaths(os.path.normpath(path.parent / found["folder"])), found["among"])
 
     def write(self, path: Path) -> None:
-        """Write it down for a process of its own."""
-        files.write_json(path, {"folder": str(self.paths.folder), "among": dict(self.among)})
+        """Write it down for a process of its own; the folder as it is from there, so that both may be moved."""
+        folder = os.path.relpath(self.paths.folder, path.parent)
+        files.write_json(path, {"folder": folder, "among": dict(self.among)})
 
     def dtype(self) -> dict[str, Any]:
         """Return the base's precision and why, so that it is measured in that of the training."""

@@ -16,6 +16,7 @@ every earlier one are read; tests/formats holds one of each. 1: before the uncon
 
 LINEAGE_FORMAT = 1
 CHECKPOINT_FORMAT = 1
+STORED_FORMAT = 1
 
 SCORES, METRICS = "scores.jsonl", "metrics.json"
 """What was measured on one set of items: a line for each, and how the lines were made."""
@@ -156,6 +157,11 @@ class LeaderboardPaths:
     def chosen(self, name: str) -> Path:
         """Return the file that says from which training a finalist's run goes on."""
         return self.folder / "finalists" / f"{name}.chosen.json"
+
+
+def stored_list(run: Path) -> Path:
+    """Return the list of a run's files, beside its folder; it lies at an address that runs are kept at."""
+    return run.with_name(f"{run.name}.stored.json")
 
 
 def validation_of(scores: Path) -> Path:

@@ -19,6 +19,7 @@ from tunelift.core import files, progress
 from tunelift.core.errors import InputError, did_you_mean, listed
 from tunelift.pipeline.many_plans import ManyPlans
 from tunelift.pipeline.tracking import refuse_missing
+from tunelift.pipeline.tuning import Chosen
 from tunelift.run_files.layout import RunPaths
 from tunelift.scale.jobs import Job
 
@@ -71,7 +72,7 @@ class Candidate:
             event = json.loads(line)
             if event["event"] == "validation":
                 last = event
-            elif event["event"] == "train" and last:
+            elif event["event"] == "train" and last and event["step"] > last["step"]:  # else it is done again
                 found[last["step"]] = last["loss"]
         return list(found.values())
 
@@ -85,13 +86,19 @@ class Candidate:
             **({} if self.pruned is None else {"ended_after_look": self.pruned}),
         }
 
-    def job(self, plans: ManyPlans, command: str = "tune", *more: str) -> Job:
-        """Return the job that runs a command on its config, which is written where the job reads it."""
+    def job(self, plans: ManyPlans, command: str = "tune", *more: str, chosen: Path | None = None) -> Job:
+        """Return the job that runs a command on its config, which is written where the job reads it.
+
+        `chosen` is the file that says which training it goes on from.
+        """
         files.make_folder(self.asked.parent)
         files.write_text(self.asked, yaml_text.dump(self.config.model_dump(exclude_unset=True)))
         takes = plans.bytes_of(self.config, whole=command == "run")
         rows = ["--beside-test"] if command == "tune" else []  # what is chosen was not trained on rows of the test
-        return Job(self.name, [command, str(self.asked), *rows, *more], self.log, takes)
+        after, runs = ([], []) if chosen is None else (["--chosen", str(chosen)], [Chosen.read(chosen).paths.folder])
+        read = [self.asked, *([chosen] if chosen else [])]
+        arguments = [command, str(self.asked), *rows, *after, *more]
+        return Job(self.name, arguments, self.log, takes, self.paths.folder, read, runs)
 
 
 def plans_of(some: Sequence[Candidate], what: str, *, anyway: bool) -> ManyPlans:

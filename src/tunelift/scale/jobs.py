@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,20 +25,24 @@ LOOK = 0.5
 """Seconds between two looks at jobs that run."""
 
 _running: dict[str, subprocess.Popen[bytes]] = {}
-"""The commands that this process runs now, by their logs."""
+"""The commands that this process runs now, by the logs of their jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A command of tunelift's own, and the file that its standard output and error are added to.
 
-    `bytes` is the memory that it is planned to take, None where nobody knows.
+    `bytes` is the memory that it is planned to take, None where nobody knows. It writes `folder`, and reads `files`,
+    which are arguments, and the run folders `runs`.
     """
 
     name: str
     arguments: Sequence[str]
     log: Path
     bytes: int | None = None
+    folder: Path = Path()
+    files: Sequence[Path] = ()
+    runs: Sequence[Path] = ()
 
 
 Ended = Callable[[Job, int], None]
@@ -47,43 +52,93 @@ Watch = Callable[[Job], bool]
 """Asked of each job that runs, now and then, whether it is to save and end."""
 
 
+Command = Callable[[int, str], int]
+"""What a worker is to do for a job, with so many threads in a folder; it returns an exit code."""
+
+
+class Between(Protocol):
+    """What jobs and their workers have in common, and how what they make comes back."""
+
+    def command(self, job: Job) -> Command: ...
+    def look(self, job: Job) -> None: ...
+    def bring(self, job: Job) -> None: ...
+
+
+class SharedFolder:
+    """The workers see the same folders at the same paths: there is nothing to bring."""
+
+    def command(self, job: Job) -> Command:
+        return partial(work, job.arguments, str(job.log))
+
+    def look(self, job: Job) -> None: ...
+    def bring(self, job: Job) -> None: ...
+
+
 class Place(Protocol):
     """Where jobs run. What `start` gives is a job's handle; the others take it."""
 
     def free(self, running: int) -> bool: ...
     def fits(self, job: Job, running: Mapping[Any, Job]) -> bool: ...
-    def start(self, job: Job) -> Any: ...
+    def start(self, job: Job, command: Command) -> Any: ...
     def over(self, handles: Sequence[Any]) -> Iterable[Any]: ...
     def code(self, handle: Any, job: Job) -> int: ...
     def stop(self, handle: Any, job: Job) -> bool: ...
 
 
-def run_jobs(jobs: Iterable[Job], on: str, at_once: int, ended: Ended, watch: Watch | None = None) -> None:
+def run_jobs(
+    jobs: Iterable[Job],
+    on: str,
+    at_once: int,
+    ended: Ended,
+    watch: Watch | None = None,
+    *,
+    between: Between | None = None,
+) -> None:
     """Run the jobs, at most `at_once` at a time on a machine, each with its share of the cores.
 
     Two whose planned bytes are more than there is do not run together; one that takes more than there is runs alone. Of
     jobs that are no sequence each is asked for when there is room for one more, so that it may depend on what ended.
 
     `on` is local, ray (the cluster that is running, or one of this machine), or a cluster's address. The workers of a
-    cluster need the same folders and installation. Raises InputError where Ray is missing or no cluster answers.
+    cluster need the same installation, and the same folders unless `between` brings what jobs make. Raises InputError
+    where Ray is missing or no cluster answers.
     """
+    between = between or SharedFolder()
     waiting, running, stopped, held = iter(jobs), dict[Any, Job](), set[Any](), None
     with _here(at_once) if on == LOCAL else _on_ray(on, at_once, lazily=not isinstance(jobs, Sequence)) as place:
         while True:
             while place.free(len(running)) and (held := held or next(waiting, None)) and place.fits(held, running):
-                running[place.start(held)], held = held, None
+                running[place.start(held, between.command(held))], held = held, None
             if not running:
                 return
             for handle in place.over(list(running)):
                 job = running.pop(handle)
+                between.bring(job)
                 ended(job, place.code(handle, job))
             if watch:
-                asked = [(handle, job) for handle, job in running.items() if handle not in stopped and watch(job)]
+                still = [(handle, job) for handle, job in running.items() if handle not in stopped]
+                asked = [(handle, job) for handle, job in still if _is_to_end(job, watch, between)]
                 stopped |= {handle for handle, job in asked if place.stop(handle, job)}
 
 
-def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
-    """Run one command of tunelift in a process of its own, in a folder; return its exit code."""
+def _is_to_end(job: Job, watch: Watch, between: Between) -> bool:
+    between.look(job)
+    return watch(job)
+
+
+def work(
+    arguments: Sequence[str],
+    log: str,
+    threads: int,
+    folder: str,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    known_as: str | None = None,
+) -> int:
+    """Run one command of tunelift in a process of its own, in a folder; return its exit code.
+
+    `meanwhile` is called while it runs. A job whose log lies elsewhere is `known_as` that one.
+    """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with Path(log).open("a", encoding="utf-8") as out, ends_with_this_one() as (fds, told):
         process = subprocess.Popen(
@@ -91,17 +146,17 @@ def work(arguments: Sequence[str], log: str, threads: int, folder: str) -> int:
             stdout=out, stderr=subprocess.STDOUT, cwd=folder, pass_fds=fds,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), **told},
         )  # fmt: skip
-        _running[log] = process
+        _running[known_as or log] = process
         try:
             while (code := _ended(process)) is None:
-                pass
+                meanwhile()
             return code
         except BaseException:
             process.terminate()  # it saves and ends
             process.wait()
             raise
         finally:
-            del _running[log]
+            del _running[known_as or log]
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int | None:
@@ -148,9 +203,9 @@ class _Here:
         progress.note_once(f"memory: not {self.at_once} at a time: {len(running) + 1} together would not fit.")
         return False
 
-    def start(self, job: Job) -> Future[int]:
+    def start(self, job: Job, command: Command) -> Future[int]:
         threads = max(1, machine.cores() // self.at_once)
-        self.begun.append(self.pool.submit(work, job.arguments, str(job.log), threads, str(Path.cwd())))
+        self.begun.append(self.pool.submit(command, threads, str(Path.cwd())))
         return self.begun[-1]
 
     def over(self, handles: Sequence[Future[int]]) -> Iterable[Future[int]]:
@@ -194,6 +249,11 @@ def _end_what_runs(futures: Sequence[Future[int]]) -> None:
         time.sleep(0.1)
 
 
+def _done(command: Command, threads: int, folder: str) -> int:
+    """Do a job, as a task of Ray's."""
+    return command(threads, folder)
+
+
 @dataclass(slots=True)
 class _OnRay:
     """Tasks of a cluster: memory and cores are resources, by which Ray puts together what fits."""
@@ -214,7 +274,7 @@ class _OnRay:
     def fits(self, job: Job, running: Mapping[Any, Job]) -> bool:
         return True
 
-    def start(self, job: Job) -> Any:
+    def start(self, job: Job, command: Command) -> Any:
         """Submit the job with what it takes, or with all of the largest machine where it takes more: it runs alone."""
         nodes = self._nodes()
         threads = self._threads([node.get("CPU", 0) for node in nodes])
@@ -223,7 +283,7 @@ class _OnRay:
         if job.bytes and most:
             asked["memory"] = min(job.bytes, most)
         task = self.task.options(**asked)
-        self.begun.append(task.remote(list(job.arguments), str(job.log), threads, str(Path.cwd())))
+        self.begun.append(task.remote(command, threads, str(Path.cwd())))
         return self.begun[-1]
 
     def over(self, handles: Sequence[Any]) -> Iterable[Any]:
@@ -254,7 +314,7 @@ class _OnRay:
 @contextmanager
 def _on_ray(on: str, at_once: int, *, lazily: bool) -> Iterator[Place]:
     with _cluster(on) as ray:
-        place = _OnRay(ray, at_once, lazily, ray.remote(work), [])
+        place = _OnRay(ray, at_once, lazily, ray.remote(_done), [])
         try:
             yield place
         except BaseException:

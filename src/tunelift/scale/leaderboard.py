@@ -34,6 +34,7 @@ from tunelift.scale.costs import Costs, not_beaten
 from tunelift.scale.halving import Halved, Train, halved
 from tunelift.scale.jobs import Job, run_jobs
 from tunelift.scale.lengths import lengths, pilot_of, pilots
+from tunelift.scale.remote import Remote
 
 MOST = 60
 """Entries of one leaderboard."""
@@ -68,31 +69,47 @@ def entries(config: Config) -> list[Candidate]:
 
 
 def rank(
-    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False
+    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False, storage: str | None = None
 ) -> tuple[Leaderboard, dict[str, Any]]:
     """Train, choose on validation, measure the finalists on the test, rank them, and write table and figure.
 
-    Returns the ranks and all of leaderboard.json. What an earlier call has completed is not done again. Raises
-    InputError before anything runs where the config cannot be right, or where the memory does not suffice for one of
-    them, unless `anyway`, or where another is at work in the folder; TuneliftError where no finalist came through.
+    Returns the ranks and all of leaderboard.json. What an earlier call has completed is not done again; with `storage`,
+    an address, nor what lies there. Raises InputError before anything runs where the config cannot be right, or where
+    the memory does not suffice for one of them, unless `anyway`, or where another is at work in the folder;
+    TuneliftError where no finalist came through.
     """
     found = entries(config)
     paths = LeaderboardPaths(config.output or default_output(config))
+    remote = Remote.open(storage, paths.folder) if storage else None
     plans = plans_of(found, "entries", anyway=anyway)
-    _refuse_another(config, paths)
+    _refuse_another(config, paths, remote)
     with locked(paths.folder):
-        run_all = partial(_run, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
-        return _ranked(config, found, paths, run_all, partial(_train, plans=plans, run_all=run_all))
+        more = ["--anyway"] if anyway else []
+        run_all = partial(_run, plans=plans, on=on, at_once=at_once, more=more, remote=remote)
+        train = partial(_train, plans=plans, run_all=run_all, remote=remote)
+        made = _ranked(config, found, paths, run_all, train, remote)
+        if remote:
+            remote.store.put(paths.summary, paths.markdown, paths.figure)
+        return made
 
 
 def _ranked(
-    config: Config, found: Sequence[Candidate], paths: LeaderboardPaths, run_all: RunAll, train: Train
+    config: Config,
+    found: Sequence[Candidate],
+    paths: LeaderboardPaths,
+    run_all: RunAll,
+    train: Train,
+    remote: Remote | None,
 ) -> tuple[Leaderboard, dict[str, Any]]:
     files.write_text(paths.config, _text_of(config))
     needed = [pilot_of(entry, paths) for entry in pilots(found, config.leaderboard)]
+    if remote and not paths.lengths.is_file():
+        remote.store.get(paths.lengths)
     long = lengths(found, needed, config.leaderboard, paths, train)
+    if remote:
+        remote.store.put(paths.config, paths.lengths)
     chosen = halved(found, config.leaderboard, long, paths, train)
-    done = _finals(config, chosen, paths, run_all)
+    done = _finals(config, chosen, paths, run_all, remote)
     if not done:
         raise TuneliftError(f"No finalist came through; logs lie in {paths.folder / FINALISTS}.")
     runs = {name: RunPaths(paths.run(FINALISTS, name).folder) for name in done}
@@ -142,9 +159,15 @@ def _problems(config: Config) -> Iterator[str]:
                 yield f"leaderboard.methods: {one!r} needs a name, with a letter or a digit in it."
 
 
-def _refuse_another(config: Config, paths: LeaderboardPaths) -> None:
+def _refuse_another(config: Config, paths: LeaderboardPaths, remote: Remote | None) -> None:
     """Raise InputError where the folder holds the leaderboard of another config, or what is no leaderboard."""
-    if paths.config.is_file() and paths.config.read_text(encoding="utf-8") != _text_of(config):
+    text = _text_of(config)
+    if remote and (remote.store.read(paths.config) or text.encode()) != text.encode():
+        raise InputError(
+            f"{remote.store.address} holds the leaderboard of another config.",
+            fix="Name another address, or remove what is there; nothing was written.",
+        )
+    if paths.config.is_file() and paths.config.read_text(encoding="utf-8") != text:
         raise InputError(
             f"{paths.folder} holds the leaderboard of another config: {paths.config} is not this one.",
             fix="Name another folder with output, or remove that one; nothing was written.",
@@ -158,24 +181,29 @@ def _text_of(config: Config) -> str:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Tell whether there is nothing in a folder but its lock, which one that was killed at once leaves there."""
-    return folder.is_dir() and all(path == RunPaths(folder).lock for path in folder.iterdir())
+    """Tell whether there is nothing in a folder but what one that was killed at once leaves: its lock, half a file."""
+    lock = RunPaths(folder).lock
+    return folder.is_dir() and all(path == lock or path.suffix == files.PART for path in folder.iterdir())
 
 
-def _train(some: Sequence[Candidate], plans: ManyPlans, run_all: RunAll) -> None:
+def _train(some: Sequence[Candidate], plans: ManyPlans, run_all: RunAll, remote: Remote | None) -> None:
     """Train what is not trained yet; raise InputError where something was trained by other rows than there are now."""
+    if remote:
+        remote.sync(one.paths.folder for one in some)
     plans.refuse_others((one.paths, one.config) for one in some)
-    run_all([one for one in some if not one.trained], lambda _one: ["tune"])
+    run_all([one for one in some if not one.trained], "tune")
 
 
 def _run(
     some: Sequence[Candidate],
-    command: Callable[[Candidate], Sequence[str]],
+    command: str,
+    chosen: Callable[[Candidate], Path | None] = lambda _: None,
     *,
     plans: ManyPlans,
     on: str,
     at_once: int,
     more: Sequence[str],
+    remote: Remote | None,
 ) -> None:
     done = 0
 
@@ -186,10 +214,13 @@ def _run(
         progress.note(f"leaderboard: {done}/{len(some)}: {job.name}: {said}")
 
     if some:
-        run_jobs([one.job(plans, *command(one), *more) for one in some], on, at_once, ended)
+        made = [one.job(plans, command, *more, chosen=chosen(one)) for one in some]
+        run_jobs(made, on, at_once, ended, between=remote)
 
 
-def _finals(config: Config, chosen: Halved, paths: LeaderboardPaths, run_all: RunAll) -> list[str]:
+def _finals(
+    config: Config, chosen: Halved, paths: LeaderboardPaths, run_all: RunAll, remote: Remote | None
+) -> list[str]:
     """Run each finalist to a verdict of its own, with every seed; return the names of those that came through."""
     found = []
     for entry, made in chosen.finalists:
@@ -198,8 +229,10 @@ def _finals(config: Config, chosen: Halved, paths: LeaderboardPaths, run_all: Ru
         among = {"candidates": chosen.tried, "trained": chosen.trained, "values": dict(made.values)}
         Chosen(made.paths, among).write(paths.chosen(entry.name))
         found.append(Candidate(entry.name, made.values, final, entry.paths, entry.asked, entry.log))
+    if remote:
+        remote.sync(one.paths.folder for one in found)
     still = [one for one in found if not is_complete(one.paths)]
-    run_all(still, lambda one: ["run", "--chosen", str(paths.chosen(one.name))])
+    run_all(still, "run", lambda one: paths.chosen(one.name))
     if failed := [one.name for one in found if not is_complete(one.paths)]:
         progress.note(f"leaderboard: without a verdict, and left out: {listed(failed)}")
     return [one.name for one in found if is_complete(one.paths)]

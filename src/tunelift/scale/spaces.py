@@ -82,12 +82,16 @@ def corners(sweep: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @dataclass(slots=True)
 class _Trial:
-    """What was drawn: its candidate, Optuna's own trial, looks that it was told of, and after which it was ended."""
+    """What was drawn: its candidate, Optuna's own trial, looks that it was told of, and after which it was ended.
+
+    `judged` is whether all of its looks were: what is judged again, beside others than then, may come out otherwise.
+    """
 
     candidate: Candidate
     own: Any
     looks: int = 0
     pruned: int | None = None
+    judged: bool = False
 
 
 class Search:
@@ -127,12 +131,17 @@ class Search:
         """
         for known in self.before:
             trial = self._draw(known["params"])
-            trial.pruned = known["pruned"]
-            if trial.candidate.trained or trial.pruned is not None:
+            trial.pruned, judged = known["pruned"], known.get("judged", True)
+            if self._of(trial.candidate) is not trial:
+                self._tell(trial)
+            elif trial.pruned is None and not trial.candidate.trained:
+                yield trial.candidate
+            elif trial.pruned is None and not judged:  # it ended, and nobody lived to look whether too late
+                self.ended(trial.candidate)
+            else:
                 self._report(trial)
                 self._tell(trial)
-            elif self._of(trial.candidate) is trial:
-                yield trial.candidate
+                trial.judged = True
         while len(self.trials) < self.count:
             trial = self._draw(None)
             self._write()
@@ -152,9 +161,10 @@ class Search:
 
     def ended(self, candidate: Candidate) -> bool:
         """Learn from a training that ended, of one that failed nothing; return whether it was ended early."""
-        if early := self.to_end(candidate):
-            shutil.rmtree(candidate.paths.checkpoints, ignore_errors=True)
-        self._tell(self._of(candidate))
+        early, trial = self.to_end(candidate), self._of(candidate)
+        self._tell(trial)
+        trial.judged = True
+        self._write()
         return early
 
     @property
@@ -206,6 +216,7 @@ class Search:
     def _tell(self, trial: _Trial) -> None:
         states, first = self.optuna.trial.TrialState, self._of(trial.candidate)
         if first.pruned is not None:
+            shutil.rmtree(trial.candidate.paths.checkpoints, ignore_errors=True)  # nobody goes on with it
             self.study.tell(trial.own, state=states.PRUNED)
         elif math.isfinite(trial.candidate.loss):
             self.study.tell(trial.own, trial.candidate.loss)
@@ -214,7 +225,13 @@ class Search:
 
     def _write(self) -> None:
         told: list[Mapping[str, Any]] = [
-            {"params": trial.own.params, "name": trial.candidate.name, "pruned": trial.pruned} for trial in self.trials
+            {
+                "params": trial.own.params,
+                "name": trial.candidate.name,
+                "pruned": trial.pruned,
+                "judged": trial.judged,
+            }
+            for trial in self.trials
         ]
         told += self.before[len(told) :]
         files.make_folder(self.file.parent)

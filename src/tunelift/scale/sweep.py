@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -32,6 +33,7 @@ from tunelift.scale.candidates import (
     wrong_key,
 )
 from tunelift.scale.jobs import Job, run_jobs
+from tunelift.scale.remote import Remote
 from tunelift.scale.spaces import TRIALS, Search, corners, is_range, is_search
 from tunelift.scale.spaces import problems as wrong_ranges
 
@@ -69,31 +71,65 @@ def candidates(config: Config) -> list[Candidate]:
 
 
 def sweep(
-    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False
+    config: Config, *, on: str = "local", at_once: int = 1, anyway: bool = False, storage: str | None = None
 ) -> tuple[Comparison, list[Candidate]]:
     """Train every candidate, choose by the loss on validation, and run the chosen one to a verdict.
 
-    Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again. A
-    candidate whose training fails is left out and named; its log says why. Raises TuneliftError where all failed, and
-    InputError before anything is computed: where the memory does not suffice for one of them, unless `anyway`; where
-    the folder holds other files, or trainings of another config or of other rows; where another sweep is at work there.
+    Returns the comparison and the candidates, the best first. What an earlier call has completed is not done again;
+    with `storage`, an address, nor what lies there. A candidate whose training fails is left out and named; its log
+    says why. Raises TuneliftError where all failed, and InputError before anything is computed: where the memory does
+    not suffice for one of them, unless `anyway`; where the folder holds other files, or trainings of another config or
+    of other rows; where another sweep is at work there.
     """
     found = candidates(config)
     paths = SweepPaths(config.output or default_output(config))
     _refuse_other_files(paths)
     if is_search(config.sweep):
         _search_of(config, paths)  # what is wrong is said now, before anything is planned
+    remote = Remote.open(storage, paths.folder) if storage else None
     plans = plans_of(found, "settings", anyway=anyway)
     with locked(paths.folder):
-        return _swept(config, found, paths, plans, on=on, at_once=at_once, anyway=anyway)
+        if remote:
+            _bring(config, paths, remote)
+        made = _swept(config, found, paths, plans, on=on, at_once=at_once, anyway=anyway, remote=remote)
+        if remote:
+            remote.sync([paths.chosen])
+            remote.store.put(paths.summary)
+        return made
+
+
+def _bring(config: Config, paths: SweepPaths, remote: Remote) -> None:
+    """Bring what was drawn and chosen from the address; raise InputError where that is of another sweep."""
+    remote.sync([paths.chosen])
+    there = remote.store.read(paths.trials) if is_search(config.sweep) else None
+    if there is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        other = SweepPaths(folder)
+        other.trials.write_bytes(there)
+        known = len(_search_of(config, other).before)
+    if known > len(_search_of(config, paths).before):
+        remote.store.get(paths.trials)
 
 
 def _swept(
-    config: Config, found: list[Candidate], paths: SweepPaths, plans: ManyPlans, *, on: str, at_once: int, anyway: bool
+    config: Config,
+    found: list[Candidate],
+    paths: SweepPaths,
+    plans: ManyPlans,
+    *,
+    on: str,
+    at_once: int,
+    anyway: bool,
+    remote: Remote | None,
 ) -> tuple[Comparison, list[Candidate]]:
     search = _search_of(config, paths) if is_search(config.sweep) else None
-    plans.refuse_others((one.paths, one.config) for one in (search.known if search else found))
-    train = partial(_trained, plans=plans, on=on, at_once=at_once, more=["--anyway"] if anyway else [])
+    known = search.known if search else found
+    if remote:
+        remote.sync(one.paths.folder for one in known)
+    plans.refuse_others((one.paths, one.config) for one in known)
+    more = ["--anyway"] if anyway else []
+    train = partial(_trained, plans=plans, on=on, at_once=at_once, more=more, remote=remote)
     if search:
         progress.note(f"sweep: {search.count} settings are drawn, {len(search.before)} of them before.")
         train(search.candidates(), search.count, search)
@@ -127,12 +163,15 @@ def _trained(
     on: str,
     at_once: int,
     more: Sequence[str],
+    remote: Remote | None,
 ) -> None:
     """Train candidates, of which there are `count` in all; with a search each is told of, and may be ended early."""
     by_name, done = dict[str, Candidate](), 0
 
     def job(one: Candidate) -> Job:
         by_name[one.name] = one
+        if remote and search:
+            remote.store.put(search.file)
         return one.job(plans, "tune", *more)
 
     def ended(job: Job, code: int) -> None:
@@ -142,10 +181,13 @@ def _trained(
             said = "ended early, by its looks at validation"
         else:
             said = f"validation loss {one.loss:.4g}" if code == 0 else f"failed with {code}, see {job.log}"
+        if remote and search:
+            remote.store.put(search.file)
         progress.note(f"sweep: {done} of {count} trained now; {job.name}: {said}")
 
     jobs = map(job, some) if search else [job(one) for one in some]
-    run_jobs(jobs, on, at_once, ended, (lambda job: search.to_end(by_name[job.name])) if search else None)
+    to_end = (lambda job: search.to_end(by_name[job.name])) if search else None
+    run_jobs(jobs, on, at_once, ended, to_end, between=remote)
 
 
 def _refuse_other_files(paths: SweepPaths) -> None:
