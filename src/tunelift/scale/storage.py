@@ -201,16 +201,18 @@ class Kept:
             self.there = dict(store.entries(folder) or {})
         except DamagedError:
             self.there = {}
-        self._marks: dict[str, tuple[int, ...]] = {}
+        self._marks: dict[str, tuple[int, ...]] = {}  # what files were like that are there
 
     def push(self) -> None:
         """Bring what changed; of a run that is complete all lies under its first names then.
 
         Raises TuneliftError where it cannot be brought; the address has what it had.
         """
-        self._push({name for name in self._names() if self._changed(name)})
+        marks = {name: _mark(self.folder / name) for name in self._names()}
+        self._push([name for name, mark in marks.items() if name not in self.there or self._marks.get(name) != mark])
+        self._marks = marks
         if is_complete(RunPaths(self.folder)):
-            self._push({name for name, one in self.there.items() if one.other}, anyway=True)
+            self._push([name for name, one in self.there.items() if one.other], anyway=True)
 
     def _push(self, changed: Iterable[str], *, anyway: bool = False) -> None:
         with tempfile.TemporaryDirectory(prefix=".", suffix=files.PART, dir=self.store.root) as part:
@@ -234,16 +236,6 @@ class Kept:
         """Return the names of the files, the manifest first: it speaks of the others, which may only be later."""
         names = [path.relative_to(self.folder).as_posix() for path in files_of(self.folder)]
         return sorted(names, key=lambda name: name != MANIFEST)
-
-    def _changed(self, name: str) -> bool:
-        """Tell whether a file may be another than when this was asked last."""
-        try:
-            now = (self.folder / name).stat()
-        except FileNotFoundError:
-            return False
-        mark = (now.st_mtime_ns, now.st_size, now.st_ino)
-        before, self._marks[name] = self._marks.get(name), mark
-        return name not in self.there or mark != before
 
     def _links(self, names: Iterable[str], part: Path) -> dict[str, Path]:
         """Return links to files as they are now: a checkpoint that gives way while it is brought is whole still."""
@@ -273,6 +265,14 @@ def files_of(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.is_file() and path != RunPaths(folder).lock]
     written = (files.PART, files.OLD)
     return [path for path in found if not any(part.endswith(written) for part in path.relative_to(folder).parts)]
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what tells a file that may have changed; nothing of one that is gone."""
+    with suppress(FileNotFoundError):
+        now = path.stat()
+        return now.st_mtime_ns, now.st_size, now.st_ino
+    return ()
 
 
 def _link(path: Path, link: Path) -> Path:
