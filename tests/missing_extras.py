@@ -66,6 +66,7 @@ CASES = [
         for name in ("tensorboard", "mlflow", "wandb", "trackio")
     ),
     Case("ray", ("ray",), ("sweep", "sweep.yaml", "--on", "ray")),
+    Case("storage", ("s3fs",), ("sweep", "sweep.yaml", "--storage", "s3://bucket/sweep")),
     Case("optuna", ("optuna",), ("sweep", "drawn.yaml")),
 ]
 RUN = ("run", *TRAIN, "train.steps=2", "evaluate.baselines=[]", "evaluate.forgetting=[]", "output=run")

@@ -131,6 +131,7 @@ def test_every_problem_is_reported_at_once_with_its_line(write) -> None:
         ("data.batch_size=3", "It belongs to a section: train.batch_size or evaluate.batch_size."),
         ("model.zzzz=3", "model.zzzz: there is no such key. Allowed: name, revision, dtype, quantization, device."),
         ("trust_remote_code=true", "code from a model repository is never run"),
+        ("output=s3://bucket/run", "output: s3://bucket/run is an address, and output is a folder of this machine."),
     ],
 )
 def test_one_problem(override: str, said: str) -> None:

@@ -226,7 +226,11 @@ def test_a_run_comes_without_its_checkpoints_where_they_are_not_wanted(address: 
     Kept(store, written(store.root / "a", SECOND)).push()
     other = Storage(address, tmp_path / "there")
     assert other.pull(other.root / "a", checkpoints=False) == ""
-    assert held(other.root / "a") == {name: text for name, text in SECOND.items() if "checkpoints" not in name}
+    without = {name: text for name, text in SECOND.items() if "checkpoints" not in name}
+    assert held(other.root / "a") == without
+    store.drop_checkpoints(store.root / "a")
+    assert names_at(store) == sorted([*(f"a/{name}" for name in without), "a.stored.json"])
+    assert other.pull(other.root / "a") == "" and held(other.root / "a") == without
 
 
 def test_single_files_come_and_go_whole(address: str, tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ def test_trainings_of_another_config_or_of_other_rows_are_not_chosen_among(
     assert not paths.summary.exists()
 
 
+def test_a_sweep_may_measure_by_code_of_the_working_folder(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """The command was asked with the config of that folder, and wrote those of its trainings elsewhere itself."""
+    (tmp_path / "mine.py").write_text("def shorter(prediction, reference):\n    return float(len(prediction) < 5)\n")
+    tiny = tiny | {"evaluate": {"metrics": ["mine.py:shorter"], "max_new_tokens": 4, "forgetting": []}}
+    one = candidates(swept(tiny, {"adapter.r": [2, 4]}))[0]
+    job = one.job(ManyPlans(one.config))
+    assert jobs.work(job.arguments, str(job.log), 1, str(tmp_path)) == 0, job.log.read_text()
+
+
 def test_rows_that_the_test_holds_are_not_trained_on(
     tiny: dict[str, Any], in_process: list[str], tmp_path: Path
 ) -> None:

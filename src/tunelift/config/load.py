@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tunelift.config import yaml_text
 from tunelift.config.problems import key_at, sentences
 from tunelift.config.schema import Config
 from tunelift.config.settings import Setting, assemble, flatten, parse_assignment, translate
+from tunelift.core import stopping
 from tunelift.core.errors import InputError
 from tunelift.run_files.layout import RunPaths
 
@@ -56,6 +58,7 @@ def build(settings: Sequence[Setting], problems: Sequence[str] = (), checks: Seq
     tree, origins = assemble(setting for setting in settings if setting.name not in broken)
     config = _validated(tree, origins, problems)
     if config is not None:
+        problems += [] if config.output is None else _wrong_output(config.output)
         problems += [problem for check in checks for problem in check(config)]
     if problems or config is None:
         fix = "Correct the config or the command." if len(problems) > 1 else None
@@ -77,6 +80,16 @@ def default_output(config: Config) -> Path:
     source = config.data.train if config.data.train is not None else config.data.test
     names = [config.model.name or "model", source if isinstance(source, str) else "data"]
     return Path("runs") / "-".join(_short_name(name) for name in names)
+
+
+def _wrong_output(output: str) -> list[str]:
+    """Say where a folder is no folder but an address: it would be made in the working folder, by that name."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", output):  # a single letter is a drive
+        return []
+    return [
+        f"output: {output} is an address, and output is a folder of this machine. Sweeps and leaderboards keep what "
+        "they make at an address too with --storage."
+    ]
 
 
 def _strange_code(path: Path, settings: Sequence[Setting]) -> list[str]:
@@ -104,7 +117,12 @@ def _strange_address(path: Path, settings: Sequence[Setting]) -> list[str]:
 
 
 def _strange(path: Path) -> str:
-    """Say why a config may be anybody's; nothing of one that lies in the working folder and is no run's."""
+    """Say why a config may be anybody's; nothing of one that lies in the working folder and is no run's.
+
+    Nor of one that a sweep or a leaderboard wrote for this process, out of a config that was asked about there.
+    """
+    if stopping.JOB in os.environ:
+        return ""
     if RunPaths(path.parent).manifest.exists():
         return "is the config of a run"
     return "" if path.resolve().parent == Path.cwd().resolve() else "lies in another folder"

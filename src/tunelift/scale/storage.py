@@ -161,8 +161,7 @@ class Storage:
         there = self.entries(folder)
         if there is None:
             return
-        left_out = RunPaths(folder).checkpoints.name
-        wanted = {name: one for name, one in there.items() if checkpoints or PurePosixPath(name).parts[0] != left_out}
+        wanted = there if checkpoints else _without_checkpoints(there)
         for path in files_of(folder):
             if path.relative_to(folder).as_posix() not in wanted:
                 path.unlink()
@@ -173,6 +172,21 @@ class Storage:
             path = folder / name
             if not (path.is_file() and files.sha256(path) == entry.sha256):
                 self.fetch(folder, name, entry)
+
+    def drop_checkpoints(self, folder: Path) -> None:
+        """Remove the checkpoints of a run that lies at the address: nobody goes on with it."""
+        there = self.entries(folder) or {}
+        self.record(folder, there, _without_checkpoints(there))
+
+    def record(self, folder: Path, before: Entries, now: Entries) -> None:
+        """Have the list of a run say what lies there now, and remove what lay there before."""
+        if before == now:
+            return
+        told = {"format": STORED_FORMAT, "files": {name: asdict(one) for name, one in now.items()}}
+        self.write(json.dumps(told, indent=1).encode(), self.at(stored_list(folder)))
+        for name in {one.name(name) for name, one in before.items()} - {one.name(name) for name, one in now.items()}:
+            with suppress(TuneliftError):  # nobody looks for it
+                self.remove(folder / name)
 
     def fetch(self, folder: Path, name: str, entry: Entry) -> None:
         """Bring one file of a run; raise DamagedError where it is not there, or not what the list says."""
@@ -222,15 +236,8 @@ class Kept:
                 before = self.there.get(name)
                 if anyway or before is None or files.sha256(link) != before.sha256:
                     now[name] = self._brought(name, link, other=before is not None and not before.other)
-        if now == self.there:
-            return
-        told = {"format": STORED_FORMAT, "files": {name: asdict(one) for name, one in now.items()}}
-        self.store.write(json.dumps(told, indent=1).encode(), self.store.at(stored_list(self.folder)))
-        gone = {one.name(name) for name, one in self.there.items()} - {one.name(name) for name, one in now.items()}
+        self.store.record(self.folder, self.there, now)
         self.there = now
-        for name in gone:
-            with suppress(TuneliftError):  # nobody looks for it
-                self.store.remove(self.folder / name)
 
     def _names(self) -> list[str]:
         """Return the names of the files, the manifest first: it speaks of the others, which may only be later."""
@@ -265,6 +272,11 @@ def files_of(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.is_file() and path != RunPaths(folder).lock]
     written = (files.PART, files.OLD)
     return [path for path in found if not any(part.endswith(written) for part in path.relative_to(folder).parts)]
+
+
+def _without_checkpoints(there: Entries) -> dict[str, Entry]:
+    folder = RunPaths("").checkpoints.name
+    return {name: one for name, one in there.items() if PurePosixPath(name).parts[0] != folder}
 
 
 def _mark(path: Path) -> tuple[int, ...]:

@@ -179,6 +179,8 @@ def _trained(
         done, one = done + 1, by_name[job.name]
         if search and search.ended(one):
             said = "ended early, by its looks at validation"
+            if remote:
+                remote.store.drop_checkpoints(one.paths.folder)
         else:
             said = f"validation loss {one.loss:.4g}" if code == 0 else f"failed with {code}, see {job.log}"
         if remote and search:
