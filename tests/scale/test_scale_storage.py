@@ -233,6 +233,14 @@ def test_a_run_comes_without_its_checkpoints_where_they_are_not_wanted(address: 
     assert other.pull(other.root / "a") == "" and held(other.root / "a") == without
 
 
+def test_a_path_is_found_however_it_is_written(tmp_path: Path) -> None:
+    store = Storage(f"memory://{tmp_path}", Path("runs/../runs/sweep"))
+    for path in ("runs/sweep/a", "runs/sweep/finalists/../a", "runs/../runs/sweep/a", "./runs/sweep/a"):
+        assert store.inside(Path(path)) == "a"
+    with pytest.raises(ValueError, match="subpath"):
+        store.inside(Path("runs/sweep/../other"))
+
+
 def test_single_files_come_and_go_whole(address: str, tmp_path: Path) -> None:
     here, there = Storage(address, tmp_path / "here"), Storage(address, tmp_path / "there")
     (tmp_path / "here").mkdir()

@@ -82,7 +82,7 @@ class Storage:
 
     def inside(self, path: Path) -> str:
         """Return a path below the root as it is from there."""
-        return path.relative_to(self.root).as_posix()
+        return Path(os.path.normpath(path)).relative_to(os.path.normpath(self.root)).as_posix()
 
     def at(self, path: Path) -> str:
         """Return where a path below the root lies at the address, as its file system names it."""

@@ -107,8 +107,8 @@ def _bring(config: Config, paths: SweepPaths, remote: Remote) -> None:
     with tempfile.TemporaryDirectory() as folder:
         other = SweepPaths(folder)
         other.trials.write_bytes(there)
-        known = len(_search_of(config, other).before)
-    if known > len(_search_of(config, paths).before):
+        known = len(_search_in(config, other).before)
+    if known > len(_search_in(config, paths).before):
         remote.store.get(paths.trials)
 
 
@@ -209,13 +209,17 @@ def _refuse_other_files(paths: SweepPaths) -> None:
 
 def _search_of(config: Config, paths: SweepPaths) -> Search:
     """Return the search for settings; raise InputError for more of them once the test items were looked at."""
-    search = Search(config.sweep, config.train.seed, paths.trials, lambda values: next(_made(config, values)))
+    search = _search_in(config, paths)
     if search.count > len(search.before) and is_complete(RunPaths(paths.chosen)):
         raise InputError(
             f"{paths.chosen} has a verdict already, of the best among {len(search.before)}.",
             fix="Name another folder with output: more settings would be a choice by what the test items said.",
         )
     return search
+
+
+def _search_in(config: Config, paths: SweepPaths) -> Search:
+    return Search(config.sweep, config.train.seed, paths.trials, lambda values: next(_made(config, values)))
 
 
 def _wrong_seeds(config: Config) -> list[str]:
