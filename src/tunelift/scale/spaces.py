@@ -229,7 +229,7 @@ class Search:
                 "params": trial.own.params,
                 "name": trial.candidate.name,
                 "pruned": trial.pruned,
-                "judged": trial.judged,
+                "judged": trial.judged or trial.pruned is not None,
             }
             for trial in self.trials
         ]
