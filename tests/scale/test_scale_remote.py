@@ -7,8 +7,8 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,23 +229,18 @@ def test_looks_of_a_running_job_are_read_from_the_address(tiny: dict[str, Any], 
     assert one.looks == [2.0]
 
 
-def killed_worker(address: str, root: Path, run_of: Path, killed: list[int]) -> None:
+def kill_a_worker(store: Storage, run_of: Path, killed: list[int], over: threading.Event) -> None:
     """Kill the process that works for a run as soon as a checkpoint of it lies at the address."""
-    store, until = Storage(address, root), time.monotonic() + 300
-    while time.monotonic() < until:
-        found = store.entries(run_of) or {}
-        steps = {int(name.split(CHECKPOINT_STEP)[1].split("/")[0]) for name in found if CHECKPOINT_STEP in name}
+    while not over.wait(0.2):
+        names = list(store.entries(run_of) or {})
+        steps = [int(name.split(CHECKPOINT_STEP)[1].split("/")[0]) for name in names if CHECKPOINT_STEP in name]
         for entry in Path("/proc").glob("[0-9]*") if steps else ():
-            try:
+            with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 if b"tune" in words and any(word.endswith(f"/{run_of.name}".encode()) for word in words):
-                    worker = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                     killed.append(max(steps))
-                    os.kill(worker, signal.SIGKILL)
+                    os.kill(int((entry / "stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
                     return
-            except OSError:
-                continue
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="parents are looked up in /proc")
@@ -259,13 +254,15 @@ def test_a_worker_of_ray_that_is_killed_is_gone_on_for_from_the_address(
         train = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": STEPS}
         found = candidates(swept(tiny, {"adapter.r": [2, 4]}, **train))
         between, plans, codes = Remote.open(address, root), ManyPlans(found[0].config), dict[str, int]()
-        killed = list[int]()
-        threading.Thread(target=killed_worker, args=(address, root, found[0].paths.folder, killed), daemon=True).start()
+        killed, over = list[int](), threading.Event()
+        given = (Storage(address, root), found[0].paths.folder, killed, over)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
+            threading.Thread(target=kill_a_worker, args=given, daemon=True).start()
             some = [one.job(plans) for one in found]
             run_jobs(some, "ray", 2, lambda job, code: codes.update({job.name: code}), between=between)
         finally:
+            over.set()
             ray.shutdown()
     assert killed, "a worker was killed while it trained"
     assert set(codes.values()) == {0}, found[0].log.read_text()
