@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bucket import s3_bucket
 
 from tunelift.config.keywords import from_keywords
@@ -269,10 +270,15 @@ def test_a_worker_of_ray_that_is_killed_is_gone_on_for_from_the_address(
     assert all(one.trained for one in found)
     events = [json.loads(line) for line in found[0].paths.events.read_text().splitlines()]
     at = next(i for i, event in enumerate(events) if event["event"] == "resumed")
-    assert events[at]["step"] >= killed[0] - SAVE_EVERY
+    assert events[at]["step"] >= killed[0]
     assert events[-1]["event"] == "end"
     (in_turn,) = candidates(swept({**tiny, "output": tiny["output"] + "2"}, {"adapter.r": [2]}, **train))
-    tune_stage(in_turn.config, beside_test=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of two at once has on two cores
+    try:
+        tune_stage(in_turn.config, beside_test=True)
+    finally:
+        torch.set_num_threads(threads)
     assert in_turn.loss == found[0].loss
     both = [(one.paths.adapter / "adapter_model.safetensors").read_bytes() for one in (in_turn, found[0])]
     assert both[0] == both[1]
