@@ -154,7 +154,7 @@ def test_a_sweep_says_its_plan_and_passes_on_that_it_is_to_begin_anyway(
     limited_to(monkeypatch, 10**6)
     asked: list[Job] = []
 
-    def noted(some: list[Job], *_: Any) -> None:
+    def noted(some: list[Job], *_: Any, **__: Any) -> None:
         asked.extend(some)
         raise KeyboardInterrupt
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -233,8 +237,7 @@ def test_looks_of_a_running_job_are_read_from_the_address(tiny: dict[str, Any], 
 def kill_a_worker(store: Storage, run_of: Path, killed: list[int], over: threading.Event) -> None:
     """Kill the process that works for a run as soon as a checkpoint of it lies at the address."""
     while not over.wait(0.2):
-        names = list(store.entries(run_of) or {})
-        steps = [int(name.split(CHECKPOINT_STEP)[1].split("/")[0]) for name in names if CHECKPOINT_STEP in name]
+        steps = steps_in(store, run_of)
         for entry in Path("/proc").glob("[0-9]*") if steps else ():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
@@ -242,6 +245,44 @@ def kill_a_worker(store: Storage, run_of: Path, killed: list[int], over: threadi
                     killed.append(max(steps))
                     os.kill(int((entry / "stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
                     return
+
+
+WORKER = "import pickle, sys; sys.exit(pickle.loads(bytes.fromhex(sys.argv[1]))(1, sys.argv[2]))"
+
+
+def test_a_worker_that_is_killed_is_gone_on_for_in_another_folder(
+    tiny: dict[str, Any], address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Ray: the second worker finds nothing but the address."""
+    train = {"steps": STEPS, "save_every": SAVE_EVERY, "evaluate_every": STEPS}
+    one, job, between = one_job(tiny, address, **train)
+    words = [sys.executable, "-c", WORKER, pickle.dumps(between.command(job)).hex(), str(tmp_path)]
+    places = [tmp_path / name for name in ("first", "second")]
+    for place in places:
+        place.mkdir()
+    first = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(places[0])})
+    try:
+        while not (steps := steps_in(between.store, one.paths.folder)):
+            assert first.poll() is None, "it is killed while it trains"
+            time.sleep(0.1)
+    finally:
+        first.kill()
+        first.wait()
+    assert subprocess.run(words, env={**os.environ, "TMPDIR": str(places[1])}, check=False).returncode == 0
+    assert not list(places[1].iterdir())
+    between.bring(job)
+    assert one.trained, one.log.read_text()
+    events = [json.loads(line) for line in one.paths.events.read_text().splitlines()]
+    resumed = [event["step"] for event in events if event["event"] == "resumed"]
+    assert len(resumed) == 1 and resumed[0] >= max(steps)
+    assert events[-1]["event"] == "end"
+    assert not [name for name in between.store.entries(one.paths.folder) or {} if CHECKPOINT_STEP in name]
+
+
+def steps_in(store: Storage, run_of: Path) -> list[int]:
+    """Return the steps of the checkpoints that lie at an address."""
+    names = [name for name in store.entries(run_of) or {} if CHECKPOINT_STEP in name]
+    return [int(name.split(CHECKPOINT_STEP)[1].split("/")[0]) for name in names]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="parents are looked up in /proc")

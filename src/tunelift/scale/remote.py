@@ -134,12 +134,16 @@ class Paced:
 def own_folder() -> Iterator[Path]:
     """Yield a folder of this worker's for one job, removed after it, and remove those of workers that were killed."""
     for left in Path(tempfile.gettempdir()).glob(f"{OWN}*"):
-        with suppress(OSError):  # a lock that is held is one: it is at work
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                with FileLock(RunPaths(left).lock, timeout=0):
-                    shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # as of a lock that is held: its worker is at work
+            _remove_abandoned(left)
     with tempfile.TemporaryDirectory(prefix=OWN, ignore_cleanup_errors=True) as name, FileLock(RunPaths(name).lock):
         yield Path(name)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    if time.time() - folder.stat().st_mtime > ABANDONED:
+        with FileLock(RunPaths(folder).lock, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _push(kept: Kept, log: Path) -> None:
