@@ -114,6 +114,30 @@ def test_a_system_text_and_tools_stand_in_both() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "beside"),
+    [
+        ("question", {"system": "Be kind."}),
+        ("prompt", {"history": [["Hi?", "Ho."]]}),
+        ("prompt", {"system_prompt": "Be kind."}),
+        ("prompt", {"functions": "[{}]"}),
+        ("instruction", {"tools": "[{}]"}),
+        ("instruction", {"system_prompt": "Be kind."}),
+    ],
+)
+def test_what_belongs_to_a_conversation_is_not_lost_beside_texts(asked: str, beside: dict[str, Any]) -> None:
+    """The system texts of a well-known set of pairs (system, question, chosen, rejected) were left out in silence."""
+    row = {asked: "q", "chosen": "a", "rejected": "b"}
+    (name,) = beside
+    with pytest.raises(InputError, match=name) as caught:
+        made([row, row | beside])
+    assert caught.value.fix
+    assert len(made([row | {name: ""}, row | {name: None}])[0]) == 2, "empty cells say nothing"
+    named = {"prompt": f"{{{name}}} {{{asked}}}", "completion": "{chosen}", "rejected": "{rejected}"}
+    if isinstance(beside[name], str):
+        assert pair(row | beside, **named)[0] == f"{beside[name]} q"
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"prompt": "q", "chosen": "a", "rejected": " a "}, EQUAL),

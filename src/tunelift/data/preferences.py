@@ -31,6 +31,9 @@ VERDICTS = ("label", "kto_tag")
 TURNS = ("\n\nAssistant:", "\nAssistant:", "### Response:", "### Assistant:")
 """What stands before an answer in texts that hold a whole exchange."""
 
+NOTHING = (None, "", "[]", "{}", [], {})
+"""Cells that say nothing."""
+
 EQUAL = "both answers are the same"
 EMPTY = "an empty answer"
 EARLIER = "the two differ before their last answers"
@@ -85,12 +88,26 @@ class PairOfAnswers:
             return EMPTY
         if in_messages or not all(isinstance(value, str) for value in (asked or "", *answers)):
             return self._talked(row, asked, answers, where)
+        self._refuse_unread(row, where)
         if self.asked != "instruction":
             template = None if self.asked is None else _column(self.asked)
             return PairOfTexts(template, *map(_column, self.names))(row, where)
         said = Instructions()({**row, "output": "x"}, where)
         texts = (as_text(value, where) for value in answers)
         return said if isinstance(said, str) else _paired(said.prompt, *texts)
+
+    def _refuse_unread(self, row: TableRow, where: str) -> None:
+        """Raise InputError for what belongs to a conversation and stands beside texts, where it would be lost."""
+        read = ("system", "history") if self.asked == "instruction" else ()
+        lost = [name for name in self.beside if name not in read and row.get(name) not in NOTHING]
+        if lost:
+            asked = f"{{{self.asked}}}" if self.asked else "{question}"
+            better, worse = self.names
+            raise InputError(
+                f"{where}: {listed(lost)} would be lost: it is part of a conversation, and the answers are texts.",
+                fix=f'Name a text in the prompt: --prompt "{{{lost[0]}}}\\n\\n{asked}" --completion "{{{better}}}" '
+                f'--rejected "{{{worse}}}". Or write the answers as messages.',
+            )
 
     def _talked(self, row: TableRow, asked: Any, answers: Sequence[Any], where: str) -> Said:
         beside = {BESIDE[name]: row.get(name) or None for name in self.beside}

@@ -56,6 +56,7 @@ def refuse_unusable(table: Table, used: Sequence[str]) -> None:
     `used` are the columns of a layout that was chosen by their names. What is empty says nothing.
     """
     is_talk = bool({"messages", "conversations", "completion", "output"} & set(used))
+    is_pair = set(_PAIRS) & set(used)
     for name in table.columns:
         if name in used:
             continue
@@ -65,7 +66,7 @@ def refuse_unusable(table: Table, used: Sequence[str]) -> None:
             _refuse_flags(table, name, used)
         elif name in _MEDIA:
             _refuse_values(table, name, "media, and models here read text alone", "Leave out rows with media.")
-        elif name in _TALK and is_talk:
+        elif name in _TALK and (is_talk or is_pair):
             _refuse_values(table, name, f"{_TALK[name]}, which these rows cannot use", _talk_fix(name, used))
 
 
