@@ -7,6 +7,7 @@ from typing import Any
 
 from tunelift.config.schema import DataSection
 from tunelift.data.columns import ANSWERS
+from tunelift.data.preferences import PREFERENCES
 from tunelift.data.show import hygiene_lines
 from tunelift.data.splits import Splits, load_splits
 
@@ -50,6 +51,29 @@ def test_conflicts_are_found_within_train_and_across_before_rows_are_removed() -
         "and when": ["no", "yes"],
     }
     assert "conflicts: 2 inputs stand there with different answers" in splits.report.lines()
+
+
+def test_a_prompt_may_have_many_answers_that_are_compared_or_judged() -> None:
+    """They were called contradictions, though most sets of preferences have several answers to a prompt."""
+
+    def conflicts(rows: list[dict[str, Any]]) -> list[list[str]]:
+        found = load_splits(DataSection(train=rows, test=None, validation=None), reading=PREFERENCES, roles=("train",))
+        assert found.report.hygiene["conflicts"]["count"] == len(found.report.hygiene["conflicts"]["examples"])
+        return [sorted(one["labels"]) for one in found.report.hygiene["conflicts"]["examples"]]
+
+    def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+    pairs = [pair("one", "a", "b"), pair("one", "b", "c"), pair("one", "a", "c"), pair("two", "a", "b")]
+    assert conflicts(pairs) == []
+    assert conflicts([*pairs, pair("One", "c", "b")]) == [["b", "c"]]
+
+    def judged(prompt: str, answer: str, liked: bool) -> dict[str, Any]:
+        return {"prompt": prompt, "completion": answer, "label": liked}
+
+    answers = [judged("one", "a", True), judged("one", "b", False), judged("two", "a", False), judged("one", "c", True)]
+    assert conflicts(answers) == []
+    assert conflicts([*answers, judged("one", "A", False)]) == [["liked", "not liked"]]
 
 
 def test_conflicts_and_near_duplicates_with_validation_are_counted_before_rows_are_removed() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tunelift.core.records import Example, Near, Picture
+from tunelift.core.records import Example, Liked, Near, Picture, Rejected
 from tunelift.data.duplicates import near_duplicates, normalised
 from tunelift.data.examples import looks_like_labels
 from tunelift.data.leaks import Leak
@@ -52,21 +52,37 @@ def _lengths(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def _conflicts(examples: Sequence[Example]) -> dict[str, Any]:
-    """Return how many inputs stand there with different completions, and the first of them."""
+    """Return how many inputs stand there with different completions, and the first of them.
+
+    Of answers that are compared or judged these are pairs that stand there either way round, and answers that are liked
+    and not.
+    """
     if says_nothing(examples):
         return {"count": 0, "examples": []}
-    answers: dict[str, dict[str, tuple[str, str]]] = {}
+    answers: dict[tuple[str, ...], dict[str, tuple[str, str]]] = {}
     for example, text in zip(examples, compared_texts(examples), strict=True):
         if example.prompt.strip() and not isinstance(example.wanted, Near):  # of which a text may have several
-            answers.setdefault(normalised(text), {}).setdefault(
-                normalised(example.completion), (text, example.completion)
-            )
+            beside, said = _asked_and_said(example)
+            answers.setdefault((normalised(text), *beside), {}).setdefault(normalised(said), (text, said))
     found = [list(different.values()) for different in answers.values() if len(different) > 1]
     shown = [
         {"input": cut(group[0][0]), "labels": [cut(completion.strip()) for _, completion in group]}
         for group in found[:EXAMPLES]
     ]
     return {"count": len(found), "examples": shown}
+
+
+def _asked_and_said(example: Example) -> tuple[tuple[str, ...], str]:
+    """Return what a row's prompt is asked with, and what the row says of both.
+
+    A prompt may have many answers that are compared or judged: it is these that rows contradict each other about.
+    """
+    if isinstance(example.wanted, Rejected):
+        both = example.completion, example.wanted.text
+        return tuple(sorted(map(normalised, both))), example.completion
+    if isinstance(example.wanted, Liked):
+        return (normalised(example.completion),), "liked" if example.wanted.liked else "not liked"
+    return (), example.completion
 
 
 def _near_duplicates(train: Sequence[Example], leaks: Sequence[Leak], removed: int) -> dict[str, Any]:
