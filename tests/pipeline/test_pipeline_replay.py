@@ -12,11 +12,16 @@ import torch
 import tiny_models
 import tunelift
 from tunelift.config.keywords import from_keywords
+from tunelift.config.schema import DataSection, EvaluateSection, TrainSection
 from tunelift.core.errors import InputError
+from tunelift.data.columns import ANSWERS
+from tunelift.data.splits import load_splits
 from tunelift.evaluation.generation import Sampling
 from tunelift.fast.targets import IGNORED
 from tunelift.pipeline import replaying
 from tunelift.pipeline.general_prompts import general_prompts
+from tunelift.pipeline.replaying import Replay, replayed
+from tunelift.pipeline.session import Session
 from tunelift.pipeline.stages import tune_stage
 from tunelift.tasks import DEFAULT
 from tunelift.tasks.base import Row
@@ -65,6 +70,48 @@ def test_rows_of_the_users_are_mixed_in_but_not_those_that_are_measured(tiny: di
     (tmp_path / "own.csv").write_text("\n".join([test[0], test[3]]) + "\n")
     with pytest.raises(InputError, match="stands in what is measured"):
         tunelift.run(**run | {"output": str(tmp_path / "other")})
+
+
+def of_users(tiny: dict[str, Any], folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Replay:
+    """Return what is replayed of rows beside 40, of which 20 more are validation."""
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    session = Session.of(*tunelift.load(tiny["model"], dtype="float32"), DEFAULT, [])
+    data = DataSection(train=str(folder / "train.csv"), validation=str(folder / "test.csv"))
+    splits = load_splits(data, reading=ANSWERS, roles=("train", "validation"))
+    how = TrainSection(replay_from=str(folder / "own.jsonl"), **settings)
+    return replayed(session, splits, how, EvaluateSection(forgetting=[]), None)
+
+
+def test_rows_that_are_measured_are_known_in_whatever_way_they_are_written(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Behind another template, as messages or as plain text they were replayed, and so trained on."""
+    lines = [line.rpartition(",") for line in (tmp_path / "test.csv").read_text().splitlines()[1:]]
+    measured = [(text.strip('"'), label) for text, _, label in lines]
+    ways = [
+        lambda text, label: {"prompt": text, "completion": label},
+        lambda text, label: {"instruction": text, "output": label},
+        lambda text, label: {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": label}]},
+        lambda text, label: {"text": text.upper()},
+    ]
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    for way in ways:
+        rows = [way(*one) for one in [*measured[:3], ("what nobody asks", "tech")]]
+        found = of_users(tiny, tmp_path, rows, replay=0.01)
+        assert (found.facts["left_out"], found.facts["rows"]) == (3, 1), "few are asked for, and one at least is taken"
+
+
+def test_of_many_rows_of_the_users_some_are_drawn(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """A file may hold one kind of rows after the other: the first ones alone were replayed."""
+    rows = [{"prompt": f"{kind} {i}", "completion": "x"} for kind in ("first", "second") for i in range(40)]
+    drawn = [
+        [tuple(row.ids) for row in of_users(tiny, tmp_path, rows, replay=0.5, seed=seed).rows] for seed in (0, 0, 1)
+    ]
+    firsts = {tuple(row.ids) for row in of_users(tiny, tmp_path, rows[:40], replay=1).rows}
+    assert len(set(drawn[0])) == 20
+    assert 5 <= len(firsts & set(drawn[0])) <= 15
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,10 @@ class TrainSection(Section):
         description="Train once with each of these seeds; with five or more the verdict speaks of the recipe too.",
     )
 
+    def rows_to_replay(self, trained: int) -> int:
+        """Return how many rows are replayed beside so many: one at least, where replay is asked for."""
+        return max(1, round(self.replay * trained)) if self.replay else 0
+
 
 class PreferencesSection(Section):
     """How preferences are learned; refused for other tasks."""

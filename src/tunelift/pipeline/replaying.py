@@ -9,6 +9,7 @@ task's, however many tokens it has.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +21,7 @@ from tunelift.core import files, progress
 from tunelift.core.errors import InputError
 from tunelift.core.records import Conversation, Example
 from tunelift.data.examples import make_examples
-from tunelift.data.overlap import Held
+from tunelift.data.overlap import Held, folded
 from tunelift.data.render import Renderer, RenderReport
 from tunelift.data.sources import read_rows, source_name
 from tunelift.data.splits import Splits
@@ -84,9 +85,9 @@ def replayed(
 
     Of several processes the first one's are taken.
     """
-    count = round(settings.replay * len(splits.train))
-    if not count:
+    if not settings.replay:
         return Replay()
+    count = settings.rows_to_replay(len(splits.train))
     max_length = min(settings.max_length, context_length(session.model, session.tokenizer))
     facts: dict[str, Any] = {"share": settings.replay}
     if settings.replay_from is None:
@@ -99,7 +100,8 @@ def replayed(
         measured = [*splits.test, *splits.validation]
         measured += [e for found in forgetting_sets(evaluate, DEFAULT).values() for e in found.test]
         given, held = _given(settings.replay_from), Held(measured)
-        kept = [example for example in given if not held.given_away(example)] if measured else given
+        texts = {_own_text(example) for example in measured}
+        kept = [row for row in given if not held.given_away(row) and _own_text(row) not in texts]
         facts |= {"from": source_name(settings.replay_from), "left_out": len(given) - len(kept)}
         if not kept:
             raise InputError(
@@ -107,6 +109,7 @@ def replayed(
                 fix="Name other rows with train.replay_from.",
             )
         rows, _ = DEFAULT.rows(kept, session.tokenizer, max_length, [])
+        random.Random(f"replay {settings.seed}").shuffle(rows)  # a file may hold one kind of rows after the other
     rows = [rows[i % len(rows)] for i in range(count)] if rows else []
     learned, _ = session.rows(splits.train, max_length)
     weight = _targets(learned) / _targets(rows) if rows else 1.0
@@ -122,6 +125,17 @@ def mixed(
     if examples is not splits.train or not replay.rows:
         return rows, report
     return [*rows, *replay.rows], replace(report, notes=[*report.notes, replay.note()])
+
+
+def _own_text(example: Example) -> str:
+    """Return what an item asks without what a template puts around it: rows to replay may be written in another way.
+
+    That is the longest cell, or message of the user's, that its prompt holds; the prompt itself where it holds none.
+    """
+    whole = example.prompt if example.prompt.strip() else example.completion
+    said = [m["content"] for m in example.conversation.messages if m["role"] == "user"] if example.conversation else []
+    parts = [text for text in (*example.row.values(), *said) if isinstance(text, str) and text.strip() in whole]
+    return folded(max(parts, key=len, default="")) or folded(whole)
 
 
 def _given(source: str) -> list[Example]:

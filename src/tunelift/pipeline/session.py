@@ -188,7 +188,7 @@ class Session:
         """Know what a new adapter will be trained on: some methods make settings of it, and some heads begin by it."""
         self.learned = rows
         self.task.check(self.model, rows, self.labels)
-        count = len(rows) + round(len(rows) * settings.replay)
+        count = len(rows) + settings.rows_to_replay(len(rows))
         self.training = count, steps_of(count, settings.batch_size, settings.epochs, settings.steps)
         self.longest, self.optimiser = settings.max_length, settings.optimizer
 
