@@ -197,6 +197,21 @@ def test_a_person_or_a_function_alone_tell_a_win_rate(
         judge(sides, Question("bleu"), endpoint.EndpointSection(), None)
 
 
+def test_a_sheet_of_whatever_models_write_can_be_read_again(sides: list[str], tmp_path: Path) -> None:
+    """A NUL was written into the sheet, and the labels of a whole sheet were refused as a damaged file."""
+    rows = [json.loads(line) for line in Path(sides[1]).read_text().splitlines()]
+    for i, odd in enumerate(("\0", "\r", "\u2028", "\x1a", "\ufeff", '"', "\u202e", "\x85", "é\0", "\U0001f600")):
+        for number in range(10 + i, len(rows), 10):
+            rows[number]["prediction"] = f"{odd}reply{odd}{odd} {number},{odd};\n{odd}"
+    Path(sides[1]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sheet = tmp_path / "labels.csv"
+    assert judge(sides, Question("person"), endpoint.EndpointSection(), sheet) is None
+    fill(sheet, 50, lambda a, b: ["tie"])
+    found = judge(sides, Question("person"), endpoint.EndpointSection(), sheet)
+    assert found is not None
+    assert (found["labels"], found["value"]) == (50, 0.5)
+
+
 def test_sheets_that_are_no_random_draw_or_of_other_answers_are_refused(sides: list[str], tmp_path: Path) -> None:
     sheet, question = tmp_path / "labels.csv", Question("person")
     judge(sides, question, endpoint.EndpointSection(), sheet)
@@ -285,6 +300,11 @@ def test_the_command_writes_a_sheet_and_a_run_keeps_what_was_found(sides: list[s
         (["judge", str(run)], "Say who judges"),
         (["judge", str(run), "--by", "person", "--address", "http://a/v1"], "exclude each other"),
         (["judge"], "Give a run folder"),
+        (["judge", str(run), "--by", "rouge_l", "--labels", labels], "--labels would not be looked at with --by rouge"),
+        (
+            ["judge", str(run), "--by", "person", "--labels", labels, "--criterion", "wit", "--request", '{"n": 1}'],
+            "--request, --criterion would not be looked at with --by person",
+        ),
         (["judge", str(run), "--address", "http://a/v1", "--request", "[]"], "takes an object of JSON"),
         (["judge", str(run), "--address", "http://a/v1", "--labels", labels], "served_model does not say"),
     ):

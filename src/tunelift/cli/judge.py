@@ -48,6 +48,7 @@ def command(ctx: click.Context, /, sources: tuple[str, ...], labels: str | None,
         raise click.UsageError("Say who judges: --address URL --served-model NAME, or --by person, or a function.", ctx)
     if options["by"] is not None and options["address"] is not None:
         raise click.UsageError("--by and --address exclude each other.", ctx)
+    _refuse_unread(ctx, options, labels)
     from tunelift.comparison.judged import lines
     from tunelift.config.schema import EndpointSection
     from tunelift.evaluation.judging import CRITERION
@@ -62,6 +63,18 @@ def command(ctx: click.Context, /, sources: tuple[str, ...], labels: str | None,
     told = judge(sources, question, settings, Path(labels) if labels else None)
     if told is not None:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(told)))
+
+
+def _refuse_unread(ctx: click.Context, options: dict[str, Any], labels: str | None) -> None:
+    """Refuse what is for a judge at an address, or for a person, where another judges."""
+    by = options["by"]
+    if by is None:
+        return
+    usual = {"served_model": "", "key_from": None, "request": "{}", "criterion": None}
+    unread = [f"--{name.replace('_', '-')}" for name, value in usual.items() if options[name] != value]
+    unread += ["--labels"] if labels is not None and by != "person" else []
+    if unread:
+        raise click.UsageError(f"{', '.join(unread)} would not be looked at with --by {by}. Leave it out.", ctx)
 
 
 def _fields(ctx: click.Context, text: str) -> dict[str, Any]:

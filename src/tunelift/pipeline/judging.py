@@ -229,6 +229,7 @@ def _shown(item: Judged, question: Question) -> tuple[str, str]:
 
 
 def _cell(text: str) -> str:
+    text = text.replace("\0", "\N{SYMBOL FOR NULL}")  # which models write, and no file of text may hold
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
