@@ -282,6 +282,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=said):
             evaluated(rows, **more)
+    with pytest.raises(InputError, match="All 2 test rows have the same number: spearman, pearson would be 0"):
+        evaluated([pair | {"score": 1}, {"anchor": "w3", "positive": "w4", "score": 1.0}])
     with pytest.raises(InputError, match="have the score 1: there is no order"):
         tunelift.tune(model, tokenizer, data=[pair | {"score": 1}, {"anchor": "w3", "positive": "w4", "score": 1}])
     alike = (

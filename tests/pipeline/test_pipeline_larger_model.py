@@ -59,6 +59,10 @@ def test_an_address_that_cannot_be_asked_is_refused_before_anything_is_written(t
     ):
         with pytest.raises(InputError, match=said):
             tunelift.run(**tiny, larger_model=wrong)
+    given = {"served_model": "x", "price": [1, 2], "timeout": 3}
+    with pytest.raises(InputError, match="no address is named") as caught:
+        tunelift.run(**tiny, larger_model=given)
+    assert [problem.split()[0] for problem in caught.value.problems] == [f"larger_model.{name}" for name in given]
     assert not Path(tiny["output"]).exists()
 
 

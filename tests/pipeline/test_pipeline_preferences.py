@@ -219,6 +219,17 @@ def test_every_setting_is_some_losss_and_none_is_looked_at_in_silence() -> None:
         assert seen == set(TAKES[name]) - {"loss"}
 
 
+@pytest.mark.parametrize("liked", [True, False])
+def test_answers_of_one_judgement_are_refused(liked: bool, tiny_pairs: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing was said, and the likelihood of liked answers alone was called better."""
+    path = Path(write(tmp_path / "judged.jsonl", 40, judged=True))
+    rows = [json.loads(line) | {"label": liked} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(InputError, match=r"training answers are (not )?liked: there is nothing to tell apart"):
+        tunelift.run(**tiny_pairs | {"data": {"train": str(path), "test": 0.3}})
+    assert not (Path(tiny_pairs["output"]) / "base").exists()
+
+
 def test_other_tasks_refuse_settings_of_preferences(tiny: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"preferences.loss is set, and the task causal-lm learns no preferences"):
         tunelift.run(**tiny, task="causal-lm", loss="simpo")

@@ -31,7 +31,7 @@ VERDICTS = ("label", "kto_tag")
 TURNS = ("\n\nAssistant:", "\nAssistant:", "### Response:", "### Assistant:")
 """What stands before an answer in texts that hold a whole exchange."""
 
-NOTHING = (None, "", "[]", "{}", [], {})
+NOTHING: tuple[Any, ...] = (None, "", "[]", "{}", [], {})
 """Cells that say nothing."""
 
 EQUAL = "both answers are the same"

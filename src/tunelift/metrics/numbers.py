@@ -133,6 +133,8 @@ def items_metric(name: str, counts: Callable[[Answer], Mapping[str, float]], val
 
 METRICS.add("rmse", replace(corpus_metric("rmse", squared_counts, rmse, "numbers"), higher_is_better=False))
 METRICS.add("mae", Metric("mae", mae, "numbers", higher_is_better=False))
+OF_SPREAD = ("r2", "pearson", "spearman")
+"""What is not defined where the references do not differ, and 0 there."""
 for _name, _value in (("r2", r2), ("pearson", pearson), ("spearman", spearman)):
     _metric = items_metric(_name, number_counts, partial(of_outputs, _value), "numbers")
     METRICS.add(_name, _metric if _name == "r2" else replace(_metric, bounds=(-1.0, 1.0)))

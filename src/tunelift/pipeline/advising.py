@@ -34,6 +34,7 @@ def advise(config: Config) -> Advice:
     Of the test only the number of rows is used. Raises InputError for wrong config or data before anything is computed.
     """
     ranks.refuse_several("tunelift advise")
+    choices.check_larger_model(config.larger_model)
     data, evaluate = config.data, config.evaluate
     task = choices.task_for(config)
     splits = load_splits(data, reading=task.reading)

@@ -73,6 +73,7 @@ def evaluate(model: Any, tokenizer: Any, data: Any, *, task: str | None = None, 
     splits = choices.splits_to_measure(config.data, kind)
     labels = head_labels(model) if kind.has_classes else choices.ranked_labels(kind, splits, config.data)
     metrics = choices.metrics_for(config.evaluate.metrics, kind, splits.train or splits.test)
+    choices.check_numbers(splits.test, metrics)
     plan = choices.evaluation_plan(config.evaluate, metrics, kind, labels, config.train.max_length)
     return Session.of(model, tokenizer, kind, labels).score(splits.test, plan, "evaluate")
 

@@ -19,13 +19,14 @@ from tunelift.config.schema import (
 )
 from tunelift.core import progress
 from tunelift.core.errors import InputError, did_you_mean, listed
-from tunelift.core.records import Example
+from tunelift.core.records import Example, Numbers
 from tunelift.data.examples import unseen_labels
 from tunelift.data.splits import ROLES, Splits, load_splits
 from tunelift.data.template import Template
 from tunelift.evaluation.measures import measure_for, measure_of
 from tunelift.evaluation.plan import Plan
 from tunelift.metrics import Metric, resolve
+from tunelift.metrics.numbers import OF_SPREAD
 from tunelift.models import is_model, natural_task, quantized
 from tunelift.pipeline.tracking import refuse_missing
 from tunelift.tasks import TASKS, Task
@@ -155,6 +156,28 @@ def check_labels(
         raise InputError(
             f"The test rows have labels that no training row has: {listed(repr(label) for label in unseen)}.",
             fix="Add training rows with them, take those test rows out, or name every label with data.labels.",
+        )
+
+
+def check_numbers(test: Sequence[Example], metrics: Sequence[Metric]) -> None:
+    """Raise InputError for metrics of how numbers go together where those of the test rows are all the same."""
+    names = [metric.name for metric in metrics if metric.name in OF_SPREAD]
+    values = [example.wanted.values for example in test if isinstance(example.wanted, Numbers)]
+    if names and len(values) > 1 and any(len(set(own)) == 1 for own in zip(*values, strict=True)):
+        raise InputError(
+            f"All {len(values)} test rows have the same number: {listed(names)} would be 0, whatever the model says.",
+            fix="Give test rows of several numbers, or name other metrics (evaluate.metrics).",
+        )
+
+
+def check_larger_model(settings: EndpointSection) -> None:
+    """Raise InputError for settings of a larger model where no address is named: it is not asked then."""
+    usual = EndpointSection()
+    given = [name for name, value in settings if value != getattr(usual, name)]
+    if given and not settings.address:
+        raise InputError(
+            *(f"larger_model.{name} is set, and no address is named: nothing is asked." for name in given),
+            fix="Name it (--address https://HOST/v1), or leave them out.",
         )
 
 

@@ -37,12 +37,14 @@ def prepare(config: Config, required: Sequence[str] = ()) -> Prepared:
     """
     if config.train.seeds:  # the run's own adapter is made with the first
         config = config.trained_with(seed=config.train.seeds[0])
+    choices.check_larger_model(config.larger_model)
     task = choices.task_for(config)
     config = choices.settled(config, task)
     data, evaluate = config.data, config.evaluate
     splits = load_splits(data, reading=task.reading)
     metrics = choices.metrics_for(evaluate.metrics, task, splits.train)
     choices.check_labels(splits.train, splits.test, data, metrics)
+    choices.check_numbers(splits.test, metrics)
     choices.check_required(required, metrics)
     labels = choices.ranked_labels(task, splits, data)
     plan = choices.evaluation_plan(evaluate, metrics, task, labels, config.train.max_length, config.larger_model)

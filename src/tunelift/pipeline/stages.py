@@ -157,6 +157,7 @@ def _to_measure(config: Config, facts: dict[str, Any]) -> tuple[Session, Splits,
         )
     labels = (trained if task.has_head else []) or choices.ranked_labels(task, splits, data, trained)
     metrics = choices.metrics_for(config.evaluate.metrics, task, splits.train or splits.test)
+    choices.check_numbers(splits.test, metrics)
     ordered = bool(trained or data.labels)  # by the adapter, or by who knows its head
     session = Session.open(config.model, task, labels, config.train.seed, ordered=ordered)
     plan = choices.evaluation_plan(config.evaluate, metrics, task, session.labels or labels, config.train.max_length)

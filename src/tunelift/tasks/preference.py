@@ -166,6 +166,13 @@ class Preference(CausalLM):
         asked, head = self.settings.loss, getattr(model, "get_output_embeddings", lambda: None)()
         if head is None:
             raise InputError(f"{type(model).__name__} says nothing of answers.", fix="Take a causal language model.")
+        kinds = {example.wanted.liked for example in examples if isinstance(example.wanted, Liked)}
+        if len(kinds) == 1:
+            said, others = ("liked", "not liked") if True in kinds else ("not liked", "liked")
+            raise InputError(
+                f"All {len(examples)} training answers are {said}: there is nothing to tell apart.",
+                fix=f"Give answers that are {others} too. Liked ones alone are learned as answers: --task causal-lm",
+            )
         if asked not in (None, KTO) and _is_judged(examples):
             raise InputError(
                 f"preferences.loss is {asked}, which learns from pairs, and these rows have one judged answer each.",
