@@ -187,7 +187,10 @@ def screen_head(model: Any, tokenizer: Any) -> str:
         return ""
     if not has_products(found.plain) or found.plain.nbytes // 4 > _room(model):
         return ""
-    found.screened = ScreenedHead(found.plain, states_of_a_text(model, tokenizer))
+    seen = states_of_a_text(model, tokenizer)
+    if seen is None:
+        return ""
+    found.screened = ScreenedHead(found.plain, seen)
     return ", the head screened"
 
 

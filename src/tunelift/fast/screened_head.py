@@ -104,17 +104,17 @@ TEXT = "The meeting on 12 May 1997 was moved to Berlin, since three of five memb
 
 
 @torch.no_grad()
-def states_of_a_text(model: Any, tokenizer: Any) -> Tensor:
-    """Return the hidden states (N, D) that a model's head is asked about for TEXT."""
+def states_of_a_text(model: Any, tokenizer: Any) -> Tensor | None:
+    """Return the hidden states (N, D) that a model's head is asked about for TEXT; None where it is not asked so."""
     seen = list[Tensor]()
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    hook = head.register_forward_pre_hook(lambda _, arguments: seen.extend(arguments[:1]))
     ids = torch.tensor([tokenizer(TEXT)["input_ids"]], dtype=torch.long, device="cpu")
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), **without_cache(model))
     finally:
         hook.remove()
-    return seen[-1].reshape(-1, seen[-1].shape[-1]).float()
+    return seen[-1].reshape(-1, seen[-1].shape[-1]).float() if seen else None
 
 
 @contextmanager

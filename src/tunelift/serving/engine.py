@@ -101,7 +101,8 @@ class Engine:
         """Take the model: its layers run fused until the engine is left."""
         self._stack.enter_context(in_evaluation(self.model))
         self.fast_paths = self._stack.enter_context(sped_up(self.model, "forward"))
-        self.fast_paths["frozen_products"] += screen_head(self.model, self.tokenizer) + pack_head(self.model)
+        screened = "" if self.alone else screen_head(self.model, self.tokenizer)
+        self.fast_paths["frozen_products"] += screened + pack_head(self.model)
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
         return self
 
