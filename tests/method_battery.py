@@ -43,6 +43,19 @@ from tunelift.training.run import train
 LABELS = ["sports", "tech"]
 KINDS = {"decoder": "causal-lm", "encoder": "sequence-classification"}
 """What every row is held to: a tiny Llama, and a tiny BERT that classifies."""
+
+
+def acting(session: Session, name: str) -> Any:
+    """Attach a method's adapter that changes what the model says, the same for the same name; return the model."""
+    session.training = 100, 10
+    session.attach({"method": name, **METHODS.get(name).tried_with}, 0)
+    torch.manual_seed(0)
+    for p in session.model.parameters():
+        if p.requires_grad:
+            p.data += 0.05 * torch.randn_like(p)
+    return session.model.eval()
+
+
 OTHERS: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "gemma3_text": {},

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny_models
+from method_battery import acting
 from small_rows import write_rows
 from tunelift.adapters.methods import METHODS
 from tunelift.config.keywords import from_keywords
@@ -160,13 +161,7 @@ def test_methods_that_read_no_weights_act_as_on_the_wide_twin_and_others_are_ref
             session = Session.of(deepcopy(loaded), tiny_models.tokenizer(), CAUSAL)
             if wide:
                 widen(session.model)
-            session.training = 100, 10
-            session.attach({"method": name, **METHODS.get(name).tried_with}, 0)
-            torch.manual_seed(0)
-            for p in session.model.parameters():
-                if p.requires_grad:
-                    p.data += 0.05 * torch.randn_like(p)
-            found.append(session.model.eval()(IDS).logits)
+            found.append(acting(session, name)(IDS).logits)
         assert torch.allclose(*found, atol=1e-4), name
     refused = [{"method": "loha"}, {"method": "hira"}, {"use_dora": True}]
     refused += [{"init_lora_weights": how} for how in ("pissa", "corda", "lora_ga")]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tiny_models
+from method_battery import acting
 from small_rows import write_rows
 from tunelift.adapters.methods import METHODS
 from tunelift.config.keywords import from_keywords
@@ -125,13 +126,7 @@ def test_methods_that_read_no_weights_act_on_eight_bits_as_on_plain_layers(tmp_p
             session = opened(folder)
             if wide:
                 session.model = session.model.dequantize(torch.float32)
-            session.training = 100, 10
-            session.attach({"method": name, **METHODS.get(name).tried_with}, 0)
-            torch.manual_seed(0)
-            for p in session.model.parameters():
-                if p.requires_grad:
-                    p.data += 0.05 * torch.randn_like(p)
-            found.append(session.model.eval()(IDS).logits)
+            found.append(acting(session, name)(IDS).logits)
         assert torch.allclose(*found, atol=1e-3), name
 
 
