@@ -132,11 +132,13 @@ def made(adapted: Any) -> tuple[Made, Rows]:
     )
 
 
-def run_of(model: Any, place: Path, learning_rate: float = 0.01) -> Path:
-    """A run of three steps on a model, whose rows are labelled texts."""
+def run_of(
+    model: Any, place: Path, learning_rate: float = 0.01, rows: Callable[..., Path] = write_rows, kind: str = "csv"
+) -> Path:
+    """A run of three steps on a model, whose rows are labelled texts unless others are given."""
     model.save_pretrained(place / "model")
     tokenizer().save_pretrained(place / "model")
-    data = {"train": str(write_rows(place / "train.csv", 40)), "test": str(write_rows(place / "test.csv", 20, 100))}
+    data = {"train": str(rows(place / f"train.{kind}", 40)), "test": str(rows(place / f"test.{kind}", 20, 100))}
     tunelift.run(
         model=str(place / "model"),
         data=data,

@@ -326,6 +326,29 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported.run_of(exported.model("llama"), place)
 
 
+def talks(path: Path, count: int, start: int = 0) -> Path:
+    """Conversations of two turns, which end with an answer as all real ones do."""
+    turns = ("user", "say {}"), ("assistant", "{} it is"), ("user", "and then?"), ("assistant", "then {} again")
+    for number in range(start, start + count):
+        row = {"messages": [{"role": role, "content": text.format(number)} for role, text in turns]}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("to", ["merged", "gguf"])
+def test_conversations_are_written_as_far_as_a_model_is_asked(to: str, tmp_path: Path, in_process: None) -> None:
+    """llama.cpp takes a last answer as one to go on with, and does not close it: no fault of the file."""
+    if to == "gguf":
+        pytest.importorskip("xllamacpp", reason="an extra that CI lacks")
+    run = exported.run_of(exported.model("llama"), tmp_path / "chat", rows=talks, kind="jsonl")
+    found = said(export_stage(run, to, None))
+    assert found["status"] == "proved" and "conversations are written alike" in str(found["proofs"])
+    if to == "merged":
+        asked = json.loads((tmp_path / "request.json").read_text())["messages"]
+        assert [[one["role"] for one in talk] for talk in asked] == [["user", "assistant", "user"]] * 4
+
+
 @pytest.mark.parametrize(
     ("to", "kind", "package"),
     [

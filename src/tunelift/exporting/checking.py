@@ -85,5 +85,13 @@ def _apart(found: Equality) -> str:
 def _alike(name: str, right: Sequence[tuple[str, Any]], answers: Sequence[Any]) -> dict[str, Any]:
     for (asked, wanted), given in zip(right, answers, strict=True):
         if wanted != given:
-            return check(name, False, f"{asked[:60]!r} becomes {str(given)[:120]}, not {str(wanted)[:120]}")
+            there, here = _around(str(given), str(wanted))
+            return check(name, False, f"{asked[:60]!r} becomes {there!r}, not {here!r}")
     return check(name, True, f"{len(right)} of them")
+
+
+def _around(one: str, other: str) -> tuple[str, str]:
+    """Return of two texts the part in which they first differ."""
+    place = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(0, place - 40)
+    return one[start : place + 80], other[start : place + 80]

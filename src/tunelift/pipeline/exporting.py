@@ -265,12 +265,17 @@ def _texts(session: Session, examples: Sequence[Example]) -> list[tuple[str, lis
 
 
 def _conversations(session: Session, examples: Sequence[Example]) -> list[tuple[list[dict[str, str]], str]]:
-    """Return conversations to write, each as the chat template writes it: those of the data, or one of our own."""
+    """Return conversations to write, each as the chat template writes it: those of the data, or one of our own.
+
+    They end with what a model is to answer: llama.cpp leaves a last answer open, to be gone on with.
+    """
     if not getattr(session.tokenizer, "chat_template", None):
         return []
     found: list[list[dict[str, str]]] = []
     for example in examples:
         plain = [dict(message) for message in example.messages or ()]
+        while plain and plain[-1].get("role") == "assistant":
+            plain.pop()
         if plain and all(set(one) == {"role", "content"} and isinstance(one["content"], str) for one in plain):
             found.append([{key: str(value) for key, value in one.items()} for one in plain])
     found = found[:4] or [[{"role": "user", "content": "Hello"}]]
