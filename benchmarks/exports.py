@@ -14,12 +14,19 @@ run are given behind:
         data.test=sst2_dev.tsv data.text=text data.label=label train.learning_rate=0.003
     python benchmarks/exports.py --kind embedding --model all-minilm-l6-v2 --data banking77_train.csv --rows 400 \\
         --steps 12 --items 120 data.test=banking77_test.csv data.label=category
+
+With --kind chat the rows are short conversations of alpaca_demo.json and kto_demo.json (those marked as good), of which
+--data is the folder:
+
+    python benchmarks/exports.py --kind chat --model SmolLM2-135M-Instruct.Q4_1.gguf --data DIR --rows 431 --steps 49 \\
+        train.learning_rate=0.0005 evaluate.metrics=loss
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -29,6 +36,7 @@ from typing import Any
 TEXTS = ["data.prompt=Headline: {headline}\nTopic:", "data.completion= {topic}"]
 TASKS = {
     "answers": TEXTS,
+    "chat": [],
     "head": ["task=sequence-classification"],
     "embedding": ["task=sentence-embedding"],
 }
@@ -75,8 +83,10 @@ def main() -> None:
         place.mkdir(parents=True, exist_ok=True)
         run = options.run or place / "run"
         if not options.run and not (run / "tuned" / "metrics.json").is_file():
+            chat = options.kind == "chat"
+            data = conversations(Path(options.data), place, options.items) if chat else ["--data", options.data]
             tunelift(
-                *("run", "--model", options.model, "--data", options.data, *TASKS[options.kind], f"output={run}"),
+                *("run", "--model", options.model, *data, *TASKS[options.kind], f"output={run}"),
                 *(f"train.steps={options.steps}", f"data.max_train={options.rows}", f"data.max_test={options.items}"),
                 *("adapter.r=8", "adapter.lora_alpha=16", "evaluate.baselines=[]", "evaluate.forgetting=[]"),
                 *options.settings,
@@ -87,6 +97,24 @@ def main() -> None:
     print(table(found))
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def conversations(data: Path, place: Path, items: int) -> list[str]:
+    """Write short conversations, the first `items` of them for the test; return the words that name the files."""
+    marked, asked_for = (
+        json.loads((data / name).read_text(encoding="utf-8")) for name in ("kto_demo.json", "alpaca_demo.json")
+    )
+    liked = [row["messages"] for row in marked if row["label"]]
+    rows = [talk for talk in liked if sum(len(one["content"]) for one in talk) <= 900]
+    for row in asked_for:
+        asked = "\n\n".join(filter(None, (row["instruction"], row["input"])))
+        if len(asked) + len(row["output"]) <= 450:
+            rows.append([{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}])
+    random.Random(1).shuffle(rows)
+    for name, some in (("test", rows[:items]), ("train", rows[items:])):
+        lines = (json.dumps({"messages": talk}) + "\n" for talk in some)
+        (place / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return ["--data", str(place / "train.jsonl"), f"data.test={place / 'test.jsonl'}"]
 
 
 def exported(run: Path, to: str, kind: str, items: int) -> dict[str, Any]:
