@@ -14,7 +14,7 @@ import click
 import tunelift
 from tunelift.cli import failures
 from tunelift.cli.command import SETTINGS, common_options
-from tunelift.core import progress, stopping
+from tunelift.core import garbage, progress, stopping
 from tunelift.core.errors import did_you_mean
 
 COMMANDS = {
@@ -90,5 +90,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    cli.main()
+    """Run the command line; the process is to end with it."""
+    try:
+        cli.main()
+    finally:
+        garbage.left_where_it_is()

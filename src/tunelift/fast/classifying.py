@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tunelift.core.errors import InputError
 from tunelift.core.randomness import seeded
+from tunelift.fast import tried
 from tunelift.fast.int8_trial import wide
 from tunelift.fast.rounding import IN_FLOAT32, ROUNDINGS, UNKNOWN, Plain, apart, asked_plainly, in_float32
 from tunelift.fast.trials import structure_of
@@ -26,8 +27,11 @@ LEAST = 1e-5
 Inputs = Mapping[str, Tensor]
 Ask = Callable[[Tensor, Tensor], Tensor]
 
-_known: WeakKeyDictionary[Any, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
-"""By the model, what it is made of and the lengths of the rows tried: whether it reads padding."""
+_Tried = tuple[int, int, int]
+"""What a model is made of, and the most and the fewest tokens of the rows that it was tried with."""
+
+_known: WeakKeyDictionary[Any, dict[_Tried, bool]] = WeakKeyDictionary()
+"""By the model and what was tried: whether it reads padding."""
 
 
 class ClassLogits:
@@ -55,15 +59,23 @@ class ClassLogits:
         return torch.cat([F.pad(row, (0, 0, 0, width - row.shape[1])) if row.dim() == 3 else row for row in found])
 
     def _try(self, rows: Sequence[Sequence[int]]) -> None:
-        base = base_of(self.model)
-        lengths = [*map(len, rows)]
-        key = (hash(structure_of(self.model)), max(lengths), min(lengths))
-        known = _known.setdefault(base, {})
-        if key not in known:
-            known[key] = reads_padding(self.model, self._of_rows, rows)
-        self.alone = known[key]
+        lengths, structure = [*map(len, rows)], structure_of(self.model)
+        known = _known.setdefault(base_of(self.model), {})
+        key = (hash(structure), max(lengths), min(lengths))
+        found = next((reads for before, reads in known.items() if _covers(before, key)), None)
+        self.alone = known[key] = self._reads(structure, rows) if found is None else found
         seen = [*key[1:], *self.lengths[:1], *self.lengths[-1:]]
         self.lengths = range(min(seen), max(seen) + 1)
+
+    def _reads(self, structure: Sequence[Any], rows: Sequence[Sequence[int]]) -> bool:
+        """Return whether padding beside the longest and the shortest row is read: tried now, or kept of these."""
+        two = [list(max(rows, key=len)), list(min(rows, key=len))]
+        kept_as = tried.key_of(self.model, [*structure, "padding", two])
+        kept = tried.read(kept_as)
+        if kept is None:
+            kept = {"reads": reads_padding(self.model, self._of_rows, two)}
+            tried.write(kept_as, kept)
+        return bool(kept["reads"])
 
     def check_training(self, inputs: Inputs) -> None:
         """Raise InputError where the model fails on a batch in training, though it does not when it is asked."""
@@ -82,6 +94,11 @@ class ClassLogits:
 
     def _logits(self, inputs: Inputs) -> Tensor:
         return said_of(self.model, inputs, **self.more)
+
+
+def _covers(known: _Tried, asked: _Tried) -> bool:
+    """Tell whether rows of these lengths lie between those that the same model was tried with."""
+    return known[0] == asked[0] and known[1] >= asked[1] and known[2] <= asked[2]
 
 
 def said_of(model: Any, inputs: Inputs, **more: Any) -> Tensor:

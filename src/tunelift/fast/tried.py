@@ -1,10 +1,11 @@
-"""What trials found of large models, kept in the cache: their passes in float32 take seconds."""
+"""What trials found of models that are not small, kept in the cache: all those of a run take seconds."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache as once
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import nn
 
 from tunelift.core import cache, files, machine
 from tunelift.fast.frozen import of_adapters
+from tunelift.fast.kernels import SWITCH
 from tunelift.model_facts.parameters import bit_sums, device_of
 
-LARGE = 50_000_000
+LARGE = 10_000_000
 """Parameters from which on a model's trials are kept."""
 
 KNOWN_CODE = {"torch", "transformers", "peft", "tunelift"}
@@ -38,7 +40,7 @@ def key_of(model: nn.Module, structure: Sequence[Any]) -> str | None:
     if any(kind.__module__.partition(".")[0] not in KNOWN_CODE for kind in kinds):
         return None
     versions = [torch.__version__, transformers.__version__, peft.__version__, _own_code()]
-    computed = [machine.vectors(), torch.get_num_threads(), str(device_of(model))]
+    computed = [machine.vectors(), torch.get_num_threads(), str(device_of(model)), os.environ.get(SWITCH)]
     told = json.dumps([*structure, _sums(model), versions, computed], default=_name)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 

@@ -6,25 +6,30 @@ into the padded batch, so that everything around it works as before.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from tunelift.core import garbage
+from tunelift.fast import tried
 from tunelift.fast.attention import packed, packed_inputs, registered
 from tunelift.fast.classifying import said_of
 from tunelift.fast.frozen import Ways, frozen_products
 from tunelift.fast.fusing import fuse_passes
+from tunelift.fast.kernels import SWITCH
 from tunelift.fast.last_layer import computed_again, last_layer, only_at, unsuited
 from tunelift.fast.lora import fuse
 from tunelift.fast.packed_rows import PackedRow, pack, put_back
 from tunelift.fast.rounding import Plain, asked_plainly
 from tunelift.fast.target_only import acts_in_layers
+from tunelift.fast.trials import structure_of
 from tunelift.fast.undo import Undo, in_evaluation, named, without_cache
 from tunelift.model_facts.anatomy import base_of, is_body, pad_id, tells_segments
 from tunelift.model_facts.parameters import device_of
@@ -59,7 +64,7 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
         undo.attention.append((inner.config, inner.config._attn_implementation))
         inner.config._attn_implementation = registered(inner.config._attn_implementation)
     if base.get_output_embeddings() is None:
-        states |= unpad(model, undo, always=True, alone=True)
+        states |= unpad(model, undo, always=True, alone=True, known=_Known(model, pack))
     try:
         with garbage.not_among_what_is():
             yield states
@@ -67,12 +72,12 @@ def sped_up(model: Any, pack: Ways = "none") -> Iterator[dict[str, str]]:
         undo.all()
 
 
-def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[str, str]:
+def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False, known: _Known | None = None) -> dict[str, str]:
     """Make a model compute without padding, if that is shown to change nothing; return "on" or "off: reason" by path.
 
     `always` also where a call might want the cache of keys and values, as a causal model's outside of training. With
     `alone` nobody reads the hidden states but the model's own head: of what it does not read, the last layer computes
-    nothing.
+    nothing. What is `known` of the model is not tried again.
     """
     base = base_of(model)
     inner = base if is_body(base) else getattr(base, base.base_model_prefix, None)
@@ -84,19 +89,68 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
         _unpad_encoder(inner, stack, mine, packs)
     else:
         mine.put(inner, partial(_decoder, inner, inner.forward, always, packs))
+    shown = known.read() if known else None
+    if shown is None:
+        shown = _shown(model, inner, packs, alone=alone)
+        if known:
+            known.write(shown)
+    if shown.states["unpadded"] != "on":
+        mine.all()
+        return shown.states
+    packs.segments, packs.end, packs.last = shown.segments, shown.end, last_layer(inner) if alone else None
+    undo.replaced += mine.replaced
+    return shown.states
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a trial came to: "on" or "off: reason" by path, and what of `_Packs` it chose."""
+
+    states: dict[str, str]
+    segments: bool = False
+    end: int | None = None
+
+
+class _Known:
+    """What was seen of a model as it is now and by these products: earlier in this process, or kept in the cache."""
+
+    _all: ClassVar[WeakKeyDictionary[Any, dict[int, _Shown]]] = WeakKeyDictionary()
+
+    def __init__(self, model: Any, pack: Ways) -> None:
+        self.model = model
+        self.structure = (*structure_of(model), "unpad", pack, os.environ.get(SWITCH))
+        self.here = self._all.setdefault(base_of(model), {})
+        self.kept_as: str | None = None
+
+    def read(self) -> _Shown | None:
+        """Return what is known; None where nothing is."""
+        if hash(self.structure) not in self.here:
+            self.kept_as = tried.key_of(self.model, self.structure)
+            if kept := tried.read(self.kept_as):
+                self.here[hash(self.structure)] = _Shown(**kept)
+        return self.here.get(hash(self.structure))
+
+    def write(self, shown: _Shown) -> None:
+        """Keep what a trial came to where packing changes nothing; a refusal may have been of that moment's memory."""
+        if shown.states["unpadded"] == "on":
+            self.here[hash(self.structure)] = shown
+            tried.write(self.kept_as, asdict(shown))
+
+
+def _shown(model: Any, inner: Any, packs: _Packs, *, alone: bool) -> _Shown:
+    """Try a model into which the packing has been put."""
     options = without_cache(model)
     try:
         plain = _plain(model, options)
     except Exception as error:  # some take no row so short, or none without its end
-        mine.all()
-        return {"unpadded": f"off: the model does not take the rows that are tried ({error or type(error).__name__})"}
+        return _Shown(
+            {"unpadded": f"off: the model does not take the rows that are tried ({error or type(error).__name__})"}
+        )
     reason = _fails(model, options, plain)
     if reason is None and packs.packed_row is None:
         reason = "the model's calls carry arguments that are not known here"
     if reason is not None:
-        mine.all()
-        return {"unpadded": f"off: {reason}"}
-    undo.replaced += mine.replaced
+        return _Shown({"unpadded": f"off: {reason}"})
     states = {"unpadded": "on"}
     if tells_segments(model):
         packs.segments = True
@@ -104,15 +158,15 @@ def unpad(model: Any, undo: Undo, *, always: bool, alone: bool = False) -> dict[
             packs.segments = False
             states["unpadded_pairs"] = f"off: {reason}"
     if not alone:
-        return states
+        return _Shown(states, packs.segments)
     packs.last = last_layer(inner)
     reason = unsuited(packs.last)
     for end in () if reason else (0, -1):
         packs.end = end
         if _fails(model, options, plain) is None:
-            return states | {"last_layer": "on"}
-    packs.end = None
-    return states | {"last_layer": f"off: {reason or 'the head is not seen to read one token of a row'}"}
+            return _Shown(states | {"last_layer": "on"}, packs.segments, end)
+    off = f"off: {reason or 'the head is not seen to read one token of a row'}"
+    return _Shown(states | {"last_layer": off}, packs.segments)
 
 
 @dataclass(slots=True)
