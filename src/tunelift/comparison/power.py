@@ -7,6 +7,7 @@ would only say the p value again in other words.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 from scipy import special
@@ -38,6 +39,7 @@ def chance_to_show(items: int, discordance: float, difference: float, level: flo
     return float(np.sum(weight * shown))
 
 
+@cache
 def smallest_difference(items: int, discordance: float, level: float = 0.95, power: float = POWER) -> float | None:
     """Return the smallest true difference that `items` items show with the given power.
 

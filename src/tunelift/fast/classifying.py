@@ -69,7 +69,8 @@ class ClassLogits:
 
     def _reads(self, structure: Sequence[Any], rows: Sequence[Sequence[int]]) -> bool:
         """Return whether padding beside the longest and the shortest row is read: tried now, or kept of these."""
-        two = [list(max(rows, key=len)), list(min(rows, key=len))]
+        longest, shortest = max(rows, key=len), min(rows, key=len)
+        two = [[*longest], [*shortest]]
         kept_as = tried.key_of(self.model, [*structure, "padding", two])
         kept = tried.read(kept_as)
         if kept is None:
