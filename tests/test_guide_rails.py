@@ -525,6 +525,7 @@ LIGHT = {
     "run_files": "import tunelift.run_files.layout",
     "untrusted": "import tunelift.untrusted.gate, tunelift.untrusted.task_files",
     "data": "import tunelift.data.splits, tunelift.data.render, tunelift.data.show",
+    "run": "import tunelift.cli.run, tunelift.pipeline.run",
 }
 HEAVY = {
     "help": {"torch", "transformers", "peft", "pydantic", "numpy", "scipy", "rich"},
@@ -536,6 +537,18 @@ HEAVY = {
     "run_files": {"torch", "transformers", "peft", "pydantic", "numpy", "yaml"},
     "untrusted": {"torch", "transformers", "peft", "lm_eval"},
     "data": {"torch", "transformers", "peft", "datasets", "pyarrow"},
+    "run": {
+        "sklearn",
+        "pandas",
+        "datasets",
+        "pyarrow",
+        "matplotlib",
+        "scipy.stats",
+        "lm_eval",
+        "optuna",
+        "ray",
+        "gradio",
+    },
 }
 
 
