@@ -258,23 +258,3 @@ main()
 def test_a_process_that_ends_does_not_look_through_what_it_has() -> None:
     done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set aside: True"
-
-
-LISTED = """
-import collections, sys
-read = collections.Counter()
-sys.addaudithook(lambda event, args: read.update([str(args[0])]) if event == "open" else None)
-import tunelift.pipeline
-from transformers.utils import import_utils
-import transformers.models as models
-folder = models.__path__[0]
-print("read:", read[f"{folder}/albert/modeling_albert.py"])
-fresh = type(models)(models.__name__, models.__file__, import_utils.define_import_structure.__wrapped__(folder))
-print("same:", models._class_to_module == fresh._class_to_module and len(models._class_to_module) > 1000)
-print("own:", import_utils.create_import_structure_from_path.__module__)
-"""
-
-
-def test_what_transformers_lists_of_its_models_is_read_once_and_is_its_own() -> None:
-    done = subprocess.run([sys.executable, "-c", LISTED], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["read: 1", "same: True", "own: transformers.utils.import_utils"]
