@@ -90,15 +90,30 @@ def default_environment() -> Path:
     return user_cache_path("tunelift") / "benchmark-peers"
 
 
-def peers_python(folder: Path) -> str:
-    """Return the Python of the peers' environment, made first where it is missing or of other versions."""
-    wanted, mark, python = SCRIPTS / "requirements.txt", folder / "installed.txt", folder / "bin" / "python"
+ALONE = "# without their dependencies"
+"""Begins the line of a requirements file below which packages are installed without what they name."""
+
+
+def peers_python(folder: Path, requirements: str = "requirements.txt") -> str:
+    """Return the Python of an environment of peers, made first where it is missing or of other versions.
+
+    Raises subprocess.CalledProcessError where pip does not come to an end.
+    """
+    wanted, mark, python = SCRIPTS / requirements, folder / "installed.txt", folder / "bin" / "python"
     if not mark.is_file() or mark.read_bytes() != wanted.read_bytes():
         print(f"installing the peers in {folder}", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", wanted], check=True)
+        whole, _, alone = wanted.read_text(encoding="utf-8").partition(ALONE)
+        for options, part in (([], whole), (["--no-deps"], alone)):
+            if packages := pins(part):
+                subprocess.run([python, "-m", "pip", "install", "--quiet", *options, *packages], check=True)
         shutil.copyfile(wanted, mark)
     return str(python.absolute())
+
+
+def pins(requirements: str) -> list[str]:
+    """Return the packages that the text of a requirements file names, with their versions."""
+    return [line for line in requirements.splitlines() if "==" in line and not line.startswith("#")]
 
 
 def measure(setting: Setting, scratch: Path, limit_seconds: float = 3600, *, number: int = 0) -> Result:
@@ -188,11 +203,17 @@ def facts(peers: str | None = None) -> Result:
     made = {"machine": here, "threads": threads, "versions": provenance.versions(), "caps": _caps()}
     made["commit"] = provenance.git_commit(HERE)
     if peers:
-        names = [line.partition("==")[0] for line in (SCRIPTS / "requirements.txt").read_text().splitlines()[1:]]
-        code = f"from importlib.metadata import version as v; print(*[v(n) for n in {names!r}])"
-        found = subprocess.run([peers, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-        made["peers"] = dict(zip(names, found, strict=True))
+        made["peers"] = versions_of(peers)
     return made
+
+
+def versions_of(python: str, requirements: str = "requirements.txt") -> dict[str, str]:
+    """Return the versions, in the environment of this Python, of the packages that a requirements file names."""
+    named = pins((SCRIPTS / requirements).read_text(encoding="utf-8"))
+    names = [line.partition("==")[0].partition("[")[0] for line in named]
+    code = f"from importlib.metadata import version as v; print(*[v(n) for n in {names!r}])"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return dict(zip(names, found, strict=True))
 
 
 def _caps() -> dict[str, str]:
@@ -205,7 +226,11 @@ def print_facts(made: Result) -> None:
     print(f"{here['processor']}, {here['cores']} cores, {' '.join(here['flags'])}, {made['threads']} threads")
     for title in ("versions", "peers", "caps"):
         if made.get(title):
-            print(f"{title}: " + ", ".join(f"{name} {value}" for name, value in made[title].items()))
+            print_versions(title, made[title])
+
+
+def print_versions(title: str, versions: Mapping[str, str]) -> None:
+    print(f"{title}: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -70,7 +70,7 @@ def main() -> None:
     read = KINDS[job["kind"]]
     model, tokenizer = model_and_tokenizer(job)
     head = job["kind"] == "sst2-head"
-    pairs = drawn(read(Path(job["data"]), "train"), LONG_RUN * job["batch_size"])
+    pairs = drawn(read(Path(job["data"]), "train"), max(LONG_RUN, job["steps"]) * job["batch_size"])
     train = shuffled(spread_by_length(tokenised(pairs, tokenizer, head), job["steps"], job["batch_size"]))
     held_out = tokenised(drawn(read(Path(job["data"]), "test"), job["held_out"]), tokenizer, head)
     adapter = folder / "first-adapter"

@@ -31,9 +31,8 @@ def in_an_order(rows: list[Any], number: int) -> list[Any]:
 
 def peak_bytes() -> int | None:
     """Return the largest memory this process has held: of the GPU where torch used one, else resident memory."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    torch = sys.modules.get("torch")  # which not every peer has
+    if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []

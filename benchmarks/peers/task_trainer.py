@@ -19,7 +19,7 @@ def main() -> None:
     collator = collator_of(tokenizer, job)
     first = first_losses(model, collator, collator_of(tokenizer, job | {"pad": "batch"}), rows[: job["batch_size"]])
     clock = StepClock(job["limit_seconds"])
-    train_timed(trainer(model, collator, rows, job), clock, tokenizer)
+    train_timed(trainer(model, collator, rows, job), clock)
     write_result(**clock.figures(), **first, rows=len(rows))
     peft_model.save_pretrained(f"{job['out']}/{job['number']}")
 

@@ -15,7 +15,7 @@ def main() -> None:
     fast_paths = apply_ours(model) if job.get("apply") else {}
     clock = StepClock(job["limit_seconds"])
     trainer = trl_trainer if "trl" in job else plain_trainer
-    train_timed(trainer(model, tokenizer, data_set(rows["train"]), job), clock, tokenizer)
+    train_timed(trainer(model, tokenizer, data_set(rows["train"]), job), clock)
     write_result(**clock.figures(), fast_paths=fast_paths)
     model.save_pretrained(job["out"])
 
@@ -108,7 +108,7 @@ def trainer_class(job: dict[str, Any]) -> Any:
     return WithCutCrossEntropy
 
 
-def train_timed(trainer: Any, clock: StepClock, tokenizer: Any) -> None:
+def train_timed(trainer: Any, clock: StepClock) -> None:
     """Train, telling the clock of every step; one step is one batch here."""
     from transformers import TrainerCallback
 
@@ -116,7 +116,7 @@ def train_timed(trainer: Any, clock: StepClock, tokenizer: Any) -> None:
 
     def training_step(model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
         seen["rows"], seen["computed"] = len(inputs["input_ids"]), inputs["input_ids"].numel()
-        seen["tokens"] = int((inputs["input_ids"] != tokenizer.pad_token_id).sum())
+        seen["tokens"] = int(inputs["attention_mask"].sum())  # a model may pad with the token that ends its rows
         loss = plain(model, inputs, *rest, **named)
         seen["loss"] = float(loss)
         return loss
