@@ -13,6 +13,7 @@ from gguf.quants import quantize
 from test_models_convert import CONFIGS, needs_its_tokenizer, qwen2, random_model, write_gguf
 
 from small_rows import write_rows
+from tunelift.adapters.build import count_parameters
 from tunelift.config.keywords import from_keywords
 from tunelift.config.schema import ModelSection
 from tunelift.core.errors import InputError
@@ -21,6 +22,7 @@ from tunelift.fast.block_kinds import KINDS
 from tunelift.fast.blocks import BlockEmbedding, in_blocks, widened
 from tunelift.fast.target_model import target_model
 from tunelift.fast.unpad import sped_up
+from tunelift.model_facts.parameters import compute_dtype
 from tunelift.models import load
 from tunelift.pipeline.run import run
 from tunelift.pipeline.session import Session
@@ -123,12 +125,30 @@ def test_methods_that_change_the_embeddings_are_refused(tmp_path: Path) -> None:
     session.check({"target_modules": "all-linear"})
 
 
-def test_a_whole_run_is_proved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_changes_neither_dtype_nor_paths(dtype: Any, tmp_path: Path) -> None:
+    path = mixed(tmp_path / "qwen2.gguf", "qwen2")
+    loaded = narrow(path, dtype)
+    session = Session.of(loaded.model, loaded.tokenizer, CAUSAL)
+    with sped_up(session.model) as before:
+        pass
+    session.attach({"target_modules": "all-linear"}, 0)
+    with sped_up(session.model) as after:
+        pass
+    assert before["fused_passes"] == after["fused_passes"] and "2 gates" in before["fused_passes"]
+    assert compute_dtype(session.model) == compute_dtype(loaded.model) == getattr(torch, dtype)
+    count = count_parameters(session.model)
+    wide = sum(p.numel() for p in load(path).model.parameters())
+    assert count.total == wide + count.trainable
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_run_is_proved(dtype: str, tmp_path: Path) -> None:
     path = mixed(tmp_path / "qwen2.gguf", "qwen2")
     for name, start in (("train", 0), ("test", 100)):
         write_rows(tmp_path / f"{name}.csv", 40, start=start)
     keys: dict[str, Any] = {
-        "model": {"name": str(path), "dtype": "float32", "quantization": "gguf"},
+        "model": {"name": str(path), "dtype": dtype, "quantization": "gguf"},
         "data": {"train": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv")},
         "train": {"steps": 5, "learning_rate": 1e-2, "max_length": 60},
         "evaluate": {"baselines": ["majority"], "forgetting": []},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tunelift.config.schema import DataSection, ModelSection, TrainSection
 from tunelift.core.errors import InputError
 from tunelift.data.splits import load_splits
 from tunelift.fast.blocks import narrowed, widened
+from tunelift.fast.unpad import sped_up
 from tunelift.models import hub, load, loader, prequantized
 from tunelift.pipeline.exporting import export_stage
 from tunelift.pipeline.planning import plan
@@ -116,6 +118,36 @@ def test_an_adapter_learns_on_them_as_in_plain_layers_and_comes_back(tmp_path: P
         opened(folder).check({"method": "full"})
     with pytest.raises(InputError, match="the base is held in few bits"):
         opened(folder).check({"method": "loha"})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eight_bits_have_the_fast_paths(tmp_path: Path, dtype: Any) -> None:
+    folder = by_bitsandbytes(tmp_path, "int8")
+    session = opened(folder, dtype)
+    session.attach({"r": 4, "init_lora_weights": False}, 0)
+    model = session.model
+    rows = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    found = []
+    for fast in (False, True):
+        with sped_up(model.train()) if fast else nullcontext({}) as paths:
+            assert not fast or paths["fused_lora"] == "on: 21 layers"
+            assert not fast or paths["frozen_products"] == "on: 22 layers"
+            model.zero_grad()
+            logits = model(inputs_embeds=rows).logits
+            logits.float().log_softmax(-1)[..., 7].sum().backward()
+            found.append([logits, *(p.grad for p in model.parameters() if p.requires_grad)])
+    far = 1e-5 if dtype == "float32" else 6e-2
+    assert all(float((one - other).norm()) <= far * float(one.norm()) for one, other in zip(*found, strict=True))
+
+
+def test_stock_layers_in_eight_bits_are_left_as_they_are(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    stock = AutoModelForCausalLM.from_pretrained(by_bitsandbytes(tmp_path, "int8"))
+    expected = stock.requires_grad_(False).eval()(IDS).logits
+    with sped_up(stock) as paths:
+        assert "1 layers" in paths["frozen_products"]  # the head
+        assert torch.allclose(stock(IDS).logits, expected, atol=1e-5)
 
 
 def test_methods_that_read_no_weights_act_on_eight_bits_as_on_plain_layers(tmp_path: Path) -> None:

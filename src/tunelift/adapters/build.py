@@ -237,6 +237,9 @@ def count_parameters(model: Any) -> ParameterCount:
     """Return the trainable and the total number of parameters of a PEFT model, or of one that is trained whole."""
     if is_adapted(model):
         trained, total = model.get_nb_trainable_parameters()
+        from tunelift.fast.blocks import numbers_beyond_bytes
+
+        total += numbers_beyond_bytes(model)
         return ParameterCount(trained - sum(one.values.numel() for one in held_in(model)), total)
     counts = [(p.numel() * p.requires_grad, p.numel()) for p in model.parameters()]
     return ParameterCount(*map(sum, zip(*counts, strict=True)))

@@ -221,6 +221,17 @@ def in_blocks(model: nn.Module) -> dict[str, BlockLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, BlockLinear)}
 
 
+def numbers_beyond_bytes(model: nn.Module) -> int:
+    """Return how many more numbers a model's weights in blocks hold than the bytes as which torch counts them."""
+    held = dict[int, int]()
+    for module in model.modules():
+        if isinstance(module, BlockLinear):
+            held[id(module.weight)] = module.in_features * module.out_features - module.weight.numel()
+        elif isinstance(module, BlockEmbedding):
+            held[id(module.weight)] = module.num_embeddings * module.embedding_dim - module.weight.numel()
+    return sum(held.values())
+
+
 def widen(model: nn.Module) -> None:
     """Put plain linear layers with the same numbers in the place of those in blocks, inside peft's layers too.
 

@@ -19,12 +19,14 @@ from torch.autograd.function import once_differentiable
 
 from tunelift.core import machine
 from tunelift.fast.blocks import Blocks, blocks_of, pieces
+from tunelift.fast.eight_bits import EightBits, bytes_of
 from tunelift.fast.four_bits import FourBits, numbers_of
 from tunelift.fast.int8 import Int8Tiles, Int8Weight, has_products
 from tunelift.fast.screened_head import ScreenedHead, states_of_a_text
 from tunelift.fast.undo import Undo
+from tunelift.model_facts.parameters import compute_dtype
 
-Narrow = FourBits | Blocks
+Narrow = FourBits | EightBits | Blocks
 Ways = Literal["none", "forward", "both"]
 """For which products weights are packed: none, x Wᵀ alone where nothing learns, or the gradient's dy W too."""
 
@@ -116,8 +118,16 @@ def _of_narrow(x: Tensor, narrow: Narrow, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], 0) if y is None else y
 
 
+def products_dtype(module: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a module's products, which layers in few bits say and not their adapters; None for none."""
+    narrow = next((held for layer in module.modules() if (held := _narrow(layer)) is not None), None)
+    if narrow is not None:
+        return narrow.dtype
+    return compute_dtype(module) if any(p.is_floating_point() for p in module.parameters()) else None
+
+
 def _narrow(layer: nn.Module) -> Narrow | None:
-    return numbers_of(layer) or blocks_of(layer)
+    return numbers_of(layer) or bytes_of(layer) or blocks_of(layer)
 
 
 def _back_of_narrow(dy: Tensor, narrow: Narrow, onto: Tensor | None) -> Tensor:

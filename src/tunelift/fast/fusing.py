@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from tunelift.fast import kernels
 from tunelift.fast.compiling import UncompiledError
+from tunelift.fast.frozen import products_dtype
 from tunelift.fast.recomputing import note_recomputing
 from tunelift.fast.undo import Undo, in_evaluation
 from tunelift.model_facts.parameters import compute_dtype, device_of
@@ -88,12 +89,13 @@ def _as_gate(module: Any) -> int | None:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
     if not all(isinstance(part, nn.Module) for part in parts) or not hasattr(parts[0], "in_features"):
         return None
-    if not any(parameter.is_floating_point() for parameter in module.parameters()):
+    dtype = products_dtype(module)
+    if dtype is None:
         return None
     gate, up, down, activation = cast("list[Any]", parts)
     x = _some_numbers(3, 64)
     kind = next((i for i, one in enumerate(ACTIVATIONS) if _gives(partial(activation, x), one(x))), None)
-    x = _some_numbers(3, gate.in_features).to(compute_dtype(module))
+    x = _some_numbers(3, gate.in_features).to(dtype)
     whole = kind is not None and _gives(partial(module, x), down(activation(gate(x)) * up(x)))
     return kind if whole else None
 

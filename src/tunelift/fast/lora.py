@@ -64,8 +64,9 @@ def fuse(model: nn.Module, undo: Undo) -> str:
 def _fusable(module: Any) -> bool:
     from peft.tuners.lora.layer import Linear
 
-    four_bits = "peft.tuners.lora.bnb", "Linear4bit"  # which is there with bitsandbytes alone
-    ours = type(module) is Linear or (type(module).__module__, type(module).__name__) == four_bits
+    few_bits = ("Linear4bit", "Linear8bitLt")  # which are there with bitsandbytes alone
+    of_bitsandbytes = type(module).__module__ == "peft.tuners.lora.bnb" and type(module).__name__ in few_bits
+    ours = type(module) is Linear or of_bitsandbytes
     if not ours or not is_plain(module.base_layer) or getattr(module, "fan_in_fan_out", False):
         return False
     frozen = not any(p.requires_grad for p in module.base_layer.parameters())

@@ -7,6 +7,7 @@ Nobody else asks a parameter for its dtype. Of those numbers there are three, si
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,9 +18,16 @@ if TYPE_CHECKING:
 def compute_dtype(model: Any) -> torch.dtype:
     """Return the dtype that a module computes in: that of its first parameter that holds numbers with a point.
 
-    Raises StopIteration where it has none.
+    A layer whose weight lies in blocks has it in the empty buffer `like` (fast/blocks.py): where all of a model does,
+    its first such parameter is an adapter's. Raises StopIteration where there is neither.
     """
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())  # type: ignore[no-any-return]
+    return next(_computed_in(model))
+
+
+def _computed_in(model: Any) -> Iterator[torch.dtype]:
+    for module in model.modules():
+        own = (module._buffers.get("like"), *module._parameters.values())
+        yield from (numbers.dtype for numbers in own if numbers is not None and numbers.is_floating_point())
 
 
 def stored_dtypes(model: Any) -> set[torch.dtype]:

@@ -132,12 +132,15 @@ def _widened_in_both_modes(model: Any, device: torch.device) -> Any:
     """
     from bitsandbytes import MatmulLtState
 
+    from tunelift.fast.eight_bits import IN_BOTH_MODES
+
     class Widened(MatmulLtState):  # type: ignore[misc]
         is_training = property(lambda _: True, lambda _, __: None)
 
     for module in model.modules() if device.type == "cpu" else ():
         if type(getattr(module, "state", None)) is MatmulLtState:
             module.state.__class__ = Widened
+            setattr(module.state, IN_BOTH_MODES, compute_dtype(model))
     return model
 
 
