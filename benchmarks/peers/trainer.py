@@ -30,9 +30,22 @@ def load(rows: dict[str, Any], job: dict[str, Any]) -> tuple[Any, Any]:
     heads = {"num_labels": 2} if job.get("head") else {}
     dtype = getattr(torch, job.get("dtype", "float32"))
     torch.manual_seed(0)
-    model = kind.from_pretrained(rows["model"], dtype=dtype, attn_implementation="sdpa", **heads)
+    source, more = job.get("base", rows["model"]), heads | few_bits(job, dtype)
+    model = kind.from_pretrained(source, dtype=dtype, attn_implementation="sdpa", **more)
     tokenizer = AutoTokenizer.from_pretrained(rows["model"], padding_side="right")
     return PeftModel.from_pretrained(model, rows["adapter"], is_trainable=True), tokenizer
+
+
+def few_bits(job: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """Return what stock transformers is told of a base in few bits, whose products are in `dtype`."""
+    if "base" in job:  # whose config.json says the rest
+        return {"device_map": "cpu"}
+    if "quantization" not in job:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=job["quantization"], bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": how, "device_map": "cpu"}
 
 
 def apply_ours(model: Any) -> dict[str, str]:

@@ -21,6 +21,9 @@ from tunelift.fast.block_kinds import KINDS, Kind
 PIECE = 2**22
 """Numbers widened at once: of a larger weight never more is wide."""
 
+NARROWED_AT_ONCE = 2**19
+"""Numbers quantised at once: what that takes beside them is several times as much, and glibc keeps some of it."""
+
 HALF = 65504.0
 """The largest number in half precision, in which steps are."""
 
@@ -151,7 +154,7 @@ def narrowed(weight: Tensor, kind: str) -> Tensor:
     """
     layout = KINDS[kind]
     found = torch.empty(len(weight), layout.row_bytes(weight.shape[1]), dtype=torch.uint8, device=weight.device)
-    rows = max(1, PIECE // max(1, weight.shape[1]))
+    rows = max(1, NARROWED_AT_ONCE // max(1, weight.shape[1]))
     for piece, into in zip(torch.split(weight, rows), torch.split(found, rows), strict=True):
         groups = _groups(piece.float(), layout)
         if not float(groups.abs().amax()) <= HALF:  # NaN among them

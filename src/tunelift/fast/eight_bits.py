@@ -1,4 +1,4 @@
-"""Products with frozen weights that bitsandbytes holds in eight bits: widened a piece at a time for each, and let go."""
+"""Products with frozen weights that bitsandbytes holds in eight bits: widened for each product, a piece at a time."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""bitsandbytes, imported without the compiled code that it would fetch from the Hub."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+
+
+def import_bitsandbytes() -> None:
+    """Import it where it is installed; call this before peft is imported, which imports it.
+
+    On a processor with AVX512-BF16 bitsandbytes 0.50 asks the package kernels, as it is imported, to fetch compiled
+    code from the Hub and to load it, and where that package is missing it warns that it should be installed. The code
+    is for one product in evaluation, which is switched off here (`models/quantized.py:keep`).
+    """
+    if "bitsandbytes" in sys.modules or find_spec("bitsandbytes") is None:
+        return
+    # Whatever it fails with is said where it is needed: peft and transformers import it again.
+    with _without("kernels"), _silent("bitsandbytes.backends.cpu.ops"), suppress(Exception):
+        importlib.import_module("bitsandbytes")
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let imports of a package fail for the calls inside."""
+    missing = object()
+    found = sys.modules.get(package, missing)
+    sys.modules[package] = None  # type: ignore[assignment]  that is how Python has it
+    try:
+        yield
+    finally:
+        if found is missing:
+            del sys.modules[package]
+        else:
+            sys.modules[package] = found  # type: ignore[assignment]
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
