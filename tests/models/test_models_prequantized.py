@@ -299,9 +299,9 @@ def test_compressed_tensors_are_widened(tmp_path: Path, kind: str) -> None:
         (
             {
                 "quant_method": "compressed-tensors",
-                "config_groups": {"a": {"format": "pack-quantized", "weights": {"strategy": "group"}}},
+                "config_groups": {"a": {"format": "nvfp4-pack-quantized", "weights": {"strategy": "tensor_group"}}},
             },
-            "of it group, pack-quantized was not tried",
+            "of it nvfp4-pack-quantized, tensor_group was not tried",
         ),
         ({"load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}, "bnb_4bit_quant_storage"),
         (

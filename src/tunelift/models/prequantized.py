@@ -63,6 +63,9 @@ REFUSED = {
 
 UNTRIED = "nothing here holds what its layers compute, and their gradients, to those of plain layers"
 
+PACKED = "pack-quantized"
+"""compressed-tensors' name of whole numbers that are packed into words of 32 bits."""
+
 NARROW = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2", "I8")
 """Types of numbers that mean nothing without scales."""
 
@@ -128,10 +131,17 @@ def _of_compressed(told: Mapping[str, Any]) -> str:
     """Return which layout of compressed-tensors was not tried, "" where all were."""
     groups = told.get("config_groups")
     parts = [part for part in groups.values() if isinstance(part, Mapping)] if isinstance(groups, Mapping) else []
-    layouts = {str(part.get("format") or told.get("format")) for part in parts}
-    scaled = {str((part.get("weights") or {}).get("strategy")) for part in parts}
-    other = sorted((layouts - {"float-quantized", "int-quantized"}) | (scaled - {"channel"}))
-    return "" if parts and not other else f"of it {listed(other) or 'a layout without groups'} was not tried"
+    other = set[str]()
+    for part in parts:
+        layout, weights = str(part.get("format") or told.get("format")), part.get("weights") or {}
+        scaled, packed = str(weights.get("strategy")), layout == PACKED
+        other |= {layout} - {"float-quantized", "int-quantized", PACKED}
+        other |= {scaled} - ({"channel", "group"} if packed else {"channel"})
+        if packed and not other and weights.get("num_bits") not in (4, 8):
+            return f"of it packed numbers of {weights.get('num_bits')} bits were not tried"
+        if packed and weights.get("actorder") not in (None, False, "static", "weight"):
+            return "of it groups with columns in another order (actorder) are not read by transformers"
+    return "" if parts and not other else f"of it {listed(sorted(other)) or 'a layout without groups'} was not tried"
 
 
 def options(kind: Kind, device: torch.device) -> dict[str, Any]:
