@@ -44,7 +44,7 @@ def test_packed_compressed_tensors_are_widened(tmp_path: Path, bits: int, size: 
         return stored, numbers.flatten(1)
 
     told = in_groups_of(bits, size, symmetric)
-    numbers = rounded(written(tmp_path, hidden_size=128, intermediate_size=256), told, in_groups)
+    numbers = rounded(written(tmp_path, hidden_size=128, intermediate_size=256, head_dim=32), told, in_groups)
     session = opened(tmp_path)
     assert same_numbers(session.model, numbers) and "widened from compressed-tensors" in session.identity.note
 

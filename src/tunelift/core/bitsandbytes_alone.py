@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from types import ModuleType
 
 
 def import_bitsandbytes() -> None:
@@ -27,16 +28,15 @@ def import_bitsandbytes() -> None:
 @contextmanager
 def _without(package: str) -> Iterator[None]:
     """Let imports of a package fail for the calls inside."""
-    missing = object()
-    found = sys.modules.get(package, missing)
-    sys.modules[package] = None  # type: ignore[assignment]  that is how Python has it
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    was_there, found = package in modules, modules.get(package)
+    modules[package] = None  # which Python takes for a package that cannot be imported
     try:
         yield
     finally:
-        if found is missing:
-            del sys.modules[package]
-        else:
-            sys.modules[package] = found  # type: ignore[assignment]
+        del modules[package]
+        if was_there:
+            modules[package] = found
 
 
 @contextmanager
