@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
 
 import tiny_models
 from tunelift.cli.main import cli
@@ -123,49 +120,3 @@ def test_the_cache_lists_and_removes_it(base: Path) -> None:
     assert "int4-float32" in name
     assert CliRunner().invoke(cli, ["cache", "--clear", name]).exit_code == 0
     assert not kept()
-
-
-LOADS = """
-import sys
-from pathlib import Path
-
-from tunelift.config.schema import ModelSection
-from tunelift.models import load
-
-
-def held(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
-tiny, large, kind = sys.argv[1:]
-load(ModelSection(name=tiny, dtype="bfloat16", quantization=kind))  # all that is imported and compiled once
-before = held("VmRSS")
-model = load(ModelSection(name=large, dtype="bfloat16", quantization=kind)).model
-print(before, held("VmHWM"), sum(p.nbytes for p in model.parameters()))
-"""
-BESIDE = 64 * 2**20
-"""Bytes that loading may take beside the model's own: a few pieces while they are quantised, what Python makes."""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process holds is read from /proc")
-@pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_loading_takes_no_more_than_the_blocks(base: Path, tmp_path: Path, kind: str) -> None:
-    sizes = {"hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 8, "head_dim": 64}
-    with torch.device("meta"):
-        large = tiny_models.causal("llama", **sizes, num_attention_heads=16, num_key_value_heads=16)
-    config = large.config
-    config.dtype, config.architectures = torch.bfloat16, [type(large).__name__]
-    config.save_pretrained(tmp_path / "large")
-    tiny_models.tokenizer().save_pretrained(tmp_path / "large")
-    row = torch.linspace(-1, 1, 8192, dtype=torch.bfloat16)
-    weights = {name: row[: p.shape[-1]].expand(p.shape) for name, p in large.named_parameters()}
-    wide = sum(2 * p.numel() for p in weights.values())
-    save_file({name: p.contiguous() for name, p in weights.items()}, tmp_path / "large" / "model.safetensors")
-    for _ in ("quantised", "mapped from the cache"):
-        command = [sys.executable, "-c", LOADS, str(base), str(tmp_path / "large"), kind]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        before, peak, own = map(int, done.stdout.splitlines()[-1].split())
-        assert wide > 400e6 and own < 0.55 * wide
-        assert peak - before < own + BESIDE
-    assert any(path.name.startswith("large-") for path in (cache.folder() / "models").iterdir())

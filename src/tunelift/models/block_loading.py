@@ -16,6 +16,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tunelift.core.errors import InputError
+from tunelift.fast import allocator
 from tunelift.fast.block_kinds import GGML_TYPES
 from tunelift.fast.blocks import BlockEmbedding, BlockLinear, narrowed
 from tunelift.model_facts.parameters import compute_dtype
@@ -65,6 +66,7 @@ class _ToBlocks(ConversionOps):  # type: ignore[misc]
                 self.problems.append(f"{name} cannot be held in {layer.kind}: {error}.")
                 made[name] = torch.zeros_like(layer.weight, device="cpu")
             streamed_conversion.let_go(weight)
+            allocator.give_back_freed_memory()  # between the blocks lie holes, where the wide numbers of pieces were
         return made
 
 
