@@ -22,7 +22,8 @@ from pathlib import Path
 from tunelift.core import cache, machine
 
 SOURCES = [
-    Path(__file__).with_name(name) for name in ("passes.c", "attention.c", "low_rank.c", "int8.c", "nf4.c", "blocks.c")
+    Path(__file__).with_name(name)
+    for name in ("passes.c", "attention.c", "low_rank.c", "int8.c", "nf4.c", "blocks.c", "decoder.c")
 ]
 HEADERS = [Path(__file__).with_name(name) for name in ("elements.h", "products.h")]
 COMMON = ("-march=native", "-fno-math-errno", "-fno-strict-aliasing", "-fopenmp", "-fPIC")

@@ -47,6 +47,16 @@ static inline float exponential(float x) {
     return p * power;
 }
 
+static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+enum activation { SILU, GELU_TANH };
+
+#define GELU_INNER(x) (0.7978845608f * ((x) + 0.044715f * (x) * (x) * (x)))
+
+static inline float activated(float x, enum activation kind) {
+    return kind == SILU ? x / (1.0f + exponential(-x)) : 0.5f * x * (1.0f + hyperbolic_tangent(GELU_INNER(x)));
+}
+
 /* A random number for each (seed, row, column): a counter through murmur3's finaliser. */
 static inline uint32_t mixed(uint32_t x) {
     x = (x ^ x >> 16) * 0x85ebca6bu;

@@ -45,7 +45,7 @@ class Weight:
 
     def __init__(self, layer: nn.Linear) -> None:
         self.plain, self.bias = layer.weight, layer.bias
-        self.narrow = _narrow(layer)
+        self.narrow = narrow_of(layer)
         self.dtype = self.plain.dtype if self.narrow is None else self.narrow.dtype
         self.version = self.plain._version
         self.packed: Tensor | None = None
@@ -120,13 +120,13 @@ def _of_narrow(x: Tensor, narrow: Narrow, bias: Tensor | None) -> Tensor:
 
 def products_dtype(module: nn.Module) -> torch.dtype | None:
     """Return the dtype of a module's products, which layers in few bits say and not their adapters; None for none."""
-    narrow = next((held for layer in module.modules() if (held := _narrow(layer)) is not None), None)
+    narrow = next((held for layer in module.modules() if (held := narrow_of(layer)) is not None), None)
     if narrow is not None:
         return narrow.dtype
     return compute_dtype(module) if any(p.is_floating_point() for p in module.parameters()) else None
 
 
-def _narrow(layer: nn.Module) -> Narrow | None:
+def narrow_of(layer: nn.Module) -> Narrow | None:
     return numbers_of(layer) or bytes_of(layer) or blocks_of(layer)
 
 
@@ -181,7 +181,7 @@ def pack_head(model: Any) -> str:
     That takes the weight's size of memory once more, and is done where it fits beside the other packed copies.
     """
     found = head_of(model)
-    if found is None or found.narrow is not None or found.plain.nbytes > _room(model):
+    if found is None or found.narrow is not None or found.plain.nbytes > room_for_copies(model):
         return ""
     found.pack("forward")
     return ", the head packed"
@@ -195,7 +195,7 @@ def screen_head(model: Any, tokenizer: Any) -> str:
     found = head_of(model)
     if found is None or found.narrow is not None or found.plain.dtype != torch.float32:
         return ""
-    if not has_products(found.plain) or found.plain.nbytes // 4 > _room(model):
+    if not has_products(found.plain) or found.plain.nbytes // 4 > room_for_copies(model):
         return ""
     seen = states_of_a_text(model, tokenizer)
     if seen is None:
@@ -204,7 +204,7 @@ def screen_head(model: Any, tokenizer: Any) -> str:
     return ", the head screened"
 
 
-def _room(model: Any) -> float:
+def room_for_copies(model: Any) -> float:
     """Return the bytes that are left for copies of weights."""
     copies = sum(weight.plain.nbytes for weight in frozen_weights(model).values() if weight.packed is not None)
     return SHARE_OF_MEMORY * (machine.usable_bytes() or 0) - copies
@@ -309,7 +309,7 @@ def _by_onednn(x: Tensor) -> bool:
 
 def is_plain(layer: nn.Module) -> bool:
     """Tell whether a layer is torch's own linear one, or one of few bits."""
-    return type(layer) is nn.Linear or _narrow(layer) is not None
+    return type(layer) is nn.Linear or narrow_of(layer) is not None
 
 
 def _works(weight: Weight) -> bool:

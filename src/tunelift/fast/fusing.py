@@ -57,10 +57,10 @@ def fuse_passes(model: nn.Module, undo: Undo) -> str:
 def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int, int]:
     norms = gates = dropouts = 0
     for module in model.modules():
-        if (norm := _as_norm(module)) is not None:
+        if (norm := as_norm(module)) is not None:
             undo.put(module, partial(_norm, module, module.forward, *norm))
             norms += 1
-        elif (kind := _as_gate(module)) is not None:
+        elif (kind := as_gate(module)) is not None:
             undo.put(module, partial(_gate, module, module.forward, kind))
             gates += 1
         elif type(module) is nn.Dropout and 0 < module.p < 1 and not module.inplace:
@@ -70,7 +70,7 @@ def _fused_modules(model: nn.Module, undo: Undo) -> tuple[int, int, int]:
 
 
 @torch.no_grad()
-def _as_norm(module: Any) -> tuple[float, float] | None:
+def as_norm(module: Any) -> tuple[float, float] | None:
     """Return epsilon and what is added to the weight, if this module is a root-mean-square norm."""
     weight = getattr(module, "weight", None)
     epsilon = next((value for name in EPSILONS if (value := getattr(module, name, None)) is not None), None)
@@ -84,7 +84,7 @@ def _as_norm(module: Any) -> tuple[float, float] | None:
 
 
 @torch.no_grad()
-def _as_gate(module: Any) -> int | None:
+def as_gate(module: Any) -> int | None:
     """Return the number of its activation, if this module is down(activation(gate(x)) * up(x))."""
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
     if not all(isinstance(part, nn.Module) for part in parts) or not hasattr(parts[0], "in_features"):

@@ -54,8 +54,15 @@ class I32(ctypes.c_void_p):
     """Whole numbers of 32 bits."""
 
 
-KINDS = {S: torch.float32, O: torch.float32, B: torch.bool, U8: torch.uint8, I8: torch.int8, I32: torch.int32}
-OPTIONAL = (O, B)
+class W(ctypes.c_void_p):
+    """Whole numbers of 32 bits; may be NULL."""
+
+
+KINDS = {
+    **{S: torch.float32, O: torch.float32, B: torch.bool, U8: torch.uint8, I8: torch.int8},
+    **{I32: torch.int32, W: torch.int32},
+}
+OPTIONAL = (O, B, W)
 
 
 P, N, F, D, I = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double, ctypes.c_int  # noqa: E741 (the letters of ctypes' codes)
@@ -81,6 +88,12 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "likeliest": (S, S, S, S, I32, I32, N, N, N, I),
     "four_bits_wide": (U8, S, S, E, N, N, N, I),
     "blocks_wide": (U8, E, N, N, N, I),
+    "panels": (S, S, N, N, I),
+    "decoder_layer": (
+        *(S, S, S, S, S, O, O, O, S, O, S, O, S, O, S, O, S, O, S, S, I32, I32, I32, W),
+        *(O,) * 14,
+        *(S, *(N,) * 18, I, F, F, F, F, I),
+    ),
 }
 TENSORS = {name: tuple(kind for kind in kinds if kind in (E, *KINDS)) for name, kinds in ARGUMENTS.items()}
 """The kinds of a function's tensors, which come first (in attention behind the plan)."""
@@ -99,6 +112,21 @@ Extent = int | tuple[tuple[int, int], ...]
 def _low_rank(rows: int, size: int, rank: int, *steps: Any) -> tuple[Extent, Extent]:
     m_row, m_column, ranks, *_ = steps
     return ((rank, m_row), (size, m_column)), rows * ranks
+
+
+def _decoder_layer(rows: int, size: int, heads: int, groups: int, head: int, *others: Any) -> tuple[Extent, ...]:
+    inner, _, most, tokens, adapters, runs, *ranks = others[:13]
+    queries, ours, side = heads * head, (heads + 2 * groups) * head, groups * head
+    weights = ((ours, size), (size, queries), (2 * inner, size), (size, inner))
+    low = ((size, queries), (size, side), (size, side), (queries, size), (size, inner), (size, inner), (inner, size))
+    work = rows * (2 * size + ours + queries + 2 * inner + sum(ranks)) + others[-1] * heads * most
+    return (
+        *(rows * size, rows * size, rows * head, rows * head, size, head, head, size, size, size),
+        *(n for out, into in weights for n in (-(-out // LANES_AT_MOST) * LANES_AT_MOST * into, out)),
+        *(tokens * side, tokens * side, rows, 2 * runs, rows + 1, rows),
+        *(adapters * rank * n for rank, both in zip(ranks, low, strict=True) for n in both),
+        work,
+    )
 
 
 def _int8(rows: int, out: int, padded: int, deep: int, groups: int) -> tuple[Extent, ...]:
@@ -147,6 +175,8 @@ TOUCHED: dict[str, Callable[..., tuple[Extent, ...]]] = {
         count,
     ),
     "blocks_wide": lambda rows, size, kind, *_: (rows * of_number(kind).row_bytes(size), rows * size),
+    "panels": lambda out, into, *_: (out * into, -(-out // LANES_AT_MOST) * LANES_AT_MOST * into),
+    "decoder_layer": _decoder_layer,
     "int8_product": lambda rows, out, deep, group, *_: _int8(rows, out, -(-out // 16) * 16, deep, -(-deep // group)),
 }
 """From a function's numbers to what it touches of each of its tensors (those of attention: block_attention.py)."""

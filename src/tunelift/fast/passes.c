@@ -6,16 +6,6 @@
 
 #include "elements.h"
 
-static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
-
-enum activation { SILU, GELU_TANH };
-
-#define GELU_INNER(x) (0.7978845608f * ((x) + 0.044715f * (x) * (x) * (x)))
-
-static inline float activated(float x, enum activation kind) {
-    return kind == SILU ? x / (1.0f + exponential(-x)) : 0.5f * x * (1.0f + hyperbolic_tangent(GELU_INNER(x)));
-}
-
 static inline float slope(float x, enum activation kind) {
     if (kind == SILU) {
         float s = 1.0f / (1.0f + exponential(-x));

@@ -81,8 +81,10 @@ class Step:
     """The parts of a step's row in order, and how far the model's call has come: layers are counted as they attend."""
 
     def __init__(self, arena: Arena, parts: Sequence[Part], device: torch.device) -> None:
-        self.arena, self.parts = arena, parts
+        self.arena, self.parts, self.device = arena, parts, device
         self.calls = 0
+        self.asked: list[Asked] | None = None
+        """What each layer asks of attention, where that is wanted."""
         places = [place for part in parts for place in part.places()]
         self.places = torch.tensor(places, dtype=torch.long, device=device)
         self.runs = [part.runs() for part in parts]
@@ -94,6 +96,15 @@ class Step:
             ranges = [torch.arange(start, stop, device=device) for start, stop in self.runs[number]]
             self._seen[number] = torch.cat(ranges)
         return self._seen[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a layer's module asked of attention."""
+
+    module: Any
+    rule: PagedRule
+    options: dict[str, Any]
 
 
 class PagedRule:
@@ -167,6 +178,8 @@ def _attention(
     if name == "sdpa":  # caps nothing, and older versions of transformers run Gemma 2 with it all the same
         options["softcap"] = None
     rule, step = attention_mask, attention_mask.step
+    if step.asked is not None:
+        step.asked.append(Asked(module, rule, options))
     keys, values = step.arena.layer(step.calls, key, value)
     step.calls += 1
     keys[step.places] = key[0].transpose(0, 1)

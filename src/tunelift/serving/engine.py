@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from tunelift.model_facts.anatomy import base_of, context_length, vocabulary
 from tunelift.model_facts.parameters import device_of
 from tunelift.serving.attention import Arena, Part, Step, paged
 from tunelift.serving.grammars import FormError
+from tunelift.serving.layers import InOneCall, layers_tried
 from tunelift.serving.lora import ByToken, InTurns, unmixed
 from tunelift.serving.pages import PAGE, Held, Pages
 from tunelift.serving.requests import Delta, Finish, Request, Token
@@ -96,6 +97,7 @@ class Engine:
         self._undo = Undo()
         self._stack = ExitStack()
         self._adapters: ByToken | InTurns = InTurns(model)
+        self._layers: InOneCall | None = None
 
     def __enter__(self) -> Engine:
         """Take the model: its layers run fused until the engine is left."""
@@ -104,6 +106,10 @@ class Engine:
         screened = "" if self.alone else screen_head(self.model, self.tokenizer)
         self.fast_paths["frozen_products"] += screened + pack_head(self.model)
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
+        if isinstance(self._adapters, ByToken):
+            self._layers, self.fast_paths["decoder_layers"] = layers_tried(
+                self.model, self.tokenizer, self._undo, self._adapters
+            )
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -287,7 +293,8 @@ class Engine:
         kept = wanted or [0]  # no model is asked for the logits of none
         row, places, keep = (torch.tensor(x, dtype=torch.long, device=device) for x in (ids, positions, kept))
         step = Step(self.arena, parts, device)
-        with paged(self.config, step), self._adapters.of(adapters, kept):
+        in_one_call = self._layers.of(step) if self._layers else nullcontext()
+        with paged(self.config, step), self._adapters.of(adapters, kept), in_one_call:
             found = self.model(
                 input_ids=row[None],
                 position_ids=places[None],

@@ -30,6 +30,8 @@ class ByToken:
         self._undo, self._taken = undo, set[Any]()
         self._at_work: list[str] = []
         self._all = self._kept = Whose((), None)
+        self.whose = torch.zeros(0, dtype=torch.int32)
+        """The place of each token's adapter among those at work, -1 of none (N,)."""
         self._stacked: dict[int, tuple[Tensor, Tensor] | None] = {}
         self.changed(model)
 
@@ -54,6 +56,7 @@ class ByToken:
         numbers = {name: number for number, name in enumerate(self._at_work)}
         whose = [-1 if name is None else numbers[name] for name in adapters]
         self._all, self.adapters = Whose(whose, Even.of(whose, len(self._at_work))), wanted
+        self.whose = torch.tensor(whose, dtype=torch.int32)
         self._kept = self._all
         if kept is not None and _is_lora(self._head):
             some = [whose[at] for at in kept]
@@ -64,9 +67,7 @@ class ByToken:
         found = base(x, *args, **kwargs)
         if not self.adapters:
             return found
-        if id(module) not in self._stacked:
-            self._stacked[id(module)] = self._laid_out(module)
-        stacked = self._stacked[id(module)]
+        stacked = self.laid_out(module)
         if stacked is None:
             return found
         a, b = stacked
@@ -76,8 +77,18 @@ class ByToken:
             raise UnpackableError("a layer with an adapter is asked about some of the tokens alone")
         return own.added(into, rows, a, b).to(found.dtype).view(found.shape)
 
-    def _laid_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
+    @property
+    def count(self) -> int:
+        """How many adapters are laid out."""
+        return len(self._at_work)
+
+    def laid_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
         """Return A (K, R, in) and B turned, with its scale, (K, R, out) of the K adapters at work; None of none."""
+        if id(module) not in self._stacked:
+            self._stacked[id(module)] = self._lay_out(module) if module in self._taken else None
+        return self._stacked[id(module)]
+
+    def _lay_out(self, module: Any) -> tuple[Tensor, Tensor] | None:
         names = [name for name in self._at_work if name in module.lora_A]
         if not names:
             return None
