@@ -30,7 +30,11 @@ from tunelift.fast import compiling, kernels
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FAST = ("kernels", "block_attention", "low_rank", "int8", "screened_head", "four_bits")
-TESTS = (*(HERE / f"test_fast_{name}.py" for name in FAST), ROOT / "tests" / "models" / "test_models_blocks.py")
+TESTS = (
+    *(HERE / f"test_fast_{name}.py" for name in FAST),
+    ROOT / "tests" / "models" / "test_models_blocks.py",
+    ROOT / "tests" / "serving" / "test_serving_layers.py",
+)
 SLOW = ("others_may_have_written", "told_to_take_for_less", "whole_run", "an_adapter_learns", "read_no_weights")
 """Tests, by words of their names, that are about more than calls."""
 
@@ -42,6 +46,7 @@ WRITTEN = {
     **{"dropout": (1,), "tile_softmax": (0, 2, 3, 4, 5), "low_rank_in": (2,), "low_rank_out": (2,)},
     **{"low_rank_weights": (2,), "int8_rows": (2, 3), "int8_pack": (3, 4, 5), "int8_product": (6,)},
     **{"four_bits_wide": (3,), "blocks_wide": (1,), "likeliest": (4, 5)},
+    **{"panels": (1,), "decoder_layer": (1, 18, 19)},
     **{"attention": (4, 5), "attention_backward": (7, 8, 9)},
 }
 """Which pointers a kernel writes through to the caller; its work space is its own affair."""
@@ -53,7 +58,7 @@ ALLOWED = {"float32": 1e-5, "bfloat16": 2**-8}
 NATIVE = {(name, "bfloat16") for name in ("low_rank_in", "low_rank_out", "low_rank_weights")}
 """What runs with AVX512-BF16 alone: elsewhere it is computed as torch has it."""
 
-ONE_TYPE = {("likeliest", "bfloat16")}
+ONE_TYPE = {(name, "bfloat16") for name in ("likeliest", "panels", "decoder_layer")}
 """What has numbers of one type, whatever the elements are."""
 
 KERNELS = list(WRITTEN)

@@ -46,7 +46,7 @@ def told(engine: Engine, prompts: list[list[int]], adapters: tuple[str | None, .
 
 
 def model_of(kind: str) -> Any:
-    return causal(kind.split(",")[0], **KINDS[kind])
+    return causal(kind.split(",", maxsplit=1)[0], **KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,7 +73,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls = list[str]()
     call = kernels.call
     monkeypatch.setattr(
-        kernels, "call", lambda f, name, *a: (calls.append(name) if name == "decoder_layer" else None, call(f, name, *a))[1]
+        kernels,
+        "call",
+        lambda f, name, *a: (calls.append(name) if name == "decoder_layer" else None, call(f, name, *a))[1],
     )
     return calls
 
@@ -211,7 +213,7 @@ def test_without_compiled_functions_and_in_half_precision_they_are_off() -> None
 def test_a_window_is_told_from_the_rule() -> None:
     def rule(window: int | None, hole: int | None = None) -> Any:
         def allowed(_: Any, __: Any, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            seen = (other <= own) & (other != hole if hole is not None else other == other)
+            seen = (other <= own) & (other != (-1 if hole is None else hole))
             return seen if window is None else seen & (other > own - window)
 
         return allowed

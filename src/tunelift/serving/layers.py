@@ -105,7 +105,10 @@ class InOneCall:
         fits = (len(x), rows) == (1, len(told.places)) and cosine.shape == sine.shape == (1, rows, layer.head)
         if not fits or kernels.of(x, cosine, sine, keys, values) is None:
             return plain(x, *args, **options)
-        whose, low, ranks, count = self._low_rank(self.modules[number])
+        adapters = self._low_rank(self.modules[number])
+        if adapters is None:
+            return plain(x, *args, **options)
+        whose, low, ranks, count = adapters
         norms, queries, side = layer.norms, layer.heads * layer.head, layer.groups * layer.head
         threads = torch.get_num_threads()
         work = kernels.work_space(
@@ -122,11 +125,16 @@ class InOneCall:
         )
         return y
 
-    def _low_rank(self, module: Any) -> tuple[Tensor | None, list[Tensor | None], list[int], int]:
-        """Return whose adapter each row has, A and B of each linear layer, their ranks, and how many adapters."""
+    def _low_rank(self, module: Any) -> tuple[Tensor | None, list[Tensor | None], list[int], int] | None:
+        """Return whose adapter each row has, A and B of each linear layer, their ranks, and how many adapters.
+
+        None where one is of another dtype.
+        """
         if not self.adapters.adapters:
             return None, [None] * 14, [0] * 7, 0
         laid_out = [self.adapters.laid_out(linear) for linear in _linears(module)]
+        if any(a.dtype != torch.float32 or b.dtype != torch.float32 for a, b in filter(None, laid_out)):
+            return None
         both = [side for pair in laid_out for side in (pair or (None, None))]
         ranks = [0 if pair is None else pair[0].shape[1] for pair in laid_out]
         return self.adapters.whose, both, ranks, self.adapters.count
@@ -155,7 +163,12 @@ class InOneCall:
             if named[name] is not None and named[name].weight.shape != (size,):
                 raise OtherwiseError("their norms of heads span several")
         groups = k.weight.shape[0] // head
-        if q.weight.shape[0] % k.weight.shape[0] or k.weight.shape != v.weight.shape or k.weight.shape[0] % head or head % 2:
+        if (
+            q.weight.shape[0] % k.weight.shape[0]
+            or k.weight.shape != v.weight.shape
+            or k.weight.shape[0] % head
+            or head % 2
+        ):
             raise OtherwiseError("their heads are of several widths")
         (epsilon,), (of_head,), (offset,) = epsilons, of_heads, offsets
         norms = {name: None if norm is None else norm.weight.detach() for name, norm in named.items()}
@@ -252,8 +265,8 @@ class _Told:
             first.append(len(runs) // 2)
         if max(runs) > step.arena.tokens:
             raise kernels.UnsafeCallError(f"a page lies beyond the {step.arena.tokens} tokens that are kept")
-        tables = (torch.tensor(table, dtype=torch.int32, device="cpu") for table in (runs, first))
-        return _Told(step, step.places.to(torch.int32), *tables, max(part.seen for part in step.parts))
+        pairs, begins = (torch.tensor(table, dtype=torch.int32, device="cpu") for table in (runs, first))
+        return _Told(step, step.places.to(torch.int32), pairs, begins, max(part.seen for part in step.parts))
 
 
 def window_of(allowed: Callable[..., Tensor], most: int) -> int:
@@ -286,7 +299,9 @@ def _layers(model: Any) -> list[Any]:
     known = around, around | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
     for module in found[0]:
         parts = {name for name, child in module.named_children() if _has_parameters(child)}
-        inside = {name for name, child in getattr(module, "self_attn", module).named_children() if _has_parameters(child)}
+        inside = {
+            name for name, child in getattr(module, "self_attn", module).named_children() if _has_parameters(child)
+        }
         if parts - {"self_attn", "mlp"} not in known or not {"self_attn", "mlp"} <= parts:
             raise OtherwiseError(f"a layer is made of {', '.join(sorted(parts))}")
         if inside - {"q_norm", "k_norm"} != set(ATTENTION) or len(inside) == 5:
@@ -321,7 +336,7 @@ def _weights(module: Any) -> list[Tensor]:
 
 def _base(linear: Any) -> nn.Linear:
     """Return a linear layer without what peft has put around it; raise OtherwiseError for others."""
-    found = getattr(linear, "base_layer", linear)
+    found: nn.Linear = getattr(linear, "base_layer", linear)
     if not is_plain(found) or narrow_of(found) is not None:
         raise OtherwiseError("a layer's weights are not plain ones")
     return found
