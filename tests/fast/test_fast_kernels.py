@@ -68,7 +68,7 @@ def assert_equal_with_gradients(ours: Callable[..., Tensor], exact: Callable[...
 def test_norm(made: type[Any], offset: float, turned: bool, dtype: torch.dtype) -> None:
     norm = made(24, eps=1e-5).to(dtype)
     norm.weight.data = 30 + numbers(24, dtype=dtype, seed=1)  # so large that adding 1 is within bfloat16's rounding
-    assert fusing._as_norm(norm) == (1e-5, offset)
+    assert fusing.as_norm(norm) == (1e-5, offset)
 
     def exact(x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * (offset + norm.weight.double().detach())
