@@ -11,7 +11,7 @@
 
 #include "calls.h"
 
-enum { REGIONS = 16, FLOATS = 0, BFLOAT16S = 1 };
+enum { REGIONS = 64, FLOATS = 0, BFLOAT16S = 1 };
 
 static int64_t whole(FILE *file) {
     int64_t value;
