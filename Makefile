@@ -30,7 +30,7 @@ quick: .venv/installed-dev check
 # Native code is compiled with both sanitizers and a fault ends the process; torch's own leaks are not looked for.
 SANITIZERS = $$(cc -print-file-name=libasan.so):$$(cc -print-file-name=libubsan.so)
 SANITIZED = LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	TUNELIFT_KERNELS=sanitize $(BIN)/python -m pytest -p no:faulthandler tests/fast tests/parity
+	TUNELIFT_KERNELS=sanitize $(BIN)/python -m pytest -p no:faulthandler tests/fast tests/parity tests/serving/test_serving_layers.py
 
 sanitize: .venv/installed-dev
 	$(SANITIZED)

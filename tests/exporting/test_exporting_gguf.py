@@ -37,7 +37,10 @@ def test_our_own_reader_makes_the_same_model_of_it(kind: str, tmp_path: Path) ->
     convert.write(read(file), folder)
     again = AutoModelForCausalLM.from_pretrained(folder).eval()
     asked = exported.items()
-    assert equal(exported.scores(model, asked), exported.scores(again, asked), 2e-6).holds
+    # The same numbers lie elsewhere in memory, and products round by where: 3e-6 of a score of 9 was seen.
+    assert equal(exported.scores(model, asked), exported.scores(again, asked), 1e-5).holds
+    names = dict(again.named_parameters())
+    assert all(torch.equal(own, names[name]) for name, own in model.named_parameters())
     tokenizer, ours = AutoTokenizer.from_pretrained(folder), exported.tokenizer()
     text = "the cat  sat\n\u00fcber \u732b 1234"
     assert tokenizer(text).input_ids == ours(text).input_ids

@@ -144,7 +144,7 @@ def test_a_run_that_was_shortened_goes_on_with_what_it_was_begun_with(
     config = from_keywords("train", **tiny)
     fits = [{"data.max_test": 12, "train.steps": 2}, {"data.max_test": 11, "train.steps": 1}]
     monkeypatch.setattr("tunelift.planning.plan.RunPlan.keys_of", lambda self, found: fits[0])
-    began = shortened(config, 1000.0)
+    began = shortened(config, 1e6)
     assert (began.data.max_test, began.train.steps) == (12, 2)
 
     def killed(*_: Any) -> None:
@@ -154,7 +154,7 @@ def test_a_run_that_was_shortened_goes_on_with_what_it_was_begun_with(
         patched.setattr("tunelift.pipeline.run.measure_baselines", killed)
         run_config(began)
     del fits[0]
-    again = shortened(config, 1000.0)
+    again = shortened(config, 1e6)
     assert again.model_dump() == began.model_dump()
     assert run_config(again).to_dict()
 
