@@ -12,7 +12,7 @@ import torch
 
 import task_battery
 import tunelift
-from tunelift.core.errors import InputError, TuneliftError
+from tunelift.core.errors import TuneliftError
 from tunelift.exporting import onnx_model, onnx_scores, to_onnx
 from tunelift.exporting.checking import LEFT, ExportFailed
 from tunelift.exporting.manifest import hashes
@@ -119,5 +119,5 @@ def test_what_continues_text_is_refused_with_where_it_goes_instead(tmp_path: Pat
     how = task_battery.prepared("causal-lm", tmp_path)
     tunelift.run(**how, output=str(tmp_path / "out"))
     # Without the extra it is refused at once; with it, the program that runs it takes no tokenizer of this kind.
-    with pytest.raises(TuneliftError, match="--to gguf|Unsupported tokenizer class"):
+    with pytest.raises(TuneliftError, match=r"--to gguf|Unsupported tokenizer class"):
         export_stage(tmp_path / "out", "onnx", None)

@@ -108,7 +108,7 @@ class Engine:
         self._adapters = InTurns(self.model) if self.unmixed else ByToken(self.model, self._undo)
         if isinstance(self._adapters, ByToken):
             self._layers, self.fast_paths["decoder_layers"] = layers_tried(
-                self.model, self.tokenizer, self._undo, self._adapters
+                self.model, self.tokenizer, self._undo, self._adapters, self.context
             )
         return self
 
