@@ -170,6 +170,32 @@ def test_an_adapter_put_on_a_model_that_had_none_acts() -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
+@pytest.mark.parametrize("part", ["mlp.down_proj", "self_attn.q_proj", "input_layernorm"])
+@pytest.mark.parametrize("how", ["in place", "another parameter", "another place"])
+def test_weights_that_become_others_are_those_that_answer(part: str, how: str) -> None:
+    """Panels are copies: what is written to the model's own weights later is not in them."""
+    prompts = rows(3, 40)
+    with Engine(model_of("llama"), TOKENIZER, Limits(5, 9, 1024, 32)) as engine:
+        assert engine.fast_paths["decoder_layers"].startswith("on: ")
+        told(engine, prompts)
+        owner = engine.model.model.layers[1].get_submodule(part)
+        with torch.no_grad():
+            if how == "in place":
+                owner.weight.mul_(-3)
+            elif how == "another place":
+                owner.weight.data = owner.weight.data * -3
+            else:
+                owner.weight = torch.nn.Parameter(owner.weight * -3)
+        engine.pages.forget_all(None)
+        found = told(engine, prompts)
+        engine._layers = None
+        engine.pages.forget_all(None)
+        right = told(engine, prompts)
+    for own, other in zip(found, right, strict=True):
+        assert [token for token, _ in own] == [token for token, _ in other]
+        assert [value for _, value in own] == pytest.approx([value for _, value in other], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

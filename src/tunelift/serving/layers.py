@@ -75,8 +75,16 @@ class InOneCall:
             raise OtherwiseError("copies of the weights would take too much memory")
         for layer, module in zip(self.layers, self.modules, strict=True):
             layer.weights = self._in_panels(module)
+        parts = [part for module in self.modules for part in _parts(module)]
+        self._parts = [getattr(part, "base_layer", part) for part in parts]
+        self._read_from = self._numbers()
         for number, module in enumerate(self.modules):
             undo.put(module, partial(self._forward, number, module.forward))
+
+    def _numbers(self) -> list[tuple[int, int, int]]:
+        """Return what changes where a weight or bias does: which it is, where it lies, how often it was written."""
+        every = (x for part in self._parts for x in part._parameters.values() if x is not None)
+        return [(id(x), x.data_ptr(), x._version) for x in every]
 
     def learn(self, asked: Sequence[Asked], most: int) -> None:
         """Take scales and windows from what each layer asked of attention, for rows of up to so many tokens."""
@@ -90,9 +98,13 @@ class InOneCall:
 
     @contextmanager
     def of(self, step: Step) -> Iterator[None]:
-        """Let the call inside compute this step's layers so, if each of its parts is one token that sees others."""
+        """Let the call inside compute this step's layers so, if each of its parts is one token that sees others.
+
+        Once weights are others than those that lie in panels, all is computed as the model has it.
+        """
         fits = all(part.stop - part.start == 1 for part in step.parts) and len(step.arena.layers) == len(self.layers)
-        self.step = _Told.of(step) if fits and step.device.type == "cpu" else None
+        fits = fits and step.device.type == "cpu" and self._numbers() == self._read_from
+        self.step = _Told.of(step) if fits else None
         try:
             yield
         finally:
