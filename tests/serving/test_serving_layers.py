@@ -155,6 +155,27 @@ def test_each_token_has_its_own_adapter(kind: str, monkeypatch: pytest.MonkeyPat
         both(("later", None))
 
 
+def test_layers_that_are_computed_as_they_are_find_their_own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter in half precision on one layer: that one is the model's own, behind and before others in one call."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        causal("llama"), lora(4, target_modules=["q_proj", "down_proj"], layers_to_transform=[1]), adapter_name="one"
+    )
+    for name, module in model.named_modules():
+        if "lora_" in name and isinstance(module, torch.nn.Linear):
+            module.to(torch.bfloat16)
+    prompts = rows(3, 12, 33)
+    with Engine(model.eval(), TOKENIZER, Limits(16, 16, 1024, 64)) as engine:
+        calls = counted(monkeypatch)
+        mixed = told(engine, prompts, ("one",))
+        assert calls
+        engine._layers = None
+        plain = told(engine, prompts, ("one",))
+    for own, other in zip(mixed, plain, strict=True):
+        assert [token for token, _ in own] == [token for token, _ in other]
+        assert [v for _, v in own] == pytest.approx([v for _, v in other], abs=1e-2)
+
+
 def test_an_adapter_put_on_a_model_that_had_none_acts() -> None:
     prompts = rows(3, 12, 33)
     with Engine(causal("llama"), TOKENIZER, Limits(16, 16, 1024, 64)) as engine:

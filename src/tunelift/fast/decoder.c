@@ -82,7 +82,7 @@ static inline __attribute__((always_inline)) void strip(int high, int many, cons
     for (int i = 0; i < high * many * VECS; i++) *(vector *)(sums + i * LANES) = held[i];
 }
 
-/* Adds what adapters give to outputs first_output .. + LANES of a row. */
+/* Adds to y what adapters give to outputs `output` .. `last` of a row. */
 static void adapted(const low_rank *some, int count, const float *low, int32_t own, int64_t output, int64_t last,
                     float *y) {
     for (int n = 0; n < count; low += some[n].rank, n++) {
@@ -209,7 +209,7 @@ static void attended(const float *q, const float *keys, const float *values, con
    (tokens, groups, head) hold what was before; those of the rows are put at `places` (rows). Row r sees the runs
    first_run[r] .. first_run[r + 1] of `runs` (from, to), of them the last `window` places where that is not 0; at most
    `most`. `whose` (rows) is each one's adapter or -1, or NULL; a and b of queries, keys, values, output, gate, up and
-   down follow, with their ranks. work: see WORK in kernels.py. */
+   down follow, with their ranks. work: see _decoder_layer in kernels.py. */
 void decoder_layer(const float *x, float *y, const float *cosine, const float *sine, const float *before,
                    const float *of_query, const float *of_key, const float *after, const float *before_gate,
                    const float *after_gate, const float *qkv, const float *qkv_bias, const float *out,

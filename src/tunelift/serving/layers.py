@@ -31,8 +31,6 @@ scaling queries by where they are, no short row shows."""
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 GATE = ("gate_proj", "up_proj", "down_proj")
-SHARES = 16
-"""Panels are filled up to so many outputs, the lanes of the widest vectors."""
 
 
 class OtherwiseError(Exception):
@@ -138,6 +136,7 @@ class InOneCall:
             *(rows, size, layer.heads, layer.groups, layer.head, layer.inner, layer.window, told.most, len(keys)),
             *(count, len(told.runs) // 2, *ranks, *layer.numbers, layer.scale),
         )
+        told.step.calls += 1  # by which a layer that is computed as it is finds its own keys
         return y
 
     def _low_rank(self, module: Any) -> tuple[Tensor | None, list[Tensor | None], list[int], int] | None:
@@ -198,7 +197,9 @@ class InOneCall:
         """Return the weights of layers with one input, one below the other, in panels, and their biases."""
         weight = torch.cat([linear.weight.detach() for linear in linears])
         out, size = weight.shape
-        made = torch.zeros(-(-out // SHARES) * SHARES * size, dtype=torch.float32, device="cpu")
+        made = torch.zeros(
+            -(-out // kernels.LANES_AT_MOST) * kernels.LANES_AT_MOST * size, dtype=torch.float32, device="cpu"
+        )
         kernels.call(self.functions, "panels", weight, made, out, size)
         if all(linear.bias is None for linear in linears):
             return made, None
@@ -236,12 +237,13 @@ def layers_tried(model: Any, tokenizer: Any, undo: Undo, adapters: ByToken, most
         asked = [row[-1] for row, _ in rows], [len(row) - 1 for row, _ in rows]
         right = _called(model, Step(arena, last, torch.device("cpu")), *asked)
         step = Step(arena, last, torch.device("cpu"))
+        step.asked = []
         with adapters.of([None, None]), found.of(step):
             fast = _called(model, step, *asked)
     except Exception as error:  # whatever another model makes of this, it is computed as it is
         own.all()
         return None, f"off: {error or type(error).__name__}"
-    if step.calls or not torch.allclose(right, fast, rtol=0, atol=1e-4 * float(right.abs().max())):
+    if step.asked or not torch.allclose(right, fast, rtol=0, atol=1e-4 * float(right.abs().max())):
         own.all()
         return None, "off: the layers do more than what is computed here"
     for one in own.replaced:
@@ -323,8 +325,6 @@ def _layers(model: Any) -> list[Any]:
         kind = type(module.self_attn)
         if kind.__name__ not in KNOWN or not kind.__module__.startswith("transformers.models."):
             raise OtherwiseError(f"{kind.__name__} is not among those that are known")
-        if not hasattr(module.self_attn, "head_dim") or as_gate(module.mlp) is None:
-            raise OtherwiseError("a layer is no attention beside a gate")
         if {id(p) for p in module.parameters()} != {id(p) for part in _parts(module) for p in part.parameters()}:
             raise OtherwiseError("a layer has parameters of its own")
     return list(found[0])
