@@ -167,4 +167,11 @@ def ready(section: ModelSection, sources: Sequence[Source], limits: Limits, name
     for source, key, own in zip(sources, keys, tokenizers, strict=True):
         models.append(Named(source.name, key, own, model, measured=measured_of(source, TUNED)))
     with Worker(engine) as worker:
+        worker.between(_say_layers)
         yield Ready(worker, models, nats, {source.name: source for source in sources}, base, session)
+
+
+def _say_layers(engine: Engine) -> None:
+    """Say whether layers are computed in one call each, by which answers may come several times as fast."""
+    if state := engine.fast_paths.get("decoder_layers"):
+        progress.note(f"engine: layers in one call each are {state}")
