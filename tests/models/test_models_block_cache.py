@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,46 @@ def test_the_cache_lists_and_removes_it(base: Path) -> None:
     assert "int4-float32" in name
     assert CliRunner().invoke(cli, ["cache", "--clear", name]).exit_code == 0
     assert not kept()
+
+
+OWN_MEMORY = """
+import re, sys, threading, time
+from pathlib import Path
+import torch, transformers
+from tunelift.config.schema import ModelSection
+from tunelift.models import load
+
+def own():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+def look():
+    while True:
+        seen.append(own())
+        time.sleep(0.005)
+
+def opened(name, **how):
+    return load(ModelSection(name=name, dtype="float32", **how)).model
+
+opened(sys.argv[1])  # another model: what is imported and allocated once is not counted
+seen = [own()]
+threading.Thread(target=look, daemon=True).start()
+opened(sys.argv[2], quantization=sys.argv[3])
+print(max(seen) - seen[0])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="own memory is looked up in /proc")
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_the_wide_model_is_never_in_memory(base: Path, tmp_path: Path, kind: str) -> None:
+    """Neither as it is quantised nor as it comes from the cache, where it is mapped."""
+    large = tiny_models.causal("llama", hidden_size=1024, intermediate_size=3072, num_hidden_layers=5)
+    large.bfloat16().save_pretrained(tmp_path / "large")
+    tiny_models.tokenizer().save_pretrained(tmp_path / "large")
+    wide = 4 * sum(parameter.numel() for parameter in large.parameters())
+    took = [
+        int(subprocess.check_output([sys.executable, "-c", OWN_MEMORY, base, tmp_path / "large", kind], text=True))
+        for _ in range(2)
+    ]
+    blocks = wide * {"int8": 8.5, "int4": 4.5}[kind] / 32
+    assert took[0] < blocks + 0.35 * wide
+    assert took[1] < 0.35 * wide

@@ -19,7 +19,7 @@ from tunelift.pipeline.preparing import Prepared, prepare
 from tunelift.pipeline.rehearsal import Rehearsal, Rehearsed
 from tunelift.pipeline.session import Session
 from tunelift.planning import fitting
-from tunelift.planning.memory import TRAINING, Facts, Part, changed, parts, peak, weights_of
+from tunelift.planning.memory import TRAINING, Facts, Part, by_stage, changed, parts, peak, weights_of
 from tunelift.planning.plan import OVER, SHORTENED, RunPlan
 from tunelift.planning.seconds import Stage
 from tunelift.run_files.layout import RunPaths
@@ -129,12 +129,9 @@ def _scaled(facts: Facts, seen: Rehearsed) -> tuple[Facts, list[Part]]:
     without = peak([p for p in estimated if not (p.name.startswith("activations") and p.stage == TRAINING)])
     scale = max(0.2, min(5.0, (seen.peaks[TRAINING] - without) / max(1, activations)))
     facts = replace(facts, scale=scale)
-    few = replace(facts, regression=seen.regression)  # baselines were made of some of the rows
-    rest = max(seen.peaks.values()) - peak(parts(few, small))
-    found = [
-        Part("allocator, and what else there is", rest),
-        Part("more pieces with more steps", seen.growth, TRAINING),
-    ]
+    few = by_stage(parts(replace(facts, regression=seen.regression), small))  # baselines were made of some of the rows
+    found = [Part("allocator, and what else there is", held - few[stage], stage) for stage, held in seen.peaks.items()]
+    found.append(Part("more pieces with more steps", seen.growth, TRAINING))
     return facts, [part for part in found if part.bytes > 0]
 
 
