@@ -58,7 +58,7 @@ ALLOWED = {"float32": 1e-5, "bfloat16": 2**-8}
 NATIVE = {(name, "bfloat16") for name in ("low_rank_in", "low_rank_out", "low_rank_weights")}
 """What runs with AVX512-BF16 alone: elsewhere it is computed as torch has it."""
 
-ONE_TYPE = {(name, "bfloat16") for name in ("likeliest", "panels", "decoder_layer")}
+ONE_TYPE = {("likeliest", "bfloat16")}
 """What has numbers of one type, whatever the elements are."""
 
 KERNELS = list(WRITTEN)

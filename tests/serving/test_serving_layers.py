@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -50,8 +51,7 @@ def model_of(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("compiled", [True, False])
-def test_answers_are_those_of_the_models_own_layers(kind: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_those_of_the_models_own_layers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows that are longer than a page and a window, begin alike, and come and go."""
     prompts = rows(3, 40, 17, 90, 5, 1, 2)
     prompts.append([*prompts[3][:70], 9, 8, 7])
@@ -67,6 +67,39 @@ def test_answers_are_those_of_the_models_own_layers(kind: str, compiled: bool, m
     for own, other in zip(fast, plain, strict=True):
         assert [token for token, _ in own] == [token for token, _ in other]
         assert [value for _, value in own] == pytest.approx([value for _, value in other], abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_they_are_nearer_to_single_precision_than_the_models_own(kind: str) -> None:
+    prompts = rows(3, 40, 17, 90, 5, 2)
+    model = model_of(kind).bfloat16()
+    states = dict[str, torch.Tensor]()
+    for name, own in (("fast", model), ("plain", model), ("right", deepcopy(model).float())):
+        with Engine(own, TOKENIZER, Limits(6, 9, 1024, 32)) as engine:
+            assert engine.fast_paths["decoder_layers"].startswith("on: "), engine.fast_paths
+            if name != "fast":
+                engine._layers = None
+            states[name] = hidden(engine, prompts).float()
+    off = {name: float((states[name] - states["right"]).norm()) for name in ("fast", "plain")}
+    assert 0 < off["fast"] <= off["plain"] < 0.02 * float(states["right"].norm())
+
+
+def test_adapters_on_a_model_in_bfloat16_act_in_the_same_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(causal("llama").bfloat16(), lora(4, lora_alpha=64), adapter_name="one").eval()
+    model.add_adapter("two", lora(3, target_modules=["q_proj", "down_proj"], lora_alpha=64))
+    prompt, found = rows(33)[0], dict[str, list[float]]()
+    names: tuple[str | None, ...] = ("one", None, "two")
+    for name, own in (("fast", model), ("right", deepcopy(model).float())):
+        with Engine(own, TOKENIZER, Limits(16, 16, 1024, 64)) as engine:
+            calls = counted(monkeypatch)
+            told(engine, [prompt] * 3, names)  # from here on the prompt is known but for its last token
+            assert len(calls) > 6
+            calls.clear()
+            found[name] = [row[0][1] for row in told(engine, [prompt] * 3, names)]
+            assert calls
+    assert found["fast"] == pytest.approx(found["right"], abs=0.01)
+    assert min(abs(found["right"][n] - found["right"][1]) for n in (0, 2)) > 0.05
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -250,10 +283,10 @@ def test_a_layer_that_does_something_more_is_found_out() -> None:
         assert "do more than" in engine.fast_paths["decoder_layers"]
 
 
-def test_without_compiled_functions_and_in_half_precision_they_are_off() -> None:
+def test_without_compiled_functions_and_in_float16_they_are_off() -> None:
     with kernels.without(), Engine(causal("llama"), TOKENIZER, Limits(4, 4, 512)) as engine:
         assert engine.fast_paths["decoder_layers"].startswith("off: ")
-    with Engine(causal("llama").bfloat16(), TOKENIZER, Limits(4, 4, 512)) as engine:
+    with Engine(causal("llama").half(), TOKENIZER, Limits(4, 4, 512)) as engine:
         assert engine.fast_paths["decoder_layers"].startswith("off: ")
 
 

@@ -1,7 +1,8 @@
 /* One layer of a decoder for the next tokens of answers: each row is one token, which sees its own keys and values.
 
    Weights lie in panels of PANEL outputs, (panels, in, PANEL), so that each is read once for all rows. What comes out for
-   a row is a sum in the order of its numbers: it depends neither on the other rows nor on the threads. */
+   a row is a sum in the order of its numbers: it depends neither on the other rows nor on the threads. Weights, keys and
+   values are stored as elements; all that is computed is in single precision. */
 
 #include "products.h"
 
@@ -26,7 +27,8 @@ typedef struct {
 } norm;
 
 typedef struct {
-    const float *panels, *bias; /* bias (out), or NULL */
+    const element *panels;
+    const float *bias; /* (out), or NULL */
     int64_t in, out;
 } linear;
 
@@ -41,14 +43,25 @@ typedef struct {
     int64_t rows;
 } answers;
 
+#ifdef BFLOAT16
+typedef uint16_t elements __attribute__((vector_size(2 * LANES), aligned(2)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static inline vector widened(const element *from) {
+    return (vector)(__builtin_convertvector(*(const elements *)from, bits) << 16);
+}
+#else
+static inline vector widened(const element *from) { return *(const vector *)from; }
+#endif
+
 /* panels = w (out, in) in panels; outputs beyond the last are zero. */
-void panels(const float *w, float *to, int64_t out, int64_t in, int threads) {
+void panels(const element *w, element *to, int64_t out, int64_t in, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t panel = 0; panel < padded_to(out, PANEL) / PANEL; panel++)
         for (int64_t k = 0; k < in; k++)
             for (int64_t lane = 0; lane < PANEL; lane++) {
                 int64_t row = panel * PANEL + lane;
-                to[(panel * in + k) * PANEL + lane] = row < out ? w[row * in + k] : 0.0f;
+                to[(panel * in + k) * PANEL + lane] = row < out ? w[row * in + k] : 0;
             }
 }
 
@@ -63,7 +76,7 @@ static void normed(norm n, const float *x, float *y, int64_t size) {
 
 /* sums (high, many, PANEL) of `high` rows with `many` panels; rows beyond the last are the last once more. */
 static inline __attribute__((always_inline)) void strip(int high, int many, const float *x, int64_t x_row,
-                                                        int64_t rows, int64_t in, const float *own, float *sums) {
+                                                        int64_t rows, int64_t in, const element *own, float *sums) {
     const float *from[MOST_ROWS];
     vector held[MOST_SUMS];
 #pragma GCC unroll 24
@@ -73,7 +86,7 @@ static inline __attribute__((always_inline)) void strip(int high, int many, cons
     for (int64_t k = 0; k < in; k++) {
 #pragma GCC unroll 16
         for (int v = 0; v < many * VECS; v++) {
-            vector weights = *(const vector *)(own + (v / VECS * in + k) * PANEL + v % VECS * LANES);
+            vector weights = widened(own + (v / VECS * in + k) * PANEL + v % VECS * LANES);
 #pragma GCC unroll 24
             for (int i = 0; i < high; i++) held[i * many * VECS + v] += from[i][k] * weights;
         }
@@ -107,7 +120,8 @@ static void times(const float *x, int64_t x_row, linear l, float *y, answers all
         for (int64_t panel = first; panel < first + PANELS && panel < last; panel += many)
             for (int64_t row = 0, here; row < all.rows; row += here) {
                 float sums[MOST_SUMS * LANES];
-                const float *from = x + row * x_row, *own = l.panels + panel * l.in * PANEL;
+                const float *from = x + row * x_row;
+                const element *own = l.panels + panel * l.in * PANEL;
                 here = all.rows - row < MOST_ROWS ? all.rows - row : MOST_ROWS;
 #define STRIP(high) many == 1 ? strip(high, 1, from, x_row, here, l.in, own, sums) \
                               : strip(high, PANELS, from, x_row, here, l.in, own, sums)
@@ -139,6 +153,13 @@ static float dot(const float *a, const float *b, int64_t size) {
     return sum;
 }
 
+static float dot_with(const float *a, const element *b, int64_t size) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) sum += a[i] * load(b[i]);
+    return sum;
+}
+
 /* low (rows, ranks) = x aᵀ of each row's adapter. In a parallel region. */
 static void lowered(const float *x, int64_t x_row, int64_t in, answers all, const low_rank *some, float *low,
                     int64_t ranks) {
@@ -165,7 +186,7 @@ static void rotated_by(float *x, const float *cosine, const float *sine, int64_t
 
 /* What heads of queries (groups * share, size) get of so many groups of keys and values: those of the runs (from, to),
    but for the first `skipped`. Keys and values are `step` apart. */
-static void attended(const float *q, const float *keys, const float *values, const int32_t *runs, int64_t count,
+static void attended(const float *q, const element *keys, const element *values, const int32_t *runs, int64_t count,
                      int64_t skipped, int64_t step, int64_t groups, int64_t share, int64_t size, float scale,
                      float *scores, int64_t most, float *y) {
     int64_t seen = 0, heads = groups * share;
@@ -173,7 +194,7 @@ static void attended(const float *q, const float *keys, const float *values, con
         for (int64_t place = runs[2 * run]; place < runs[2 * run + 1]; place++, at++) {
             if (at < skipped) continue;
             for (int64_t h = 0; h < heads; h++)
-                scores[h * most + seen] = scale * dot(q + h * size, keys + place * step + h / share * size, size);
+                scores[h * most + seen] = scale * dot_with(q + h * size, keys + place * step + h / share * size, size);
             seen++;
         }
     for (int64_t h = 0; h < heads; h++) {
@@ -192,10 +213,10 @@ static void attended(const float *q, const float *keys, const float *values, con
         for (int64_t place = runs[2 * run]; place < runs[2 * run + 1]; place++, at++) {
             if (at < skipped) continue;
             for (int64_t h = 0; h < heads; h++) {
-                const float *own = values + place * step + h / share * size;
+                const element *own = values + place * step + h / share * size;
                 float part = scores[h * most + seen], *to = y + h * size;
 #pragma omp simd
-                for (int64_t i = 0; i < size; i++) to[i] += part * own[i];
+                for (int64_t i = 0; i < size; i++) to[i] += part * load(own[i]);
             }
             seen++;
         }
@@ -212,9 +233,9 @@ static void attended(const float *q, const float *keys, const float *values, con
    down follow, with their ranks. work: see _decoder_layer in kernels.py. */
 void decoder_layer(const float *x, float *y, const float *cosine, const float *sine, const float *before,
                    const float *of_query, const float *of_key, const float *after, const float *before_gate,
-                   const float *after_gate, const float *qkv, const float *qkv_bias, const float *out,
-                   const float *out_bias, const float *gate_up, const float *gate_up_bias, const float *down,
-                   const float *down_bias, float *keys, float *values, const int32_t *places, const int32_t *runs,
+                   const float *after_gate, const element *qkv, const float *qkv_bias, const element *out,
+                   const float *out_bias, const element *gate_up, const float *gate_up_bias, const element *down,
+                   const float *down_bias, element *keys, element *values, const int32_t *places, const int32_t *runs,
                    const int32_t *first_run, const int32_t *whose, const float *qa, const float *qb, const float *ka,
                    const float *kb, const float *va, const float *vb, const float *oa, const float *ob,
                    const float *ga, const float *gb, const float *ua, const float *ub, const float *da,
@@ -257,8 +278,10 @@ void decoder_layer(const float *x, float *y, const float *cosine, const float *s
             rotated_by(own, cosine + row * head, sine + row * head, head);
             if (n >= heads) {
                 int64_t to = (places[row] * groups + n - heads) * head;
-                memcpy(keys + to, own, head * sizeof(float));
-                memcpy(values + to, own + groups * head, head * sizeof(float));
+                for (int64_t i = 0; i < head; i++) {
+                    keys[to + i] = store(own[i]);
+                    values[to + i] = store(own[groups * head + i]);
+                }
             }
         }
 #pragma omp for schedule(dynamic, 1)

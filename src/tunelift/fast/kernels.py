@@ -88,9 +88,9 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "likeliest": (S, S, S, S, I32, I32, N, N, N, I),
     "four_bits_wide": (U8, S, S, E, N, N, N, I),
     "blocks_wide": (U8, E, N, N, N, I),
-    "panels": (S, S, N, N, I),
+    "panels": (E, E, N, N, I),
     "decoder_layer": (
-        *(S, S, S, S, S, O, O, O, S, O, S, O, S, O, S, O, S, O, S, S, I32, I32, I32, W),
+        *(S, S, S, S, S, O, O, O, S, O, E, O, E, O, E, O, E, O, E, E, I32, I32, I32, W),
         *(O,) * 14,
         *(S, *(N,) * 18, I, F, F, F, F, I),
     ),

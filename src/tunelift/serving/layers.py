@@ -29,6 +29,9 @@ KNOWN = {f"{name}Attention" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "
 """The attention of transformers that is computed here. Others are not tried: what one does at far positions alone, as
 scaling queries by where they are, no short row shows."""
 
+HALF = 0.05
+"""How far logits in half precision may be from the model's own, of their length."""
+
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 GATE = ("gate_proj", "up_proj", "down_proj")
 
@@ -58,17 +61,18 @@ class InOneCall:
 
     def __init__(self, model: Any, undo: Undo, adapters: ByToken) -> None:
         """Read the layers; raise OtherwiseError for others. They have to be tried (`learn`) before they are used."""
-        self.functions = kernels.of(torch.empty(1, dtype=torch.float32, device="cpu"))
-        if self.functions is None:
-            raise OtherwiseError("there are no compiled functions")
         self.adapters = adapters
         self.step: _Told | None = None
         with kernels.without():  # parts are told by what they give as they are, to the last bits
             self.modules = _layers(model)
             self.layers = [self._read(module) for module in self.modules]
         weights = [weight for module in self.modules for weight in _weights(module)]
-        if any(weight.dtype != torch.float32 or weight.device.type != "cpu" for weight in weights):
-            raise OtherwiseError("they are for float32 on a CPU")
+        self.dtype = weights[0].dtype
+        if any(weight.dtype != self.dtype or weight.device.type != "cpu" for weight in weights):
+            raise OtherwiseError("they are for weights of one dtype on a CPU")
+        self.functions = kernels.of(torch.empty(1, dtype=self.dtype, device="cpu"))
+        if self.functions is None:
+            raise OtherwiseError(f"there are no compiled functions for {self.dtype}")
         if sum(weight.nbytes for weight in weights) > room_for_copies(model):
             raise OtherwiseError("copies of the weights would take too much memory")
         for layer, module in zip(self.layers, self.modules, strict=True):
@@ -128,16 +132,16 @@ class InOneCall:
             rows * (2 * size + 2 * queries + 2 * side + 2 * layer.inner + sum(ranks))
             + threads * layer.heads * told.most
         )
-        y = torch.empty_like(x)
+        y = torch.empty_like(x, dtype=torch.float32)
         kernels.call(
-            *(self.functions, "decoder_layer", x.contiguous(), y, cosine.contiguous(), sine.contiguous()),
+            *(self.functions, "decoder_layer", _wide(x), y, _wide(cosine), _wide(sine)),
             *(norms[name] for name in NORMS),
             *(*layer.weights, keys, values, told.places, told.runs, told.first, whose, *low, work),
             *(rows, size, layer.heads, layer.groups, layer.head, layer.inner, layer.window, told.most, len(keys)),
             *(count, len(told.runs) // 2, *ranks, *layer.numbers, layer.scale),
         )
         told.step.calls += 1  # by which a layer that is computed as it is finds its own keys
-        return y
+        return y.to(x.dtype)
 
     def _low_rank(self, module: Any) -> tuple[Tensor | None, list[Tensor | None], list[int], int] | None:
         """Return whose adapter each row has, A and B of each linear layer, their ranks, and how many adapters.
@@ -185,7 +189,7 @@ class InOneCall:
         ):
             raise OtherwiseError("their heads are of several widths")
         (epsilon,), (of_head,), (offset,) = epsilons, of_heads, offsets
-        norms = {name: None if norm is None else norm.weight.detach() for name, norm in named.items()}
+        norms = {name: None if norm is None else _wide(norm.weight.detach()) for name, norm in named.items()}
         numbers = kind, epsilon, of_head, offset
         return Layer(norms, [], q.weight.shape[0] // head, groups, head, len(g.weight), numbers)
 
@@ -197,15 +201,14 @@ class InOneCall:
         """Return the weights of layers with one input, one below the other, in panels, and their biases."""
         weight = torch.cat([linear.weight.detach() for linear in linears])
         out, size = weight.shape
-        made = torch.zeros(
-            -(-out // kernels.LANES_AT_MOST) * kernels.LANES_AT_MOST * size, dtype=torch.float32, device="cpu"
-        )
+        padded = -(-out // kernels.LANES_AT_MOST) * kernels.LANES_AT_MOST
+        made = torch.zeros(padded * size, dtype=self.dtype, device="cpu")
         kernels.call(self.functions, "panels", weight, made, out, size)
         if all(linear.bias is None for linear in linears):
             return made, None
         zeros = [torch.zeros(len(linear.weight), dtype=torch.float32, device="cpu") for linear in linears]
         own = zip(linears, zeros, strict=True)
-        return made, torch.cat([zero if linear.bias is None else linear.bias.detach() for linear, zero in own])
+        return made, torch.cat([zero if linear.bias is None else _wide(linear.bias.detach()) for linear, zero in own])
 
 
 @torch.no_grad()
@@ -243,12 +246,24 @@ def layers_tried(model: Any, tokenizer: Any, undo: Undo, adapters: ByToken, most
     except Exception as error:  # whatever another model makes of this, it is computed as it is
         own.all()
         return None, f"off: {error or type(error).__name__}"
-    if step.asked or not torch.allclose(right, fast, rtol=0, atol=1e-4 * float(right.abs().max())):
+    if step.asked or not _alike(right, fast):
         own.all()
         return None, "off: the layers do more than what is computed here"
     for one in own.replaced:
         undo.replaced.append(one)
     return found, f"on: {len(found.layers)} layers"
+
+
+def _alike(right: Tensor, fast: Tensor) -> bool:
+    """Tell whether logits are the model's own but for rounding: in half precision that is as large as the model's."""
+    if right.dtype == torch.float32:
+        return torch.allclose(right, fast, rtol=0, atol=1e-4 * float(right.abs().max()))
+    right, fast = right.float(), fast.float()
+    return float((right - fast).norm()) <= HALF * float(right.norm())
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.float32).contiguous()
 
 
 def _called(model: Any, step: Step, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
