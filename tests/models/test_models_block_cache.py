@@ -154,7 +154,7 @@ print(max(seen) - seen[0])
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_the_wide_model_is_never_in_memory(base: Path, tmp_path: Path, kind: str) -> None:
     """Neither as it is quantised nor as it comes from the cache, where it is mapped."""
-    large = tiny_models.causal("llama", hidden_size=1024, intermediate_size=3072, num_hidden_layers=5)
+    large = tiny_models.causal("llama", hidden_size=1024, intermediate_size=3072, num_hidden_layers=8)
     large.bfloat16().save_pretrained(tmp_path / "large")
     tiny_models.tokenizer().save_pretrained(tmp_path / "large")
     wide = 4 * sum(parameter.numel() for parameter in large.parameters())
@@ -164,4 +164,4 @@ def test_the_wide_model_is_never_in_memory(base: Path, tmp_path: Path, kind: str
     ]
     blocks = wide * {"int8": 8.5, "int4": 4.5}[kind] / 32
     assert took[0] < blocks + 0.35 * wide
-    assert took[1] < 0.35 * wide
+    assert took[1] < 0.2 * wide

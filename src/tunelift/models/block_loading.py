@@ -5,6 +5,7 @@ transformers' own place for that is a quantizer of a name of ours; it hands over
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,12 @@ class BlocksConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.kind, self.kinds = kind, kinds or {}
         self.known: Mapping[str, Tensor] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> BlocksConfig:
+        """Return a copy with the same `known`, which are mapped from a file: copies of them would be memory."""
+        made = copy.copy(self)
+        made.kinds = dict(self.kinds)
+        return made
+
     def to_dict(self) -> dict[str, Any]:
         """Return what of it is of JSON."""
         return {"quant_method": self.quant_method, "kind": self.kind, "kinds": dict(self.kinds)}
@@ -56,6 +63,7 @@ class _ToBlocks(ConversionOps):  # type: ignore[misc]
             if known is not None and known.shape == layer.weight.shape:
                 made[name] = known
                 streamed_conversion.let_go(weight)
+                allocator.give_back_freed_memory()  # of the wide numbers before it, which nobody looked at
                 continue
             if layer.kind in GGML_TYPES.values():  # bytes, which another dtype has held exactly if they came in one
                 made[name] = weight.to(torch.uint8)
