@@ -366,6 +366,8 @@ def page(found: dict[str, dict[str, dict[str, str]]]) -> str:
         "",
         f"Written by `python tests/architectures.py --write` with transformers {transformers.__version__}. What the",
         "columns are stands at the head of that file. Models are tiny ones with random weights, from their configs.",
+        "What is right is what transformers computes there, on a CPU: of MRA that is a model without attention",
+        "(`findings/transformers-mra-attends-to-nothing-on-a-cpu.sh`).",
     ]
     for title, checks in TITLES.items():
         results = found[title]
