@@ -263,7 +263,7 @@ def test_a_worker_that_is_killed_is_gone_on_for_in_another_folder(
     first = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(places[0])})
     try:
         while not (steps := steps_in(between.store, one.paths.folder)):
-            assert first.poll() is None, "it is killed while it trains"
+            assert first.poll() is None, f"it is killed while it trains\n{log_of(between, job)}"
             time.sleep(0.1)
     finally:
         first.kill()
@@ -277,6 +277,11 @@ def test_a_worker_that_is_killed_is_gone_on_for_in_another_folder(
     assert len(resumed) == 1 and resumed[0] >= max(steps)
     assert events[-1]["event"] == "end"
     assert not [name for name in between.store.entries(one.paths.folder) or {} if CHECKPOINT_STEP in name]
+
+
+def log_of(between: Remote, job: Job) -> str:
+    between.store.get(job.log)
+    return job.log.read_text() if job.log.exists() else "there is no log"
 
 
 def steps_in(store: Storage, run_of: Path) -> list[int]:
